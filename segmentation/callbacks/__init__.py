@@ -1,0 +1,1 @@
+"""What happens beside training: run folder, test report, overlays, head choice."""

@@ -1,0 +1,81 @@
+"""Reading checkpoints safely, and rebuilding the task that a checkpoint holds."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+
+from segmentation.errors import UserError
+from segmentation.task import SegmentationTask
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint that :class:`SegmentationTask` wrote, as tensors and plain values only.
+
+    Raises:
+        UserError: It is missing, broken, of another kind, or holds anything but plain values
+            (unpickling could then run code of its author).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; check the path")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise UserError(
+                f"{path}: refused, it holds more than tensors and plain values and could run code; "
+                "use a checkpoint written by this package"
+            ) from None
+        raise UserError(f"{path}: not a checkpoint, or a broken one; copy it again") from None
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError):
+        raise UserError(f"{path}: not a checkpoint, or a broken one; copy it again") from None
+    if not isinstance(checkpoint, dict) or "segmentation" not in checkpoint:
+        raise UserError(
+            f"{path}: a checkpoint of another kind, not one of this package; train one with "
+            "segmentation fit"
+        )
+    return checkpoint
+
+
+def load_task(path: str | Path) -> SegmentationTask:
+    """The trained task in a checkpoint, in evaluation mode. Never touches the network.
+
+    Raises:
+        UserError: As :func:`read_checkpoint`, or the task was built by hand rather than from a
+            config: then load it with ``SegmentationTask.load_from_checkpoint`` and its parts.
+    """
+    checkpoint = read_checkpoint(path)
+    config = checkpoint["segmentation"]["config"]
+    if config is None:
+        raise UserError(
+            f"{path}: was trained without a config; load it in Python with "
+            "SegmentationTask.load_from_checkpoint(path, net=…, …)"
+        )
+    task = build_task(without_download(config))
+    task.load_state_dict(checkpoint["state_dict"])
+    return task.eval()
+
+
+def build_task(config: dict[str, Any]) -> SegmentationTask:
+    """Instantiate ``{class_path, init_args}`` of a :class:`SegmentationTask` or a subclass."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(SegmentationTask, "model", required=True)
+    task: SegmentationTask = parser.instantiate_classes(parser.parse_object({"model": config})).model
+    task.config = config
+    return task
+
+
+def without_download(config: Any) -> Any:
+    """A copy of a config whose encoders start without pretrained weights.
+
+    Those are about to be replaced by the checkpoint's, and fetching them would need a network.
+    """
+    if isinstance(config, dict):
+        return {k: None if k == "encoder_weights" else without_download(v) for k, v in config.items()}
+    if isinstance(config, list):
+        return [without_download(value) for value in config]
+    return config

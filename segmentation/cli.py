@@ -1,0 +1,299 @@
+"""``fit``, ``validate`` and ``test``: LightningCLI, composed configs, one folder a run."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from lightning import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from segmentation.callbacks.report import TestReport
+from segmentation.callbacks.run_folder import RunFolder
+from segmentation.checkpoint import read_checkpoint
+from segmentation.data.datamodule import SegmentationDataModule
+from segmentation.errors import UserError
+from segmentation.task import SegmentationTask
+
+RUN_FOLDER = "SEGMENTATION_RUN_FOLDER"  # how the processes of one run agree on its folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run is kept and tracked.
+
+    Attributes:
+        root: Folder of all runs.
+        name: Of the experiment; each run gets a folder of its own in ``root/name``.
+        wandb: ``auto`` is online with an account (WANDB_API_KEY or a login), otherwise offline,
+            to be uploaded later with ``wandb sync``; ``off`` keeps the CSV log alone.
+        project: Of W&B.
+        weights: Start from the weights of this checkpoint, with a new optimizer.
+    """
+
+    root: str = "runs"
+    name: str = "unnamed"
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    project: str = "biomedical-segmentation"
+    weights: str | None = None
+
+
+def run(arguments: Sequence[str]) -> "CLI":
+    """Run a command of LightningCLI.
+
+    Raises:
+        UserError: Config or data are at fault.
+    """
+    launched = RUN_FOLDER in os.environ
+    try:
+        return CLI(
+            SegmentationTask,
+            SegmentationDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_callback=None,
+            parser_class=_Parser,
+            trainer_defaults={"use_distributed_sampler": False},
+            args=composed(arguments),
+        )
+    except OSError as error:
+        if error.filename is None and error.strerror is None:
+            raise
+        raise UserError(
+            f"{error.filename or 'output'}: {error.strerror}; choose a --run.root with write access "
+            "and free space"
+        ) from error
+    except RuntimeError as error:
+        if "PytorchStreamWriter" not in str(error):
+            raise
+        raise UserError(
+            "a checkpoint cannot be written; choose a --run.root with write access and free space"
+        ) from error
+    finally:
+        if not launched:
+            os.environ.pop(RUN_FOLDER, None)
+
+
+def composed(arguments: Sequence[str]) -> list[str]:
+    """Replace every ``--config`` of a file that names others by those files, then its own keys.
+
+    An experiment lists its parts under ``compose``, relative to itself; what it says beside that
+    wins over them, and later files win over earlier ones.
+
+    Raises:
+        UserError: A file is missing or not YAML, or files name each other in a circle.
+    """
+    result: list[str] = []
+    position = 0
+    arguments = list(arguments)
+    while position < len(arguments):
+        argument = arguments[position]
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-c") and (equals or position + 1 < len(arguments)):
+            if not equals:
+                position += 1
+                value = arguments[position]
+            for part in _parts(Path(value), ()):
+                result += ["--config", part]
+        else:
+            result.append(argument)
+        position += 1
+    return result
+
+
+def _parts(path: Path, above: tuple[Path, ...]) -> list[str]:
+    if path.resolve() in above:
+        raise UserError(f"{path}: composes itself; take it out of its own parts")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: the config cannot be read ({error.strerror}); check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML ({where}); correct it") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a config is a mapping of keys, this is {type(content).__name__}; correct it")
+    files = content.pop("compose", [])
+    parts = [p for f in files for p in _parts(path.parent / f, (*above, path.resolve()))]
+    return [*parts, yaml.safe_dump(content, sort_keys=False)] if content else parts
+
+
+class _Parser(LightningArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:  # type: ignore[override]
+        raise UserError(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """The gist of a parser's many-lined message: which key, and what is wrong with it."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", message)
+    lines = [line.strip(" -\t") for line in text.splitlines() if line.strip()]
+    return " ".join(lines)
+
+
+class CLI(LightningCLI):
+    """LightningCLI with a folder for each run, its own logs, and a test after training."""
+
+    folder: Path
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(Run, "run")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/iou",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in ("fit", "validate", "test")}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # Lightning's own version warns whenever arguments are handed over.
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        path = config.get("ckpt_path")
+        if path is not None:
+            stored = read_checkpoint(path)["segmentation"]
+            for key in config["model"].keys():
+                if key.endswith("encoder_weights"):  # about to be replaced: do not fetch them
+                    config["model"][key] = None
+            if self.subcommand == "fit":
+                self._refuse_other_optimizer(config["model"].as_dict(), stored["config"] or {})
+        elif self.subcommand != "fit":
+            raise UserError(f"{self.subcommand} needs --ckpt_path FILE, the checkpoint to score")
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError, KeyError, ModuleNotFoundError) as error:
+            text = str(error.args[0]) if error.args else repr(error)
+            raise UserError(f"the config cannot be built: {one_line(text)}") from error
+
+    def after_instantiate_classes(self) -> None:
+        self.model.config = self.plain_config["model"]
+        weights = self._get(self.config_init, "run").weights
+        if weights is not None:
+            try:
+                self.model.load_state_dict(read_checkpoint(weights)["state_dict"])
+            except RuntimeError as error:
+                raise UserError(f"{weights}: does not fit model.net ({one_line(str(error))[:300]})") from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings: Run = self._get(self.config_init, "run")
+        dump = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        self.plain_config: dict[str, Any] = yaml.safe_load(dump)
+        trainer_config = self._get(self.config_init, "trainer")
+        quiet = bool(trainer_config.get("fast_dev_run"))
+        self.folder = run_folder(Path(settings.root), settings.name, str(self.subcommand))
+        logger: list[Logger] = [CSVLogger(self.folder, name="", version="", flush_logs_every_n_steps=50)]
+        if settings.wandb != "off" and not quiet:
+            logger.append(self._wandb(settings))
+        extra = [RunFolder(self.folder, dump), TestReport(self.folder), LearningRateMonitor("step")]
+        trainer_config["callbacks"] = [*(trainer_config["callbacks"] or []), *extra]
+        return super().instantiate_trainer(logger=logger, default_root_dir=self.folder, **kwargs)
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint, as the numbers that a run is known by."""
+        if self.trainer.fast_dev_run or self.trainer.interrupted:
+            return
+        if not self.datamodule.split.test:
+            rank_zero_info("The split holds no test images: nothing was tested.")
+            return
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", verbose=False)
+
+    def _wandb(self, settings: Run) -> WandbLogger:
+        online = settings.wandb == "online" or (settings.wandb == "auto" and _has_account())
+        logger = WandbLogger(
+            name=f"{settings.name}/{self.folder.name}",
+            project=settings.project,
+            save_dir=self.folder,
+            offline=not online,
+            config=self.plain_config,
+        )
+        return logger
+
+    @staticmethod
+    def _refuse_other_optimizer(typed: dict[str, Any], stored: dict[str, Any]) -> None:
+        """Resuming restores the optimiser's state, and with it the old values, in silence."""
+        for part in ("optimizer", "lr_scheduler"):
+            new = _flat(typed["init_args"].get(part))
+            old = _flat(stored.get("init_args", {}).get(part))
+            for key in sorted(new.keys() | old.keys()):
+                if new.get(key) != old.get(key):
+                    name = f"model.{part}.{key}".replace("init_args.", "")
+                    raise UserError(
+                        f"{name} is {new.get(key)} but the checkpoint's is {old.get(key)}, which resuming "
+                        "restores; leave it, or train anew from the weights with --run.weights FILE"
+                    )
+
+
+def run_folder(root: Path, name: str, command: str) -> Path:
+    """Make a new folder for this run; every process of the run gets the same one.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    if chosen := os.environ.get(RUN_FOLDER):
+        return Path(chosen)
+    suffix = "" if command == "fit" else f"-{command}"
+    job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
+    try:
+        if job and int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
+            # Started by a cluster's launcher, each process on its own: the job's name is shared.
+            step = os.environ.get("SLURM_STEP_ID", "")
+            folder = root / name / f"job-{job}{step and '.' + step}{suffix}"
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            stem = f"{datetime.now():%Y%m%d-%H%M%S}{suffix}"
+            for attempt in range(1000):
+                folder = root / name / (f"{stem}-{attempt}" if attempt else stem)
+                try:
+                    folder.mkdir(parents=True)
+                    break
+                except FileExistsError:
+                    if not folder.is_dir():
+                        raise
+    except OSError as error:
+        raise UserError(
+            f"{root / name}: the run's folder cannot be made ({error.strerror}); choose another --run.root"
+        ) from None
+    os.environ[RUN_FOLDER] = str(folder)
+    return folder
+
+
+def _has_account() -> bool:
+    """Whether W&B would find a key: in the environment or in the netrc file of a login."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import netrc
+
+    try:
+        return any("wandb" in host for host in netrc.netrc().hosts)
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix.rstrip("."): tree} if prefix else {}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}{key}.").items()}

@@ -1,0 +1,138 @@
+"""Anybody's own images and masks: two folders, matched by name."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from segmentation.data.datamodule import SegmentationDataModule
+from segmentation.data.images import (
+    IMAGE_SUFFIXES,
+    binary_mask,
+    check_size,
+    consecutive,
+    label_components,
+    merge_objects,
+    read_image,
+    read_mask,
+)
+from segmentation.data.sample import Record, Sample
+from segmentation.data.splits import RandomSplit, Splitter
+from segmentation.data.tree import check_root
+from segmentation.errors import UserError
+
+Masks = Literal["binary", "labels", "objects"]
+MASK_ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_seg")
+
+
+class ImageFolder:
+    """``root/images/NAME.png`` with ``root/masks/NAME.png``; PNG, TIFF, JPEG or BMP, 8 or 16 bit.
+
+    Subfolders of ``images`` are groups (a patient, a plate), which :class:`GroupSplit` keeps whole,
+    and are repeated in ``masks``. A mask may be called ``NAME_mask``, ``NAME_label`` and the like.
+
+    Args:
+        root: Folder that holds both.
+        images: Name of the images' folder.
+        masks: Name of the masks' folder.
+        mask_type: ``"binary"`` (0 and one other value: connected components become objects),
+            ``"labels"`` (each object its own value), ``"objects"`` (``masks/NAME/*``: one binary
+            file per object).
+    """
+
+    version = 1
+
+    def __init__(
+        self, root: str, images: str = "images", masks: str = "masks", mask_type: Masks = "binary"
+    ) -> None:
+        self.root, self.images, self.masks, self.mask_type = root, images, masks, mask_type
+        self.name = f"folder-{Path(root).name}-{mask_type}"
+
+    def index(self) -> Sequence[Record]:
+        """Every image, with its mask."""
+        root = check_root(self.root, f"it should hold {self.images}/ and {self.masks}/")
+        folders = [check_root(root / name, "check the names of the two folders") for name in (self.images, self.masks)]
+        images = find_images(folders[0])
+        masks = self._find_masks(folders[1])
+        records = []
+        for name, path in images.items():
+            found = next((masks[name + end] for end in MASK_ENDINGS if name + end in masks), ())
+            if not found:
+                raise UserError(f"{path}: no mask {folders[1] / name}.*; add it or remove the image")
+            stamp = "|".join(_stamp(file) for file in (path, *found))
+            group = name.rpartition("/")[0]
+            records.append(Record(name, str(path), tuple(map(str, found)), stamp, group))
+        return records
+
+    def read(self, record: Record) -> Sample:
+        """One image with its labels."""
+        image = read_image(record.image)
+        shape = (image.shape[0], image.shape[1])
+        if self.mask_type == "objects":
+            labels = merge_objects(((m, read_mask(m)) for m in record.masks), shape)
+        else:
+            mask = read_mask(record.masks[0])
+            check_size(record.masks[0], mask.shape, shape)
+            if self.mask_type == "binary":
+                labels = label_components(binary_mask(mask, record.masks[0]))
+            else:
+                labels = consecutive(mask.astype(np.int32))
+        return Sample(record.id, image, labels, record.group)
+
+    def _find_masks(self, folder: Path) -> dict[str, tuple[Path, ...]]:
+        if self.mask_type != "objects":
+            return {name: (path,) for name, path in find_images(folder).items()}
+        objects: dict[str, list[Path]] = defaultdict(list)
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+                objects[path.parent.relative_to(folder).as_posix()].append(path)
+        return {name: tuple(paths) for name, paths in objects.items()}
+
+
+class FolderDataModule(SegmentationDataModule):
+    """Your own images and masks.
+
+    Args:
+        root: Folder that holds ``images`` and ``masks``.
+        images: Name of the images' folder.
+        masks: Name of the masks' folder.
+        mask_type: ``binary``, ``labels`` or ``objects``; see :class:`ImageFolder`.
+        split: Use ``GroupSplit`` with one subfolder a patient, plate or sequence.
+        kwargs: See :class:`SegmentationDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        images: str = "images",
+        masks: str = "masks",
+        mask_type: Masks = "binary",
+        split: Splitter = RandomSplit(),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(ImageFolder(root, images, masks, mask_type), split, **kwargs)
+
+
+def find_images(folder: Path) -> dict[str, Path]:
+    """Every image below ``folder``: relative path without suffix ► path, sorted.
+
+    Raises:
+        UserError: There is none, or two differ in their suffix alone.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if name in found:
+                raise UserError(f"{path}: differs from {found[name].name} in its suffix alone; keep one")
+            found[name] = path
+    if not found:
+        raise UserError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); check the path")
+    return dict(sorted(found.items()))
+
+
+def _stamp(path: Path) -> str:
+    about = path.stat()
+    return f"{path.name}-{about.st_size}-{about.st_mtime_ns}"

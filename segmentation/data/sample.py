@@ -1,0 +1,73 @@
+"""One image with its instance labels, and what a dataset must offer to be read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An image and its truth, as decoded from the files.
+
+    Attributes:
+        id: Unique within its dataset; the stem of every output written for this image.
+        image: (H, W, C) uint8 or uint16, C in {1, 3}, RGB order.
+        labels: (H, W) int32 instance ids, 0 = background; ``None`` where no truth is known.
+        group: Samples of one group (patient, well, sequence) never straddle a split.
+        kind: Stratum for balanced sampling and for scores by kind, such as ``"histology"``.
+        subset: Name of the official subset it belongs to, such as ``"train"``, or ``""``.
+    """
+
+    id: str
+    image: np.ndarray
+    labels: np.ndarray | None
+    group: str = ""
+    kind: str = ""
+    subset: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Where one sample lies, known without decoding it.
+
+    Attributes:
+        id: As in :class:`Sample`.
+        image: Path (or archive member) of the image.
+        masks: Paths (or members) of its truth; empty when there is none.
+        stamp: Changes whenever a file of this sample changes (size and time, or checksum).
+        group: As in :class:`Sample`.
+        subset: As in :class:`Sample`.
+    """
+
+    id: str
+    image: str
+    masks: tuple[str, ...]
+    stamp: str
+    group: str = ""
+    subset: str = ""
+
+
+class Source(Protocol):
+    """A dataset on disk: an index that costs no decoding, and a reader for one record.
+
+    ``name`` and ``version`` enter the cache's key: raise ``version`` when the reader changes.
+    """
+
+    name: str
+    version: int
+
+    def index(self) -> Sequence[Record]:
+        """Every sample, sorted by id.
+
+        Raises:
+            UserError: The root is missing, empty or not in the expected layout.
+        """
+
+    def read(self, record: Record) -> Sample:
+        """Decode one sample.
+
+        Raises:
+            UserError: A file is unreadable, or mask and image do not fit together.
+        """

@@ -1,0 +1,69 @@
+"""Which sample comes when: decided by (seed, epoch) alone, whatever the number of processes."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch.utils.data import DistributedSampler
+
+__all__ = ["Draw", "TrainSampler", "UnrepeatedDistributedSampler"]
+
+
+class Draw(NamedTuple):
+    """One training example: together with the run's seed it decides every pixel."""
+
+    index: int
+    epoch: int
+    repeat: int  # counts the times that this index was drawn before in this epoch
+
+
+class TrainSampler(DistributedSampler[Draw]):
+    """Shuffled draws, dealt out to the processes in turn.
+
+    One order is drawn for all processes, and process r of w takes the places r, r + w, …: the same
+    samples meet in the same step on 1 or 4 devices, as long as the global batch is the same. The
+    epoch travels inside each draw because workers that persist never see ``set_epoch``.
+
+    Args:
+        size: Number of samples.
+        seed: Of the run.
+        weights: Probability of each sample (drawn with replacement); ``None`` takes each once.
+        length: Draws per epoch, over all processes; ``size`` by default.
+        rank: Of this process.
+        world_size: Number of processes. The order is lengthened to a multiple of it by drawing
+            its first samples again (anew augmented), for DDP needs equal shares in training.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        weights: Sequence[float] | None = None,
+        length: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(range(size), world_size, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+        self.size = size
+        self.weights = weights
+        self.length = -(-(length or size) // world_size) * world_size
+
+    def order(self) -> list[int]:
+        """This epoch's indices for all processes together."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self.weights is not None:
+            p = np.asarray(self.weights, float)
+            return [int(i) for i in rng.choice(self.size, self.length, p=p / p.sum())]
+        rounds = -(-self.length // self.size)
+        return [int(i) for _ in range(rounds) for i in rng.permutation(self.size)][: self.length]
+
+    def __iter__(self) -> Iterator[Draw]:
+        seen: dict[int, int] = {}
+        for place, index in enumerate(self.order()):
+            repeat = seen[index] = seen.get(index, -1) + 1
+            if place % self.num_replicas == self.rank:
+                yield Draw(index, self.epoch, repeat)
+
+    def __len__(self) -> int:
+        return self.length // self.num_replicas

@@ -1,0 +1,8 @@
+"""The one exception that means: the input is at fault, and here is what to do about it."""
+
+
+class UserError(Exception):
+    """Bad input. Its text is one line that names the file, the value and the remedy.
+
+    The command line prints it without a traceback and exits with status 2.
+    """

@@ -1,0 +1,7 @@
+"""Networks from images (N, in_channels, H, W) to logits (N, classes, H, W)."""
+
+from segmentation.models.small_unet import FamilyUNet, SimpleConv, SmallUNet, SmallUNetLess
+from segmentation.models.unet import UNet
+from segmentation.models.unetpp import UNetPlusPlus
+
+__all__ = ["FamilyUNet", "SimpleConv", "SmallUNet", "SmallUNetLess", "UNet", "UNetPlusPlus"]

@@ -1,0 +1,35 @@
+"""Pictures of a prediction's errors."""
+
+import numpy as np
+
+# System E's colours, RGB: true positive purple, false negative yellow, false positive green.
+TRUE_POSITIVE = (160, 32, 240)
+FALSE_NEGATIVE = (255, 225, 25)
+FALSE_POSITIVE = (0, 200, 0)
+
+
+def error_overlay(
+    image: np.ndarray, predicted: np.ndarray, truth: np.ndarray, opacity: float = 0.5
+) -> np.ndarray:
+    """The image, and beside it the image under the three colours of hits and errors.
+
+    Args:
+        image: (H, W, C) uint8, C in {1, 3}.
+        predicted: (H, W) bool.
+        truth: (H, W) bool.
+        opacity: Of the colours.
+
+    Returns:
+        (H, 2 W + 4, 3) uint8.
+    """
+    rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+    return np.hstack([rgb, np.full((len(rgb), 4, 3), 255, np.uint8), tint(rgb, predicted, truth, opacity)])
+
+
+def tint(rgb: np.ndarray, predicted: np.ndarray, truth: np.ndarray, opacity: float) -> np.ndarray:
+    """(H, W, 3) uint8 with true positives, false negatives and false positives coloured."""
+    colours = np.zeros((2, 2, 3), np.float32)  # [truth, predicted]
+    colours[1, 1], colours[1, 0], colours[0, 1] = TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE
+    wanted = colours[truth.astype(np.intp), predicted.astype(np.intp)]
+    alpha = opacity * (truth | predicted)[..., None]
+    return (rgb * (1 - alpha) + wanted * alpha).round().astype(np.uint8)

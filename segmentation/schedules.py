@@ -1,0 +1,54 @@
+"""Learning-rate schedules that need to know how long a run is.
+
+Every scheduler of ``torch.optim.lr_scheduler`` can be named in a config as it is; those whose shape
+depends on the number of steps are told it by the task.
+"""
+
+import math
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class PerStep(LRScheduler):
+    """A schedule over optimizer steps. The task sets ``total_steps`` before training starts."""
+
+    total_steps: int = 1
+
+    def factor(self, progress: float) -> float:
+        """The multiple of the optimizer's learning rate at ``progress`` in [0, 1]."""
+        raise NotImplementedError
+
+    def get_lr(self) -> list[float]:
+        progress = min(1.0, self.last_epoch / max(1, self.total_steps))
+        return [base * self.factor(progress) for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Without ``total_steps``: a resumed run may be longer than it was."""
+        return {k: v for k, v in super().state_dict().items() if k != "total_steps"}
+
+
+class WarmupCosine(PerStep):
+    """Linear warm-up to the optimizer's learning rate, then a half cosine to ``final`` times it.
+
+    As in Smith's one-cycle policy ("Super-Convergence", 2018), the momentum left alone.
+
+    Args:
+        optimizer: Its learning rate is the peak.
+        warmup: Share of all steps.
+        start: Multiple at the first step.
+        final: Multiple at the last step.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, warmup: float = 0.1, start: float = 0.04, final: float = 0.0
+    ) -> None:
+        self.warmup, self.start, self.final = warmup, start, final
+        super().__init__(optimizer)
+
+    def factor(self, progress: float) -> float:
+        if progress < self.warmup:
+            return self.start + (1 - self.start) * progress / self.warmup
+        fall = (progress - self.warmup) / max(1e-9, 1 - self.warmup)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * fall)) / 2

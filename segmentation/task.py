@@ -1,0 +1,218 @@
+"""The one LightningModule: network, loss, target, preprocessing and optimiser, all injected."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MeanMetric
+
+from segmentation.data.datamodule import Batch
+from segmentation.data.preprocess import Preprocess
+from segmentation.errors import UserError
+from segmentation.inference.padding import network_stride, padded
+from segmentation.metrics import pixel_metrics
+from segmentation.schedules import PerStep
+from segmentation.targets import Target
+
+OptimizerFactory = Callable[[Any], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the learning-rate scheduler steps.
+
+    Attributes:
+        interval: After each epoch or each optimizer step. Schedules of this package that are shapes
+            over steps (``PerStep``) step each step whatever is said here.
+        frequency: Every so many of them.
+        monitor: The logged value that ``ReduceLROnPlateau`` looks at.
+    """
+
+    interval: Literal["epoch", "step"] = "epoch"
+    frequency: int = 1
+    monitor: str = "val/loss"
+
+
+class Evaluated(TypedDict):
+    """What an evaluation step gives to callbacks: (B, H, W) float32 foreground probabilities."""
+
+    foreground: Tensor
+
+
+class SegmentationTask(LightningModule):
+    """Train and evaluate any network that maps images to logits of the same height and width.
+
+    Args:
+        net: (B, in_channels, H, W) float32 ► logits (B, classes, H, W), or in training a list of
+            such logits (deep supervision). Any segmentation-models-pytorch model fits.
+        loss: (logits, target) ► scalar.
+        target: How labels are encoded and output is decoded.
+        preprocess: What is done to every image; stored in the checkpoint.
+        optimizer: Parameters ► optimizer.
+        lr_scheduler: Optimizer ► scheduler; ``null`` keeps the learning rate.
+        schedule: When the scheduler steps.
+        channels_last: Keep tensors channels-last: up to 4 times faster convolutions on a CPU, and
+            what tensor cores want.
+        compile: Compile the network with ``torch.compile``.
+
+    Raises:
+        UserError: Network, target and preprocessing do not fit together.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: nn.Module,
+        target: Target,
+        preprocess: Preprocess,
+        optimizer: OptimizerFactory,
+        lr_scheduler: SchedulerFactory | None = None,
+        schedule: Schedule = Schedule(),
+        channels_last: bool = True,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        check_fit(net, target, preprocess)
+        self.net = net.to(memory_format=torch.channels_last) if channels_last else net  # type: ignore[call-overload]
+        self.loss, self.target, self.preprocess = loss, target, preprocess
+        self.optimizer, self.lr_scheduler, self.schedule = optimizer, lr_scheduler, schedule
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.compile_net = compile
+        self.config: dict[str, Any] | None = None  # how to build this task again: plain values
+        self.stride = network_stride(net)
+        metrics = pixel_metrics(target.threshold)
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self._unchecked: tuple[Tensor, str] | None = None
+
+    def setup(self, stage: str) -> None:
+        if self.compile_net:
+            self.net.compile()  # in place: the names in the state dict stay as they are
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Prepared images, uint8 (B, C, H, W) of any size ► float32 probabilities (B, K, H, W)."""
+        return self.target.probabilities(padded(self.net, self._input(image), self.stride))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self._check_loss()
+        logits = self.net(self._input(batch["image"]))
+        loss: Tensor = self.loss(logits, batch["target"])
+        where = f"epoch {self.current_epoch}, batch {batch_idx} ({', '.join(batch['id'][:4])}…)"
+        self._unchecked = (loss.detach(), where)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True,
+                 batch_size=len(batch["image"]))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self._check_loss()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Evaluated:
+        return self._evaluate(batch, self.val_metrics, self.val_loss)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Evaluated:
+        return self._evaluate(batch, self.test_metrics, self.test_loss)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val", self.val_metrics, self.val_loss)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test", self.test_metrics, self.test_loss)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.net.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        interval = self.schedule.interval
+        if isinstance(scheduler, PerStep):
+            scheduler.total_steps = int(self.trainer.estimated_stepping_batches)
+            interval = "step"
+        about = {
+            "scheduler": scheduler,
+            "interval": interval,
+            "frequency": self.schedule.frequency,
+            "monitor": self.schedule.monitor,
+        }
+        return {"optimizer": optimizer, "lr_scheduler": about}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what rebuilds the task, and which images it was trained on; plain values only."""
+        split = getattr(getattr(self._trainer, "datamodule", None), "split", None)
+        checkpoint["segmentation"] = {
+            "config": self.config,
+            "preprocess": self.preprocess.plain(),
+            "train_ids": None if split is None else list(split.train),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that were trained with another preprocessing than this task's."""
+        stored = checkpoint.get("segmentation")
+        if stored is None:
+            raise UserError("the checkpoint was not written by this package; train one with fit")
+        theirs = Preprocess(**stored["preprocess"])
+        for name in self.preprocess.differences(theirs):
+            raise UserError(
+                f"model.preprocess.{name} is {getattr(self.preprocess, name)} but the checkpoint was "
+                f"trained with {getattr(theirs, name)}; leave it as trained"
+            )
+
+    def _input(self, image: Tensor) -> Tensor:
+        return self.preprocess.normalize(image).contiguous(memory_format=self.memory_format)
+
+    def _evaluate(self, batch: Batch, metrics: Any, mean_loss: MeanMetric) -> Evaluated:
+        logits = padded(self.net, self._input(batch["image"]), self.stride)
+        mean_loss.update(self.loss(logits, batch["target"]), weight=len(logits))
+        foreground = self.target.foreground(self.target.probabilities(logits))
+        labels = batch["labels"]
+        if foreground.shape != labels.shape:  # the network's size is not the one that is scored
+            size = (labels.shape[-2], labels.shape[-1])
+            foreground = F.interpolate(foreground[:, None], size, mode="bilinear")[:, 0]
+        metrics.update(foreground, labels > 0)
+        return {"foreground": foreground}
+
+    def _log_scores(self, stage: str, metrics: Any, mean_loss: MeanMetric) -> None:
+        # Computed here rather than by self.log, on every process alike: the states are summed over
+        # processes as they are, so uneven shares count as they should.
+        scores = {**metrics.compute(), f"{stage}/loss": mean_loss.compute()}
+        metrics.reset(), mean_loss.reset()
+        scores = {name: value.float() for name, value in scores.items()}
+        shown = f"{stage}/iou"
+        self.log(shown, scores.pop(shown), prog_bar=True)
+        self.log_dict(scores)
+
+    def _check_loss(self) -> None:
+        """Stop at a loss that is not finite: looked at one step late, when it costs no waiting."""
+        if self._unchecked is not None:
+            loss, where = self._unchecked
+            self._unchecked = None
+            if not torch.isfinite(loss):
+                raise UserError(
+                    f"the training loss became {loss.item()} in {where}; lower the learning rate, "
+                    "look at these images, or use --trainer.precision 32-true"
+                )
+
+
+def check_fit(net: nn.Module, target: Target, preprocess: Preprocess) -> None:
+    """Raise :class:`UserError` when channels do not agree, where the network tells."""
+    channels = getattr(net, "in_channels", None)
+    if channels is None and hasattr(net, "encoder"):
+        channels = getattr(net.encoder, "in_channels", None)
+    if channels not in (None, preprocess.channels):
+        raise UserError(
+            f"model.net takes {channels} channel(s) but model.preprocess makes {preprocess.channels}; "
+            "set net.in_channels or preprocess.channels"
+        )
+    classes = getattr(net, "classes", None)
+    if classes not in (None, target.classes):
+        raise UserError(
+            f"model.net gives {classes} class(es) but {type(target).__name__} needs {target.classes}; "
+            "set net.classes"
+        )
