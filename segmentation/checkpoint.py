@@ -1,7 +1,6 @@
 """Reading checkpoints safely, and rebuilding the task that a checkpoint holds."""
 
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint; check the path")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+    except Exception as error:  # on a broken file torch raises whatever its parser trips over
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise UserError(
                 f"{path}: refused, it holds more than tensors and plain values and could run code; "
                 "use a checkpoint written by this package"
             ) from None
-        raise UserError(f"{path}: not a checkpoint, or a broken one; copy it again") from None
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError):
         raise UserError(f"{path}: not a checkpoint, or a broken one; copy it again") from None
     if not isinstance(checkpoint, dict) or "segmentation" not in checkpoint:
         raise UserError(

@@ -1,5 +1,6 @@
 """``fit``, ``validate`` and ``test``: LightningCLI, composed configs, one folder a run."""
 
+import argparse
 import os
 import re
 from collections.abc import Sequence
@@ -10,18 +11,21 @@ from typing import Any, Literal
 
 import yaml
 from lightning import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from segmentation.callbacks.report import TestReport
 from segmentation.callbacks.run_folder import RunFolder
-from segmentation.checkpoint import read_checkpoint
+from segmentation.checkpoint import read_checkpoint, without_download
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
+from segmentation.memory import keep_freed_memory
 from segmentation.task import SegmentationTask
 
+HELP_ALL = "segmentation fit --help-all"
 RUN_FOLDER = "SEGMENTATION_RUN_FOLDER"  # how the processes of one run agree on its folder
 
 
@@ -45,12 +49,13 @@ class Run:
     weights: str | None = None
 
 
-def run(arguments: Sequence[str]) -> "CLI":
-    """Run a command of LightningCLI.
+def run(arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> "CLI":
+    """Run a command of LightningCLI, with more callbacks if wanted.
 
     Raises:
         UserError: Config or data are at fault.
     """
+    keep_freed_memory()
     launched = RUN_FOLDER in os.environ
     try:
         return CLI(
@@ -63,9 +68,11 @@ def run(arguments: Sequence[str]) -> "CLI":
             load_from_checkpoint_support=False,
             save_config_callback=None,
             parser_class=_Parser,
-            trainer_defaults={"use_distributed_sampler": False},
+            trainer_defaults={"use_distributed_sampler": False, "callbacks": list(callbacks)},
             args=composed(arguments),
         )
+    except _ParserError as error:
+        raise UserError(parser_gist(str(error))) from None
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise
@@ -85,30 +92,29 @@ def run(arguments: Sequence[str]) -> "CLI":
 
 
 def composed(arguments: Sequence[str]) -> list[str]:
-    """Replace every ``--config`` of a file that names others by those files, then its own keys.
+    """Put the configs first, each replaced by the parts that it names, and what is typed last.
 
     An experiment lists its parts under ``compose``, relative to itself; what it says beside that
-    wins over them, and later files win over earlier ones.
+    wins over them, and later files win over earlier ones. To score a checkpoint is to score the
+    model that it holds: its model comes after the files, before what is typed.
 
     Raises:
         UserError: A file is missing or not YAML, or files name each other in a circle.
     """
-    result: list[str] = []
-    position = 0
-    arguments = list(arguments)
-    while position < len(arguments):
-        argument = arguments[position]
-        flag, equals, value = argument.partition("=")
-        if flag in ("--config", "-c") and (equals or position + 1 < len(arguments)):
-            if not equals:
-                position += 1
-                value = arguments[position]
-            for part in _parts(Path(value), ()):
-                result += ["--config", part]
-        else:
-            result.append(argument)
-        position += 1
-    return result
+    command, rest = list(arguments[:1]), list(arguments[1:])
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    try:
+        files, typed = parser.parse_known_args(rest)
+        parser.add_argument("--ckpt_path")
+        checkpoint = parser.parse_known_args(rest)[0].ckpt_path
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; see segmentation {command[0]} --help") from None
+    parts = [part for file in files.config for part in _parts(Path(file), ())]
+    if checkpoint and command != ["fit"]:
+        model = read_checkpoint(checkpoint)["segmentation"]["config"]
+        parts += [yaml.safe_dump({"model": without_download(model)})] if model else []
+    return [*command, *(word for part in parts for word in ("--config", part)), *typed]
 
 
 def _parts(path: Path, above: tuple[Path, ...]) -> list[str]:
@@ -128,18 +134,44 @@ def _parts(path: Path, above: tuple[Path, ...]) -> list[str]:
     return [*parts, yaml.safe_dump(content, sort_keys=False)] if content else parts
 
 
-class _Parser(LightningArgumentParser):
-    """A parser whose errors are one line."""
+class _ParserError(Exception):
+    """A parser's message as it is: parsers are nested, and only the outermost knows the option."""
 
+
+class _Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> Any:  # type: ignore[override]
-        raise UserError(one_line(message))
+        raise _ParserError(message)
+
+
+def parser_gist(message: str) -> str:
+    """The gist of the parser's nested message: which option, and what is wrong with it."""
+    text = one_line(message)
+    keys = re.findall(r'Parser key "([\w.]+)":', text)
+    nested = re.search(r"NestedArg\(key='([^']+)', val='([^']*)'\)", text)
+    value = nested[2] if nested else (re.findall(r"Given value: (\S+)$", text) or [""])[0]
+    option = f"--{keys[0]}{'.' + nested[1] if nested else ''} {value}: " if keys else ""
+    text = text.split("Given value type:")[0]
+    for start in ("Errors: ", "Problem with given class_path "):
+        text = text.rpartition(start)[2]
+    text = re.sub(r'^\S+ Parser key "[\w.]+": |Parser key "[\w.]+": |Expected a <class \'NoneType\'>', "", text)
+    return shortened(f"{option}{text.strip()}; see the names and types in {HELP_ALL}")
+
+
+def root_cause(error: BaseException) -> str:
+    """What first went wrong, of an error that others were raised from."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return shortened(one_line(str(error.args[0]) if error.args else repr(error)))
 
 
 def one_line(message: str) -> str:
-    """The gist of a parser's many-lined message: which key, and what is wrong with it."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", message)
-    lines = [line.strip(" -\t") for line in text.splitlines() if line.strip()]
-    return " ".join(lines)
+    """A text without line breaks, indents and terminal colours."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", message).replace(" - ", " ").split())
+
+
+def shortened(text: str, limit: int = 400) -> str:
+    """A text of at most ``limit`` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 class CLI(LightningCLI):
@@ -185,9 +217,8 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, KeyError, ModuleNotFoundError) as error:
-            text = str(error.args[0]) if error.args else repr(error)
-            raise UserError(f"the config cannot be built: {one_line(text)}") from error
+        except (ValueError, TypeError, KeyError, ImportError, MisconfigurationException) as error:
+            raise UserError(f"the config cannot be built: {root_cause(error)}") from error
 
     def after_instantiate_classes(self) -> None:
         self.model.config = self.plain_config["model"]
@@ -196,7 +227,7 @@ class CLI(LightningCLI):
             try:
                 self.model.load_state_dict(read_checkpoint(weights)["state_dict"])
             except RuntimeError as error:
-                raise UserError(f"{weights}: does not fit model.net ({one_line(str(error))[:300]})") from error
+                raise UserError(f"{weights}: does not fit model.net ({shortened(one_line(str(error)))})") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings: Run = self._get(self.config_init, "run")

@@ -14,22 +14,34 @@ def error_overlay(
     """The image, and beside it the image under the three colours of hits and errors.
 
     Args:
-        image: (H, W, C) uint8, C in {1, 3}.
+        image: (H, W, C) uint8, C in {1, 3}, RGB.
         predicted: (H, W) bool.
         truth: (H, W) bool.
-        opacity: Of the colours.
+        opacity: Of the colours, 0 to 1.
 
     Returns:
-        (H, 2 W + 4, 3) uint8.
+        (H, 2 W + 4, 3) uint8, RGB; a white bar of 4 pixels between the two.
     """
     rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
-    return np.hstack([rgb, np.full((len(rgb), 4, 3), 255, np.uint8), tint(rgb, predicted, truth, opacity)])
+    bar = np.full((len(rgb), 4, 3), 255, np.uint8)
+    return np.hstack([rgb, bar, tint(rgb, predicted, truth, opacity)])
 
 
 def tint(rgb: np.ndarray, predicted: np.ndarray, truth: np.ndarray, opacity: float) -> np.ndarray:
-    """(H, W, 3) uint8 with true positives, false negatives and false positives coloured."""
+    """Colour true positives, false negatives and false positives.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        predicted: (H, W) bool.
+        truth: (H, W) bool.
+        opacity: Of the colours, 0 to 1.
+
+    Returns:
+        (H, W, 3) uint8; true negatives are left as they are.
+    """
     colours = np.zeros((2, 2, 3), np.float32)  # [truth, predicted]
     colours[1, 1], colours[1, 0], colours[0, 1] = TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE
     wanted = colours[truth.astype(np.intp), predicted.astype(np.intp)]
     alpha = opacity * (truth | predicted)[..., None]
-    return (rgb * (1 - alpha) + wanted * alpha).round().astype(np.uint8)
+    tinted: np.ndarray = (rgb * (1 - alpha) + wanted * alpha).round().astype(np.uint8)
+    return tinted

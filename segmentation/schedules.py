@@ -10,9 +10,14 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from segmentation.errors import UserError
+
 
 class PerStep(LRScheduler):
-    """A schedule over optimizer steps. The task sets ``total_steps`` before training starts."""
+    """A schedule over optimizer steps. The task sets ``total_steps`` before training starts.
+
+    A subclass sets its own attributes before it calls ``super().__init__``.
+    """
 
     total_steps: int = 1
 
@@ -20,7 +25,7 @@ class PerStep(LRScheduler):
         """The multiple of the optimizer's learning rate at ``progress`` in [0, 1]."""
         raise NotImplementedError
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[Any]:  # floats; torch's own type differs between its releases
         progress = min(1.0, self.last_epoch / max(1, self.total_steps))
         return [base * self.factor(progress) for base in self.base_lrs]
 
@@ -38,12 +43,20 @@ class WarmupCosine(PerStep):
         optimizer: Its learning rate is the peak.
         warmup: Share of all steps.
         start: Multiple at the first step.
-        final: Multiple at the last step.
+        final: Multiple when all steps are done.
+
+    Raises:
+        UserError: A value is out of its range.
     """
 
     def __init__(
         self, optimizer: Optimizer, warmup: float = 0.1, start: float = 0.04, final: float = 0.0
     ) -> None:
+        if not 0 <= warmup <= 1:
+            raise UserError(f"lr_scheduler.warmup: {warmup} is not a share of the steps (0 to 1)")
+        for name, value in (("start", start), ("final", final)):
+            if not value >= 0:
+                raise UserError(f"lr_scheduler.{name}: {value} must not be negative")
         self.warmup, self.start, self.final = warmup, start, final
         super().__init__(optimizer)
 

@@ -69,12 +69,15 @@ class Foreground(Target):
         return torch.from_numpy((labels > 0).astype(np.uint8))[None]
 
     def probabilities(self, logits: Tensor) -> Tensor:
+        """Sigmoid, in float32 also where the logits are not."""
         return logits.float().sigmoid()
 
     def foreground(self, probs: Tensor) -> Tensor:
+        """The one channel itself."""
         return probs[:, 0]
 
     def decode(self, probs: np.ndarray) -> np.ndarray:
+        """(1, H, W) probabilities ► (H, W) int32 ids of the 8-connected components."""
         labels = label_components(probs[0] > self.threshold)
         if self.min_size > 1:
             small = np.bincount(labels.reshape(-1)) < self.min_size
@@ -86,8 +89,10 @@ def otsu(gray: np.ndarray) -> np.ndarray:
     """The baseline to beat: Otsu's threshold on an (H, W) uint8 or uint16 image, as bool.
 
     The side with fewer pixels is taken as foreground, so that dark nuclei on a bright background
-    are found as well. Otsu, "A threshold selection method from gray-level histograms", 1979.
+    are found as well; a constant image has none.
+    Otsu, "A threshold selection method from gray-level histograms", 1979.
     """
-    threshold, _ = cv2.threshold(np.ascontiguousarray(gray), 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    method = cv2.THRESH_BINARY + cv2.THRESH_OTSU
+    threshold, _ = cv2.threshold(np.ascontiguousarray(gray), 0, 1, method)
     bright = gray > threshold
     return ~bright if bright.mean() > 0.5 else bright

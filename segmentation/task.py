@@ -91,6 +91,7 @@ class SegmentationTask(LightningModule):
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.trained_on: frozenset[str] = frozenset()  # ids that the loaded weights have seen
         self._unchecked: tuple[Tensor, str] | None = None
 
     def setup(self, stage: str) -> None:
@@ -105,11 +106,17 @@ class SegmentationTask(LightningModule):
         self._check_loss()
         logits = self.net(self._input(batch["image"]))
         loss: Tensor = self.loss(logits, batch["target"])
-        where = f"epoch {self.current_epoch}, batch {batch_idx} ({', '.join(batch['id'][:4])}…)"
+        where = f"epoch {self.current_epoch}, batch {batch_idx} ({', '.join(batch['id'])})"
         self._unchecked = (loss.detach(), where)
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True,
                  batch_size=len(batch["image"]))
         return loss
+
+    def on_train_start(self) -> None:
+        self._check_leak()
+
+    def on_test_start(self) -> None:
+        self._check_leak()
 
     def on_train_epoch_end(self) -> None:
         self._check_loss()
@@ -125,6 +132,11 @@ class SegmentationTask(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_scores("test", self.test_metrics, self.test_loss)
+
+    def foreground(self, net: nn.Module, batch: Batch) -> Tensor:
+        """What a variant of the network (a pruned one) answers: (B, H', W') probabilities."""
+        logits = padded(net, self._input(batch["image"]), self.stride)
+        return self._foreground(logits, batch["labels"])
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.net.parameters())
@@ -163,6 +175,7 @@ class SegmentationTask(LightningModule):
                 f"model.preprocess.{name} is {getattr(self.preprocess, name)} but the checkpoint was "
                 f"trained with {getattr(theirs, name)}; leave it as trained"
             )
+        self.trained_on = frozenset(stored["train_ids"] or ())
 
     def _input(self, image: Tensor) -> Tensor:
         return self.preprocess.normalize(image).contiguous(memory_format=self.memory_format)
@@ -170,13 +183,17 @@ class SegmentationTask(LightningModule):
     def _evaluate(self, batch: Batch, metrics: Any, mean_loss: MeanMetric) -> Evaluated:
         logits = padded(self.net, self._input(batch["image"]), self.stride)
         mean_loss.update(self.loss(logits, batch["target"]), weight=len(logits))
-        foreground = self.target.foreground(self.target.probabilities(logits))
-        labels = batch["labels"]
-        if foreground.shape != labels.shape:  # the network's size is not the one that is scored
-            size = (labels.shape[-2], labels.shape[-1])
-            foreground = F.interpolate(foreground[:, None], size, mode="bilinear")[:, 0]
-        metrics.update(foreground, labels > 0)
+        foreground = self._foreground(logits, batch["labels"])
+        metrics.update(foreground, batch["labels"] > 0)
         return {"foreground": foreground}
+
+    def _foreground(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(B, H', W') probabilities at the size that is scored."""
+        foreground = self.target.foreground(self.target.probabilities(logits))
+        if foreground.shape == labels.shape:
+            return foreground
+        size = (labels.shape[-2], labels.shape[-1])
+        return F.interpolate(foreground[:, None], size, mode="bilinear")[:, 0]
 
     def _log_scores(self, stage: str, metrics: Any, mean_loss: MeanMetric) -> None:
         # Computed here rather than by self.log, on every process alike: the states are summed over
@@ -188,6 +205,16 @@ class SegmentationTask(LightningModule):
         self.log(shown, scores.pop(shown), prog_bar=True)
         self.log_dict(scores)
 
+    def _check_leak(self) -> None:
+        """Refuse to test on what the weights were trained on, through another seed or list."""
+        split = getattr(getattr(self.trainer, "datamodule", None), "split", None)
+        leaked = sorted(self.trained_on & set(split.test)) if split is not None else []
+        if leaked:
+            raise UserError(
+                f"{len(leaked)} of {len(split.test)} test images were trained on by this checkpoint "
+                f"(such as {leaked[0]}); use the split of its run (split.json)"
+            )
+
     def _check_loss(self) -> None:
         """Stop at a loss that is not finite: looked at one step late, when it costs no waiting."""
         if self._unchecked is not None:
@@ -195,8 +222,8 @@ class SegmentationTask(LightningModule):
             self._unchecked = None
             if not torch.isfinite(loss):
                 raise UserError(
-                    f"the training loss became {loss.item()} in {where}; lower the learning rate, "
-                    "look at these images, or use --trainer.precision 32-true"
+                    f"the training loss became {loss.item()} in {where}; lower "
+                    "model.optimizer.lr, look at these images, or use --trainer.precision 32-true"
                 )
 
 

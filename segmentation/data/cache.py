@@ -3,12 +3,18 @@
 A store is a folder with ``data.bin`` (all arrays, one after another) and ``index.json``. Its
 folder name holds the key, so a changed file, reader or setting means another folder. It is built
 under a temporary name and renamed when whole; a lock lets one process build while others wait.
+
+Old stores do not pile up: whenever one is built, those that nobody opened for ``KEEP_DAYS`` are
+removed. Each opening is noted in the folder's modification time.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,9 +30,14 @@ from segmentation.data.sample import Sample, Source
 from segmentation.errors import UserError
 
 LAYOUT = 1  # raise when the format of a store changes
+KEEP_DAYS = 14
+
+_FOLDER = re.compile(r".+-[0-9a-f]{16}(\.part)?")  # a store, or what a killed build left of one
+_DATA, _INDEX = "data.bin", "index.json"
 
 T = TypeVar("T")
 R = TypeVar("R")
+Place = tuple[int, tuple[int, ...], str]  # byte offset, shape, dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +48,32 @@ class Entry:
     group: str
     kind: str
     subset: str
-    image: tuple[int, tuple[int, ...], str]
-    labels: tuple[int, tuple[int, ...], str] | None
+    image: Place
+    labels: Place | None
 
 
 class Store:
     """A read-only sequence of :class:`Sample` over one memory-mapped file.
 
     Cheap to pickle into data-loading workers: each process maps the file for itself.
+
+    Args:
+        folder: Of the store.
+
+    Raises:
+        OSError: A file is missing or cannot be read.
+        ValueError: The store is not whole.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        rows = json.loads((folder / "index.json").read_text())
-        self.entries = [_entry(row) for row in rows]
-        self._data: np.memmap[Any, np.dtype[np.uint8]] | None = None
+        try:
+            self.entries = [_entry(row) for row in json.loads((folder / _INDEX).read_text())]
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{folder / _INDEX}: not an index") from error
+        self._data = np.memmap(folder / _DATA, mode="r")
+        if self._data.size < max((_end(entry) for entry in self.entries), default=0):
+            raise ValueError(f"{folder / _DATA}: too short")
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -69,22 +91,19 @@ class Store:
         labels = None if entry.labels is None else self._array(entry.labels)
         return Sample(entry.id, image, labels, entry.group, entry.kind, entry.subset)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_data": None}
+    def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
+        return Store, (self.folder,)
 
-    def _array(self, place: tuple[int, tuple[int, ...], str]) -> np.ndarray:
+    def _array(self, place: Place) -> np.ndarray:
         offset, shape, dtype = place
-        if self._data is None:
-            self._data = np.memmap(self.folder / "data.bin", mode="r")
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return np.asarray(self._data[offset : offset + size]).view(dtype).reshape(shape)
+        return np.asarray(self._data[offset : offset + _size(place)]).view(dtype).reshape(shape)
 
 
 def cache_folder() -> Path:
     """``$SEGMENTATION_CACHE``, or the user's cache folder."""
     if chosen := os.environ.get("SEGMENTATION_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segmentation"
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segmentation"
 
 
 def decoded(source: Source, folder: Path | None = None, workers: int | None = None) -> Store:
@@ -96,9 +115,17 @@ def decoded(source: Source, folder: Path | None = None, workers: int | None = No
         workers: Decoding threads; the number of cores by default.
 
     Raises:
-        UserError: A file is at fault, or the cache folder cannot be written.
+        UserError: A file is at fault, two samples have one id, or the cache folder cannot be
+            written.
     """
     records = source.index()
+    seen: dict[str, str] = {}
+    for record in records:
+        if record.id in seen:
+            raise UserError(
+                f"{record.image}: the id {record.id} is taken by {seen[record.id]}; rename one"
+            )
+        seen[record.id] = record.image
     key = _key([LAYOUT, source.version, [(r.id, r.stamp, r.group, r.subset) for r in records]])
     read = map_ordered(source.read, records, workers or os.cpu_count() or 1)
     return _open(source.name, key, read, len(records), folder)
@@ -107,10 +134,14 @@ def decoded(source: Source, folder: Path | None = None, workers: int | None = No
 def prepared(
     store: Store, prepare: Callable[[Sample], Sample], settings: str, folder: Path | None = None
 ) -> Store:
-    """Every sample of ``store`` after ``prepare``, whose ``settings`` say what it does."""
+    """Every sample of ``store`` after ``prepare``, whose ``settings`` say what it does.
+
+    Raises:
+        UserError: The cache folder cannot be written.
+    """
     key = _key([store.folder.name, settings])
-    samples = map_ordered(prepare, store, os.cpu_count() or 1)
-    return _open(store.folder.name.rpartition("-")[0] + "-prepared", key, samples, len(store), folder)
+    name = store.folder.name.rpartition("-")[0] + "-prepared"
+    return _open(name, key, map_ordered(prepare, store, os.cpu_count() or 1), len(store), folder)
 
 
 def map_ordered(
@@ -123,23 +154,36 @@ def map_ordered(
             yield from pool.map(function, chunk)
 
 
-def _open(
-    name: str, key: str, samples: Iterable[Sample], count: int, folder: Path | None
-) -> Store:
+def _open(name: str, key: str, samples: Iterable[Sample], count: int, folder: Path | None) -> Store:
     parent = folder or cache_folder()
     target = parent / f"{name}-{key}"
     try:
-        if not (target / "index.json").exists():
+        store = _whole(target)
+        if store is None:
             parent.mkdir(parents=True, exist_ok=True)
             with FileLock(parent / f".{name}.lock"):
-                if not (target / "index.json").exists():  # nobody built it while we waited
+                store = _whole(target)  # another process may have built it while we waited
+                if store is None:
                     _build(target, tqdm(samples, f"caching {name}", count, disable=None))
-        return Store(target)
+                    _remove_old(parent)
+                    store = Store(target)
+        return store
     except OSError as error:
         raise UserError(
             f"{target}: the cache cannot be written ({error.strerror or error}); set "
             "SEGMENTATION_CACHE to a folder with write access and free space"
         ) from None
+
+
+def _whole(target: Path) -> Store | None:
+    """The store, or ``None`` if it is absent or, after a power cut, not whole."""
+    try:
+        store = Store(target)
+    except (FileNotFoundError, ValueError):
+        return None
+    with contextlib.suppress(OSError):  # a cache that others own is not ours to tidy
+        os.utime(target)
+    return store
 
 
 def _build(target: Path, samples: Iterable[Sample]) -> None:
@@ -148,7 +192,7 @@ def _build(target: Path, samples: Iterable[Sample]) -> None:
     partial.mkdir()
     try:
         entries = []
-        with (partial / "data.bin").open("wb") as file:
+        with (partial / _DATA).open("wb") as file:
             for sample in samples:
                 image = _append(file, sample.image)
                 labels = None
@@ -159,18 +203,45 @@ def _build(target: Path, samples: Iterable[Sample]) -> None:
                 entries.append(Entry(*about, image, labels))
             file.flush()
             os.fsync(file.fileno())
-        (partial / "index.json").write_text(json.dumps([asdict(e) for e in entries]))
+        (partial / _INDEX).write_text(json.dumps([asdict(entry) for entry in entries]))
+        shutil.rmtree(target, ignore_errors=True)  # it was not whole
         partial.replace(target)
     except BaseException:  # also on Ctrl-C: half a store must not stay behind
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _append(file: Any, array: np.ndarray) -> tuple[int, tuple[int, ...], str]:
+def _remove_old(parent: Path) -> None:
+    """Remove stores and leftovers of builds that were not touched for ``KEEP_DAYS``.
+
+    A process that still has one of them mapped keeps its data for as long as it lives.
+    """
+    oldest = time.time() - KEEP_DAYS * 24 * 3600
+    for path in parent.iterdir():
+        with contextlib.suppress(OSError):  # it is gone already, or belongs to someone else
+            ours = _FOLDER.fullmatch(path.name) and path.stat().st_mtime < oldest
+            if ours and {file.name for file in path.iterdir()} <= {_DATA, _INDEX}:
+                doomed = path.with_name(
+                    f".{path.name.removeprefix('.').removesuffix('.part')}.part"
+                )
+                path.rename(doomed)  # at once, so that nobody opens half of it
+                shutil.rmtree(doomed)
+
+
+def _append(file: Any, array: np.ndarray) -> Place:
     offset = file.tell()
     file.write(np.ascontiguousarray(array).data)
     file.write(b"\0" * (-file.tell() % 8))  # keep every array aligned for its dtype
     return offset, array.shape, array.dtype.str
+
+
+def _size(place: Place) -> int:
+    _, shape, dtype = place
+    return int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+
+def _end(entry: Entry) -> int:
+    return max(place[0] + _size(place) for place in (entry.image, entry.labels) if place)
 
 
 def _entry(row: dict[str, Any]) -> Entry:

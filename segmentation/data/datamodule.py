@@ -12,7 +12,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segmentation.data.cache import Store, decoded, prepared
+from segmentation.data.cache import Entry, Store, decoded, prepared
 from segmentation.data.preprocess import Preprocess, resize_image, resize_labels
 from segmentation.data.sample import Sample, Source
 from segmentation.data.samplers import Draw, TrainSampler, UnrepeatedDistributedSampler
@@ -39,8 +39,10 @@ class Batch(TypedDict, total=False):
     kind: list[str]
 
 
-class TrainSet(Dataset[Batch]):
+class TrainSet(Dataset[dict[str, Any]]):
     """Crops, augmentation and encoding, one seed per (run, epoch, sample).
+
+    Each item is one example of a :class:`Batch`.
 
     Args:
         samples: Prepared samples with labels.
@@ -66,9 +68,9 @@ class TrainSet(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, draw: Draw) -> Batch:
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
         sample = self.samples[draw.index]
-        rng = np.random.default_rng([self.seed, draw.epoch, draw.index, draw.repeat])
+        rng = draw.rng(self.seed)
         image, labels = sample.image, sample.labels
         assert labels is not None  # checked for the whole part by the data module
         labels = resize_labels(labels, (image.shape[0], image.shape[1]))
@@ -76,11 +78,14 @@ class TrainSet(Dataset[Batch]):
             image, labels = random_crop(image, labels, self.crop, rng, self.zoom)
         image, labels = self.augmentation(image, labels, rng)
         target = self.target.encode(labels.astype(np.int32))
-        return {"image": _tensor(image), "target": target, "id": sample.id, "kind": sample.kind}  # type: ignore[typeddict-item]
+        return {"image": _tensor(image), "target": target, "id": sample.id, "kind": sample.kind}
 
 
-class EvalSet(Dataset[Batch]):
-    """Whole images, in order, with their labels at the size that is scored."""
+class EvalSet(Dataset[dict[str, Any]]):
+    """Whole images, in order, with their labels at the size that is scored.
+
+    Each item is one example of a :class:`Batch`.
+    """
 
     def __init__(
         self, samples: "Part", target: Target, score_at: Literal["native", "network"]
@@ -90,14 +95,14 @@ class EvalSet(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.samples[index]
         labels = sample.labels
         assert labels is not None
         seen = resize_labels(labels, (sample.image.shape[0], sample.image.shape[1]))
         if self.score_at == "network":
             labels = seen
-        return {  # type: ignore[typeddict-item]
+        return {
             "image": _tensor(sample.image),
             "target": self.target.encode(seen.astype(np.int32)),
             "labels": torch.from_numpy(labels.astype(np.int32)),
@@ -121,7 +126,8 @@ class Part:
         return self.store[self.places[i]]
 
     @property
-    def entries(self) -> list[Any]:
+    def entries(self) -> list[Entry]:
+        """What the cache knows of each sample without reading it."""
         return [self.store.entries[place] for place in self.places]
 
 
@@ -133,22 +139,25 @@ class SegmentationDataModule(LightningDataModule):
 
     Args:
         source: The dataset's index and reader.
-        split: Assigns samples to train, val and test.
+        split: Assigns samples to train, val and test; ``null`` is ``RandomSplit()``. (As a default
+            class it would hand its numbers on to whatever class a config chooses.)
         crop: Training window, one side or (height, width); ``null`` trains on whole images.
         zoom: Range of random magnification of the window, such as ``[0.6, 1.6]``.
         augmentation: Name of a recipe in ``segmentation.data.transforms``.
-        balance: ``"none"`` shows each image once an epoch. ``"kinds"`` draws as many images, with
-            probability ∝ √pixels / √(images of its kind): rare kinds and large images more often.
+        balance: 0 shows each image once an epoch. Above 0 images are drawn at random with
+            probability ∝ (pixels / images of its kind) ^ balance: rare kinds and large images more
+            often. 0.5 evens kinds out by the square root.
         length: Training draws per epoch; the number of training images by default.
         batch_size: Per device, in training. Evaluation takes one image at a time, at its own size.
         num_workers: Loading processes; ``null`` takes one a core, at most 8, shared by the devices.
         score_at: ``"native"`` scores at the image's own size; ``"network"`` at
             ``preprocess.resize``, as published studies with a fixed size did.
-        seed: Of crops and augmentation; ``null`` takes ``seed_everything``'s.
+        seed: Of order, crops and augmentation, ≥ 0; ``null`` takes ``seed_everything``'s.
         cache: Folder of the decoded data; ``$SEGMENTATION_CACHE`` or the user's cache by default.
 
     Raises:
-        UserError: In :meth:`setup`, where data and settings do not fit together.
+        UserError: A setting is out of its range; in :meth:`setup`, where data and settings do not
+            fit together.
     """
 
     preprocess: Preprocess
@@ -158,11 +167,11 @@ class SegmentationDataModule(LightningDataModule):
     def __init__(
         self,
         source: Source,
-        split: Splitter = RandomSplit(),
+        split: Splitter | None = None,
         crop: int | tuple[int, int] | None = 256,
         zoom: tuple[float, float] = (1.0, 1.0),
         augmentation: str = "light",
-        balance: Literal["none", "kinds"] = "none",
+        balance: float = 0.0,
         length: int | None = None,
         batch_size: int = 8,
         num_workers: int | None = None,
@@ -171,16 +180,25 @@ class SegmentationDataModule(LightningDataModule):
         cache: str | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < zoom[0] <= zoom[1]:
-            raise UserError(f"data.zoom: {zoom} is not a range of positive magnifications")
-        if batch_size < 1:
-            raise UserError(f"data.batch_size: {batch_size} must be at least 1")
-        self.source, self.splitter = source, split
         self.crop = (crop, crop) if isinstance(crop, int) else crop
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        for name, value, fits, wanted in (
+            ("crop", crop, self.crop is None or min(self.crop) > 0, "positive"),
+            ("zoom", zoom, 0 < zoom[0] <= zoom[1], "a range of positive magnifications"),
+            ("balance", balance, balance >= 0, "at least 0"),
+            ("length", length, length is None or length > 0, "positive"),
+            ("batch_size", batch_size, batch_size > 0, "positive"),
+            ("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0"),
+            ("seed", self.seed, self.seed >= 0, "at least 0"),
+        ):
+            if not fits:
+                raise UserError(f"data.{name}: {value} must be {wanted}")
+        if crop is None and tuple(zoom) != (1.0, 1.0):
+            raise UserError(f"data.zoom: {zoom} needs a data.crop; set one, or zoom to [1, 1]")
+        self.source, self.splitter = source, split or RandomSplit()
         self.zoom, self.augmentation, self.balance = zoom, augmentation, balance
         self.length, self.batch_size, self.num_workers = length, batch_size, num_workers
         self.score_at: Literal["native", "network"] = score_at
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.cache = None if cache is None else Path(cache)
         self.preprocess, self.target = Preprocess(), Foreground()
         Augmentation(augmentation)  # an unknown name is refused before any work is done
@@ -190,7 +208,12 @@ class SegmentationDataModule(LightningDataModule):
         self._open()
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the cache, split, and check that data and settings fit together."""
+        """Open the cache, split, and check that data and settings fit together.
+
+        Raises:
+            UserError: They do not, or a file is at fault. What would stop the test after a training
+                is found before it.
+        """
         self.raw, store = self._open()
         self.prepared = store
         self._places = {entry.id: i for i, entry in enumerate(store.entries)}
@@ -203,15 +226,15 @@ class SegmentationDataModule(LightningDataModule):
             self._check_crop(self.parts["train"])
         if stage in ("fit", "validate", None):
             self._check("val")
-        if stage == "test":
+        if stage == "test" or (stage in ("fit", None) and self.split.test):
             self._check("test")
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Endless order by (seed, epoch); the last, incomplete batch is dropped."""
+        """Augmented windows, in an order drawn anew each epoch; an incomplete batch is dropped."""
         part = self.parts["train"]
         augmentation = Augmentation(self.augmentation, self.preprocess.channels)
         data = TrainSet(part, self.target, augmentation, self.crop, self.zoom, self.seed)
-        weights = _kind_weights(part) if self.balance == "kinds" else None
+        weights = _kind_weights(part, self.balance) if self.balance > 0 else None
         rank, world = self._rank()
         sampler = TrainSampler(len(part), self.seed, weights, self.length, rank, world)
         size = min(self.batch_size, len(sampler))
@@ -226,13 +249,13 @@ class SegmentationDataModule(LightningDataModule):
         return self._eval_loader("test")
 
     def gray(self, name: str, size: tuple[int, int]) -> np.ndarray:
-        """The image called ``name`` as it was read, as (H, W) gray of ``size``."""
+        """The image called ``name`` as it was read, as (H, W) gray uint8 or uint16 of ``size``."""
         image = self.raw[self._places[name]].image
         gray = image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         return resize_image(gray[..., None], size)[..., 0]
 
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The prepared image (H, W, C) uint8 and its true foreground (H, W), at the scored size."""
+        """The prepared (H, W, C) uint8 image and its true (H, W) foreground, at the scored size."""
         sample = self.prepared[self._places[name]]
         assert sample.labels is not None
         size = sample.labels.shape if self.score_at == "native" else sample.image.shape[:2]
@@ -248,7 +271,7 @@ class SegmentationDataModule(LightningDataModule):
         return self._loader(data, sampler, batch_size=1, drop_last=False)
 
     def _loader(
-        self, data: Dataset[Batch], sampler: Any, batch_size: int, drop_last: bool
+        self, data: Dataset[Any], sampler: Any, batch_size: int, drop_last: bool
     ) -> DataLoader[Batch]:
         workers = self.num_workers
         if workers is None:
@@ -272,7 +295,9 @@ class SegmentationDataModule(LightningDataModule):
         return raw, prepared(raw, self.preprocess.prepare_sample, self.preprocess.key, self.cache)
 
     def _rank(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return (
+            (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        )
 
     def _check(self, name: str) -> None:
         part, (_, world) = self.parts[name], self._rank()
@@ -312,15 +337,16 @@ class SegmentationDataModule(LightningDataModule):
             )
 
 
-def _kind_weights(part: Part) -> list[float]:
+def _kind_weights(part: Part, power: float) -> list[float]:
     counts = Counter(entry.kind for entry in part.entries)
     return [
-        float(np.sqrt(np.prod(entry.image[1][:2]) / counts[entry.kind])) for entry in part.entries
+        float((np.prod(entry.image[1][:2]) / counts[entry.kind]) ** power) for entry in part.entries
     ]
 
 
 def _tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    # Always a copy: the image may be the read-only file itself, which a tensor could write to.
+    return torch.from_numpy(image.transpose(2, 0, 1).copy(order="C"))
 
 
 def _one_thread(_: int) -> None:

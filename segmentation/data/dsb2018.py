@@ -7,6 +7,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from segmentation.data.splits import RandomSplit, Splitter
 from segmentation.data.tree import Tree, check_root, find_tree
 from segmentation.errors import UserError
 
+Solution = dict[str, list[dict[str, str]]]  # rows of stage1_solution.csv by image
 REMEDY = "put stage1_train.zip (or its unpacked folder stage1_train/) there"
 
 
@@ -46,11 +48,16 @@ class DSB2018:
     def __init__(self, root: str) -> None:
         self.root = root
         self._trees: dict[str, Tree] = {}
-        self._solution: dict[str, list[dict[str, str]]] = {}
+        self._solution: Solution = {}
 
     def index(self) -> Sequence[Record]:
-        """All images of stage1_train and stage1_test."""
+        """All images of stage1_train and stage1_test.
+
+        Raises:
+            UserError: There are none, or an image of stage1_train and its masks lack one another.
+        """
         root = check_root(self.root, REMEDY)
+        self._solution = _read_solution(root / "stage1_solution.csv")
         records = []
         for subset in ("train", "test"):
             tree = find_tree(root, f"stage1_{subset}")
@@ -64,7 +71,11 @@ class DSB2018:
         return sorted(records, key=lambda record: record.id)
 
     def read(self, record: Record) -> Sample:
-        """One image with the union of its masks as a label map."""
+        """One image with all its masks as a label map; without labels where no truth is known.
+
+        Raises:
+            UserError: A file is broken, or image and masks do not fit together.
+        """
         tree = self._trees[record.subset]
         image = decode_image(tree.read(record.image), tree.name(record.image))
         labels = self._labels(tree, record, (image.shape[0], image.shape[1]))
@@ -87,21 +98,25 @@ class DSB2018:
             else:
                 continue
             stamps[parts[0]].append(stamp)
-        if subset == "test":
-            self._solution = _read_solution(check_root(self.root, REMEDY))
+        for name in masks.keys() - images.keys():
+            raise UserError(
+                f"{tree.name(masks[name][0])}: masks without an image; add {name}/images/*.png or "
+                f"remove {name}"
+            )
         for name in images:
             if subset == "train" and name not in masks:
                 raise UserError(
                     f"{tree.name(images[name])}: no masks; add {name}/masks/*.png or remove {name}"
                 )
-            stamps[name].append(str(self._solution.get(name, "")))
+            if subset == "test":
+                stamps[name].append(str(self._solution.get(name, "")))
         return [
             Record(name, path, tuple(masks.get(name, ())), "|".join(stamps[name]), subset=subset)
             for name, path in images.items()
         ]
 
     def _labels(self, tree: Tree, record: Record, shape: tuple[int, int]) -> np.ndarray | None:
-        if record.masks and record.masks[0].endswith("/mask.png") and len(record.masks) == 1:
+        if len(record.masks) == 1 and record.masks[0].endswith(f"{record.id}/mask.png"):
             path = record.masks[0]
             mask = decode_mask(tree.read(path), tree.name(path))
             check_size(tree.name(path), mask.shape, shape)
@@ -109,7 +124,7 @@ class DSB2018:
         if record.masks:
             named = ((tree.name(p), decode_mask(tree.read(p), tree.name(p))) for p in record.masks)
             return merge_objects(named, shape)
-        rows = self._solution.get(record.id)
+        rows = self._solution.get(record.id) if record.subset == "test" else None
         return None if rows is None else _decode_solution(rows, shape)
 
 
@@ -118,15 +133,14 @@ class DSB2018DataModule(SegmentationDataModule):
 
     Args:
         root: Folder with ``stage1_train.zip`` or ``stage1_train/`` (and the same for the test).
-        split: ``OfficialSplit`` tests on stage1_test. The random default is seeded and keeps the
-            proportion of the kinds; the data names no experiment to group by.
+        split: ``OfficialSplit`` tests on stage1_test. ``null`` draws 50 images of stage1_train to
+            validate and 100 to test on, each kind in proportion; the data names no experiment to
+            group by.
         kwargs: See :class:`SegmentationDataModule`.
     """
 
-    def __init__(
-        self, root: str, split: Splitter = RandomSplit(val=50, test=100), **kwargs: Any
-    ) -> None:
-        super().__init__(DSB2018(root), split, **kwargs)
+    def __init__(self, root: str, split: Splitter | None = None, **kwargs: Any) -> None:
+        super().__init__(DSB2018(root), split or RandomSplit(val=50, test=100), **kwargs)
 
 
 def kind(image: np.ndarray) -> str:
@@ -145,6 +159,11 @@ def kind(image: np.ndarray) -> str:
 def rle_decode(runs: str, shape: tuple[int, int], name: str) -> np.ndarray:
     """Kaggle's run lengths (1-based start and length, column by column) as an (H, W) bool mask.
 
+    Args:
+        runs: Such as ``"1 3 10 5"``; empty for an empty mask.
+        shape: (height, width) of the mask.
+        name: What to call it in messages.
+
     Raises:
         UserError: The runs are not pairs of numbers, or leave the image.
     """
@@ -154,27 +173,36 @@ def rle_decode(runs: str, shape: tuple[int, int], name: str) -> np.ndarray:
         starts, lengths = numbers[::2], numbers[1::2]
         pairs = list(zip(starts, lengths, strict=True))
     except ValueError:
-        raise UserError(f"{name}: {runs[:40]!r} are not pairs of start and length") from None
+        raise UserError(
+            f"{name}: {runs[:40]!r} are not pairs of start and length; download it again"
+        ) from None
     for start, length in pairs:
         if start < 1 or length < 1 or start - 1 + length > mask.size:
-            raise UserError(f"{name}: run {start} {length} leaves an image of {shape[0]}×{shape[1]}")
+            raise UserError(
+                f"{name}: run {start} {length} leaves an image of {shape[0]}×{shape[1]}; download "
+                "it again"
+            )
         mask[start - 1 : start - 1 + length] = True
     return mask.reshape(shape, order="F")
 
 
-def _read_solution(root: Any) -> dict[str, list[dict[str, str]]]:
-    path = root / "stage1_solution.csv"
-    rows: dict[str, list[dict[str, str]]] = defaultdict(list)
-    if path.exists():
-        try:
-            reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-            needed = {"ImageId", "EncodedPixels", "Height", "Width"}
-            if missing := needed - set(reader.fieldnames or ()):
-                raise UserError(f"{path}: columns {', '.join(sorted(missing))} are missing; download it again")
-            for row in reader:
-                rows[row["ImageId"]].append(row)
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path}: not a CSV file ({error}); download it again") from None
+def _read_solution(path: Path) -> Solution:
+    if not path.exists():
+        return {}
+    rows: Solution = defaultdict(list)
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+        needed = ("ImageId", "EncodedPixels", "Height", "Width")
+        if missing := sorted(set(needed) - set(reader.fieldnames or ())):
+            raise UserError(f"{path}: lacks the column {missing[0]}; download it again")
+        for row in reader:
+            if None in (row[column] for column in needed):
+                raise UserError(f"{path}: line {reader.line_num} is cut off; download it again")
+            rows[row["ImageId"]].append({column: row[column] for column in needed})
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV file ({error}); download it again") from None
     return dict(rows)
 
 
@@ -182,6 +210,11 @@ def _decode_solution(rows: list[dict[str, str]], shape: tuple[int, int]) -> np.n
     labels = np.zeros(shape, np.int32)
     for number, row in enumerate(rows, start=1):
         name = f"stage1_solution.csv, {row['ImageId']}"
-        check_size(name, (int(row["Height"]), int(row["Width"])), shape)
+        try:
+            size = int(row["Height"]), int(row["Width"])
+        except ValueError:
+            what = f"{row['Height']}×{row['Width']}"
+            raise UserError(f"{name}: {what!r} is no size; download it again") from None
+        check_size(name, size, shape)
         labels[rle_decode(row["EncodedPixels"], shape, name)] = number
     return consecutive(labels)

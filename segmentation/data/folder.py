@@ -19,8 +19,8 @@ from segmentation.data.images import (
     read_mask,
 )
 from segmentation.data.sample import Record, Sample
-from segmentation.data.splits import RandomSplit, Splitter
-from segmentation.data.tree import check_root
+from segmentation.data.splits import Splitter
+from segmentation.data.tree import check_root, file_stamp, is_junk
 from segmentation.errors import UserError
 
 Masks = Literal["binary", "labels", "objects"]
@@ -39,7 +39,7 @@ class ImageFolder:
         masks: Name of the masks' folder.
         mask_type: ``"binary"`` (0 and one other value: connected components become objects),
             ``"labels"`` (each object its own value), ``"objects"`` (``masks/NAME/*``: one binary
-            file per object).
+            file per object, or an empty folder).
     """
 
     version = 1
@@ -48,26 +48,39 @@ class ImageFolder:
         self, root: str, images: str = "images", masks: str = "masks", mask_type: Masks = "binary"
     ) -> None:
         self.root, self.images, self.masks, self.mask_type = root, images, masks, mask_type
-        self.name = f"folder-{Path(root).name}-{mask_type}"
+        self.name = f"folder-{Path(root).expanduser().resolve().name}-{mask_type}"
 
     def index(self) -> Sequence[Record]:
-        """Every image, with its mask."""
+        """Every image, with its mask.
+
+        Raises:
+            UserError: A folder is missing or empty, or an image has no mask.
+        """
         root = check_root(self.root, f"it should hold {self.images}/ and {self.masks}/")
-        folders = [check_root(root / name, "check the names of the two folders") for name in (self.images, self.masks)]
+        folders = [
+            check_root(root / name, "check the names of the two folders")
+            for name in (self.images, self.masks)
+        ]
         images = find_images(folders[0])
         masks = self._find_masks(folders[1])
         records = []
         for name, path in images.items():
-            found = next((masks[name + end] for end in MASK_ENDINGS if name + end in masks), ())
-            if not found:
-                raise UserError(f"{path}: no mask {folders[1] / name}.*; add it or remove the image")
-            stamp = "|".join(_stamp(file) for file in (path, *found))
+            found = next((masks[name + end] for end in MASK_ENDINGS if name + end in masks), None)
+            if found is None:
+                raise UserError(
+                    f"{path}: no mask {folders[1] / name}.*; add it or remove the image"
+                )
+            stamp = "|".join(f"{file.name}-{file_stamp(file)}" for file in (path, *found))
             group = name.rpartition("/")[0]
             records.append(Record(name, str(path), tuple(map(str, found)), stamp, group))
         return records
 
     def read(self, record: Record) -> Sample:
-        """One image with its labels."""
+        """One image with its labels.
+
+        Raises:
+            UserError: A file is broken, or image and mask do not fit together.
+        """
         image = read_image(record.image)
         shape = (image.shape[0], image.shape[1])
         if self.mask_type == "objects":
@@ -85,8 +98,10 @@ class ImageFolder:
         if self.mask_type != "objects":
             return {name: (path,) for name, path in find_images(folder).items()}
         objects: dict[str, list[Path]] = defaultdict(list)
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+        for path in _visible(folder):
+            if path.is_dir() and not any(path.iterdir()):
+                objects[path.relative_to(folder).as_posix()] = []  # an image without objects
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
                 objects[path.parent.relative_to(folder).as_posix()].append(path)
         return {name: tuple(paths) for name, paths in objects.items()}
 
@@ -109,7 +124,7 @@ class FolderDataModule(SegmentationDataModule):
         images: str = "images",
         masks: str = "masks",
         mask_type: Masks = "binary",
-        split: Splitter = RandomSplit(),
+        split: Splitter | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(ImageFolder(root, images, masks, mask_type), split, **kwargs)
@@ -122,17 +137,18 @@ def find_images(folder: Path) -> dict[str, Path]:
         UserError: There is none, or two differ in their suffix alone.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+    for path in _visible(folder):
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in found:
-                raise UserError(f"{path}: differs from {found[name].name} in its suffix alone; keep one")
+                raise UserError(
+                    f"{path}: differs from {found[name].name} in its suffix alone; keep one"
+                )
             found[name] = path
     if not found:
         raise UserError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); check the path")
     return dict(sorted(found.items()))
 
 
-def _stamp(path: Path) -> str:
-    about = path.stat()
-    return f"{path.name}-{about.st_size}-{about.st_mtime_ns}"
+def _visible(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.rglob("*")) if not is_junk(p.relative_to(folder).as_posix())]

@@ -1,24 +1,33 @@
 """Reading image and mask files: every format and every way in which a file can be broken."""
 
+import contextlib
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterable
-from io import BytesIO
 from pathlib import Path
-
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # read by OpenCV when it is imported
+from typing import Any
 
 import cv2
 import numpy as np
-import tifffile
 
+from segmentation.data.tiff import decode_tiff
 from segmentation.errors import UserError
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+# The PNG chunks that make the pixels. The others (colour profiles, resolution, animation) are cut
+# out before decoding: libpng prints warnings about many of them.
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_PNG_GRAY_ALPHA = 4
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # one that ends entropy-coded data
+
+# What OpenCV would print about a broken file is said by a UserError instead.
+_opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # its place depends on the version
+_opencv_log.setLogLevel(0)
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -31,7 +40,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read a mask file as (H, W), uint8 or uint16, its values untouched.
+    """Read a mask file as (H, W), uint8 or uint16, its values untouched (one bit: 0 and 255).
 
     Raises:
         UserError: As :func:`read_image`, or the mask has colours that differ between channels.
@@ -41,53 +50,54 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """As :func:`read_image`, from the file's bytes; ``name`` is for messages."""
-    pixels = _decode(data, name)
-    if pixels.ndim == 2:
-        return pixels[..., None]
-    channels = pixels.shape[2]
-    if channels == 2:  # gray and alpha
-        return np.ascontiguousarray(pixels[..., :1])
-    if channels in (3, 4):
-        return np.ascontiguousarray(pixels[..., 2::-1])  # OpenCV decodes to BGR(A)
-    raise UserError(f"{name}: {channels} channels; convert it to gray (1) or RGB (3) first")
+    pixels = _decode(data, name, mask=False)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def decode_mask(data: bytes, name: str) -> np.ndarray:
     """As :func:`read_mask`, from the file's bytes."""
-    pixels = _decode(data, name)
+    pixels = _decode(data, name, mask=True)
     if pixels.ndim == 2:
         return pixels
-    colours = pixels[..., : min(3, pixels.shape[2])] if pixels.shape[2] != 2 else pixels[..., :1]
-    if (colours != colours[..., :1]).any():
-        raise UserError(f"{name}: a mask must be gray, this one has colours; save it as one channel")
-    return np.ascontiguousarray(colours[..., 0])
+    if (pixels != pixels[..., :1]).any():
+        raise UserError(
+            f"{name}: a mask must be gray, this one has colours; save it as one channel"
+        )
+    return np.ascontiguousarray(pixels[..., 0])
 
 
 def binary_mask(mask: np.ndarray, name: str) -> np.ndarray:
-    """Check that a mask holds at most two values, 0 and one other, and return it as bool.
+    """Check that an (H, W) mask holds at most two values, 0 and one other, and return it as bool.
 
     Raises:
         UserError: There are other values (a label map, an interpolated or a JPEG mask).
     """
+    foreground = mask > 0
+    # Much faster than listing the values, and nearly always enough.
+    if (mask[foreground] == mask.max(initial=0)).all():
+        return foreground
     values = np.unique(mask)
-    if len(values) > 2 or (len(values) == 2 and values[0] != 0):
-        shown = ", ".join(str(v) for v in values[:6]) + (", …" if len(values) > 6 else "")
-        raise UserError(
-            f"{name}: a binary mask holds 0 and one other value, this one holds {shown}; "
-            "say masks: labels if these are instance ids, or save the mask without smoothing"
-        )
-    return mask > 0
+    shown = ", ".join(str(v) for v in values[:6]) + (", …" if len(values) > 6 else "")
+    raise UserError(
+        f"{name}: a binary mask holds 0 and one other value, this one holds {shown}; set "
+        "mask_type: labels if these are instance ids, or save the mask without smoothing"
+    )
 
 
 def label_components(mask: np.ndarray) -> np.ndarray:
     """Number the 8-connected components of an (H, W) bool mask: int32, 0 = background."""
-    return cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1].astype(np.int32)
+    labels: np.ndarray = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
+    return labels.astype(np.int32, copy=False)
 
 
 def merge_objects(masks: Iterable[tuple[str, np.ndarray]], shape: tuple[int, int]) -> np.ndarray:
     """Merge one binary mask per object into an (H, W) int32 label map, ids in the order given.
 
     Where objects overlap the later one wins; an object that vanishes so keeps no id.
+
+    Args:
+        masks: Name, for messages, and (H, W) mask of each object.
+        shape: (H, W) of the image.
 
     Raises:
         UserError: A mask's size is not ``shape``, or it is not binary.
@@ -100,10 +110,8 @@ def merge_objects(masks: Iterable[tuple[str, np.ndarray]], shape: tuple[int, int
 
 
 def consecutive(labels: np.ndarray) -> np.ndarray:
-    """Renumber instance ids to 1…n without gaps, keeping their order; int32."""
-    present = np.unique(labels)
-    if present[0] != 0:
-        present = np.insert(present, 0, 0)
+    """Renumber (H, W) instance ids to 1…n without gaps, keeping their order; int32."""
+    present = np.union1d(0, labels)
     if present[-1] == len(present) - 1:
         return labels.astype(np.int32, copy=False)
     return np.searchsorted(present, labels).astype(np.int32)
@@ -119,16 +127,23 @@ def check_size(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> No
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Write (H, W) or (H, W, 3) RGB pixels, whole or not at all.
+    """Write (H, W) or (H, W, 3) RGB pixels, uint8 or uint16, whole or not at all.
 
     Raises:
-        UserError: The folder cannot be written, or the disk is full.
+        UserError: The format is unknown or cannot hold the pixels, the folder cannot be written, or
+            the disk is full.
     """
     if pixels.ndim == 3:
         pixels = pixels[..., ::-1]
-    done, data = cv2.imencode(path.suffix, pixels)
+    try:
+        done, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels))
+    except cv2.error:
+        done = False
     if not done:
-        raise UserError(f"{path}: cannot encode an image as {path.suffix}; use .png or .tif")
+        raise UserError(
+            f"{path}: cannot encode {pixels.dtype} pixels as {path.suffix or 'nothing'}; use .png "
+            "or .tif"
+        )
     write_bytes(path, data.tobytes())
 
 
@@ -144,10 +159,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
         partial.replace(path)
     except OSError as error:
-        try:
+        with contextlib.suppress(OSError):  # where the folder itself is unreachable
             partial.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder itself is unreachable: the first error says so
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); choose a folder with write access "
             "and free space"
@@ -161,18 +174,19 @@ def _read_bytes(path: str | Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
-def _decode(data: bytes, name: str) -> np.ndarray:
-    """Decode to (H, W) or (H, W, C) in OpenCV's channel order; every fault becomes one line."""
+def _decode(data: bytes, name: str, mask: bool) -> np.ndarray:
+    """Decode to (H, W) or (H, W, 3) RGB, uint8 or uint16; every fault becomes one line."""
+    if data.startswith(_TIFF):
+        return decode_tiff(data, name, mask)
     if data.startswith(_PNG):
-        _check_png(data, name)
-    elif data.startswith(_TIFF):
-        _check_tiff(data, name)
+        data = _checked_png(data, name)
     elif data.startswith(b"\xff\xd8"):
-        if data.rstrip(b"\x00")[-2:] != b"\xff\xd9":
-            raise UserError(f"{name}: the JPEG is truncated; copy or export it again")
+        _check_jpeg(data, name)
     elif data.startswith(b"BM"):
         if len(data) < 6 or len(data) < struct.unpack("<I", data[2:6])[0]:
             raise UserError(f"{name}: the BMP is truncated; copy or export it again")
+    elif not data:
+        raise UserError(f"{name}: the file is empty; copy or export it again")
     else:
         raise UserError(
             f"{name}: not a PNG, TIFF, JPEG or BMP image (it starts with {data[:8]!r}); "
@@ -186,11 +200,20 @@ def _decode(data: bytes, name: str) -> np.ndarray:
         raise UserError(f"{name}: the image data is broken; copy or export it again")
     if pixels.dtype not in (np.uint8, np.uint16):
         raise UserError(f"{name}: pixels are {pixels.dtype}; save them as 8 or 16 bit integers")
-    return pixels
+    if pixels.ndim == 2:
+        return pixels
+    if data.startswith(_PNG) and data[25] == _PNG_GRAY_ALPHA:
+        return np.ascontiguousarray(pixels[..., 0])
+    return np.ascontiguousarray(pixels[..., 2::-1])  # OpenCV decodes to BGR or BGRA
 
 
-def _check_png(data: bytes, name: str) -> None:
-    """Walk the chunks: OpenCV fills what a truncated file lacks with zeros and says nothing."""
+def _checked_png(data: bytes, name: str) -> bytes:
+    """Walk the chunks: OpenCV fills what a truncated file lacks with zeros and says nothing.
+
+    Returns:
+        The same image with the chunks alone that make its pixels.
+    """
+    kept = [_PNG]
     position = len(_PNG)
     while position + 12 <= len(data):
         length, kind = struct.unpack(">I4s", data[position : position + 8])
@@ -200,27 +223,26 @@ def _check_png(data: bytes, name: str) -> None:
         (checksum,) = struct.unpack(">I", data[end - 4 : end])
         if zlib.crc32(data[position + 4 : end - 4]) != checksum:
             raise UserError(f"{name}: the PNG is corrupt (chunk checksum); copy or export it again")
+        if kind in _PNG_PIXELS:
+            kept.append(data[position:end])
         if kind == b"IEND":
-            return
+            return b"".join(kept)
         position = end
     raise UserError(f"{name}: the PNG is truncated; copy or export it again")
 
 
-def _check_tiff(data: bytes, name: str) -> None:
-    """Refuse what OpenCV would misread in silence: stacks, and more channels than it knows."""
-    try:
-        with tifffile.TiffFile(BytesIO(data)) as tiff:
-            pages = len(tiff.pages)
-            page = tiff.pages.first
-            samples, dtype = page.samplesperpixel, page.dtype
-            ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    except Exception as error:  # tifffile raises many kinds on a broken file
-        raise UserError(f"{name}: the TIFF is broken ({error}); copy or export it again") from None
-    if pages > 1:
-        raise UserError(f"{name}: a stack of {pages} planes; save each plane as its own file")
-    if samples > 4:
-        raise UserError(f"{name}: {samples} channels; convert it to gray (1) or RGB (3) first")
-    if dtype not in (np.uint8, np.uint16, np.bool_):
-        raise UserError(f"{name}: pixels are {dtype}; save them as 8 or 16 bit integers")
-    if max(ends, default=0) > len(data):
-        raise UserError(f"{name}: the TIFF is truncated; copy or export it again")
+def _check_jpeg(data: bytes, name: str) -> None:
+    """Walk the markers to the end of the image: OpenCV fills what is missing with gray."""
+    position = 2
+    while position + 2 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xD9:  # end of image; cameras may append what they like
+            return
+        if marker == 0xFF:  # padding
+            position += 1
+            continue
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xDA:  # start of a scan: coded data follows, up to the next marker
+            found = _JPEG_MARKER.search(data, position)
+            position = len(data) if found is None else found.start()
+    raise UserError(f"{name}: the JPEG is truncated or corrupt; copy or export it again")

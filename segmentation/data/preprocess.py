@@ -1,6 +1,7 @@
 """What is done to every image before the network sees it, in training and in prediction alike."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from segmentation.data.sample import Sample
 from segmentation.errors import UserError
 
+VERSION = 1  # raise when prepare() gives other pixels for the same settings
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -33,7 +35,7 @@ class Preprocess:
         polarity: ``"keep"``, or ``"dark"``: an image whose background is bright (its median lies
             above half its range) is inverted, so that objects are always brighter.
         clahe: Contrast-limited adaptive histogram equalisation of the luminance (8×8 tiles).
-        clahe_limit: Its clip limit.
+        clahe_limit: Its clip limit, relative to a flat histogram.
         resize: ``(height, width)`` that every image is resized to, or ``None`` for its own size.
         mean: Subtracted after scaling to 0…1; one value for all channels or one a channel.
         std: Divided by after that.
@@ -58,15 +60,32 @@ class Preprocess:
         for name in ("resize", "mean", "std"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
+        for name, allowed in (
+            ("channels", (1, 3)),
+            ("intensity", ("divide", "percentile")),
+            ("polarity", ("keep", "dark")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"preprocess: {name} {getattr(self, name)!r} must be one of {allowed}"
+                )
         if not 0 <= self.low < self.high <= 100:
-            raise UserError(f"preprocess: low {self.low} and high {self.high} are not 0 ≤ low < high ≤ 100")
+            raise UserError(
+                f"preprocess: low {self.low} and high {self.high} are not 0 ≤ low < high ≤ 100"
+            )
         for name in ("mean", "std"):
-            if len(getattr(self, name)) not in (1, self.channels):
-                raise UserError(f"preprocess: {name} needs 1 or {self.channels} values")
+            values = getattr(self, name)
+            if len(values) not in (1, self.channels) or not all(map(math.isfinite, values)):
+                raise UserError(
+                    f"preprocess: {name} {values} must be one number, or one for each of the "
+                    f"{self.channels} channels"
+                )
         if min(self.std) <= 0:
             raise UserError(f"preprocess: std {self.std} must be positive")
-        if self.resize is not None and min(self.resize) < 1:
-            raise UserError(f"preprocess: resize {self.resize} must be positive")
+        if not self.clahe_limit > 0:
+            raise UserError(f"preprocess: clahe_limit {self.clahe_limit} must be positive")
+        if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
+            raise UserError(f"preprocess: resize {self.resize} must be (height, width), both ≥ 1")
 
     @classmethod
     def imagenet(cls, **settings: Any) -> "Preprocess":
@@ -78,7 +97,7 @@ class Preprocess:
         """The settings that :meth:`prepare` depends on, for the cache."""
         settings = self.plain()
         del settings["mean"], settings["std"]
-        return json.dumps(settings)
+        return json.dumps([VERSION, settings])
 
     def plain(self) -> dict[str, Any]:
         """All settings as plain values, for a checkpoint."""
@@ -89,7 +108,19 @@ class Preprocess:
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """A whole image (H, W, C) uint8 or uint16, C in {1, 3} ► (H', W', ``channels``) uint8."""
+        """A whole image (H, W, C) uint8 or uint16, C in {1, 3} ► (H', W', ``channels``) uint8.
+
+        Raises:
+            ValueError: The image is of another shape or dtype.
+        """
+        if (
+            image.dtype not in (np.uint8, np.uint16)
+            or image.ndim != 3
+            or image.shape[2] not in (1, 3)
+        ):
+            raise ValueError(
+                f"expected (H, W, 1 or 3) uint8 or uint16, got {image.shape} {image.dtype}"
+            )
         image = _channels(image, self.channels)
         image = self._intensity(image)
         if self.polarity == "dark" and np.median(image) > 127:
@@ -111,19 +142,28 @@ class Preprocess:
         return (image.float() / 255 - mean) / std
 
     def _intensity(self, image: np.ndarray) -> np.ndarray:
-        if self.intensity == "divide":
-            return image if image.dtype == np.uint8 else (image / 257).round().astype(np.uint8)
-        # The percentiles by a histogram: exact for integers, and ten times faster than sorting.
         values = 1 << (8 * image.dtype.itemsize)
-        cumulative = np.bincount(image.reshape(-1), minlength=values).cumsum()
-        low, high = np.searchsorted(cumulative, np.array([self.low, self.high]) / 100 * image.size)
-        scale = 255 / max(int(high) - int(low), 1)
-        table = np.clip((np.arange(values) - float(low)) * scale, 0, 255).round().astype(np.uint8)
-        return table[image]
+        if self.intensity == "divide":
+            if image.dtype == np.uint8:
+                return image
+            low, high = 0, values - 1
+        else:
+            # By a histogram: exact for integers, and ten times faster than sorting. At least one
+            # pixel is counted, so that 0 % is the smallest value that occurs.
+            counts = np.bincount(image.reshape(-1), minlength=values).cumsum()
+            ranks = np.maximum(np.array([self.low, self.high]) / 100 * image.size, 1)
+            low, high = (int(value) for value in np.searchsorted(counts, ranks))
+        scale = 255 / max(high - low, 1)
+        table = np.clip((np.arange(values) - low) * scale, 0, 255).round().astype(np.uint8)
+        scaled: np.ndarray = table[image]
+        return scaled
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, C) to ``size`` (height, width): area averaging down, linear up."""
+    """Resize (H, W, C) uint8 or uint16 to ``size`` (height, width).
+
+    Area averaging where the image shrinks, linear where it grows.
+    """
     if image.shape[:2] == size:
         return image
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
@@ -143,7 +183,8 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.intp), old - 1)
         for old, new in zip(labels.shape, size, strict=True)
     )
-    return labels[rows[:, None], columns]
+    resized: np.ndarray = labels[rows[:, None], columns]
+    return resized
 
 
 def _channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -158,7 +199,9 @@ def _clahe(image: np.ndarray, limit: float) -> np.ndarray:
     """CLAHE of the gray image, or of the lightness of a colour image (as albumentations does)."""
     equalise = cv2.createCLAHE(limit, (8, 8)).apply
     if image.shape[2] == 1 or ((image == image[..., :1]).all()):
-        return np.repeat(equalise(np.ascontiguousarray(image[..., 0]))[..., None], image.shape[2], 2)
+        return np.repeat(
+            equalise(np.ascontiguousarray(image[..., 0]))[..., None], image.shape[2], 2
+        )
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     lab[..., 0] = equalise(np.ascontiguousarray(lab[..., 0]))
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)

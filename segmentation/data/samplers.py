@@ -1,7 +1,7 @@
 """Which sample comes when: decided by (seed, epoch) alone, whatever the number of processes."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
@@ -10,12 +10,23 @@ from torch.utils.data import DistributedSampler
 __all__ = ["Draw", "TrainSampler", "UnrepeatedDistributedSampler"]
 
 
-class Draw(NamedTuple):
-    """One training example: together with the run's seed it decides every pixel."""
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One training example: together with the run's seed it decides every pixel.
+
+    Attributes:
+        index: Of the sample, in its part of the split.
+        epoch: From 0.
+        repeat: Counts the times that this index was drawn before in this epoch.
+    """
 
     index: int
     epoch: int
-    repeat: int  # counts the times that this index was drawn before in this epoch
+    repeat: int
+
+    def rng(self, seed: int) -> np.random.Generator:
+        """The source of every random number of this example in the run with this ``seed``."""
+        return np.random.default_rng([seed, self.epoch, self.index, self.repeat])
 
 
 class TrainSampler(DistributedSampler[Draw]):
@@ -26,13 +37,14 @@ class TrainSampler(DistributedSampler[Draw]):
     epoch travels inside each draw because workers that persist never see ``set_epoch``.
 
     Args:
-        size: Number of samples.
-        seed: Of the run.
-        weights: Probability of each sample (drawn with replacement); ``None`` takes each once.
+        size: Number of samples, ≥ 1.
+        seed: Of the run, ≥ 0.
+        weights: Probability of each sample (drawn with replacement, scaled to a sum of 1); ``None``
+            takes each once.
         length: Draws per epoch, over all processes; ``size`` by default.
         rank: Of this process.
         world_size: Number of processes. The order is lengthened to a multiple of it by drawing
-            its first samples again (anew augmented), for DDP needs equal shares in training.
+            samples again (anew augmented), for DDP needs equal shares in training.
     """
 
     def __init__(
@@ -51,7 +63,8 @@ class TrainSampler(DistributedSampler[Draw]):
 
     def order(self) -> list[int]:
         """This epoch's indices for all processes together."""
-        rng = np.random.default_rng([self.seed, self.epoch])
+        # Five words: with fewer, zeros are filled in, and this would be sample 0's stream too.
+        rng = np.random.default_rng([self.seed, self.epoch, 0, 0, 1])
         if self.weights is not None:
             p = np.asarray(self.weights, float)
             return [int(i) for i in rng.choice(self.size, self.length, p=p / p.sum())]
@@ -66,4 +79,5 @@ class TrainSampler(DistributedSampler[Draw]):
                 yield Draw(index, self.epoch, repeat)
 
     def __len__(self) -> int:
+        """Draws of this process per epoch."""
         return self.length // self.num_replicas

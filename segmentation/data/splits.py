@@ -14,6 +14,7 @@ import numpy as np
 from segmentation.errors import UserError
 
 PARTS = ("train", "val", "test")
+OFFICIAL_TEST = "test"  # the subset of samples that a dataset's authors test on
 
 
 class Item(Protocol):
@@ -31,7 +32,11 @@ class Item(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Sample ids by part. A sample may be in none of them, never in two."""
+    """Sample ids by part. A sample may be in none of them, never in two.
+
+    Raises:
+        UserError: A sample is listed twice.
+    """
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -43,7 +48,8 @@ class Split:
             for name in getattr(self, part):
                 if name in seen:
                     raise UserError(
-                        f"split: {name} is in {seen[name]} and again in {part}; list each sample once"
+                        f"split: {name} is in {seen[name]} and again in {part}; list each sample "
+                        "once"
                     )
                 seen[name] = part
 
@@ -56,14 +62,19 @@ class Split:
 
 
 class Splitter(ABC):
-    """Assigns samples to parts."""
+    """Assigns samples to parts, whatever order they come in.
+
+    Splits that draw at random or by position leave the dataset's own test set out, where it has one
+    (``subset`` is ``"test"``): adding its files changes no split, and only :class:`OfficialSplit`
+    and lists use them.
+    """
 
     @abstractmethod
     def __call__(self, items: Sequence[Item]) -> Split:
-        """Split ``items``, which arrive sorted by id.
+        """Split ``items``; the order within each part is that of the ids.
 
         Raises:
-            UserError: A part comes out empty or a listed id does not exist.
+            UserError: Nothing is left to train on, or a listed id does not exist.
         """
 
 
@@ -74,7 +85,7 @@ class RandomSplit(Splitter):
     Args:
         val: Samples to validate on: a count (≥ 1) or a share (< 1) of all.
         test: Samples to test on, likewise.
-        seed: Of the shuffle. The test part does not depend on ``val``.
+        seed: Of the shuffle, ≥ 0. The test part does not depend on ``val``.
         stratify: Give every kind its share of each part (largest remainders first).
     """
 
@@ -84,11 +95,12 @@ class RandomSplit(Splitter):
     stratify: bool = True
 
     def __call__(self, items: Sequence[Item]) -> Split:
+        items = _open_to_all(items)
+        val_count, test_count = _counts(self.val, self.test, len(items))
         order = _shuffled([item.id for item in items], self.seed)
         kinds = {item.id: item.kind if self.stratify else "" for item in items}
-        test = _draw(order, kinds, _count(self.test, len(items), "test"))
-        rest = [name for name in order if name not in test]
-        val = _draw(rest, kinds, _count(self.val, len(items), "val"))
+        test = _draw(order, kinds, test_count)
+        val = _draw([name for name in order if name not in test], kinds, val_count)
         return _parts(items, {**dict.fromkeys(test, "test"), **dict.fromkeys(val, "val")})
 
 
@@ -99,7 +111,7 @@ class GroupSplit(Splitter):
     Args:
         val: Groups to validate on: a count (≥ 1) or a share (< 1) of all groups.
         test: Groups to test on, likewise.
-        seed: Of the shuffle.
+        seed: Of the shuffle, ≥ 0. The test part does not depend on ``val``.
     """
 
     val: float = 0.15
@@ -107,16 +119,18 @@ class GroupSplit(Splitter):
     seed: int = 0
 
     def __call__(self, items: Sequence[Item]) -> Split:
+        items = _open_to_all(items)
         groups = _shuffled(sorted({item.group for item in items}), self.seed)
-        if len(groups) < 3:
+        needed = 1 + (self.val > 0) + (self.test > 0)
+        if len(groups) < needed:
             raise UserError(
-                f"split: {len(groups)} group(s) cannot make train, val and test; use RandomSplit "
-                "if the samples are independent"
+                f"split: {len(groups)} group(s) cannot make {needed} parts; use RandomSplit if the "
+                "samples are independent"
             )
-        test, val = _count(self.test, len(groups), "test"), _count(self.val, len(groups), "val")
-        part = {g: "test" if i < test else "val" if i < test + val else "train"
-                for i, g in enumerate(groups)}
-        return _parts(items, {item.id: part[item.group] for item in items})
+        val, test = _counts(self.val, self.test, len(groups))
+        part = dict.fromkeys(groups[:test], "test")
+        part.update(dict.fromkeys(groups[test : test + val], "val"))
+        return _parts(items, {i.id: part[i.group] for i in items if i.group in part})
 
 
 @dataclass(frozen=True)
@@ -132,9 +146,9 @@ class IndexSplit(Splitter):
     test: float = 0.15
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        test = _count(self.test, len(items), "test")
-        start = len(items) - test - _count(self.val, len(items), "val")
-        part = ["train"] * start + ["val"] * (len(items) - test - start) + ["test"] * test
+        items = _open_to_all(items)
+        val, test = _counts(self.val, self.test, len(items))
+        part = ["train"] * (len(items) - val - test) + ["val"] * val + ["test"] * test
         return _parts(items, {i.id: p for i, p in zip(items, part, strict=True)})
 
 
@@ -153,21 +167,17 @@ class ListSplit(Splitter):
     test: str
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        known = {item.id for item in items}
+        """Split by the lists; each part keeps its list's order."""
+        known = sorted(item.id for item in items)
         parts = {}
         for part in PARTS:
             path = getattr(self, part)
-            try:
-                lines = [line.partition("#")[0].strip() for line in Path(path).read_text().splitlines()]
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-            parts[part] = tuple(line for line in lines if line)
-            for name in parts[part]:
-                if name not in known:
-                    raise UserError(
-                        f"{path}: no sample is called {name!r} (one is called "
-                        f"{next(iter(sorted(known)))!r}); list ids without folder and suffix"
-                    )
+            parts[part] = _read_list(path)
+            for name in sorted(set(parts[part]) - set(known)):
+                raise UserError(
+                    f"{path}: no sample is called {name!r} (one is called {known[0]!r}); list ids "
+                    "like that, without suffix"
+                )
         return Split(**parts)
 
 
@@ -177,34 +187,56 @@ class OfficialSplit(Splitter):
 
     Args:
         val: Samples to validate on, from the training set: a count (≥ 1) or a share (< 1).
-        seed: Of the draw.
+        seed: Of the draw, ≥ 0.
     """
 
     val: float = 0.1
     seed: int = 0
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        test = [i for i in items if i.subset == "test"]
-        rest = [i for i in items if i.subset != "test"]
+        test = tuple(sorted(item.id for item in items if item.subset == OFFICIAL_TEST))
         if not test:
             raise UserError("split: this dataset holds no official test set; use RandomSplit")
-        drawn = RandomSplit(val=self.val, test=0, seed=self.seed)(rest)
-        return Split(drawn.train, drawn.val, tuple(i.id for i in test))
+        drawn = RandomSplit(val=self.val, test=0, seed=self.seed)(items)
+        return Split(drawn.train, drawn.val, test)
+
+
+def _open_to_all(items: Sequence[Item]) -> list[Item]:
+    """All but the official test set, sorted by id."""
+    return sorted((i for i in items if i.subset != OFFICIAL_TEST), key=lambda item: item.id)
+
+
+def _read_list(path: str) -> tuple[str, ...]:
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8; save it as one id a line") from None
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return tuple(line for line in lines if line)
 
 
 def _shuffled(names: list[str], seed: int) -> list[str]:
+    if seed < 0:
+        raise UserError(f"split: seed={seed} must not be negative")
     return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
 
 
-def _count(amount: float, total: int, part: str) -> int:
-    if amount < 0 or (amount >= 1 and amount != int(amount)):
-        raise UserError(f"split: {part}={amount} is neither a share below 1 nor a count")
-    count = int(amount) if amount >= 1 else round(amount * total)
-    if count == 0 and amount > 0:
-        count = 1  # a share of a handful still means: at least one
-    if count >= total:
-        raise UserError(f"split: {part}={amount} of {total} leaves nothing to train on; ask for fewer")
-    return count
+def _counts(val: float, test: float, total: int) -> tuple[int, int]:
+    """How many of ``total`` validate and test; at least one is left to train on."""
+    counts = []
+    for part, amount in (("val", val), ("test", test)):
+        if not amount >= 0 or (amount >= 1 and not float(amount).is_integer()):
+            raise UserError(f"split: {part}={amount} is neither a share below 1 nor a count")
+        count = int(amount) if amount >= 1 else round(amount * total)
+        # A share of a handful still means: at least one.
+        counts.append(max(1, count) if amount > 0 else 0)
+    if sum(counts) >= total:
+        raise UserError(
+            f"split: val={val} and test={test} of {total} leave nothing to train on; ask for fewer"
+        )
+    return counts[0], counts[1]
 
 
 def _draw(order: list[str], kinds: dict[str, str], count: int) -> set[str]:

@@ -1,13 +1,20 @@
 """The files of a dataset, whether its archive was unpacked or not."""
 
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from segmentation.errors import UserError
 
+_LARGEST = (
+    2**30
+)  # bytes of one file: archives are untrusted, and a small one may unpack to any size
+
 
 class Tree:
     """A folder or a zip archive as a flat list of files; read-only and safe to use from threads.
+
+    Nothing is ever unpacked to disk.
 
     Args:
         path: A folder, or a ``.zip`` file.
@@ -22,32 +29,41 @@ class Tree:
         if path.is_file():
             try:
                 self._zip = zipfile.ZipFile(path)
-            except (OSError, zipfile.BadZipFile) as error:
-                raise UserError(f"{path}: cannot be read as zip ({error}); download it again") from None
+            except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+                raise UserError(
+                    f"{path}: cannot be read as zip ({error}); download it again"
+                ) from None
 
     def files(self) -> dict[str, str]:
         """Relative POSIX path ► stamp (checksum, or size and time), sorted; junk left out."""
         if self._zip is not None:
-            found = {i.filename: f"{i.CRC:08x}{i.file_size}" for i in self._zip.infolist() if not i.is_dir()}
+            members = (i for i in self._zip.infolist() if not i.is_dir())
+            found = {i.filename: f"{i.CRC:08x}{i.file_size}" for i in members}
         else:
             found = {}
             for path in self.path.rglob("*"):
                 if path.is_file():
-                    about = path.stat()
-                    name = path.relative_to(self.path).as_posix()
-                    found[name] = f"{about.st_size}-{about.st_mtime_ns}"
-        return {name: found[name] for name in sorted(found) if not _junk(name)}
+                    found[path.relative_to(self.path).as_posix()] = file_stamp(path)
+        return {name: found[name] for name in sorted(found) if not is_junk(name)}
 
     def read(self, name: str) -> bytes:
         """The bytes of a file.
 
         Raises:
-            UserError: It cannot be read, or its checksum is wrong.
+            UserError: It cannot be read, its checksum is wrong, or it is far too large.
         """
         try:
-            return self._zip.read(name) if self._zip is not None else (self.path / name).read_bytes()
-        except (OSError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
-            raise UserError(f"{self.name(name)}: cannot be read ({error}); copy it again") from None
+            if self._zip is None:
+                return (self.path / name).read_bytes()
+            if (size := self._zip.getinfo(name).file_size) > _LARGEST:
+                raise UserError(f"{self.name(name)}: {size} bytes are too many for an image")
+            return self._zip.read(name)
+        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            # RuntimeError: the member is encrypted, or packed by a method that Python lacks.
+            raise UserError(
+                f"{self.name(name)}: cannot be read ({error}); copy it again, or unpack the "
+                "archive yourself"
+            ) from None
 
     def name(self, name: str) -> str:
         """How a file is called in messages."""
@@ -55,7 +71,11 @@ class Tree:
 
 
 def find_tree(root: Path, *names: str) -> Tree | None:
-    """The first of ``names`` that lies in ``root`` as a folder or as ``NAME.zip``."""
+    """The first of ``names`` that lies in ``root`` as a folder or as ``NAME.zip``.
+
+    Raises:
+        UserError: The archive is broken.
+    """
     for name in names:
         for path in (root / name, root / f"{name}.zip"):
             if path.exists():
@@ -64,20 +84,36 @@ def find_tree(root: Path, *names: str) -> Tree | None:
 
 
 def check_root(root: str | Path, remedy: str) -> Path:
-    """``root`` as a path.
+    """``root`` as a path, ``~`` resolved; ``remedy`` ends the message.
 
     Raises:
-        UserError: It does not exist, is no folder, or is empty.
+        UserError: It does not exist, is no folder, cannot be read, or is empty.
     """
     path = Path(root).expanduser()
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
         raise UserError(f"{path}: the data root {what}; {remedy}")
-    if not any(path.iterdir()):
+    try:
+        empty = not any(path.iterdir())
+    except OSError as error:
+        raise UserError(f"{path}: the data root cannot be read ({error.strerror})") from None
+    if empty:
         raise UserError(f"{path}: the data root is empty; {remedy}")
     return path
 
 
-def _junk(name: str) -> bool:
+def file_stamp(path: Path) -> str:
+    """What changes when a file does: its size and time.
+
+    Raises:
+        OSError: It is gone.
+    """
+    about = path.stat()
+    return f"{about.st_size}-{about.st_mtime_ns}"
+
+
+def is_junk(name: str) -> bool:
+    """Whether a relative path is what operating systems strew about: hidden, ``__MACOSX``, …"""
     parts = PurePosixPath(name).parts
-    return parts[0] == "__MACOSX" or any(p.startswith(".") for p in parts) or parts[-1] == "Thumbs.db"
+    hidden = any(part.startswith(".") for part in parts)
+    return hidden or parts[0] == "__MACOSX" or parts[-1] == "Thumbs.db"

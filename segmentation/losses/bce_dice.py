@@ -22,8 +22,8 @@ def bce_dice(
     Args:
         logits: (B, 1, H, W), any float dtype.
         target: (B, 1, H, W), 0 or 1, any dtype.
-        weight: (B, H, W) weights of the cross-entropy's pixels, or ``None``.
-        smooth: s.
+        weight: (B, H, W) weights of the cross-entropy's pixels, not normalised, or ``None``.
+        smooth: s, > 0.
         dice_weight: Weight of the Dice term.
         per_image: Dice of each image, averaged; otherwise one Dice over the batch, which does
             not let a nearly empty image outweigh the others.
@@ -35,7 +35,9 @@ def bce_dice(
         ValueError: The shapes differ.
     """
     if logits.shape != target.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape")
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape"
+        )
     with torch.autocast(logits.device.type, enabled=False):
         logits, target = logits.float(), target.float()
         pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -54,10 +56,17 @@ class BCEDice(nn.Module):
         smooth: Added to Dice's numerator and denominator.
         dice_weight: Weight of the Dice term against the cross-entropy.
         per_image: Dice of each image, averaged, instead of one over the batch.
+
+    Raises:
+        ValueError: ``smooth`` is not positive: an empty batch would have no gradient.
     """
 
-    def __init__(self, smooth: float = 1.0, dice_weight: float = 1.0, per_image: bool = False) -> None:
+    def __init__(
+        self, smooth: float = 1.0, dice_weight: float = 1.0, per_image: bool = False
+    ) -> None:
         super().__init__()
+        if not smooth > 0:
+            raise ValueError(f"loss.smooth: {smooth} must be positive")
         self.smooth, self.dice_weight, self.per_image = smooth, dice_weight, per_image
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -1,0 +1,34 @@
+# The two commands of the README. PYTHON is any Python ≥ 3.11; everything is kept below .venv.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/segmentation
+
+.PHONY: quickstart test install check clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+install: $(VENV)/installed
+
+quickstart: install
+	rm -rf quickstart
+	$(RUN) synthetic --output quickstart/data --images 60
+	$(RUN) synthetic --output quickstart/new --layout folder --images 8 --seed 1
+	$(RUN) fit --config configs/quickstart.yaml --run.root quickstart/runs
+	$(RUN) predict --ckpt_path quickstart/runs/quickstart/*/checkpoints/best.ckpt \
+	  --data.images quickstart/new/images --output quickstart/predicted --overlays
+
+test: install
+	$(VENV)/bin/python -m pytest -q
+
+check: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) quickstart .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,169 @@
+"""Decoding TIFF files: the pixels as they were saved, or a refusal that says why.
+
+OpenCV alone would misread several common layouts without a word: 16-bit gray with alpha becomes 8
+bit, 8-bit colours are multiplied by their alpha, planes stored one after another get mixed, white
+is zero in some depths only, of a stack only the first plane is returned. So tifffile decodes what
+it can by itself, and OpenCV the other compressions, in those layouts alone that it reads rightly.
+"""
+
+from io import BytesIO
+
+import cv2
+import numpy as np
+import tifffile
+from tifffile import COMPRESSION, PHOTOMETRIC
+
+from segmentation.errors import UserError
+
+# What tifffile decodes without the imagecodecs package.
+_PLAIN = (
+    COMPRESSION.NONE,
+    COMPRESSION.ADOBE_DEFLATE,
+    COMPRESSION.DEFLATE,
+    COMPRESSION.PACKBITS,
+    COMPRESSION.LZMA,
+)
+_COLOURS: dict[int, int] = {
+    PHOTOMETRIC.MINISWHITE: 1,
+    PHOTOMETRIC.MINISBLACK: 1,
+    PHOTOMETRIC.PALETTE: 1,
+    PHOTOMETRIC.RGB: 3,
+    PHOTOMETRIC.YCBCR: 3,
+}
+_MOST_PIXELS = 2**30  # OpenCV's own limit; a broken or malicious header may ask for any size
+
+tifffile.logger().disabled = True  # broken files are reported by an exception, once
+
+
+def decode_tiff(data: bytes, name: str, mask: bool) -> np.ndarray:
+    """Decode a TIFF file's bytes; ``name`` is for messages.
+
+    Alpha is dropped, never multiplied in. One bit becomes 0 and 255. Where the file says that 0 is
+    white an image is inverted, but a mask is not: ImageJ saves masks that it shows in black on white
+    so, tifffile every mask of one bit, and both leave the objects' values as they are. A palette
+    colours an image; of a mask the values themselves are taken.
+
+    Args:
+        data: The file.
+        name: What to call it.
+        mask: Whether it is a mask rather than an image.
+
+    Returns:
+        (H, W) or (H, W, 3) RGB, uint8 or uint16.
+
+    Raises:
+        UserError: The file is broken, a stack, or holds pixels of another kind.
+    """
+    try:
+        with tifffile.TiffFile(BytesIO(data)) as tiff:
+            page = tiff.pages.first
+            planes = len(tiff.pages) * page.imagedepth
+            ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+            refusal = _refusal(page, planes) or (
+                "the TIFF is truncated; copy or export it again"
+                if max(ends, default=0) > len(data) or not ends
+                else None
+            )
+            if refusal is None and _is_plain(page):
+                return _dress(_samples(page), page, mask)
+    except Exception as error:  # tifffile raises many kinds on a broken file
+        why = " ".join(str(error).split())
+        raise UserError(f"{name}: the TIFF is broken ({why}); copy or export it again") from None
+    if refusal is not None:
+        raise UserError(f"{name}: {refusal}")
+    return _by_opencv(data, page, name, mask)
+
+
+def _refusal(page: tifffile.TiffPage, planes: int) -> str | None:
+    """Why this kind of TIFF is not read, and what to do; ``None`` if it is."""
+    if planes > 1:
+        return f"a stack of {planes} planes; save each plane as its own file"
+    if page.dtype not in (np.uint8, np.uint16, np.bool_) or 1 < page.bitspersample < 8:
+        kind = page.dtype if page.bitspersample >= 8 else f"of {page.bitspersample} bit"
+        return f"pixels are {kind}; save them as 8 or 16 bit integers"
+    if page.imagewidth * page.imagelength > _MOST_PIXELS:
+        return f"{page.imagelength}×{page.imagewidth} pixels are too many; cut it into tiles"
+    colours = _COLOURS.get(page.photometric)
+    if colours is None:
+        return f"colours are stored as {_named(page.photometric)}; convert it to gray or RGB first"
+    extra = page.samplesperpixel - colours
+    # A second channel beside gray is dropped only if the file says that it is alpha.
+    alpha = extra == 1 and (colours == 3 or tuple(page.extrasamples) in ((1,), (2,)))
+    if extra != 0 and not alpha:
+        return f"{page.samplesperpixel} channels; convert it to gray (1) or RGB (3) first"
+    return None
+
+
+def _is_plain(page: tifffile.TiffPage) -> bool:
+    return (
+        page.compression in _PLAIN
+        and page.bitspersample in (1, 8, 16)
+        and page.photometric != PHOTOMETRIC.YCBCR
+    )
+
+
+def _samples(page: tifffile.TiffPage) -> np.ndarray:
+    """(H, W, samples) in native byte order, whether stored by pixel or by plane."""
+    planes = page.asarray(squeeze=False)[:, 0]  # (separate planes, H, W, samples of a pixel)
+    pixels = planes[0] if planes.shape[0] == 1 else planes[..., 0].transpose(1, 2, 0)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _dress(pixels: np.ndarray, page: tifffile.TiffPage, mask: bool) -> np.ndarray:
+    """Apply what the file says its values mean, and drop alpha."""
+    if page.photometric == PHOTOMETRIC.RGB:
+        return np.ascontiguousarray(pixels[..., :3])
+    pixels = np.ascontiguousarray(pixels[..., 0])
+    if pixels.dtype == np.bool_:
+        pixels = np.where(pixels, np.uint8(255), np.uint8(0))
+    if page.photometric == PHOTOMETRIC.MINISWHITE and not mask:
+        return np.iinfo(pixels.dtype).max - pixels
+    if page.photometric == PHOTOMETRIC.PALETTE and not mask:
+        assert page.colormap is not None
+        return (page.colormap[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0).copy()
+    return pixels
+
+
+def _by_opencv(data: bytes, page: tifffile.TiffPage, name: str, mask: bool) -> np.ndarray:
+    """LZW, JPEG, CCITT and the like, where OpenCV is known to read the layout rightly."""
+    compression = _named(page.compression)
+    unsupported = UserError(
+        f"{name}: this layout of pixels is not read with {compression} compression; save it "
+        "without compression, or as PNG"
+    )
+    bilevel = page.bitspersample == 1
+    orientation = page.tags.valueof("Orientation", 1)  # OpenCV turns the image, tifffile does not
+    if (
+        orientation != 1
+        or (page.planarconfig == 2 and page.samplesperpixel > 1)
+        or (page.photometric == PHOTOMETRIC.MINISWHITE and not bilevel)
+        or (page.photometric == PHOTOMETRIC.MINISBLACK and page.samplesperpixel > 1)
+    ):
+        raise unsupported
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise UserError(
+            f"{name}: the TIFF ({compression}) is broken or its compression not supported; export "
+            "it again, without compression"
+        )
+    colours = 1 if page.photometric in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE) else 3
+    found = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if (
+        pixels.shape[:2] != (page.imagelength, page.imagewidth)
+        or pixels.dtype != (np.uint8 if bilevel else page.dtype)
+        or found not in (colours, 4 if colours == 3 else colours)
+    ):
+        raise unsupported
+    multiplied = found == 4 and pixels.dtype == np.uint8 and tuple(page.extrasamples) == (2,)
+    if multiplied and pixels[..., 3].min() < 255:  # by alpha, which cannot be undone
+        raise unsupported
+    if page.photometric == PHOTOMETRIC.MINISWHITE and mask:
+        return 255 - pixels  # OpenCV has inverted it
+    return pixels if found == 1 else np.ascontiguousarray(pixels[..., 2::-1])
+
+
+def _named(value: object) -> str:
+    return str(getattr(value, "name", value))

@@ -1,0 +1,44 @@
+"""What all tests share: synthetic data written once, and nothing outside the test's own folders."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import segmentation  # noqa: F401  before albumentations, which it keeps from looking for updates
+from segmentation.data.synthetic import write_dsb2018, write_folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache that goes with the session, and no tracking."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGMENTATION_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("WANDB_MODE", "disabled")
+        patch.delenv("PL_GLOBAL_SEED", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def dsb_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 training and 4 test images of 64×80 in the layout of DSB2018, not zipped. Do not change."""
+    root = tmp_path_factory.mktemp("dsb2018")
+    return write_dsb2018(root, images=12, size=(64, 80), test_images=4)
+
+
+@pytest.fixture(scope="session")
+def folder_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """9 gray 16-bit TIFF images of 48×64 with label maps in two folders. Do not change."""
+    root = tmp_path_factory.mktemp("folder")
+    return write_folder(root, 9, 0, "labels", ".tif", 16, 1, size=(48, 64))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real archives; tests that need it are skipped where there is none."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get("SEGMENTATION_DATA", beside))
+    if not root.is_dir():
+        pytest.skip("no real data: set SEGMENTATION_DATA to the folder that holds it")
+    return root

@@ -1,0 +1,311 @@
+"""From files to batches: the same for any number of workers and processes."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from segmentation.data.datamodule import SegmentationDataModule
+from segmentation.data.dsb2018 import DSB2018DataModule
+from segmentation.data.folder import FolderDataModule
+from segmentation.data.preprocess import Preprocess
+from segmentation.data.sample import Record, Sample
+from segmentation.data.splits import Item, ListSplit, RandomSplit, Split, Splitter
+from segmentation.errors import UserError
+from segmentation.targets import Foreground
+
+# Since Python 3.12 a process with threads warns when it forks; PyTorch's loaders fork.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+Example = tuple[bytes, bytes]
+
+
+@dataclass
+class Made:
+    """Images made from nothing: one a size and kind, each of one gray level."""
+
+    sizes: Sequence[tuple[int, int]]
+    kinds: Sequence[str] = ()
+    without_mask: Sequence[int] = ()
+    name: str = "made"
+    version: int = 1
+
+    def index(self) -> Sequence[Record]:
+        stamp = repr(self)  # another set is another cache
+        return [Record(f"m{i:02}", f"{i}.png", (), stamp) for i in range(len(self.sizes))]
+
+    def read(self, record: Record) -> Sample:
+        i = int(record.id[1:])
+        image = np.full((*self.sizes[i], 1), 10 * i, np.uint8)
+        labels = None if i in self.without_mask else np.eye(*self.sizes[i], dtype=np.int32)
+        kind = self.kinds[i] if self.kinds else ""
+        return Sample(record.id, image, labels, "", kind)
+
+
+def made(*sizes: tuple[int, int], **settings: Any) -> SegmentationDataModule:
+    about = {name: settings.pop(name) for name in ("kinds", "without_mask") if name in settings}
+    split = RandomSplit(val=1, test=0, stratify=False)
+    defaults: dict[str, Any] = {"split": split, "num_workers": 0, "seed": 0}
+    return SegmentationDataModule(Made(sizes, **about), **(defaults | settings))
+
+
+def dsb(root: Path, **settings: Any) -> DSB2018DataModule:
+    split = RandomSplit(val=2, test=2)
+    defaults: dict[str, Any] = {"split": split, "crop": 32, "num_workers": 0, "seed": 0}
+    return DSB2018DataModule(str(root), **(defaults | settings))
+
+
+def under(
+    data: SegmentationDataModule,
+    stage: str | None = "fit",
+    rank: int = 0,
+    world: int = 1,
+    preprocess: Preprocess | None = None,
+) -> SegmentationDataModule:
+    """Set up as process ``rank`` of ``world``, for a task with this preprocessing."""
+    task = SimpleNamespace(preprocess=preprocess or Preprocess(), target=Foreground())
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, lightning_module=task)  # type: ignore[assignment]
+    data.prepare_data()
+    data.setup(stage)
+    return data
+
+
+def epoch(loader: DataLoader[Any], number: int = 0) -> list[Any]:
+    loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
+    return list(loader)
+
+
+def examples(batches: list[Any]) -> list[Example]:
+    """The bytes of every image and target, in order."""
+    return [
+        (image.numpy().tobytes(), target.numpy().tobytes())
+        for batch in batches
+        for image, target in zip(batch["image"], batch["target"], strict=True)
+    ]
+
+
+def test_what_a_batch_holds(dsb_root: Path) -> None:
+    data = under(dsb(dsb_root, batch_size=3, crop=(32, 48)))
+    batches = epoch(data.train_dataloader())
+    assert len(batches) == len(data.train_dataloader()) == 8 // 3  # the incomplete one is dropped
+    batch = batches[0]
+    assert batch["image"].shape == (3, 3, 32, 48) and batch["image"].dtype == torch.uint8
+    assert batch["target"].shape == (3, 1, 32, 48) and batch["target"].dtype == torch.uint8
+    assert set(batch) == {"image", "target", "id", "kind"}
+    assert set(batch["id"]) <= set(data.split.train)
+    assert {"fluorescence"} & set(batch["kind"])
+    batches = list(data.val_dataloader())
+    assert [batch["id"] for batch in batches] == [[name] for name in data.split.val]
+    for batch in batches:
+        assert batch["image"].shape == (1, 3, 64, 80) and batch["target"].shape == (1, 1, 64, 80)
+        assert batch["labels"].shape == (1, 64, 80) and batch["labels"].dtype == torch.int32
+        assert ((batch["labels"] > 0) == (batch["target"][:, 0] > 0)).all()
+        assert batch["labels"].max() > 1
+    data = under(dsb(dsb_root), "test")
+    assert [batch["id"][0] for batch in data.test_dataloader()] == list(data.split.test)
+
+
+@pytest.mark.parametrize("settings", [{}, {"balance": 0.5, "length": 20, "zoom": (0.6, 1.6)}])
+def test_workers_change_nothing(dsb_root: Path, settings: dict[str, Any]) -> None:
+    found = []
+    for workers in (0, 1, 2):
+        data = dsb(dsb_root, num_workers=workers, batch_size=2, augmentation="nuclei", **settings)
+        loader = under(data).train_dataloader()
+        epochs = [examples(epoch(loader, number)) for number in (0, 1, 0)]
+        assert epochs[0] == epochs[2] != epochs[1]  # workers that persist see the new epoch
+        assert not set(epochs[0]) & set(epochs[1])
+        found.append(epochs)
+    assert found[0] == found[1] == found[2]
+
+
+def test_seeds(dsb_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(seed: int | None) -> list[Example]:
+        return examples(epoch(under(dsb(dsb_root, seed=seed)).train_dataloader()))
+
+    assert first(1) == first(1) != first(2)
+    assert first(None) == first(0)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "2")  # what seed_everything sets
+    assert first(None) == first(2)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5])
+def test_processes_change_nothing(dsb_root: Path, balance: float) -> None:
+    def batches(rank: int, world: int) -> list[list[Example]]:
+        data = dsb(dsb_root, batch_size=4 // world, balance=balance, length=16)
+        loader = under(data, rank=rank, world=world).train_dataloader()
+        return [examples([batch]) for batch in epoch(loader, 1)]
+
+    alone, *both = batches(0, 1), batches(0, 2), batches(1, 2)
+    assert len(alone) == len(both[0]) == len(both[1]) == 4
+    for whole, left, right in zip(alone, *both, strict=True):
+        assert sorted(whole) == sorted(left + right)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_evaluation_covers_each_sample_once(dsb_root: Path, world: int) -> None:
+    seen: Counter[str] = Counter()
+    for rank in range(world):
+        data = under(dsb(dsb_root, split=RandomSplit(val=4, test=4)), rank=rank, world=world)
+        for loader in (data.val_dataloader(), data.test_dataloader()):
+            seen.update(batch["id"][0] for batch in loader)
+    assert seen == Counter(dict.fromkeys((*data.split.val, *data.split.test), 1))
+
+
+def test_repeats_are_augmented_anew(dsb_root: Path) -> None:
+    data = under(dsb(dsb_root, length=32, batch_size=1))
+    found = examples(epoch(data.train_dataloader()))
+    assert len(found) == 32 and len(set(found)) == 32
+
+
+def test_lengths(dsb_root: Path) -> None:
+    def steps(**settings: Any) -> int:
+        return len(under(dsb(dsb_root, **settings)).train_dataloader())
+
+    assert steps(batch_size=4) == 2
+    assert steps(batch_size=3) == 2
+    assert steps(batch_size=100) == 1  # rather no more than there are, than no step at all
+    assert steps(batch_size=4, length=40) == 10
+    both = [under(dsb(dsb_root, batch_size=2), rank=rank, world=2) for rank in range(2)]
+    assert [len(data.train_dataloader()) for data in both] == [2, 2]
+
+
+class NinthValidates(Splitter):
+    def __call__(self, items: Sequence[Item]) -> Split:
+        names = [item.id for item in items]
+        return Split((*names[:8], *names[9:]), (names[8],), ())
+
+
+def test_balance_draws_rare_kinds_and_large_images_more_often() -> None:
+    sizes = [(32, 32)] * 9 + [(64, 64)] * 4
+    kinds = ["common"] * 8 + ["validated"] + ["rare"] * 4
+    for balance in (0.0, 0.25, 0.5, 1.0):
+        data = made(*sizes, kinds=kinds, balance=balance, length=3000, crop=32, split=NinthValidates())
+        draws = Counter(draw.index for draw in under(data).train_dataloader().sampler)
+        rare = sum(draws[i] for i in range(8, 12)) / 3000
+        # 8 of 1024 pixels and 4 of 4096: weights (1024 / 8)^b and (4096 / 4)^b
+        weights = 8 * 128**balance, 4 * 1024**balance
+        assert rare == pytest.approx(weights[1] / sum(weights), abs=0.03)
+
+
+def test_whole_images() -> None:
+    data = under(made(*[(20, 30)] * 5, crop=None, batch_size=2))
+    for batch in epoch(data.train_dataloader()):  # D4 does not turn an oblong
+        assert batch["image"].shape == (2, 3, 20, 30) and batch["target"].shape == (2, 1, 20, 30)
+    under(made((20, 30), (30, 20), (20, 20), crop=None, batch_size=1))
+    mixed = made((20, 30), (30, 20), (20, 20), crop=None)
+    with pytest.raises(UserError, match=r"data\.crop: null needs images of one size, these have 2"):
+        under(mixed)
+    under(mixed, preprocess=Preprocess(resize=(16, 16)))
+
+
+def test_one_channel_without_augmentation_is_a_writable_copy(tmp_path: Path) -> None:
+    """Such an image could be handed on as it lies in the read-only file."""
+    data = made(*[(20, 30)] * 4, crop=None, augmentation="none", batch_size=1, cache=str(tmp_path))
+    under(data, preprocess=Preprocess(channels=1, intensity="divide"))
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        for batch in loader:
+            batch["image"].fill_(7)
+    assert all(sample.image.max() in (0, 10, 20, 30) for sample in data.prepared)
+
+
+@pytest.mark.parametrize("score_at", ["native", "network"])
+def test_score_at(score_at: Any) -> None:
+    data = made((20, 30), (40, 24), score_at=score_at, split=RandomSplit(1, 0), crop=16)
+    under(data, preprocess=Preprocess(resize=(16, 32), channels=1))
+    (batch,) = data.val_dataloader()
+    name = batch["id"][0]
+    native = [(20, 30), (40, 24)][int(name[1:])]
+    size = native if score_at == "native" else (16, 32)
+    assert batch["image"].shape == (1, 1, 16, 32) and batch["target"].shape == (1, 1, 16, 32)
+    assert batch["labels"].shape == (1, *size)
+    image, truth = data.shown(name)
+    assert image.shape == (*size, 1) and truth.shape == size and truth.dtype == bool
+    if score_at == "network":
+        np.testing.assert_array_equal(truth, batch["target"][0, 0].numpy() > 0)
+    gray = data.gray(name, size)
+    assert gray.shape == size and gray.dtype == np.uint8 and gray.max() == 10 * int(name[1:])
+
+
+def test_gray_is_of_the_image_as_read(folder_root: Path) -> None:
+    data = FolderDataModule(str(folder_root), mask_type="labels", crop=32, num_workers=0)
+    under(data, "test", preprocess=Preprocess(channels=1))
+    name = data.split.test[0]
+    assert data.gray(name, (48, 64)).dtype == np.uint16
+    assert data.gray(name, (24, 32)).shape == (24, 32)
+
+
+def test_task_decides_on_preprocessing_and_target(dsb_root: Path) -> None:
+    class Inverse(Foreground):
+        def encode(self, labels: np.ndarray) -> Tensor:
+            return 1 - super().encode(labels)
+
+    data = dsb(dsb_root)
+    task = SimpleNamespace(preprocess=Preprocess(channels=1), target=Inverse())
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=task)  # type: ignore[assignment]
+    data.setup("validate")
+    (batch, _) = data.val_dataloader()
+    assert batch["image"].shape[1] == 1
+    assert ((batch["target"][:, 0] == 0) == (batch["labels"] > 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"crop": 0}, r"data\.crop: 0 must be positive"),
+        ({"crop": (32, -1)}, r"data\.crop: \(32, -1\)"),
+        ({"zoom": (1.5, 0.5)}, r"data\.zoom: \(1\.5, 0\.5\) must be a range of positive"),
+        ({"zoom": (0.0, 1.0)}, r"data\.zoom"),
+        ({"crop": None, "zoom": (0.5, 2.0)}, r"data\.zoom: .* needs a data\.crop; set one"),
+        ({"balance": -1.0}, r"data\.balance"),
+        ({"length": 0}, r"data\.length: 0 must be positive"),
+        ({"batch_size": 0}, r"data\.batch_size: 0 must be positive"),
+        ({"num_workers": -1}, r"data\.num_workers"),
+        ({"seed": -1}, r"data\.seed"),
+        ({"augmentation": "lots"}, "augmentation: no recipe is called 'lots'; choose from"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=f"^{says}"):
+        made((20, 30), **settings)
+
+
+def test_data_and_settings_that_do_not_fit() -> None:
+    sizes = [(20, 30)] * 4
+    with pytest.raises(UserError, match=r"crop: 32×48 is larger than every image \(at most 20×30"):
+        under(made(*sizes, crop=(32, 48)))
+    under(made(*sizes, crop=(16, 48)))  # one side may be filled up by reflection
+    with pytest.raises(UserError, match=r"made: the split leaves no image in val; change data"):
+        under(made(*sizes, crop=16, split=RandomSplit(val=0, test=1)))
+    with pytest.raises(UserError, match=r"the split leaves no image in test"):
+        under(made(*sizes, crop=16), "test")
+    with pytest.raises(UserError, match=r"1 image\(s\) in val for 2 processes; lower trainer\.dev"):
+        under(made(*sizes, crop=16), world=2)
+    with pytest.raises(UserError, match=r"score_at: network needs model\.preprocess\.resize"):
+        under(made(*sizes, crop=16, score_at="network"))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_an_image_without_truth_is_found_before_training(part: str, tmp_path: Path) -> None:
+    names = {name: f"m{i:02}\n" for i, name in enumerate(("train", "val", "test"))}
+    for name, text in names.items():
+        (tmp_path / name).write_text(text)
+    place = ["train", "val", "test"].index(part)
+    split = ListSplit(*(str(tmp_path / name) for name in names))
+    data = made(*[(20, 30)] * 4, crop=16, split=split, without_mask=[place])
+    with pytest.raises(UserError, match=rf"made: m0{place} is in {part} but has no mask; add it"):
+        under(data)
+
+
+def test_no_data(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the data root does not exist; put stage1_train.zip"):
+        dsb(tmp_path / "gone").prepare_data()
+    with pytest.raises(UserError, match="the data root is empty; put stage1_train.zip"):
+        dsb(tmp_path).prepare_data()

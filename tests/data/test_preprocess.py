@@ -1,0 +1,221 @@
+"""Every kind of image becomes uint8 of the wanted channels; image and labels stay aligned."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from segmentation.data.preprocess import IMAGENET, Preprocess, resize_image, resize_labels
+from segmentation.data.sample import Sample
+from segmentation.errors import UserError
+
+RNG = np.random.default_rng(0)
+GRAY = RNG.integers(10, 200, (40, 50, 1)).astype(np.uint8)
+RGB = RNG.integers(10, 200, (40, 50, 3)).astype(np.uint8)
+
+
+def deep(image: np.ndarray) -> np.ndarray:
+    return (image.astype(np.uint16) * 16).astype(np.uint16)  # 12 of 16 bits, as cameras have
+
+
+def disc(height: int, width: int, y: float, x: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    return np.hypot(rows - y, columns - x) <= radius
+
+
+@pytest.mark.parametrize("image", [GRAY, RGB, deep(GRAY), deep(RGB)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("intensity", ["divide", "percentile"])
+@pytest.mark.parametrize("more", [{}, {"polarity": "dark", "clahe": True, "resize": (31, 64)}])
+def test_every_kind_becomes_uint8(
+    image: np.ndarray, channels: Any, intensity: Any, more: dict[str, Any]
+) -> None:
+    before = image.copy()
+    image.flags.writeable = False  # as the cache gives it
+    done = Preprocess(channels=channels, intensity=intensity, **more).prepare(image)
+    assert done.dtype == np.uint8 and done.flags.c_contiguous
+    assert done.shape == (*more.get("resize", (40, 50)), channels)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_divide() -> None:
+    np.testing.assert_array_equal(Preprocess(intensity="divide").prepare(RGB), RGB)
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    done = Preprocess(channels=1, intensity="divide").prepare(ramp)
+    np.testing.assert_array_equal(done, (ramp / 257).round())
+
+
+def test_channels() -> None:
+    gray = Preprocess(channels=1, intensity="divide").prepare(RGB)[..., 0]
+    luminance = RGB @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(gray - luminance).max() <= 0.51
+    colour = Preprocess(channels=3, intensity="divide").prepare(GRAY)
+    np.testing.assert_array_equal(colour, np.repeat(GRAY, 3, axis=2))
+
+
+@pytest.mark.parametrize("low", [0.0, 0.5, 10.0])
+@pytest.mark.parametrize("high", [60.0, 99.8, 100.0])
+@pytest.mark.parametrize("image", [GRAY, RGB, deep(RGB)])
+def test_percentiles(image: np.ndarray, low: float, high: float) -> None:
+    done = Preprocess(channels=image.shape[2], low=low, high=high).prepare(image)
+    ends = np.percentile(image, [low, high], method="inverted_cdf").astype(float)
+    wanted = np.clip((image - ends[0]) / (ends[1] - ends[0]), 0, 1) * 255
+    assert np.abs(done - wanted).max() <= 0.5 + 1e-9
+    usual = np.percentile(image, [low, high])  # numpy's default interpolates between pixels
+    assert np.abs(usual - ends).max() <= (1 if image.dtype == np.uint8 else 16)
+
+
+def test_twelve_bits_in_sixteen_fill_the_range() -> None:
+    same = [Preprocess().prepare(image) for image in (RGB, deep(RGB))]
+    assert np.abs(same[0].astype(int) - same[1]).max() <= 1
+    assert same[1].max() == 255 and same[1].min() == 0
+    assert Preprocess(intensity="divide").prepare(deep(RGB)).max() < 16  # why percentiles
+
+
+@pytest.mark.parametrize("value", [0, 7, 255])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("more", [{}, {"clahe": True}, {"intensity": "divide", "clahe": True}])
+def test_constant_image(value: int, dtype: type, more: dict[str, Any]) -> None:
+    done = Preprocess(**more).prepare(np.full((20, 30, 1), value, dtype))
+    assert done.min() == done.max()
+
+
+def test_polarity() -> None:
+    dark = np.where(disc(40, 50, 20, 25, 9), 200, 20).astype(np.uint8)[..., None]
+    keep, flip = Preprocess(channels=1), Preprocess(channels=1, polarity="dark")
+    np.testing.assert_array_equal(flip.prepare(dark), keep.prepare(dark))
+    np.testing.assert_array_equal(flip.prepare(255 - dark), keep.prepare(dark))
+    assert keep.prepare(255 - dark)[20, 25] == 0
+    np.testing.assert_array_equal(flip.prepare(deep(255 - dark)), keep.prepare(dark))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (61, 50), (5, 3), (1, 1), (1, 40)])
+def test_clahe_is_opencvs_on_the_whole_image(size: tuple[int, int]) -> None:
+    gray = RNG.integers(0, 256, size).astype(np.uint8)
+    wanted = cv2.createCLAHE(3.0, (8, 8)).apply(gray)
+    plain = Preprocess(channels=1, intensity="divide", clahe=True, clahe_limit=3.0)
+    np.testing.assert_array_equal(plain.prepare(gray[..., None])[..., 0], wanted)
+    for image in (gray[..., None], np.repeat(gray[..., None], 3, axis=2)):
+        done = replace(plain, channels=3).prepare(image)  # gray stays gray
+        np.testing.assert_array_equal(done, np.repeat(wanted[..., None], 3, axis=2))
+
+
+def test_clahe_of_colours_changes_lightness_alone() -> None:
+    image = cv2.GaussianBlur(RNG.integers(60, 190, (64, 64, 3)).astype(np.uint8), (0, 0), 4)
+    done = Preprocess(intensity="divide", clahe=True).prepare(image)
+    before, after = (cv2.cvtColor(i, cv2.COLOR_RGB2LAB).astype(int) for i in (image, done))
+    lightness = cv2.createCLAHE(2.0, (8, 8)).apply(before[..., 0].astype(np.uint8))
+    assert np.abs(after[..., 0] - lightness).max() <= 3  # what the way to RGB and back costs
+    assert np.abs(after[..., 1:] - before[..., 1:]).mean() < 2
+
+
+@pytest.mark.parametrize("size", [(128, 128), (37, 53), (200, 64), (96, 96)])
+def test_image_and_labels_are_resized_alike(size: tuple[int, int]) -> None:
+    labels = np.zeros((96, 120), np.int32)
+    labels[disc(96, 120, 30.2, 41.7, 12)] = 5
+    labels[disc(96, 120, 70.9, 90.1, 15)] = 80000
+    image = np.where(labels > 0, 255, 0).astype(np.uint8)[..., None]
+    small = resize_labels(labels, size)
+    assert small.dtype == np.int32 and small.shape == size
+    assert np.unique(small).tolist() == [0, 5, 80000]  # never mixed
+    grown = resize_image(image, size)[..., 0].astype(float)
+    for label in (5, 80000):
+        ours = np.argwhere(small == label).mean(0)
+        about = np.zeros_like(grown)
+        top, left = np.argwhere(small == label).min(0) - 2
+        bottom, right = np.argwhere(small == label).max(0) + 3
+        about[top:bottom, left:right] = grown[top:bottom, left:right]
+        rows, columns = np.mgrid[: size[0], : size[1]]
+        theirs = [(about * axis).sum() / about.sum() for axis in (rows, columns)]
+        np.testing.assert_allclose(ours, theirs, atol=0.12)
+        true = (np.argwhere(labels == label).mean(0) + 0.5) * np.array(size) / (96, 120) - 0.5
+        np.testing.assert_allclose(ours, true, atol=0.12)
+
+
+def test_resizing_to_the_same_size_changes_nothing() -> None:
+    assert resize_image(RGB, (40, 50)) is RGB
+    labels = np.zeros((40, 50), np.uint8)
+    assert resize_labels(labels, (40, 50)) is labels
+
+
+def test_resize_keeps_an_oblong_in_its_place() -> None:
+    labels = np.arange(6, dtype=np.uint16).reshape(2, 3)
+    np.testing.assert_array_equal(
+        resize_labels(labels, (4, 6)), labels.repeat(2, axis=0).repeat(2, axis=1)
+    )
+
+
+def test_prepared_sample_keeps_its_labels() -> None:
+    labels = np.eye(40, 50, dtype=np.int32)
+    sample = Sample("a", RGB, labels, "group", "kind", "train")
+    done = Preprocess(resize=(20, 20)).prepare_sample(sample)
+    assert done.image.shape == (20, 20, 3) and done.labels is labels
+    assert (done.id, done.group, done.kind, done.subset) == ("a", "group", "kind", "train")
+
+
+def test_normalize_is_the_formula() -> None:
+    batch = torch.from_numpy(RNG.integers(0, 256, (2, 3, 4, 5)).astype(np.uint8))
+    one = Preprocess(mean=(0.3,), std=(0.2,)).normalize(batch)
+    assert one.dtype == torch.float32
+    torch.testing.assert_close(one, (batch.float() / 255 - 0.3) / 0.2)
+    each = Preprocess.imagenet(clahe=True).normalize(batch)
+    for channel in range(3):
+        wanted = (batch[:, channel].float() / 255 - IMAGENET[0][channel]) / IMAGENET[1][channel]
+        torch.testing.assert_close(each[:, channel], wanted)
+    assert Preprocess.imagenet(clahe=True).clahe
+    assert Preprocess(mean=(0,), std=(1,)).normalize(batch).dtype == torch.float32
+
+
+def test_settings_survive_a_checkpoint_and_yaml(tmp_path: Path) -> None:
+    settings = Preprocess.imagenet(resize=(32, 48), polarity="dark")
+    torch.save(settings.plain(), tmp_path / "x.ckpt")
+    loaded = Preprocess(**torch.load(tmp_path / "x.ckpt", weights_only=True))
+    assert loaded == settings and hash(loaded) == hash(settings)
+    assert Preprocess(**json.loads(json.dumps(settings.plain()))) == settings  # lists for tuples
+    other = replace(settings, low=1.0, std=(1.0,))
+    assert settings.differences(other) == ["low", "std"]
+    assert settings.differences(loaded) == []
+
+
+def test_key_is_of_what_prepare_does() -> None:
+    plain = Preprocess()
+    assert plain.key == replace(plain, mean=(0.5,), std=(0.5,)).key
+    for change in ({"channels": 1}, {"low": 1.0}, {"clahe": True}, {"resize": (8, 8)}):
+        assert replace(plain, **change).key != plain.key
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"channels": 2}, "channels 2 must be one of"),
+        ({"intensity": "minmax"}, "intensity 'minmax' must be one of"),
+        ({"polarity": "light"}, "polarity 'light' must be one of"),
+        ({"low": 50.0, "high": 50.0}, "low 50.0 and high 50.0 are not 0 ≤ low < high ≤ 100"),
+        ({"low": -1.0}, "low -1.0"),
+        ({"high": 101.0}, "low 0.5 and high 101.0"),
+        ({"high": math.nan}, "low 0.5 and high nan"),
+        ({"mean": (0.1, 0.2)}, r"mean \(0.1, 0.2\) must be one number, or one for"),
+        ({"channels": 1, "std": (1.0, 1.0)}, "std .* one for each of the 1 channels"),
+        ({"mean": (math.nan,)}, "mean"),
+        ({"std": (0.0,)}, r"std \(0.0,\) must be positive"),
+        ({"std": ()}, "std"),
+        ({"clahe_limit": 0.0}, "clahe_limit 0.0 must be positive"),
+        ({"resize": (0, 5)}, r"resize \(0, 5\) must be \(height, width\)"),
+        ({"resize": (256,)}, "resize"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=f"^preprocess: {says}"):
+        Preprocess(**settings)
+
+
+@pytest.mark.parametrize("image", [GRAY[..., 0], RGB[..., :2], RGB.astype(np.float32)])
+def test_other_images_are_refused(image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected .* uint8 or uint16, got"):
+        Preprocess().prepare(image)

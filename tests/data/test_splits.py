@@ -1,0 +1,194 @@
+"""Disjoint, in proportion, the same everywhere and in any order."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from segmentation.data.splits import (
+    PARTS,
+    GroupSplit,
+    IndexSplit,
+    ListSplit,
+    OfficialSplit,
+    RandomSplit,
+    Split,
+    Splitter,
+)
+from segmentation.errors import UserError
+
+
+class Thing(NamedTuple):
+    id: str
+    group: str = ""
+    kind: str = ""
+    subset: str = ""
+
+
+def things(count: int = 60) -> list[Thing]:
+    """Sorted by id; kinds 3 : 2 : 1, and twelve groups of five."""
+    kinds = "aaabbc"
+    return [Thing(f"i{n:03}", f"g{n % 12:02}", kinds[n % 6]) for n in range(count)]
+
+
+EVERY: list[Splitter] = [RandomSplit(), GroupSplit(), IndexSplit(), RandomSplit(stratify=False)]
+
+
+@pytest.mark.parametrize("splitter", EVERY)
+def test_disjoint_complete_and_in_any_order(splitter: Splitter) -> None:
+    items = things()
+    split = splitter(items)
+    parts = [getattr(split, part) for part in PARTS]
+    assert all(parts)
+    assert sorted(name for part in parts for name in part) == [item.id for item in items]
+    assert all(list(part) == sorted(part) for part in parts)
+    mixed = random.Random(1).sample(items, len(items))
+    assert splitter(mixed) == split == splitter(items)
+
+
+@pytest.mark.parametrize("kind", [RandomSplit, GroupSplit])
+def test_seeds(kind: Callable[..., Splitter]) -> None:
+    items = things()
+    assert kind(seed=1)(items) != kind(seed=2)(items)
+    # The test part is drawn first: another validation set leaves it alone.
+    for amount in (0.05, 0.3, 2):
+        assert kind(val=amount)(items).test == kind()(items).test
+    with pytest.raises(UserError, match="seed=-1 must not be negative"):
+        kind(seed=-1)(items)
+
+
+def test_a_split_that_is_known() -> None:
+    """A new release must not move samples between the parts of old experiments."""
+    split = RandomSplit(val=2, test=3, seed=5)(things(12))
+    assert (split.val, split.test) == (("i003", "i006"), ("i001", "i002", "i009"))
+
+
+@pytest.mark.parametrize(
+    ("amount", "count"), [(0, 0), (1, 1), (7, 7), (0.25, 15), (0.001, 1), (0.5, 30), (1.0, 1)]
+)
+def test_counts_and_shares(amount: float, count: int) -> None:
+    for splitter in (RandomSplit(val=2, test=amount), IndexSplit(val=2, test=amount)):
+        split = splitter(things())
+        assert [len(part) for part in (split.train, split.val, split.test)] == [
+            58 - count,
+            2,
+            count,
+        ]
+
+
+@pytest.mark.parametrize("splitter", EVERY)
+@pytest.mark.parametrize(
+    ("val", "test"), [(0.5, 0.5), (60, 0), (0, 60), (59, 1), (-1, 0), (0.1, 2.5), (0, float("nan"))]
+)
+def test_bad_amounts(splitter: Splitter, val: float, test: float) -> None:
+    with pytest.raises(UserError, match=r"^split: .*(leave nothing to train on; ask|is neither)"):
+        type(splitter)(val=val, test=test)(things())  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("splitter", EVERY)
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_too_few_samples(splitter: Splitter, count: int) -> None:
+    with pytest.raises(UserError, match=r"^split: "):
+        splitter(things(count))
+
+
+def test_stratification() -> None:
+    items = things()
+    kinds = {item.id: item.kind for item in items}
+    split = RandomSplit(val=6, test=12)(items)
+    assert Counter(kinds[name] for name in split.test) == {"a": 6, "b": 4, "c": 2}
+    assert Counter(kinds[name] for name in split.val) == {"a": 3, "b": 2, "c": 1}
+    for count in range(1, 30):  # the largest remainder: never off by one or more, the sum exact
+        found = Counter(kinds[name] for name in RandomSplit(val=0, test=count)(items).test)
+        assert sum(found.values()) == count
+        for kind, share in (("a", 1 / 2), ("b", 1 / 3), ("c", 1 / 6)):
+            assert abs(found[kind] - share * count) < 1
+    plain = [RandomSplit(0, 12, seed, stratify=False)(items).test for seed in range(20)]
+    assert any(Counter(kinds[name] for name in test)["a"] != 6 for test in plain)
+
+
+def test_groups_stay_whole() -> None:
+    items = things()
+    groups = {item.id: item.group for item in items}
+    for seed in range(5):
+        split = GroupSplit(val=0.25, test=2, seed=seed)(items)
+        found = [{groups[name] for name in getattr(split, part)} for part in PARTS]
+        assert [len(names) for names in found] == [7, 3, 2]
+        assert len(set().union(*found)) == 12
+    with pytest.raises(UserError, match=r"1 group\(s\) cannot make 3 parts; use RandomSplit"):
+        GroupSplit()([Thing("a"), Thing("b"), Thing("c")])
+    two = [Thing("a", "x"), Thing("b", "y")]
+    assert len(GroupSplit(val=1, test=0)(two).val) == 1
+    with pytest.raises(UserError, match=r"2 group\(s\) cannot make 3 parts"):
+        GroupSplit()(two)
+
+
+def test_index_split_is_contiguous() -> None:
+    split = IndexSplit(val=2, test=0.25)(things(20))
+    names = [f"i{n:03}" for n in range(20)]
+    assert [*split.train] == names[:13]
+    assert [*split.val] == names[13:15]
+    assert [*split.test] == names[15:]
+
+
+def lists(folder: Path, **parts: str) -> ListSplit:
+    for part in PARTS:
+        (folder / f"{part}.txt").write_text(parts.get(part, ""), encoding="utf-8")
+    return ListSplit(*(str(folder / f"{part}.txt") for part in PARTS))
+
+
+def test_list_split(tmp_path: Path) -> None:
+    splitter = lists(
+        tmp_path, train="\ufeff# mine\ni003\n\n i001 # good\r\n", val="i002", test="i000\n"
+    )
+    assert splitter(things(6)) == Split(("i003", "i001"), ("i002",), ("i000",))
+
+
+def test_bad_lists(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"val\.txt: no sample is called 'x' \(one is called 'i000"):
+        lists(tmp_path, val="i001\nx")(things())
+    with pytest.raises(UserError, match="i001 is in train and again in test; list each sample once"):
+        lists(tmp_path, train="i001", test="i001")(things())
+    with pytest.raises(UserError, match="i001 is in train and again in train"):
+        lists(tmp_path, train="i001\ni001")(things())
+    with pytest.raises(UserError, match=r"gone: cannot be read \(No such file"):
+        ListSplit(str(tmp_path / "gone"), "", "")(things())
+    with pytest.raises(UserError, match="Is a directory"):
+        ListSplit(str(tmp_path), "", "")(things())
+    (tmp_path / "train.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"train\.txt: not a text file in UTF-8"):
+        ListSplit(str(tmp_path / "train.txt"), "", "")(things())
+
+
+def test_official_split_and_its_test_set() -> None:
+    train = [item._replace(subset="train") for item in things(20)]
+    test = [Thing(f"t{n}", kind="a", subset="test") for n in range(4)]
+    split = OfficialSplit(val=5)([*test, *train])
+    assert split.test == ("t0", "t1", "t2", "t3")
+    assert len(split.val) == 5 and len(split.train) == 15
+    assert {*split.train, *split.val} == {item.id for item in train}
+    with pytest.raises(UserError, match="holds no official test set; use RandomSplit"):
+        OfficialSplit()(train)
+    # Whoever downloads the official test set too trains and tests on what he did before.
+    for splitter in EVERY:
+        assert splitter([*train, *test]) == splitter(train)
+    with pytest.raises(UserError, match="nothing to train on"):
+        OfficialSplit(val=1)(test)
+
+
+def test_no_sample_twice() -> None:
+    with pytest.raises(UserError, match="a is in train and again in val"):
+        Split(("a",), ("a",), ())
+
+
+def test_json_tells_one_split_from_another() -> None:
+    split = RandomSplit()(things())
+    found: dict[str, Any] = json.loads(split.to_json())
+    assert found["counts"] == {part: len(getattr(split, part)) for part in PARTS}
+    assert tuple(found["train"]) == split.train
+    assert found["sha256"] == json.loads(RandomSplit()(things()).to_json())["sha256"]
+    assert found["sha256"] != json.loads(RandomSplit(seed=1)(things()).to_json())["sha256"]

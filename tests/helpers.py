@@ -1,0 +1,47 @@
+"""Running the command line inside a test, on a network small enough to train in a second."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segmentation.__main__ import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TINY = [
+    "--model.net.width=4", "--model.net.depth=3", "--data.crop=32", "--data.batch_size=4",
+    "--data.num_workers=0", "--data.split.val=2", "--data.split.test=3", "--data.length=8",
+    "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--run.wandb=off",
+    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+    "--trainer.log_every_n_steps=1",
+]  # fmt: skip
+
+
+def arguments(command: str, root: Path, runs: Path, *more: str, config: str = "quickstart.yaml") -> list[str]:
+    """The command on tiny settings; what is in ``more`` wins."""
+    data = [f"--data.root={root}", f"--run.root={runs}"]
+    return [command, f"--config={CONFIGS / config}", *TINY, *data, *more]
+
+
+def fit(root: Path, runs: Path, *more: str) -> Path:
+    """Train for an epoch and return the run's folder."""
+    before = set(runs.glob("*/*"))
+    assert main(arguments("fit", root, runs, *more)) == 0
+    (folder,) = set(runs.glob("*/*")) - before
+    return folder
+
+
+def refusal(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    """Run a command that must fail with one line, and return that line."""
+    capsys.readouterr()
+    assert main(argv) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(errors) == 1
+    return errors[0]
+
+
+def scores(run: Path) -> dict[str, Any]:
+    """The run's scores."""
+    found: dict[str, Any] = json.loads((run / "scores.json").read_text())
+    return found
