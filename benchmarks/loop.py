@@ -7,8 +7,8 @@ over the same DataLoader in this process; then validation with loss and IoU, and
 
 A step is the time from the start of an epoch to its validation over the number of steps, loading
 included; an epoch ends when its checkpoints are written. Fair because both arms start from the same
-weights, see the same batches (their losses are compared), and take turns. The overhead is a few
-milliseconds a step whatever the network, which the noise of a large one hides: it is measured again
+weights, see the same batches (their losses are compared), and take turns. What ``fit`` adds to a
+step hardly depends on the network, and the noise of a large one hides it: so it is measured again
 with a tiny network on 32×32 images and one thread, in milliseconds.
 """
 

@@ -3,9 +3,8 @@
 Measured is what a worker does: ``TrainSet[draw]``, from the memory-mapped cache to the tensors of
 one example. Beside it:
 
-- *bare albumentations*: the same transforms and crop over arrays that lie in memory already, masks
-  stored as 0/1, results made tensors in the same way. What this package costs on top (seeding each
-  sample, the cache, label maps) is the ratio.
+- *bare albumentations*: the same transforms and crop over arrays in memory, masks stored as 0/1,
+  results made tensors in the same way. What this package adds: cache, label maps, a seed a sample.
 - *MONAI* (``--monai-python``, an environment of its own): its closest transforms to ``light`` over
   the same arrays, held in memory by ``CacheDataset`` as float32, metadata and copying switched off.
   It ends with float32 in 0…1, which here is left to the task: that conversion is listed apart.

@@ -12,12 +12,18 @@ segmentation {__version__}: train, compare and apply segmentation networks
 usage: segmentation COMMAND [options]
 
 commands:
-  fit        train, then test the best checkpoint     segmentation fit --config FILE [options]
-  validate   score a checkpoint on the validation set segmentation validate --config FILE --ckpt_path X
-  test       score a checkpoint on the test set       segmentation test --config FILE --ckpt_path X
-  predict    masks for a folder of images             segmentation predict --ckpt_path X --data.images DIR --output DIR
-  prune      the best head of a U-Net++, alone        segmentation prune --config FILE --ckpt_path X --output Y
-  synthetic  make nuclei to try everything with       segmentation synthetic --output DIR
+  fit        train, then test the best checkpoint
+             segmentation fit --config FILE
+  validate   score a checkpoint on the validation set
+             segmentation validate --config FILE --ckpt_path X
+  test       score a checkpoint on the test set, beside Otsu's threshold
+             segmentation test --config FILE --ckpt_path X
+  predict    masks for a folder of images
+             segmentation predict --ckpt_path X --data.images DIR --output DIR
+  prune      the best head of a U-Net++, alone
+             segmentation prune --config FILE --ckpt_path X --output Y
+  synthetic  make nuclei to try everything with
+             segmentation synthetic --output DIR
 
 segmentation COMMAND --help tells more.
 """
@@ -47,9 +53,15 @@ With W&B's sweeps the same command runs under `wandb agent`.
 """
 
 ABOUT = {
-    "fit": ("Train, keep the best and the last checkpoint, and test the best.", "resume this training"),
+    "fit": (
+        "Train, keep the best and the last checkpoint, and test the best.",
+        "resume this training",
+    ),
     "validate": ("Score a checkpoint on the validation set.", "the checkpoint to score"),
-    "test": ("Score a checkpoint on the test set, beside Otsu's threshold.", "the checkpoint to score"),
+    "test": (
+        "Score a checkpoint on the test set, beside Otsu's threshold.",
+        "the checkpoint to score",
+    ),
 }
 
 

@@ -61,7 +61,9 @@ def build_task(config: dict[str, Any]) -> SegmentationTask:
     """Instantiate ``{class_path, init_args}`` of a :class:`SegmentationTask` or a subclass."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SegmentationTask, "model", required=True)
-    task: SegmentationTask = parser.instantiate_classes(parser.parse_object({"model": config})).model
+    task: SegmentationTask = parser.instantiate_classes(
+        parser.parse_object({"model": config})
+    ).model
     task.config = config
     return task
 
@@ -72,7 +74,9 @@ def without_download(config: Any) -> Any:
     Those are about to be replaced by the checkpoint's, and fetching them would need a network.
     """
     if isinstance(config, dict):
-        return {k: None if k == "encoder_weights" else without_download(v) for k, v in config.items()}
+        return {
+            k: None if k == "encoder_weights" else without_download(v) for k, v in config.items()
+        }
     if isinstance(config, list):
         return [without_download(value) for value in config]
     return config

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,11 +12,10 @@ from typing import Any, Literal
 
 import yaml
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from segmentation.callbacks.report import TestReport
 from segmentation.callbacks.run_folder import RunFolder
@@ -56,6 +56,8 @@ def run(arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> "CLI":
         UserError: Config or data are at fault.
     """
     keep_freed_memory()
+    # Every run keeps its checkpoints in its own folder: of course it is not the loaded one's.
+    warnings.filterwarnings("ignore", message="The dirpath has changed")
     launched = RUN_FOLDER in os.environ
     try:
         return CLI(
@@ -77,8 +79,8 @@ def run(arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> "CLI":
         if error.filename is None and error.strerror is None:
             raise
         raise UserError(
-            f"{error.filename or 'output'}: {error.strerror}; choose a --run.root with write access "
-            "and free space"
+            f"{error.filename or 'output'}: {error.strerror}; choose a --run.root with write "
+            "access and free space"
         ) from error
     except RuntimeError as error:
         if "PytorchStreamWriter" not in str(error):
@@ -123,12 +125,16 @@ def _parts(path: Path, above: tuple[Path, ...]) -> list[str]:
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise UserError(f"{path}: the config cannot be read ({error.strerror}); check the path") from None
+        raise UserError(
+            f"{path}: the config cannot be read ({error.strerror}); check the path"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML ({where}); correct it") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a config is a mapping of keys, this is {type(content).__name__}; correct it")
+        raise UserError(
+            f"{path}: a config is a mapping of keys, this is {type(content).__name__}; correct it"
+        )
     files = content.pop("compose", [])
     parts = [p for f in files for p in _parts(path.parent / f, (*above, path.resolve()))]
     return [*parts, yaml.safe_dump(content, sort_keys=False)] if content else parts
@@ -139,7 +145,7 @@ class _ParserError(Exception):
 
 
 class _Parser(LightningArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> Any:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> Any:
         raise _ParserError(message)
 
 
@@ -153,7 +159,11 @@ def parser_gist(message: str) -> str:
     text = text.split("Given value type:")[0]
     for start in ("Errors: ", "Problem with given class_path "):
         text = text.rpartition(start)[2]
-    text = re.sub(r'^\S+ Parser key "[\w.]+": |Parser key "[\w.]+": |Expected a <class \'NoneType\'>', "", text)
+    text = re.sub(
+        r'^\S+ Parser key "[\w.]+": |Parser key "[\w.]+": |Expected a <class \'NoneType\'>',
+        "",
+        text,
+    )
     return shortened(f"{option}{text.strip()}; see the names and types in {HELP_ALL}")
 
 
@@ -203,14 +213,19 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        for key, value in config.items():
+            if value in ("None", "null"):  # what becomes of a typed null where text is allowed
+                config[key] = None
+        self.config_text = self._parser(self.subcommand).dump(config, skip_none=False)
+        self.plain_config: dict[str, Any] = yaml.safe_load(self.config_text)
         path = config.get("ckpt_path")
         if path is not None:
             stored = read_checkpoint(path)["segmentation"]
-            for key in config["model"].keys():
+            for key, _ in config["model"].items():
                 if key.endswith("encoder_weights"):  # about to be replaced: do not fetch them
                     config["model"][key] = None
             if self.subcommand == "fit":
-                self._refuse_other_optimizer(config["model"].as_dict(), stored["config"] or {})
+                self._refuse_other_optimizer(self.plain_config["model"], stored["config"] or {})
         elif self.subcommand != "fit":
             raise UserError(f"{self.subcommand} needs --ckpt_path FILE, the checkpoint to score")
 
@@ -227,28 +242,31 @@ class CLI(LightningCLI):
             try:
                 self.model.load_state_dict(read_checkpoint(weights)["state_dict"])
             except RuntimeError as error:
-                raise UserError(f"{weights}: does not fit model.net ({shortened(one_line(str(error)))})") from error
+                raise UserError(
+                    f"{weights}: does not fit model.net ({shortened(one_line(str(error)))})"
+                ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings: Run = self._get(self.config_init, "run")
-        dump = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
-        self.plain_config: dict[str, Any] = yaml.safe_load(dump)
         trainer_config = self._get(self.config_init, "trainer")
-        quiet = bool(trainer_config.get("fast_dev_run"))
+        self.quick = bool(trainer_config.get("fast_dev_run"))  # nothing is kept
         self.folder = run_folder(Path(settings.root), settings.name, str(self.subcommand))
-        logger: list[Logger] = [CSVLogger(self.folder, name="", version="", flush_logs_every_n_steps=50)]
-        if settings.wandb != "off" and not quiet:
+        logger: list[Logger] = [
+            CSVLogger(self.folder, name="", version="", flush_logs_every_n_steps=50)
+        ]
+        if settings.wandb != "off" and not self.quick:
             logger.append(self._wandb(settings))
-        extra = [RunFolder(self.folder, dump), TestReport(self.folder), LearningRateMonitor("step")]
+        extra = [RunFolder(self.folder, self.config_text), TestReport(self.folder), LearningRateMonitor("step")]
         trainer_config["callbacks"] = [*(trainer_config["callbacks"] or []), *extra]
         return super().instantiate_trainer(logger=logger, default_root_dir=self.folder, **kwargs)
 
     def after_fit(self) -> None:
         """Test the best checkpoint, as the numbers that a run is known by."""
-        if self.trainer.fast_dev_run or self.trainer.interrupted:
+        if self.quick or self.trainer.interrupted:
             return
         if not self.datamodule.split.test:
-            rank_zero_info("The split holds no test images: nothing was tested.")
+            if self.trainer.is_global_zero:
+                print("The split holds no test images: nothing was tested.")
             return
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", verbose=False)
 
@@ -273,8 +291,9 @@ class CLI(LightningCLI):
                 if new.get(key) != old.get(key):
                     name = f"model.{part}.{key}".replace("init_args.", "")
                     raise UserError(
-                        f"{name} is {new.get(key)} but the checkpoint's is {old.get(key)}, which resuming "
-                        "restores; leave it, or train anew from the weights with --run.weights FILE"
+                        f"{name} is {new.get(key)} but the checkpoint's is {old.get(key)}, which "
+                        "resuming restores; leave it, or train anew from the weights with "
+                        "--run.weights FILE"
                     )
 
 
@@ -306,7 +325,8 @@ def run_folder(root: Path, name: str, command: str) -> Path:
                         raise
     except OSError as error:
         raise UserError(
-            f"{root / name}: the run's folder cannot be made ({error.strerror}); choose another --run.root"
+            f"{root / name}: the run's folder cannot be made ({error.strerror}); choose another "
+            "--run.root"
         ) from None
     os.environ[RUN_FOLDER] = str(folder)
     return folder

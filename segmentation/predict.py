@@ -111,7 +111,9 @@ def _write(
         write_image(outputs.folder / "probabilities" / tiff, pixels)
     if outputs.labels:
         wide = labels.max(initial=0) > np.iinfo(np.uint16).max
-        write_image(outputs.folder / "labels" / tiff, labels.astype(np.float32 if wide else np.uint16))
+        write_image(
+            outputs.folder / "labels" / tiff, labels.astype(np.float32 if wide else np.uint16)
+        )
     if outputs.overlays:
         rgb = Preprocess(channels=3).prepare(image)
         picture = tint(rgb, mask, mask, opacity=0.4)
@@ -128,10 +130,18 @@ def _write(
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: not available here ({str(error).splitlines()[0]}); use cpu") from None
+        raise UserError(
+            f"--device {name}: not available here ({str(error).splitlines()[0]}); use cpu"
+        ) from None
     return device

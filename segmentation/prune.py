@@ -44,8 +44,13 @@ class ChooseHead(Callback):
         self.scores = {name: metrics.clone().to(pl_module.device) for name in self.nets}
         self.seconds = {name: MeanMetric().to(pl_module.device) for name in self.nets}
 
-    def on_validation_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int,
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Score and time every network on the same image."""
@@ -59,7 +64,9 @@ class ChooseHead(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Print the table and save."""
-        rows = {name: {k: float(v) for k, v in m.compute().items()} for name, m in self.scores.items()}
+        rows = {
+            name: {k: float(v) for k, v in m.compute().items()} for name, m in self.scores.items()
+        }
         seconds = {name: float(m.compute()) for name, m in self.seconds.items()}
         levels = pl_module.net.levels
         best = self.level or max(levels, key=lambda level: rows[str(level)]["iou"])
@@ -67,11 +74,15 @@ class ChooseHead(Callback):
             return
         print(f"\n{'':18}{'parameters':>12}{'ms/image':>10}{'IoU':>9}{'IoU/image':>11}{'F1':>9}")
         for name, net in self.nets.items():
-            title = "all (accurate)" if name == "all" else f"L{name}{' *' if int(name) == best else ''}"
+            title = (
+                "all (accurate)" if name == "all" else f"L{name}{' *' if int(name) == best else ''}"
+            )
             count = sum(p.numel() for p in net.parameters())
             row = rows[name]
-            print(f"{title:18}{count:12,}{seconds[name] * 1e3:10.1f}"
-                  f"{row['iou']:9.4f}{row['image_iou']:11.4f}{row['f1']:9.4f}")
+            print(
+                f"{title:18}{count:12,}{seconds[name] * 1e3:10.1f}"
+                f"{row['iou']:9.4f}{row['image_iou']:11.4f}{row['f1']:9.4f}"
+            )
         save_pruned(trainer.ckpt_path, self.output, best, self.nets[str(best)].state_dict())  # type: ignore[arg-type]
         print(f"\nL{best} is kept in {self.output}")
 
@@ -85,7 +96,9 @@ def save_pruned(source: Path, output: Path, level: int, weights: dict[str, Any])
     checkpoint = read_checkpoint(source)
     about = copy.deepcopy(checkpoint["segmentation"])
     if about["config"] is None:
-        raise UserError(f"{source}: was trained without a config; use UNetPlusPlus.pruned in Python")
+        raise UserError(
+            f"{source}: was trained without a config; use UNetPlusPlus.pruned in Python"
+        )
     net = about["config"]["init_args"]["net"]["init_args"]
     net.update(depth=level + 1, deep_supervision=False, mode="accurate", head=None)
     kept = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("net.")}

@@ -80,7 +80,7 @@ class SegmentationTask(LightningModule):
     ) -> None:
         super().__init__()
         check_fit(net, target, preprocess)
-        self.net = net.to(memory_format=torch.channels_last) if channels_last else net  # type: ignore[call-overload]
+        self.net = net.to(memory_format=torch.channels_last) if channels_last else net
         self.loss, self.target, self.preprocess = loss, target, preprocess
         self.optimizer, self.lr_scheduler, self.schedule = optimizer, lr_scheduler, schedule
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -108,8 +108,14 @@ class SegmentationTask(LightningModule):
         loss: Tensor = self.loss(logits, batch["target"])
         where = f"epoch {self.current_epoch}, batch {batch_idx} ({', '.join(batch['id'])})"
         self._unchecked = (loss.detach(), where)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True,
-                 batch_size=len(batch["image"]))
+        self.log(
+            "train/loss",
+            loss,
+            on_step=True,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=len(batch["image"]),
+        )
         return loss
 
     def on_train_start(self) -> None:
@@ -172,8 +178,8 @@ class SegmentationTask(LightningModule):
         theirs = Preprocess(**stored["preprocess"])
         for name in self.preprocess.differences(theirs):
             raise UserError(
-                f"model.preprocess.{name} is {getattr(self.preprocess, name)} but the checkpoint was "
-                f"trained with {getattr(theirs, name)}; leave it as trained"
+                f"model.preprocess.{name} is {getattr(self.preprocess, name)} but the checkpoint "
+                f"was trained with {getattr(theirs, name)}; leave it as trained"
             )
         self.trained_on = frozenset(stored["train_ids"] or ())
 
@@ -199,7 +205,8 @@ class SegmentationTask(LightningModule):
         # Computed here rather than by self.log, on every process alike: the states are summed over
         # processes as they are, so uneven shares count as they should.
         scores = {**metrics.compute(), f"{stage}/loss": mean_loss.compute()}
-        metrics.reset(), mean_loss.reset()
+        metrics.reset()
+        mean_loss.reset()
         scores = {name: value.float() for name, value in scores.items()}
         shown = f"{stage}/iou"
         self.log(shown, scores.pop(shown), prog_bar=True)
@@ -208,11 +215,13 @@ class SegmentationTask(LightningModule):
     def _check_leak(self) -> None:
         """Refuse to test on what the weights were trained on, through another seed or list."""
         split = getattr(getattr(self.trainer, "datamodule", None), "split", None)
-        leaked = sorted(self.trained_on & set(split.test)) if split is not None else []
+        if split is None:
+            return
+        leaked = sorted(self.trained_on & set(split.test))
         if leaked:
             raise UserError(
-                f"{len(leaked)} of {len(split.test)} test images were trained on by this checkpoint "
-                f"(such as {leaked[0]}); use the split of its run (split.json)"
+                f"{len(leaked)} of {len(split.test)} test images were trained on by this "
+                f"checkpoint (such as {leaked[0]}); use the split of its run (split.json)"
             )
 
     def _check_loss(self) -> None:
@@ -234,12 +243,12 @@ def check_fit(net: nn.Module, target: Target, preprocess: Preprocess) -> None:
         channels = getattr(net.encoder, "in_channels", None)
     if channels not in (None, preprocess.channels):
         raise UserError(
-            f"model.net takes {channels} channel(s) but model.preprocess makes {preprocess.channels}; "
-            "set net.in_channels or preprocess.channels"
+            f"model.net takes {channels} channel(s) but model.preprocess makes "
+            f"{preprocess.channels}; set net.in_channels or preprocess.channels"
         )
     classes = getattr(net, "classes", None)
     if classes not in (None, target.classes):
         raise UserError(
-            f"model.net gives {classes} class(es) but {type(target).__name__} needs {target.classes}; "
-            "set net.classes"
+            f"model.net gives {classes} class(es) but {type(target).__name__} needs "
+            f"{target.classes}; set net.classes"
         )

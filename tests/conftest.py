@@ -22,14 +22,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def dsb_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 training and 4 test images of 64×80 in the layout of DSB2018, not zipped. Do not change."""
+    """12 training and 4 test images of 64×80 in DSB2018's layout, not zipped. Do not change it."""
     root = tmp_path_factory.mktemp("dsb2018")
     return write_dsb2018(root, images=12, size=(64, 80), test_images=4)
 
 
 @pytest.fixture(scope="session")
 def folder_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """9 gray 16-bit TIFF images of 48×64 with label maps in two folders. Do not change."""
+    """9 gray 16-bit TIFF images of 48×64 with label maps in two folders. Do not change it."""
     root = tmp_path_factory.mktemp("folder")
     return write_folder(root, 9, 0, "labels", ".tif", 16, 1, size=(48, 64))
 

@@ -10,15 +10,26 @@ from segmentation.__main__ import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = [
-    "--model.net.width=4", "--model.net.depth=3", "--data.crop=32", "--data.batch_size=4",
-    "--data.num_workers=0", "--data.split.val=2", "--data.split.test=3", "--data.length=8",
-    "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--run.wandb=off",
-    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+    "--model.net.width=4",
+    "--model.net.depth=3",
+    "--data.crop=32",
+    "--data.batch_size=4",
+    "--data.num_workers=0",
+    "--data.split.val=2",
+    "--data.split.test=3",
+    "--data.length=8",
+    "--trainer.max_epochs=1",
+    "--trainer.accelerator=cpu",
+    "--run.wandb=off",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
     "--trainer.log_every_n_steps=1",
-]  # fmt: skip
+]
 
 
-def arguments(command: str, root: Path, runs: Path, *more: str, config: str = "quickstart.yaml") -> list[str]:
+def arguments(
+    command: str, root: Path, runs: Path, *more: str, config: str = "quickstart.yaml"
+) -> list[str]:
     """The command on tiny settings; what is in ``more`` wins."""
     data = [f"--data.root={root}", f"--run.root={runs}"]
     return [command, f"--config={CONFIGS / config}", *TINY, *data, *more]

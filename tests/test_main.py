@@ -10,9 +10,14 @@ HEAVY = ("torch", "lightning", "albumentations", "cv2", "wandb", "torchmetrics",
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["--version"], *([c, "--help"] for c in ("fit", "validate", "test", "predict", "prune", "synthetic"))],
+    "argv",
+    [
+        ["--help"],
+        ["--version"],
+        *([c, "--help"] for c in ("fit", "validate", "test", "predict", "prune", "synthetic")),
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_help_imports_nothing_heavy(argv: list[str]) -> None:
     code = (
         "import sys\nfrom segmentation.__main__ import main\n"

@@ -64,8 +64,13 @@ class TestReport(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.rows = []
 
-    def on_test_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int,
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Count each image's hits and errors."""
@@ -73,7 +78,9 @@ class TestReport(Callback):
         for i, name in enumerate(batch["id"]):
             truth = batch["labels"][i : i + 1].cpu() > 0
             predicted = outputs["foreground"][i : i + 1].cpu() > pl_module.target.threshold
-            baseline = torch.from_numpy(otsu(data.gray(name, (truth.shape[1], truth.shape[2]))))[None]
+            baseline = torch.from_numpy(otsu(data.gray(name, (truth.shape[1], truth.shape[2]))))[
+                None
+            ]
             packed = zlib.compress(np.packbits(predicted.numpy()).tobytes(), 1)
             for method, mask, kept in (("network", predicted, packed), ("otsu", baseline, b"")):
                 counts = functional.confusion_counts(mask.float(), truth)[0]
@@ -89,7 +96,9 @@ class TestReport(Callback):
         rows = sorted(rows, key=lambda row: (row.method, row.id))
         self.rows = []
         # The task's own scores, whose AUROC needs the probabilities. It logs them after this hook.
-        logged = {k.removeprefix("test/"): float(v) for k, v in pl_module.test_metrics.compute().items()}
+        logged = {
+            k.removeprefix("test/"): float(v) for k, v in pl_module.test_metrics.compute().items()
+        }
         if trainer.is_global_zero:
             self._write(trainer, rows, logged)
 
@@ -114,8 +123,10 @@ class TestReport(Callback):
                 logger.log_image("test/overlays", [str(p) for p in paths], caption=captions)
         print(format_scores(scores))
         print(f"\nscores    {self.folder / 'scores.json'}, per_image.csv")
-        print(f"overlays  {self.folder / 'overlays'} (purple: right, yellow: missed, green: too much)")
-        if (best := getattr(trainer.checkpoint_callback, "best_model_path", "")):
+        print(
+            f"overlays  {self.folder / 'overlays'} (purple: right, yellow: missed, green: too much)"
+        )
+        if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
             print(f"weights   {best}")
 
     def _overlays(self, trainer: Trainer, rows: list[Row]) -> list[Path]:
@@ -123,7 +134,11 @@ class TestReport(Callback):
         ranked = sorted(rows, key=lambda row: row.iou)
         count = min(self.pictures, len(ranked))
         middle = (len(ranked) - count) // 2
-        picked = {"worst": ranked[:count], "median": ranked[middle : middle + count], "best": ranked[::-1][:count]}
+        picked = {
+            "worst": ranked[:count],
+            "median": ranked[middle : middle + count],
+            "best": ranked[::-1][:count],
+        }
         paths = []
         for title, some in picked.items():
             for place, row in enumerate(some, start=1):
@@ -158,7 +173,9 @@ def format_scores(scores: dict[str, Any]) -> str:
     """The table that is printed after a test."""
     columns = ("image_iou", "image_f1", "iou", "f1", "mean_iou", "auroc", "average_precision")
     titles = ("IoU/image", "F1/image", "IoU", "F1", "mean IoU", "AUROC", "AP")
-    lines = [f"\nTest scores on {scores['images']} images (IoU and F1 pooled over pixels unless /image)"]
+    lines = [
+        f"\nTest scores on {scores['images']} images (IoU and F1 pooled over pixels unless /image)"
+    ]
     lines.append(f"{'':24}" + "".join(f"{title:>11}" for title in titles))
     for method in ("network", "otsu"):
         values = (scores[method].get(name) for name in columns)
@@ -166,7 +183,9 @@ def format_scores(scores: dict[str, Any]) -> str:
         lines.append(f"{method:24}{cells}")
     kinds = scores["by_kind"]["network"]
     if len(kinds) > 1:
-        lines.append(f"\n{'by kind':24}{'images':>11}{'IoU/image':>11}{'Otsu':>11}{'IoU':>11}{'Otsu':>11}")
+        lines.append(
+            f"\n{'by kind':24}{'images':>11}{'IoU/image':>11}{'Otsu':>11}{'IoU':>11}{'Otsu':>11}"
+        )
         for kind, ours in kinds.items():
             theirs = scores["by_kind"]["otsu"][kind]
             pairs = [part[k] for k in ("image_iou", "iou") for part in (ours, theirs)]

@@ -6,6 +6,7 @@ is zero in some depths only, of a stack only the first plane is returned. So tif
 it can by itself, and OpenCV the other compressions, in those layouts alone that it reads rightly.
 """
 
+import logging
 from io import BytesIO
 
 import cv2
@@ -32,16 +33,16 @@ _COLOURS: dict[int, int] = {
 }
 _MOST_PIXELS = 2**30  # OpenCV's own limit; a broken or malicious header may ask for any size
 
-tifffile.logger().disabled = True  # broken files are reported by an exception, once
+logging.getLogger("tifffile").disabled = True  # broken files are reported once, by an exception
 
 
 def decode_tiff(data: bytes, name: str, mask: bool) -> np.ndarray:
     """Decode a TIFF file's bytes; ``name`` is for messages.
 
     Alpha is dropped, never multiplied in. One bit becomes 0 and 255. Where the file says that 0 is
-    white an image is inverted, but a mask is not: ImageJ saves masks that it shows in black on white
-    so, tifffile every mask of one bit, and both leave the objects' values as they are. A palette
-    colours an image; of a mask the values themselves are taken.
+    white an image is inverted, but a mask is not: ImageJ says so of masks that it shows in black on
+    white, tifffile of every mask of one bit, and both leave the objects' values as they are. A
+    palette colours an image; of a mask the values themselves are taken.
 
     Args:
         data: The file.

@@ -61,8 +61,8 @@ def nuclei() -> list[A.BasicTransform]:
 def unetpp_keras() -> list[A.BasicTransform]:
     """System A's recipe, with its probabilities; .5 where it names none.
 
-    Its ``Flip`` is gone from albumentations: one of the two flips or both, as that was. Noise has the
-    variance of 10 to 50 gray levels² that was the default then; today's is 15 times stronger.
+    Its ``Flip`` is gone from albumentations: one of the two flips or both, as that was. Noise has
+    the variance that was the default then, 10 to 50 gray levels²; today's σ would be 16 times that.
     """
     return [
         A.CLAHE(p=0.5),

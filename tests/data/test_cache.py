@@ -181,7 +181,11 @@ while not Path(go).exists():
     time.sleep(0.005)
 decoded(Numbers(log=Path(log), pause=0.05), Path(folder), workers=1)
 """
-    names = {"go": str(tmp_path / "go"), "log": str(tmp_path / "log"), "folder": str(tmp_path / "c")}
+    names = {
+        "go": str(tmp_path / "go"),
+        "log": str(tmp_path / "log"),
+        "folder": str(tmp_path / "c"),
+    }
     both = [start(code, ready=str(tmp_path / f"ready-{i}"), **names) for i in range(2)]
     while len(list(tmp_path.glob("ready-*"))) < 2:
         assert all(process.poll() is None for process in both)

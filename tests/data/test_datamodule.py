@@ -187,7 +187,9 @@ def test_balance_draws_rare_kinds_and_large_images_more_often() -> None:
     sizes = [(32, 32)] * 9 + [(64, 64)] * 4
     kinds = ["common"] * 8 + ["validated"] + ["rare"] * 4
     for balance in (0.0, 0.25, 0.5, 1.0):
-        data = made(*sizes, kinds=kinds, balance=balance, length=3000, crop=32, split=NinthValidates())
+        data = made(
+            *sizes, kinds=kinds, balance=balance, length=3000, crop=32, split=NinthValidates()
+        )
         draws = Counter(draw.index for draw in under(data).train_dataloader().sampler)
         rare = sum(draws[i] for i in range(8, 12)) / 3000
         # 8 of 1024 pixels and 4 of 4096: weights (1024 / 8)^b and (4096 / 4)^b
@@ -305,7 +307,7 @@ def test_an_image_without_truth_is_found_before_training(part: str, tmp_path: Pa
 
 
 def test_no_data(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the data root does not exist; put stage1_train.zip"):
+    with pytest.raises(UserError, match=r"the data root does not exist; put stage1_train\.zip"):
         dsb(tmp_path / "gone").prepare_data()
-    with pytest.raises(UserError, match="the data root is empty; put stage1_train.zip"):
+    with pytest.raises(UserError, match=r"the data root is empty; put stage1_train\.zip"):
         dsb(tmp_path).prepare_data()

@@ -44,7 +44,9 @@ def test_formats(tmp_path: Path, suffix: str, bits: Any, channels: Any) -> None:
         assert sample.image.shape == (*SIZE, 1 if channels < 3 else 3)
         assert sample.image.dtype == (np.uint8 if bits == 8 else np.uint16)
         assert sample.labels is not None and sample.labels.dtype == np.int32
-        inside, outside = (sample.image[part].mean() for part in (sample.labels > 0, sample.labels == 0))
+        inside, outside = (
+            sample.image[part].mean() for part in (sample.labels > 0, sample.labels == 0)
+        )
         assert inside > outside  # fluorescence: nuclei are bright
 
 
@@ -128,7 +130,9 @@ def test_find_images(tmp_path: Path) -> None:
     assert list(found) == ["a", "b", "sub/c.v2"]
     assert found["a"] == tmp_path / "a.TIF"
     (tmp_path / "b.bmp").touch()
-    with pytest.raises(UserError, match=r"b\.png: differs from b\.bmp in its suffix alone; keep one"):
+    with pytest.raises(
+        UserError, match=r"b\.png: differs from b\.bmp in its suffix alone; keep one"
+    ):
         find_images(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: holds no images \(\.png, \.tif, .*\); check the"):
@@ -136,7 +140,9 @@ def test_find_images(tmp_path: Path) -> None:
 
 
 def test_what_is_missing(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone: the data root does not exist; .* images/ and masks/"):
+    with pytest.raises(
+        UserError, match=r"gone: the data root does not exist; .* images/ and masks/"
+    ):
         read(tmp_path / "gone")
     (root / "masks" / "field_0002.png").unlink()
     with pytest.raises(UserError, match=r"field_0002\.png: no mask .*masks/field_0002\.\*; add it"):
@@ -151,10 +157,14 @@ def test_masks_that_do_not_fit(root: Path) -> None:
     mask = root / "masks" / "field_0001.png"
     whole = mask.read_bytes()
     cv2.imwrite(str(mask), np.zeros((SIZE[0], SIZE[1] - 1), np.uint8))
-    with pytest.raises(UserError, match=r"field_0001\.png: the mask is 40×55 .* its image is 40×56"):
+    with pytest.raises(
+        UserError, match=r"field_0001\.png: the mask is 40×55 .* its image is 40×56"
+    ):
         read(root)
     cv2.imwrite(str(mask), np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE))
-    with pytest.raises(UserError, match=r"field_0001\.png: a binary mask holds .* mask_type: labels"):
+    with pytest.raises(
+        UserError, match=r"field_0001\.png: a binary mask holds .* mask_type: labels"
+    ):
         read(root)
     mask.write_bytes(whole[:50])
     with pytest.raises(UserError, match=r"field_0001\.png: the PNG is truncated"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from segmentation.data.images import (
     binary_mask,
@@ -144,7 +145,9 @@ def test_corrupt_png_chunk(capfd: pytest.CaptureFixture[str]) -> None:
     assert "checksum" in refused(bytes(data), capfd)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello\n", b"<!DOCTYPE html>\n<p>Not found", b"GIF89a.."])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello\n", b"<!DOCTYPE html>\n<p>Not found", b"GIF89a.."]
+)
 def test_not_an_image(content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     assert "not a PNG" in refused(content, capfd) or not content
 
@@ -223,11 +226,14 @@ def test_writing(tmp_path: Path) -> None:
         write_image(tmp_path / "new" / "x.png", image)
         np.testing.assert_array_equal(read_image(tmp_path / "new" / "x.png"), np.atleast_3d(image))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.png"]  # nothing temporary
+    for image in (pixels(1), pixels(3), pixels(1, 16), pixels(3, 16), np.float32(pixels(1, 16))):
+        write_image(tmp_path / "x.tif", image)
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / "x.tif"), image)
     for name in ("x.xyz", "x"):
         with pytest.raises(UserError, match=r"; use \.png or \.tif"):
             write_image(tmp_path / name, pixels(3))
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot be written .*; choose a folder with write access"):
+    with pytest.raises(UserError, match=r"cannot be written .*; choose a folder with write"):
         write_bytes(tmp_path / "file" / "x", b"")
 
 

@@ -95,6 +95,15 @@ def test_polarity() -> None:
     np.testing.assert_array_equal(flip.prepare(deep(255 - dark)), keep.prepare(dark))
 
 
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.2])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gamma(gamma: float, channels: Any) -> None:
+    plain = Preprocess(channels=channels, polarity="dark")
+    before, after = (p.prepare(255 - RGB) for p in (plain, replace(plain, gamma=gamma)))
+    assert after.shape == before.shape  # of the intensity and polarity that are wanted
+    assert np.abs(after - (before / 255) ** gamma * 255).max() <= 0.5 + 1e-9
+
+
 @pytest.mark.parametrize("size", [(64, 96), (61, 50), (5, 3), (1, 1), (1, 40)])
 def test_clahe_is_opencvs_on_the_whole_image(size: tuple[int, int]) -> None:
     gray = RNG.integers(0, 256, size).astype(np.uint8)
@@ -206,6 +215,8 @@ def test_key_is_of_what_prepare_does() -> None:
         ({"std": (0.0,)}, r"std \(0.0,\) must be positive"),
         ({"std": ()}, "std"),
         ({"clahe_limit": 0.0}, "clahe_limit 0.0 must be positive"),
+        ({"gamma": 0.0}, "gamma 0.0 must be positive"),
+        ({"gamma": math.nan}, "gamma nan must be positive"),
         ({"resize": (0, 5)}, r"resize \(0, 5\) must be \(height, width\)"),
         ({"resize": (256,)}, "resize"),
     ],
@@ -217,5 +228,5 @@ def test_bad_settings(settings: dict[str, Any], says: str) -> None:
 
 @pytest.mark.parametrize("image", [GRAY[..., 0], RGB[..., :2], RGB.astype(np.float32)])
 def test_other_images_are_refused(image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="expected .* uint8 or uint16, got"):
+    with pytest.raises(ValueError, match=r"expected .* uint8 or uint16, got"):
         Preprocess().prepare(image)

@@ -151,7 +151,9 @@ def test_list_split(tmp_path: Path) -> None:
 def test_bad_lists(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"val\.txt: no sample is called 'x' \(one is called 'i000"):
         lists(tmp_path, val="i001\nx")(things())
-    with pytest.raises(UserError, match="i001 is in train and again in test; list each sample once"):
+    with pytest.raises(
+        UserError, match="i001 is in train and again in test; list each sample once"
+    ):
         lists(tmp_path, train="i001", test="i001")(things())
     with pytest.raises(UserError, match="i001 is in train and again in train"):
         lists(tmp_path, train="i001\ni001")(things())

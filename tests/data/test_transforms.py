@@ -20,7 +20,7 @@ every_channels = pytest.mark.parametrize("channels", [1, 3])
 
 
 def scene(height: int = 64, width: int = 64, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Discs of their own ids (some large), bright if the id is odd: read-only, as from the cache."""
+    """Discs with ids of their own, bright if the id is odd: read-only, as from the cache."""
     labels = np.zeros((height, width), np.int32)
     for i, (y, x) in enumerate(np.ndindex(3, 4)):
         centre = (int((x + 0.5) * width / 4), int((y + 0.5) * height / 3))
@@ -222,7 +222,9 @@ def test_small_images_are_reflected(size: tuple[int, int], zoom: tuple[float, fl
 def test_padding() -> None:
     array = np.arange(6).reshape(2, 3)
     assert pad_reflect(array, 2, 3) is array and pad_reflect(array, 1, 1) is array
-    np.testing.assert_array_equal(pad_reflect(array, 2, 5), np.pad(array, [(0, 0), (1, 1)], "reflect"))
+    np.testing.assert_array_equal(
+        pad_reflect(array, 2, 5), np.pad(array, [(0, 0), (1, 1)], "reflect")
+    )
     np.testing.assert_array_equal(pad_reflect(array, 5, 3)[:, 0], [3, 0, 3, 0, 3])
     row = np.arange(3)[None]
     np.testing.assert_array_equal(pad_reflect(row, 3, 5), [[1, 0, 1, 2, 1]] * 3)
@@ -249,6 +251,11 @@ def test_import_asks_no_network(tmp_path: Path) -> None:
     clean = {"PATH": "", "HOME": str(tmp_path)}
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=clean, cwd=root, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=clean,
+        cwd=root,
+        check=True,
     )
     assert "NETWORK" not in done.stdout and done.stdout.strip() and done.stderr == ""
