@@ -129,8 +129,8 @@ def check_size(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> No
 def write_image(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W) or (H, W, 3) RGB pixels, whole or not at all.
 
-    Pixels are uint8 or uint16, in TIFF also float32. TIFF is compressed by deflate, which every
-    reader knows; OpenCV's own choice, LZW, is not read by tifffile alone.
+    Pixels are uint8 or uint16, in TIFF also float32. TIFF is compressed by deflate (floats not at
+    all), which every reader knows; OpenCV's own choice, LZW, is not read by tifffile alone.
 
     Raises:
         UserError: The format is unknown or cannot hold the pixels, the folder cannot be written, or
@@ -139,8 +139,9 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     if pixels.ndim == 3:
         pixels = pixels[..., ::-1]
     try:
-        deflate = [cv2.IMWRITE_TIFF_COMPRESSION, 8] if path.suffix in (".tif", ".tiff") else []
-        done, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), deflate)
+        scheme = 1 if pixels.dtype == np.float32 else 8  # TIFF's numbers for none and deflate
+        options = [cv2.IMWRITE_TIFF_COMPRESSION, scheme] if path.suffix.startswith(".tif") else []
+        done, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), options)
     except cv2.error:
         done = False
     if not done:
