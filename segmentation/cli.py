@@ -256,7 +256,11 @@ class CLI(LightningCLI):
         ]
         if settings.wandb != "off" and not self.quick:
             logger.append(self._wandb(settings))
-        extra = [RunFolder(self.folder, self.config_text), TestReport(self.folder), LearningRateMonitor("step")]
+        extra = [
+            RunFolder(self.folder, self.config_text),
+            TestReport(self.folder),
+            LearningRateMonitor("step"),
+        ]
         trainer_config["callbacks"] = [*(trainer_config["callbacks"] or []), *extra]
         return super().instantiate_trainer(logger=logger, default_root_dir=self.folder, **kwargs)
 

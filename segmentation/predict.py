@@ -43,8 +43,10 @@ class Outputs:
     overlays: bool = False
 
 
-def predict_folder(checkpoint: Path, images: Path, outputs: Outputs, device: str = "auto") -> int:
-    """Predict every image below ``images``.
+def predict_folder(
+    checkpoint: Path, images: Path, outputs: Outputs, device: str = "auto", tta: bool = False
+) -> int:
+    """Predict every image below ``images``; ``tta`` averages over eight symmetries.
 
     A file that cannot be read is reported at the end and does not stop the others.
 
@@ -58,6 +60,7 @@ def predict_folder(checkpoint: Path, images: Path, outputs: Outputs, device: str
         raise UserError(f"{images}: no such folder of images; check --data.images")
     paths = find_images(images)
     task = load_task(checkpoint).to(_device(device))
+    task.tta = task.tta or tta
     rows, faults = [], []
     for name, path in tqdm(paths.items(), "predicting", disable=None):
         try:

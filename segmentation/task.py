@@ -16,6 +16,7 @@ from segmentation.data.datamodule import Batch
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
 from segmentation.inference.padding import network_stride, padded
+from segmentation.inference.tta import d4_mean
 from segmentation.metrics import pixel_metrics
 from segmentation.schedules import PerStep
 from segmentation.targets import Target
@@ -61,6 +62,8 @@ class SegmentationTask(LightningModule):
         channels_last: Keep tensors channels-last: up to 4 times faster convolutions on a CPU, and
             what tensor cores want.
         compile: Compile the network with ``torch.compile``.
+        tta: Test and predict with the mean over an image's eight symmetries, at eight times the
+            cost. Validation during training does without.
 
     Raises:
         UserError: Network, target and preprocessing do not fit together.
@@ -77,6 +80,7 @@ class SegmentationTask(LightningModule):
         schedule: Schedule = Schedule(),
         channels_last: bool = True,
         compile: bool = False,
+        tta: bool = False,
     ) -> None:
         super().__init__()
         check_fit(net, target, preprocess)
@@ -84,7 +88,7 @@ class SegmentationTask(LightningModule):
         self.loss, self.target, self.preprocess = loss, target, preprocess
         self.optimizer, self.lr_scheduler, self.schedule = optimizer, lr_scheduler, schedule
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.compile_net = compile
+        self.compile_net, self.tta = compile, tta
         self.config: dict[str, Any] | None = None  # how to build this task again: plain values
         self.stride = network_stride(net)
         metrics = pixel_metrics(target.threshold)
@@ -100,7 +104,9 @@ class SegmentationTask(LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Prepared images, uint8 (B, C, H, W) of any size ► float32 probabilities (B, K, H, W)."""
-        return self.target.probabilities(padded(self.net, self._input(image), self.stride))
+        if self.tta:
+            return d4_mean(self._probabilities, image)
+        return self._probabilities(image)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._check_loss()
@@ -131,7 +137,7 @@ class SegmentationTask(LightningModule):
         return self._evaluate(batch, self.val_metrics, self.val_loss)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Evaluated:
-        return self._evaluate(batch, self.test_metrics, self.test_loss)
+        return self._evaluate(batch, self.test_metrics, self.test_loss, self.tta)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val", self.val_metrics, self.val_loss)
@@ -142,7 +148,7 @@ class SegmentationTask(LightningModule):
     def foreground(self, net: nn.Module, batch: Batch) -> Tensor:
         """What a variant of the network (a pruned one) answers: (B, H', W') probabilities."""
         logits = padded(net, self._input(batch["image"]), self.stride)
-        return self._foreground(logits, batch["labels"])
+        return self._foreground(self.target.probabilities(logits), batch["labels"])
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.net.parameters())
@@ -186,16 +192,22 @@ class SegmentationTask(LightningModule):
     def _input(self, image: Tensor) -> Tensor:
         return self.preprocess.normalize(image).contiguous(memory_format=self.memory_format)
 
-    def _evaluate(self, batch: Batch, metrics: Any, mean_loss: MeanMetric) -> Evaluated:
+    def _probabilities(self, image: Tensor) -> Tensor:
+        return self.target.probabilities(padded(self.net, self._input(image), self.stride))
+
+    def _evaluate(
+        self, batch: Batch, metrics: Any, mean_loss: MeanMetric, tta: bool = False
+    ) -> Evaluated:
         logits = padded(self.net, self._input(batch["image"]), self.stride)
         mean_loss.update(self.loss(logits, batch["target"]), weight=len(logits))
-        foreground = self._foreground(logits, batch["labels"])
+        probs = self(batch["image"]) if tta else self.target.probabilities(logits)
+        foreground = self._foreground(probs, batch["labels"])
         metrics.update(foreground, batch["labels"] > 0)
         return {"foreground": foreground}
 
-    def _foreground(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _foreground(self, probs: Tensor, labels: Tensor) -> Tensor:
         """(B, H', W') probabilities at the size that is scored."""
-        foreground = self.target.foreground(self.target.probabilities(logits))
+        foreground = self.target.foreground(probs)
         if foreground.shape == labels.shape:
             return foreground
         size = (labels.shape[-2], labels.shape[-1])
