@@ -26,6 +26,7 @@ from segmentation.memory import keep_freed_memory
 from segmentation.task import SegmentationTask
 
 HELP_ALL = "segmentation fit --help-all"
+LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
 RUN_FOLDER = "SEGMENTATION_RUN_FOLDER"  # how the processes of one run agree on its folder
 
 
@@ -70,7 +71,11 @@ def run(arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> "CLI":
             load_from_checkpoint_support=False,
             save_config_callback=None,
             parser_class=_Parser,
-            trainer_defaults={"use_distributed_sampler": False, "callbacks": list(callbacks)},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                # Lightning's save_last is the last *best* one. This is the last epoch, to resume.
+                "callbacks": [*callbacks, ModelCheckpoint(**LAST)],
+            },
             args=composed(arguments),
         )
     except _ParserError as error:
@@ -197,7 +202,6 @@ class CLI(LightningCLI):
                 "checkpoint.monitor": "val/iou",
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
                 "checkpoint.enable_version_counter": False,
             }
         )

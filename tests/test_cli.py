@@ -179,6 +179,14 @@ def test_resuming_continues_and_refuses_another_optimizer(
     )
 
 
+def test_the_last_checkpoint_is_of_the_last_epoch(dsb_root: Path, tmp_path: Path) -> None:
+    """Also when the best epoch was an earlier one, here the first: nothing is learned."""
+    frozen = ["--model.optimizer.lr=0", "--model.net.batch_norm=false", "--trainer.max_epochs=3"]
+    run = fit(dsb_root, tmp_path, *frozen)
+    assert read_checkpoint(run / "checkpoints/best.ckpt")["epoch"] == 0
+    assert read_checkpoint(run / "checkpoints/last.ckpt")["epoch"] == 2
+
+
 def test_encoder_weights_are_not_fetched_for_a_checkpoint(
     dsb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
