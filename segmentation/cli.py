@@ -276,7 +276,9 @@ class CLI(LightningCLI):
             if self.trainer.is_global_zero:
                 print("The split holds no test images: nothing was tested.")
             return
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", verbose=False)
+        # The first checkpoint callback is the one that watches a score.
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
 
     def _wandb(self, settings: Run) -> WandbLogger:
         online = settings.wandb == "online" or (settings.wandb == "auto" and _has_account())
