@@ -1,6 +1,7 @@
 """``fit``, ``validate`` and ``test``: LightningCLI, composed configs, one folder a run."""
 
 import argparse
+import errno
 import os
 import re
 import warnings
@@ -83,8 +84,10 @@ def run(arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> "CLI":
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        where = os.environ.get(RUN_FOLDER) if full else error.filename
         raise UserError(
-            f"{error.filename or 'output'}: {error.strerror}; choose a --run.root with write "
+            f"{where or 'output'}: {error.strerror}; choose a --run.root with write "
             "access and free space"
         ) from error
     except RuntimeError as error:
