@@ -29,7 +29,7 @@ import torch
 from common import HERE, Report, add_root, alternate, arguments, dsb2018, ratio, seconds
 
 from segmentation.data.cache import decoded, prepared
-from segmentation.data.datamodule import Part, TrainSet
+from segmentation.data.datasets import Part, TrainSet, Windows
 from segmentation.data.preprocess import Preprocess, resize_labels
 from segmentation.data.samplers import Draw
 from segmentation.data.transforms import RECIPES, Augmentation
@@ -61,7 +61,8 @@ def main() -> None:
             step = max(1, len(store) // args.images)
             part = Part(store, tuple(entry.id for entry in store.entries[::step][: args.images]))
             crop = None if resize else (CROP, CROP)
-            examples = TrainSet(part, Foreground(), Augmentation(recipe), crop, (1.0, 1.0), 0)
+            windows = Windows(recipe, crop, (1.0, 1.0), 0)
+            examples = TrainSet(part, Preprocess(), Foreground(), windows)
             pairs = in_memory(part, resize)
             arms[f"{recipe}: package"] = partial(run_package, examples, args.draws)
             arms[f"{recipe}: bare albumentations"] = bare(recipe, pairs, crop, args.draws)

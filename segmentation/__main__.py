@@ -22,6 +22,12 @@ commands:
              segmentation predict --ckpt_path X --data.images DIR --output DIR
   prune      the best head of a U-Net++, alone
              segmentation prune --config FILE --ckpt_path X --output Y
+  prepare    download, verify and unpack a public dataset
+             segmentation prepare DATASET --root DIR
+  audit      duplicates, leaks and faulty labels of a dataset, as a page
+             segmentation audit DATASET --root DIR --output DIR
+  reproduce  published experiments, beside their published scores
+             segmentation reproduce SYSTEM[/ROW] --output DIR
   synthetic  make nuclei to try everything with
              segmentation synthetic --output DIR
 
@@ -64,6 +70,8 @@ ABOUT = {
     ),
 }
 
+OWN = ("predict", "prune", "prepare", "audit", "reproduce", "synthetic")  # functions in commands.py
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, or 2 for bad input."""
@@ -77,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(arguments[0])(arguments)
     except UserError as error:
-        print(f"segmentation: error: {error}", file=sys.stderr)
+        print(f"segmentation: error: {_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("segmentation: interrupted", file=sys.stderr)
@@ -89,14 +97,22 @@ def entry() -> None:
     sys.exit(main())
 
 
+def _line(error: UserError) -> str:
+    """The error's line, also where a loading process met it.
+
+    PyTorch raises that anew with the whole traceback as its text, which ends in the line.
+    """
+    kind = type(error)
+    return str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()
+
+
 def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {
-        "fit": _trainer, "validate": _trainer, "test": _trainer,
-        "predict": _predict, "prune": _prune, "synthetic": _synthetic,
-    }  # fmt: skip
-    if name not in commands:
-        raise UserError(f"no command is called {name!r}; choose from {', '.join(commands)}")
-    return commands[name]
+    if name in ABOUT:
+        return _trainer
+    if name in OWN:
+        return _own
+    names = ", ".join([*ABOUT, *OWN])
+    raise UserError(f"no command is called {name!r}; choose from {names}")
 
 
 def _trainer(arguments: list[str]) -> int:
@@ -111,22 +127,11 @@ def _trainer(arguments: list[str]) -> int:
     return 0
 
 
-def _predict(arguments: list[str]) -> int:
-    from segmentation.commands import predict
+def _own(arguments: list[str]) -> int:
+    from segmentation import commands
 
-    return predict(arguments[1:])
-
-
-def _prune(arguments: list[str]) -> int:
-    from segmentation.commands import prune
-
-    return prune(arguments[1:])
-
-
-def _synthetic(arguments: list[str]) -> int:
-    from segmentation.commands import synthetic
-
-    return synthetic(arguments[1:])
+    command: Callable[[list[str]], int] = getattr(commands, arguments[0])
+    return command(arguments[1:])
 
 
 if __name__ == "__main__":

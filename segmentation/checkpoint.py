@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from segmentation.errors import UserError
 from segmentation.task import SegmentationTask
@@ -43,17 +43,25 @@ def load_task(path: str | Path) -> SegmentationTask:
 
     Raises:
         UserError: As :func:`read_checkpoint`, or the task was built by hand rather than from a
-            config: then load it with ``SegmentationTask.load_from_checkpoint`` and its parts.
+            config: then load it with ``SegmentationTask.load_from_checkpoint`` and its parts; or
+            its config does not fit the code that is installed.
     """
     checkpoint = read_checkpoint(path)
-    config = checkpoint["segmentation"]["config"]
+    config = checkpoint["segmentation"].get("config")
     if config is None:
         raise UserError(
             f"{path}: was trained without a config; load it in Python with "
             "SegmentationTask.load_from_checkpoint(path, net=…, …)"
         )
-    task = build_task(without_download(config))
-    task.load_state_dict(checkpoint["state_dict"])
+    try:
+        task = build_task(without_download(config))
+        task.load_state_dict(checkpoint["state_dict"])
+    except (ArgumentError, RuntimeError, KeyError, TypeError, ValueError, ImportError) as error:
+        what = " ".join(str(error).split())[-200:]
+        raise UserError(
+            f"{path}: its network cannot be built again here (… {what}); use the versions and the "
+            "code that it was trained with"
+        ) from error
     return task.eval()
 
 
@@ -74,9 +82,10 @@ def without_download(config: Any) -> Any:
     Those are about to be replaced by the checkpoint's, and fetching them would need a network.
     """
     if isinstance(config, dict):
-        return {
-            k: None if k == "encoder_weights" else without_download(v) for k, v in config.items()
-        }
+        # VGGUNet's "weights" name a file; elsewhere that word may stand for numbers.
+        fetched = {k for k, v in config.items() if k == "weights" and isinstance(v, str)}
+        fetched.add("encoder_weights")
+        return {k: None if k in fetched else without_download(v) for k, v in config.items()}
     if isinstance(config, list):
         return [without_download(value) for value in config]
     return config

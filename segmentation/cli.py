@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import functools
 import os
 import re
 import warnings
@@ -61,6 +62,7 @@ def run(arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> "CLI":
     # Every run keeps its checkpoints in its own folder: of course it is not the loaded one's.
     warnings.filterwarnings("ignore", message="The dirpath has changed")
     launched = RUN_FOLDER in os.environ
+    _stored.cache_clear()  # the file may have changed since another run of this process
     try:
         return CLI(
             SegmentationTask,
@@ -117,14 +119,24 @@ def composed(arguments: Sequence[str]) -> list[str]:
     try:
         files, typed = parser.parse_known_args(rest)
         parser.add_argument("--ckpt_path")
-        checkpoint = parser.parse_known_args(rest)[0].ckpt_path
+        typed_path = parser.parse_known_args(rest)[0].ckpt_path
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; see segmentation {command[0]} --help") from None
     parts = [part for file in files.config for part in _parts(Path(file), ())]
+    checkpoint = typed_path
+    for part in parts if checkpoint is None else ():
+        checkpoint = yaml.safe_load(part).get("ckpt_path") or checkpoint
     if checkpoint and command != ["fit"]:
-        model = read_checkpoint(checkpoint)["segmentation"]["config"]
+        model = _stored(checkpoint)["config"]
         parts += [yaml.safe_dump({"model": without_download(model)})] if model else []
     return [*command, *(word for part in parts for word in ("--config", part)), *typed]
+
+
+@functools.lru_cache(1)
+def _stored(path: str) -> dict[str, Any]:
+    """What this package adds to a checkpoint: plain values, kept so that the file is read once."""
+    stored: dict[str, Any] = read_checkpoint(path)["segmentation"]
+    return stored
 
 
 def _parts(path: Path, above: tuple[Path, ...]) -> list[str]:
@@ -143,6 +155,7 @@ def _parts(path: Path, above: tuple[Path, ...]) -> list[str]:
         raise UserError(
             f"{path}: a config is a mapping of keys, this is {type(content).__name__}; correct it"
         )
+    content.pop("reproduces", None)  # for people and for `segmentation reproduce`
     files = content.pop("compose", [])
     parts = [p for f in files for p in _parts(path.parent / f, (*above, path.resolve()))]
     return [*parts, yaml.safe_dump(content, sort_keys=False)] if content else parts
@@ -218,6 +231,9 @@ class CLI(LightningCLI):
         # Lightning's own version warns whenever arguments are handed over.
         self.config = parser.parse_args(args)
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would read the whole checkpoint for hyperparameters, which ours never hold."""
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         for key, value in config.items():
@@ -227,7 +243,7 @@ class CLI(LightningCLI):
         self.plain_config: dict[str, Any] = yaml.safe_load(self.config_text)
         path = config.get("ckpt_path")
         if path is not None:
-            stored = read_checkpoint(path)["segmentation"]
+            stored = _stored(str(path))
             for key, _ in config["model"].items():
                 if key.endswith("encoder_weights"):  # about to be replaced: do not fetch them
                     config["model"][key] = None
@@ -247,7 +263,9 @@ class CLI(LightningCLI):
         weights = self._get(self.config_init, "run").weights
         if weights is not None:
             try:
-                self.model.load_state_dict(read_checkpoint(weights)["state_dict"])
+                checkpoint = read_checkpoint(weights)
+                self.model.load_state_dict(checkpoint["state_dict"])
+                self.model.trained_on = checkpoint["segmentation"]["trained_on"]
             except RuntimeError as error:
                 raise UserError(
                     f"{weights}: does not fit model.net ({shortened(one_line(str(error)))})"

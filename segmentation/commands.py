@@ -7,6 +7,15 @@ from typing import NoReturn
 
 from segmentation.errors import UserError
 
+# What audit reads: the data module, and those of its own options that the reader needs.
+_MODULES = {
+    "dsb2018": ("segmentation.data.dsb2018.DSB2018DataModule", ()),
+    "bbbc039": ("segmentation.data.bbbc039.BBBC039DataModule", ()),
+    "dic_hela": ("segmentation.data.dic_hela.DICHeLaDataModule", ("truth",)),
+    "ultrasound_nerve": ("segmentation.data.ultrasound_nerve.UltrasoundNerveDataModule", ()),
+    "folder": ("segmentation.data.folder.FolderDataModule", ("images", "masks", "mask_type")),
+}
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -81,25 +90,25 @@ def prune(arguments: Sequence[str]) -> int:
 
 
 def synthetic(arguments: Sequence[str]) -> int:
-    """Make synthetic nuclei (fluorescence, bright field, histology) to try everything with."""
+    """Make synthetic images (nuclei, cells, ultrasound) with truth to try everything with."""
     parser = _Parser("segmentation synthetic", description=synthetic.__doc__, allow_abbrev=False)
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="must not exist yet"
     )
     parser.add_argument(
         "--layout",
-        choices=("dsb2018", "folder"),
+        choices=("dsb2018", "folder", "dic_hela", "bbbc039", "ultrasound_nerve"),
         default="dsb2018",
-        help="the Data Science Bowl's folders, or images/ and masks/",
+        help="whose files they look like; folder: images/ and masks/",
     )
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.images < 1:
         raise UserError(f"--images {options.images}: must be at least 1")
-    from segmentation.data.synthetic import write_dsb2018, write_folder
+    from segmentation.data import synthetic as layouts
 
-    write = write_dsb2018 if options.layout == "dsb2018" else write_folder
+    write = getattr(layouts, f"write_{options.layout}")
     try:
         write(options.output, options.images, seed=options.seed)
     except OSError as error:
@@ -108,3 +117,150 @@ def synthetic(arguments: Sequence[str]) -> int:
         ) from None
     print(f"{options.images} images in {options.output}")
     return 0
+
+
+def prepare(arguments: Sequence[str]) -> int:
+    """Download, verify, unpack and check a public dataset, and print what it holds."""
+    from segmentation.data.official import DATASETS
+
+    parser = _Parser("segmentation prepare", description=prepare.__doc__, allow_abbrev=False)
+    parser.add_argument("dataset", choices=tuple(DATASETS), help="which")
+    parser.add_argument(
+        "--root",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder to make it in; what is there already is verified and kept",
+    )
+    parser.add_argument(
+        "--archive",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="official files that are at hand; with any, nothing is downloaded",
+    )
+    parser.add_argument(
+        "--url-base", default="", metavar="URL", help="a mirror's folder that holds the files"
+    )
+    parser.epilog = (
+        "An interrupted download goes on where it stopped. ultrasound_nerve needs a login: this "
+        "command says what to do."
+    )
+    options = parser.parse_args(arguments)
+    from segmentation.data.prepare import prepare as make
+
+    make(options.dataset, options.root, options.archive, options.url_base)
+    return 0
+
+
+def audit(arguments: Sequence[str]) -> int:
+    """Duplicates, leaks, faulty labels and distributions of a dataset, as a page and a JSON."""
+    parser = _Parser("segmentation audit", description=audit.__doc__, allow_abbrev=False)
+    parser.add_argument("dataset", choices=tuple(_MODULES), help="which; folder: your own images")
+    parser.add_argument(
+        "--root", required=True, metavar="DIR", help="where it is, as data.root in a config"
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="gets audit.html, audit.json and corrections.yaml; must not exist yet",
+    )
+    parser.add_argument(
+        "--split",
+        type=Path,
+        metavar="FILE",
+        help="split.json of a run, to look for leaks in; the dataset's default split otherwise",
+    )
+    parser.add_argument(
+        "--corrections", metavar="FILE", help="audit what the data are after these corrections"
+    )
+    parser.add_argument(
+        "--near",
+        type=float,
+        default=0.4,
+        help="largest difference of near-duplicates: 0 equal, 1.4 unrelated (0.4)",
+    )
+    parser.add_argument(
+        "--agree",
+        type=float,
+        default=0.7,
+        help="masks of duplicates with an IoU below this contradict each other (0.7)",
+    )
+    parser.add_argument(
+        "--small", type=int, default=10, help="list objects of fewer pixels than this (10)"
+    )
+    own = parser.add_argument_group("as in a config, for one dataset")
+    own.add_argument("--images", metavar="NAME", help="folder: name of the images' folder")
+    own.add_argument("--masks", metavar="NAME", help="folder: name of the masks' folder")
+    own.add_argument(
+        "--mask_type", choices=("binary", "labels", "objects"), help="folder: what a mask holds"
+    )
+    own.add_argument("--truth", choices=("gold", "silver", "best"), help="dic_hela: which truth")
+    parser.epilog = (
+        "The status is 1 when samples cannot be read; the others are audited all the same."
+    )
+    options = parser.parse_args(arguments)
+    if not 0 <= options.near < 1:
+        raise UserError(f"--near {options.near}: must be at least 0 and below 1")
+    if not 0 <= options.agree <= 1:
+        raise UserError(f"--agree {options.agree}: must be between 0 and 1")
+    path, allowed = _MODULES[options.dataset]
+    given = {name: getattr(options, name) for name in ("images", "masks", "mask_type", "truth")}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name not in allowed:
+            raise UserError(f"--{name}: is not an option of {options.dataset}; leave it out")
+    from importlib import import_module
+
+    from segmentation.data.audit import audit as examine
+    from segmentation.data.audit import findings, read_split
+
+    module, _, cls = path.rpartition(".")
+    data = getattr(import_module(module), cls)(
+        options.root, corrections=options.corrections, **given
+    )
+    split, name = data.splitter, f"the default {data.splitter}"
+    if options.split is not None:
+        split, name = read_split(options.split), str(options.split)
+    report = examine(
+        data.source, options.output, split, name, options.near, options.agree, options.small
+    )
+    print(findings(report))
+    print(f"page {options.output / 'audit.html'}")
+    return 1 if report["faults"] else 0
+
+
+def reproduce(arguments: Sequence[str]) -> int:
+    """Run published experiments and set their scores beside the published ones."""
+    parser = _Parser("segmentation reproduce", description=reproduce.__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "what", metavar="SYSTEM[/ROW]", help="such as b, or b/augmentation: a file of --configs"
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="gets the runs, results.json and the table; started again, it goes on",
+    )
+    parser.add_argument(
+        "--budget",
+        choices=("smoke", "cpu", "full"),
+        default="full",
+        help="smoke: two steps of each; cpu: what two cores can bear; full: as published",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument(
+        "--data", default=Path("data"), type=Path, metavar="DIR", help="holds dsb2018, bbbc039, …"
+    )
+    parser.add_argument("--configs", default=Path("configs/reproduce"), type=Path, metavar="DIR")
+    options = parser.parse_args(arguments)
+    from segmentation.reproduce import find_rows
+    from segmentation.reproduce import reproduce as run_rows
+
+    rows = find_rows(options.configs, options.what)
+    return run_rows(rows, options.budget, options.seeds, options.data, options.output)

@@ -1,7 +1,5 @@
 """Applying a trained network to a folder of images."""
 
-import csv
-import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from segmentation.checkpoint import load_task
 from segmentation.data.folder import find_images
-from segmentation.data.images import read_image, write_bytes, write_image
+from segmentation.data.images import read_image, write_image, write_table
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
 from segmentation.overlays import tint
@@ -72,11 +69,7 @@ def predict_folder(
         relative = Path(name).parent / path.name
         rows.append({"image": relative.as_posix(), **_write(outputs, relative, task, image, probs)})
     if rows:
-        text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-        write_bytes(outputs.folder / "objects.csv", text.getvalue().encode())
+        write_table(outputs.folder / "objects.csv", COLUMNS, rows)
         print(f"masks     {outputs.folder / 'masks'} ({len(rows)} images)")
         print(f"counts    {outputs.folder / 'objects.csv'}")
     for fault in faults:
@@ -92,9 +85,7 @@ def probabilities(task: SegmentationTask, image: np.ndarray) -> np.ndarray:
     """
     prepared = task.preprocess.prepare(image).transpose(2, 0, 1)
     batch = torch.from_numpy(np.ascontiguousarray(prepared))[None].to(task.device)
-    probs = task(batch)
-    if probs.shape[-2:] != image.shape[:2]:
-        probs = F.interpolate(probs, image.shape[:2], mode="bilinear")
+    probs = task.preprocess.restore(task(batch), (image.shape[0], image.shape[1]))
     result: np.ndarray = probs[0].cpu().numpy()
     return result
 

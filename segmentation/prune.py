@@ -11,7 +11,7 @@ from lightning import Callback, Trainer
 from torchmetrics import MeanMetric
 
 from segmentation.checkpoint import read_checkpoint
-from segmentation.data.datamodule import Batch
+from segmentation.data.datasets import Batch
 from segmentation.data.images import write_bytes
 from segmentation.errors import UserError
 from segmentation.metrics import pixel_metrics

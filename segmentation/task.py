@@ -1,23 +1,24 @@
 """The one LightningModule: network, loss, target, preprocessing and optimiser, all injected."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 import torch
-import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
-from segmentation.data.datamodule import Batch
+from segmentation.data.datasets import Batch
 from segmentation.data.preprocess import Preprocess
+from segmentation.data.splits import Split
 from segmentation.errors import UserError
 from segmentation.inference.padding import network_stride, padded
 from segmentation.inference.tta import d4_mean
-from segmentation.metrics import pixel_metrics
+from segmentation.metrics import object_metrics, pixel_metrics
 from segmentation.schedules import PerStep
 from segmentation.targets import Target
 
@@ -42,9 +43,15 @@ class Schedule:
 
 
 class Evaluated(TypedDict):
-    """What an evaluation step gives to callbacks: (B, H, W) float32 foreground probabilities."""
+    """What an evaluation step gives to callbacks, at the size that is scored.
+
+    Keys:
+        foreground: (B, H, W) float32 probabilities.
+        instances: (B, H, W) int32 ids of the predicted objects, on the CPU.
+    """
 
     foreground: Tensor
+    instances: Tensor
 
 
 class SegmentationTask(LightningModule):
@@ -53,7 +60,7 @@ class SegmentationTask(LightningModule):
     Args:
         net: (B, in_channels, H, W) float32 ► logits (B, classes, H, W), or in training a list of
             such logits (deep supervision). Any segmentation-models-pytorch model fits.
-        loss: (logits, target) ► scalar.
+        loss: (logits, target) ► scalar, and (logits, target, weight) where pixels are weighted.
         target: How labels are encoded and output is decoded.
         preprocess: What is done to every image; stored in the checkpoint.
         optimizer: Parameters ► optimizer.
@@ -91,11 +98,15 @@ class SegmentationTask(LightningModule):
         self.compile_net, self.tta = compile, tta
         self.config: dict[str, Any] | None = None  # how to build this task again: plain values
         self.stride = network_stride(net)
+        one_head = getattr(loss, "loss", loss)  # DeepSupervision hands weights on
+        self._weighs = "weight" in inspect.signature(one_head.forward).parameters
         metrics = pixel_metrics(target.threshold)
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
+        self.val_objects = object_metrics().clone(prefix="val/")
+        self.test_objects = object_metrics().clone(prefix="test/")
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
-        self.trained_on: frozenset[str] = frozenset()  # ids that the loaded weights have seen
+        self.trained_on: dict[str, list[str]] = {}  # ids the loaded weights have seen, by dataset
         self._unchecked: tuple[Tensor, str] | None = None
 
     def setup(self, stage: str) -> None:
@@ -110,8 +121,9 @@ class SegmentationTask(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._check_loss()
-        logits = self.net(self._input(batch["image"]))
-        loss: Tensor = self.loss(logits, batch["target"])
+        image = batch["image"]
+        self._check_size(image.shape[-2], image.shape[-1])
+        loss = self._loss(self.net(self._input(image)), batch)
         where = f"epoch {self.current_epoch}, batch {batch_idx} ({', '.join(batch['id'])})"
         self._unchecked = (loss.detach(), where)
         self.log(
@@ -120,7 +132,7 @@ class SegmentationTask(LightningModule):
             on_step=True,
             on_epoch=True,
             prog_bar=True,
-            batch_size=len(batch["image"]),
+            batch_size=len(image),
         )
         return loss
 
@@ -134,21 +146,23 @@ class SegmentationTask(LightningModule):
         self._check_loss()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Evaluated:
-        return self._evaluate(batch, self.val_metrics, self.val_loss)
+        return self._evaluate(batch, self.val_metrics, self.val_objects, self.val_loss)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Evaluated:
-        return self._evaluate(batch, self.test_metrics, self.test_loss, self.tta)
+        test = (self.test_metrics, self.test_objects, self.test_loss)
+        return self._evaluate(batch, *test, self.tta)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_scores("val", self.val_metrics, self.val_loss)
+        self._log_scores("val", self.val_metrics, self.val_objects, self.val_loss)
 
     def on_test_epoch_end(self) -> None:
-        self._log_scores("test", self.test_metrics, self.test_loss)
+        self._log_scores("test", self.test_metrics, self.test_objects, self.test_loss)
 
     def foreground(self, net: nn.Module, batch: Batch) -> Tensor:
         """What a variant of the network (a pruned one) answers: (B, H', W') probabilities."""
         logits = padded(net, self._input(batch["image"]), self.stride)
-        return self._foreground(self.target.probabilities(logits), batch["labels"])
+        probs = self._as_scored(self.target.probabilities(logits), batch["labels"])
+        return self.target.foreground(probs)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.net.parameters())
@@ -169,11 +183,14 @@ class SegmentationTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the task, and which images it was trained on; plain values only."""
-        split = getattr(getattr(self._trainer, "datamodule", None), "split", None)
+        seen = {name: list(ids) for name, ids in self.trained_on.items()}
+        if (now := self._split()) is not None:
+            name, split = now
+            seen[name] = sorted({*seen.get(name, ()), *split.train})
         checkpoint["segmentation"] = {
             "config": self.config,
             "preprocess": self.preprocess.plain(),
-            "train_ids": None if split is None else list(split.train),
+            "trained_on": seen,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -187,7 +204,7 @@ class SegmentationTask(LightningModule):
                 f"model.preprocess.{name} is {getattr(self.preprocess, name)} but the checkpoint "
                 f"was trained with {getattr(theirs, name)}; leave it as trained"
             )
-        self.trained_on = frozenset(stored["train_ids"] or ())
+        self.trained_on = stored["trained_on"]
 
     def _input(self, image: Tensor) -> Tensor:
         return self.preprocess.normalize(image).contiguous(memory_format=self.memory_format)
@@ -196,40 +213,71 @@ class SegmentationTask(LightningModule):
         return self.target.probabilities(padded(self.net, self._input(image), self.stride))
 
     def _evaluate(
-        self, batch: Batch, metrics: Any, mean_loss: MeanMetric, tta: bool = False
+        self, batch: Batch, pixels: Any, objects: Any, mean_loss: MeanMetric, tta: bool = False
     ) -> Evaluated:
         logits = padded(self.net, self._input(batch["image"]), self.stride)
-        mean_loss.update(self.loss(logits, batch["target"]), weight=len(logits))
+        mean_loss.update(self._loss(logits, batch), weight=len(logits))
         probs = self(batch["image"]) if tta else self.target.probabilities(logits)
-        foreground = self._foreground(probs, batch["labels"])
-        metrics.update(foreground, batch["labels"] > 0)
-        return {"foreground": foreground}
-
-    def _foreground(self, probs: Tensor, labels: Tensor) -> Tensor:
-        """(B, H', W') probabilities at the size that is scored."""
+        probs = self._as_scored(probs, batch["labels"])
         foreground = self.target.foreground(probs)
-        if foreground.shape == labels.shape:
-            return foreground
-        size = (labels.shape[-2], labels.shape[-1])
-        return F.interpolate(foreground[:, None], size, mode="bilinear")[:, 0]
+        pixels.update(foreground, batch["labels"] > 0)
+        decoded = [torch.from_numpy(self.target.decode(p)) for p in probs.cpu().numpy()]
+        instances = torch.stack(decoded)
+        objects.update(instances, batch["labels"])
+        return {"foreground": foreground, "instances": instances}
 
-    def _log_scores(self, stage: str, metrics: Any, mean_loss: MeanMetric) -> None:
+    def _as_scored(self, probs: Tensor, labels: Tensor) -> Tensor:
+        """(B, K, H', W') probabilities at the size that is scored."""
+        size = (labels.shape[-2], labels.shape[-1])
+        if probs.shape[-2:] == size:  # scored as the network saw it
+            return probs
+        return self.preprocess.restore(probs, size)
+
+    def _loss(self, logits: Any, batch: Batch) -> Tensor:
+        loss: Tensor
+        if "weight" in batch:
+            if not self._weighs:
+                raise UserError(
+                    f"data.weight: {type(self.loss).__name__} takes no weights of pixels; unset it "
+                    "or choose a loss with a third argument, weight"
+                )
+            loss = self.loss(logits, batch["target"], batch["weight"])
+        else:
+            loss = self.loss(logits, batch["target"])
+        return loss
+
+    def _check_size(self, height: int, width: int) -> None:
+        stride = network_stride(getattr(self.net, "tile_net", self.net))
+        if height % stride or width % stride:
+            up, across = (-(-side // stride) * stride for side in (height, width))
+            raise UserError(
+                f"the network takes training windows whose sides are multiples of {stride}, not "
+                f"{height}×{width}; set data.crop to {up}×{across}, say"
+            )
+
+    def _log_scores(self, stage: str, pixels: Any, objects: Any, mean_loss: MeanMetric) -> None:
         # Computed here rather than by self.log, on every process alike: the states are summed over
         # processes as they are, so uneven shares count as they should.
-        scores = {**metrics.compute(), f"{stage}/loss": mean_loss.compute()}
-        metrics.reset()
-        mean_loss.reset()
+        scores = {**pixels.compute(), **objects.compute(), f"{stage}/loss": mean_loss.compute()}
+        for metric in (pixels, objects, mean_loss):
+            metric.reset()
         scores = {name: value.float() for name, value in scores.items()}
         shown = f"{stage}/iou"
         self.log(shown, scores.pop(shown), prog_bar=True)
         self.log_dict(scores)
 
+    def _split(self) -> tuple[str, Split] | None:
+        """The name of the data and how they are divided, where a data module says so."""
+        data = getattr(self._trainer, "datamodule", None)
+        split: Split | None = getattr(data, "split", None)
+        return None if split is None else (data.source.name, split)  # type: ignore[union-attr]
+
     def _check_leak(self) -> None:
         """Refuse to test on what the weights were trained on, through another seed or list."""
-        split = getattr(getattr(self.trainer, "datamodule", None), "split", None)
-        if split is None:
+        if (now := self._split()) is None:
             return
-        leaked = sorted(self.trained_on & set(split.test))
+        name, split = now
+        leaked = sorted(set(self.trained_on.get(name, ())) & set(split.test))
         if leaked:
             raise UserError(
                 f"{len(leaked)} of {len(split.test)} test images were trained on by this "

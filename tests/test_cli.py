@@ -99,7 +99,8 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_its_task(trained: Path) ->
     path = trained / "checkpoints/best.ckpt"
     stored = read_checkpoint(path)["segmentation"]
     assert json.loads(json.dumps(stored["preprocess"]))["intensity"] == "percentile"
-    assert stored["train_ids"] == json.loads((trained / "split.json").read_text())["train"]
+    train = json.loads((trained / "split.json").read_text())["train"]
+    assert stored["trained_on"] == {"dsb2018": sorted(train)}
     task = load_task(path)
     assert not task.training and task.config["init_args"]["net"]["init_args"]["width"] == 4
     image = torch.randint(0, 256, (1, 3, 37, 50), dtype=torch.uint8)
@@ -172,6 +173,8 @@ def test_resuming_continues_and_refuses_another_optimizer(
     run = fit(dsb_root, tmp_path, last, "--trainer.max_epochs=2")
     assert read_checkpoint(run / "checkpoints/last.ckpt")["epoch"] == 1
     weights = f"--run.weights={trained / 'checkpoints/last.ckpt'}"
+    argv = arguments("fit", dsb_root, tmp_path / "leak", weights, "--data.split.seed=7")
+    assert "trained on by this checkpoint" in refusal(capsys, argv)
     run = fit(dsb_root, tmp_path / "anew", weights, "--model.optimizer.lr=0", "--data.length=4")
     before = read_checkpoint(trained / "checkpoints/last.ckpt")["state_dict"]["net.head.weight"]
     assert torch.equal(
@@ -337,8 +340,6 @@ def test_plateau_schedules_step_within_the_epoch(dsb_root: Path, tmp_path: Path)
         "--trainer.val_check_interval=2",
         "--data.length=24",
     ]
-    config = tmp_path / "plateau.yaml"
-    config.write_text(yaml.safe_dump({}))
     run = fit(dsb_root, tmp_path / "runs", *plateau)
     rows = (run / "metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("lr-AdamW")

@@ -1,10 +1,17 @@
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from torch import Tensor
+from torch._utils import ExceptionWrapper
 
 import segmentation
 from segmentation.__main__ import main
+from segmentation.errors import UserError
+from segmentation.targets import Foreground
+from tests.helpers import arguments, refusal
 
 HEAVY = ("torch", "lightning", "albumentations", "cv2", "wandb", "torchmetrics", "numpy")
 
@@ -14,7 +21,10 @@ HEAVY = ("torch", "lightning", "albumentations", "cv2", "wandb", "torchmetrics",
     [
         ["--help"],
         ["--version"],
-        *([c, "--help"] for c in ("fit", "validate", "test", "predict", "prune", "synthetic")),
+        *(
+            [c, "--help"]
+            for c in ("fit", "validate", "test", "predict", "prune", "prepare", "synthetic")
+        ),
     ],
     ids=" ".join,
 )
@@ -38,3 +48,63 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fitt"]) == 2
     assert "'fitt'" in capsys.readouterr().err
     assert main([]) == 2
+
+
+class Refusing(Foreground):
+    """A target that cannot be made, as a loading process finds out."""
+
+    def encode(self, labels: np.ndarray) -> Tensor:
+        try:
+            raise OSError("the cause")
+        except OSError as error:
+            raise UserError("x.png: bad: segmentation.errors: 1; do this") from error
+
+
+# Since Python 3.12 a process with threads warns when it forks; PyTorch's loaders fork.
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_loading_process_is_told_in_one_line(
+    workers: int, dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = ["--model.target=tests.test_main.Refusing", f"--data.num_workers={workers}"]
+    line = refusal(capsys, arguments("fit", dsb_root, tmp_path, *target))
+    assert line == "segmentation: error: x.png: bad: segmentation.errors: 1; do this"
+
+
+class Special(UserError):
+    pass
+
+
+def wrapped(error: Exception) -> Exception:
+    """The error that PyTorch makes of one in a loading process."""
+    try:
+        raise error
+    except Exception:
+        wrapper = ExceptionWrapper(where="in DataLoader worker process 0")  # type: ignore[no-untyped-call]
+    with pytest.raises(type(error)) as caught:
+        wrapper.reraise()  # type: ignore[no-untyped-call]
+    assert "Traceback" in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UserError("a.png: b: c"), "a.png: b: c"),
+        (Special("d.png: e"), "d.png: e"),
+        (wrapped(Special("d.png: e")), "d.png: e"),
+        (wrapped(wrapped(UserError("f: g"))), "f: g"),  # a loader in a loader
+    ],
+)
+def test_an_error_is_told_as_its_line(
+    error: UserError,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("segmentation.commands.synthetic", fail)
+    assert main(["synthetic"]) == 2
+    assert capsys.readouterr().err == f"segmentation: error: {told}\n"

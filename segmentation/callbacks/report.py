@@ -1,7 +1,5 @@
 """The test report: scores of the network and of Otsu's threshold, per image, by kind, pictured."""
 
-import csv
-import io
 import json
 import zlib
 from collections import defaultdict
@@ -14,8 +12,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from segmentation.data.datamodule import Batch, SegmentationDataModule
-from segmentation.data.images import write_bytes, write_image
+from segmentation.data.datamodule import SegmentationDataModule
+from segmentation.data.datasets import Batch
+from segmentation.data.images import write_bytes, write_image, write_table
 from segmentation.metrics import functional
 from segmentation.overlays import error_overlay
 from segmentation.targets import otsu
@@ -78,9 +77,7 @@ class TestReport(Callback):
         for i, name in enumerate(batch["id"]):
             truth = batch["labels"][i : i + 1].cpu() > 0
             predicted = outputs["foreground"][i : i + 1].cpu() > pl_module.target.threshold
-            baseline = torch.from_numpy(otsu(data.gray(name, (truth.shape[1], truth.shape[2]))))[
-                None
-            ]
+            baseline = torch.from_numpy(otsu(data.gray(name)))[None]
             packed = zlib.compress(np.packbits(predicted.numpy()).tobytes(), 1)
             for method, mask, kept in (("network", predicted, packed), ("otsu", baseline, b"")):
                 counts = functional.confusion_counts(mask.float(), truth)[0]
@@ -97,7 +94,9 @@ class TestReport(Callback):
         self.rows = []
         # The task's own scores, whose AUROC needs the probabilities. It logs them after this hook.
         logged = {
-            k.removeprefix("test/"): float(v) for k, v in pl_module.test_metrics.compute().items()
+            k.removeprefix("test/"): float(v)
+            for metrics in (pl_module.test_metrics, pl_module.test_objects)
+            for k, v in metrics.compute().items()
         }
         if trainer.is_global_zero:
             self._write(trainer, rows, logged)
@@ -111,11 +110,7 @@ class TestReport(Callback):
             "by_kind": {m: _by_kind(part) for m, part in by_method.items()},
         }
         write_bytes(self.folder / "scores.json", json.dumps(scores, indent=1).encode())
-        text = io.StringIO()
-        table = csv.DictWriter(text, FIELDS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(row.plain() for row in rows)
-        write_bytes(self.folder / "per_image.csv", text.getvalue().encode())
+        write_table(self.folder / "per_image.csv", FIELDS, (row.plain() for row in rows))
         paths = self._overlays(trainer, by_method["network"])
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

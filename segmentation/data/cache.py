@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from segmentation.data.sample import Sample, Source
 from segmentation.errors import UserError
 
-LAYOUT = 1  # raise when the format of a store changes
+LAYOUT = 2  # raise when the format of a store changes
 KEEP_DAYS = 14
 
 _FOLDER = re.compile(r".+-[0-9a-f]{16}(\.part)?")  # a store, or what a killed build left of one
@@ -42,7 +42,14 @@ Place = tuple[int, tuple[int, ...], str]  # byte offset, shape, dtype
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One sample's place in ``data.bin``: byte offset, shape and dtype of each array."""
+    """What is known of a sample without reading it.
+
+    Attributes:
+        id, group, kind, subset: As in :class:`Sample`.
+        image, labels, weight: Byte offset in ``data.bin``, shape and dtype of each array.
+        objects: How many the labels hold; ``None`` without labels.
+        digest: Hash of the image's pixels, shape and dtype: equal for exact duplicates.
+    """
 
     id: str
     group: str
@@ -50,6 +57,9 @@ class Entry:
     subset: str
     image: Place
     labels: Place | None
+    weight: Place | None
+    objects: int | None
+    digest: str
 
 
 class Store:
@@ -84,12 +94,14 @@ class Store:
     def __getitem__(self, i: int) -> Sample:
         """Sample ``i``: ``image`` as stored, ``labels`` (H, W) in the smallest unsigned dtype.
 
-        Both are read-only views of the file, so that a crop touches only its own pages.
+        All arrays are read-only views of the file, so that a crop touches only its own pages.
         """
         entry = self.entries[i]
-        image = self._array(entry.image)
-        labels = None if entry.labels is None else self._array(entry.labels)
-        return Sample(entry.id, image, labels, entry.group, entry.kind, entry.subset)
+        labels, weight = (
+            None if place is None else self._array(place) for place in (entry.labels, entry.weight)
+        )
+        about = (entry.group, entry.kind, entry.subset)
+        return Sample(entry.id, self._array(entry.image), labels, *about, weight)
 
     def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
         return Store, (self.folder,)
@@ -139,9 +151,34 @@ def prepared(
     Raises:
         UserError: The cache folder cannot be written.
     """
-    key = _key([store.folder.name, settings])
-    name = store.folder.name.rpartition("-")[0] + "-prepared"
-    return _open(name, key, map_ordered(prepare, store, os.cpu_count() or 1), len(store), folder)
+    numbers = range(len(store))
+    return derived(store, lambda i: prepare(store[i]), numbers, "prepared", settings, folder)
+
+
+def derived(
+    store: Store,
+    make: Callable[[Any], Sample],
+    items: Sequence[Any],
+    title: str,
+    settings: str,
+    folder: Path | None = None,
+) -> Store:
+    """``make`` of each of ``items`` (numbers of samples, say), kept as a store of its own.
+
+    Args:
+        store: What the samples are made from.
+        make: Item ► sample; called on threads.
+        items: Plain values.
+        title: Short name of what is made.
+        settings: Says all that ``make`` depends on beside ``store`` and the item.
+        folder: Where stores are kept; :func:`cache_folder` by default.
+
+    Raises:
+        UserError: The cache folder cannot be written.
+    """
+    key = _key([LAYOUT, store.folder.name, title, settings, list(items)])
+    name = f"{_name(store)}-{title}"
+    return _open(name, key, map_ordered(make, items, os.cpu_count() or 1), len(items), folder)
 
 
 def map_ordered(
@@ -194,13 +231,7 @@ def _build(target: Path, samples: Iterable[Sample]) -> None:
         entries = []
         with (partial / _DATA).open("wb") as file:
             for sample in samples:
-                image = _append(file, sample.image)
-                labels = None
-                if sample.labels is not None:
-                    smallest = np.min_scalar_type(int(sample.labels.max(initial=0)))
-                    labels = _append(file, sample.labels.astype(smallest, copy=False))
-                about = (sample.id, sample.group, sample.kind, sample.subset)
-                entries.append(Entry(*about, image, labels))
+                entries.append(_write(file, sample))
             file.flush()
             os.fsync(file.fileno())
         (partial / _INDEX).write_text(json.dumps([asdict(entry) for entry in entries]))
@@ -228,6 +259,29 @@ def _remove_old(parent: Path) -> None:
                 shutil.rmtree(doomed)
 
 
+def _write(file: Any, sample: Sample) -> Entry:
+    labels, objects = None, None
+    if sample.labels is not None:
+        smallest = np.min_scalar_type(int(sample.labels.max(initial=0)))
+        labels = _append(file, sample.labels.astype(smallest, copy=False))
+        ids = np.bincount(sample.labels.reshape(-1).astype(np.intp), minlength=1)
+        objects = int(np.count_nonzero(ids[1:]))
+    weight = None if sample.weight is None else _append(file, sample.weight)
+    about = (sample.id, sample.group, sample.kind, sample.subset)
+    image = _append(file, sample.image)
+    return Entry(*about, image, labels, weight, objects, digest(sample.image))
+
+
+def digest(image: np.ndarray) -> str:
+    """Hash of an image's pixels, shape and dtype."""
+    about = f"{image.shape} {image.dtype.str} ".encode()
+    return hashlib.blake2b(about + image.tobytes(), digest_size=16).hexdigest()
+
+
+def _name(store: Store) -> str:
+    return store.folder.name.rpartition("-")[0].removesuffix("-prepared")
+
+
 def _append(file: Any, array: np.ndarray) -> Place:
     offset = file.tell()
     file.write(np.ascontiguousarray(array).data)
@@ -241,11 +295,12 @@ def _size(place: Place) -> int:
 
 
 def _end(entry: Entry) -> int:
-    return max(place[0] + _size(place) for place in (entry.image, entry.labels) if place)
+    places = (entry.image, entry.labels, entry.weight)
+    return max(place[0] + _size(place) for place in places if place)
 
 
 def _entry(row: dict[str, Any]) -> Entry:
-    for name in ("image", "labels"):
+    for name in ("image", "labels", "weight"):
         if row[name] is not None:
             offset, shape, dtype = row[name]
             row[name] = (offset, tuple(shape), dtype)

@@ -2,133 +2,35 @@
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
-from segmentation.data.cache import Entry, Store, decoded, prepared
-from segmentation.data.preprocess import Preprocess, resize_image, resize_labels
-from segmentation.data.sample import Sample, Source
-from segmentation.data.samplers import Draw, TrainSampler, UnrepeatedDistributedSampler
-from segmentation.data.splits import RandomSplit, Split, Splitter
-from segmentation.data.transforms import Augmentation, random_crop
+from segmentation.data.cache import Store, decoded, prepared
+from segmentation.data.datasets import (
+    Batch,
+    EvalSet,
+    Part,
+    TrainSet,
+    Windows,
+    draw_weights,
+    fixed,
+)
+from segmentation.data.preprocess import Preprocess
+from segmentation.data.sample import Source
+from segmentation.data.samplers import TrainSampler, UnrepeatedDistributedSampler
+from segmentation.data.splits import PARTS, RandomSplit, Split, Splitter, straddling
+from segmentation.data.transforms import Augmentation
+from segmentation.data.weights import WeightMap
 from segmentation.errors import UserError
 from segmentation.targets import Foreground, Target
-
-
-class Batch(TypedDict, total=False):
-    """What the task receives.
-
-    Keys:
-        image: (B, C, H, W) uint8, after :meth:`Preprocess.prepare`.
-        target: What ``Target.encode`` made of the labels, at the image's size.
-        labels: (B, H', W') int32 instance ids at the size that is scored (evaluation).
-        id, kind: As in :class:`Sample`.
-    """
-
-    image: Tensor
-    target: Tensor
-    labels: Tensor
-    id: list[str]
-    kind: list[str]
-
-
-class TrainSet(Dataset[dict[str, Any]]):
-    """Crops, augmentation and encoding, one seed per (run, epoch, sample).
-
-    Each item is one example of a :class:`Batch`.
-
-    Args:
-        samples: Prepared samples with labels.
-        target: Encodes the labels.
-        augmentation: Applied after the crop.
-        crop: (height, width), or ``None`` for the whole image.
-        zoom: Range of random magnification.
-        seed: Of the run.
-    """
-
-    def __init__(
-        self,
-        samples: "Part",
-        target: Target,
-        augmentation: Augmentation,
-        crop: tuple[int, int] | None,
-        zoom: tuple[float, float],
-        seed: int,
-    ) -> None:
-        self.samples, self.target, self.augmentation = samples, target, augmentation
-        self.crop, self.zoom, self.seed = crop, zoom, seed
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        sample = self.samples[draw.index]
-        rng = draw.rng(self.seed)
-        image, labels = sample.image, sample.labels
-        assert labels is not None  # checked for the whole part by the data module
-        labels = resize_labels(labels, (image.shape[0], image.shape[1]))
-        if self.crop is not None:
-            image, labels = random_crop(image, labels, self.crop, rng, self.zoom)
-        image, labels = self.augmentation(image, labels, rng)
-        target = self.target.encode(labels.astype(np.int32))
-        return {"image": _tensor(image), "target": target, "id": sample.id, "kind": sample.kind}
-
-
-class EvalSet(Dataset[dict[str, Any]]):
-    """Whole images, in order, with their labels at the size that is scored.
-
-    Each item is one example of a :class:`Batch`.
-    """
-
-    def __init__(
-        self, samples: "Part", target: Target, score_at: Literal["native", "network"]
-    ) -> None:
-        self.samples, self.target, self.score_at = samples, target, score_at
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = self.samples[index]
-        labels = sample.labels
-        assert labels is not None
-        seen = resize_labels(labels, (sample.image.shape[0], sample.image.shape[1]))
-        if self.score_at == "network":
-            labels = seen
-        return {
-            "image": _tensor(sample.image),
-            "target": self.target.encode(seen.astype(np.int32)),
-            "labels": torch.from_numpy(labels.astype(np.int32)),
-            "id": sample.id,
-            "kind": sample.kind,
-        }
-
-
-class Part:
-    """The samples of one part of a split, by position."""
-
-    def __init__(self, store: Store, ids: tuple[str, ...]) -> None:
-        place = {entry.id: i for i, entry in enumerate(store.entries)}
-        self.store = store
-        self.places = [place[name] for name in ids]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, i: int) -> Sample:
-        return self.store[self.places[i]]
-
-    @property
-    def entries(self) -> list[Entry]:
-        """What the cache knows of each sample without reading it."""
-        return [self.store.entries[place] for place in self.places]
 
 
 class SegmentationDataModule(LightningDataModule):
@@ -147,13 +49,29 @@ class SegmentationDataModule(LightningDataModule):
         balance: 0 shows each image once an epoch. Above 0 images are drawn at random with
             probability ∝ (pixels / images of its kind) ^ balance: rare kinds and large images more
             often. 0.5 evens kinds out by the square root.
-        length: Training draws per epoch; the number of training images by default.
+        length: Training draws per epoch; the number of training examples by default.
+        copies: Train on so many fixed versions of each image, the first one as it is and the others
+            augmented (and cropped) once for all: the same pixels every epoch. ``null`` augments
+            anew every epoch.
+        copies_in_val: Enlarge the validation images likewise. Some published studies did; the
+            scores are then not those of the images.
+        division: Cut each training image into a grid of so many rows and columns, and train on the
+            tiles; wrap the network in ``segmentation.inference.tiles.GridTiles`` to evaluate so.
+        blank: Training tiles (with division 1, images) without any object: ``"keep"`` or ``"drop"``
+            them, or ``"add"`` for each image one of nothing but its background.
+        empty: Images without any object: ``"keep"``; ``"drop"`` them from training; ``"balance"``
+            draws images with and without objects equally often; ``"drop_everywhere"`` also leaves
+            them out of validation and test, whose scores then say nothing of false alarms.
+        weight: Weights of the pixels in the loss, such as ``segmentation.data.weights``'.
         batch_size: Per device, in training. Evaluation takes one image at a time, at its own size.
         num_workers: Loading processes; ``null`` takes one a core, at most 8, shared by the devices.
         score_at: ``"native"`` scores at the image's own size; ``"network"`` at
             ``preprocess.resize``, as published studies with a fixed size did.
         seed: Of order, crops and augmentation, ≥ 0; ``null`` takes ``seed_everything``'s.
         cache: Folder of the decoded data; ``$SEGMENTATION_CACHE`` or the user's cache by default.
+        corrections: File of samples to drop and masks to prefer, as ``segmentation audit`` writes.
+        duplicates: What to do in ``fit`` when images that are equal to the pixel lie in different
+            parts of the split: ``"refuse"``, or ``"allow"`` with a warning.
 
     Raises:
         UserError: A setting is out of its range; in :meth:`setup`, where data and settings do not
@@ -173,11 +91,19 @@ class SegmentationDataModule(LightningDataModule):
         augmentation: str = "light",
         balance: float = 0.0,
         length: int | None = None,
+        copies: int | None = None,
+        copies_in_val: bool = False,
+        division: int = 1,
+        blank: Literal["keep", "drop", "add"] = "keep",
+        empty: Literal["keep", "drop", "balance", "drop_everywhere"] = "keep",
+        weight: WeightMap | None = None,
         batch_size: int = 8,
         num_workers: int | None = None,
         score_at: Literal["native", "network"] = "native",
         seed: int | None = None,
         cache: str | None = None,
+        corrections: str | None = None,
+        duplicates: Literal["refuse", "allow"] = "refuse",
     ) -> None:
         super().__init__()
         self.crop = (crop, crop) if isinstance(crop, int) else crop
@@ -187,6 +113,8 @@ class SegmentationDataModule(LightningDataModule):
             ("zoom", zoom, 0 < zoom[0] <= zoom[1], "a range of positive magnifications"),
             ("balance", balance, balance >= 0, "at least 0"),
             ("length", length, length is None or length > 0, "positive"),
+            ("copies", copies, copies is None or copies > 0, "positive"),
+            ("division", division, division > 0, "positive"),
             ("batch_size", batch_size, batch_size > 0, "positive"),
             ("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0"),
             ("seed", self.seed, self.seed >= 0, "at least 0"),
@@ -195,11 +123,23 @@ class SegmentationDataModule(LightningDataModule):
                 raise UserError(f"data.{name}: {value} must be {wanted}")
         if crop is None and tuple(zoom) != (1.0, 1.0):
             raise UserError(f"data.zoom: {zoom} needs a data.crop; set one, or zoom to [1, 1]")
-        self.source, self.splitter = source, split or RandomSplit()
+        if crop is not None and division > 1:
+            raise UserError(
+                f"data.division: {division} cuts whole images into tiles; set data.crop to null"
+            )
+        self.source = source
+        if corrections is not None:
+            from segmentation.data.corrections import Corrected
+
+            self.source = Corrected(source, corrections)
+        self.splitter = split or RandomSplit()
         self.zoom, self.augmentation, self.balance = zoom, augmentation, balance
         self.length, self.batch_size, self.num_workers = length, batch_size, num_workers
+        self.copies, self.copies_in_val, self.division = copies, copies_in_val, division
+        self.blank, self.empty, self.weight = blank, empty, weight
         self.score_at: Literal["native", "network"] = score_at
         self.cache = None if cache is None else Path(cache)
+        self.duplicates = duplicates
         self.preprocess, self.target = Preprocess(), Foreground()
         Augmentation(augmentation)  # an unknown name is refused before any work is done
 
@@ -217,13 +157,13 @@ class SegmentationDataModule(LightningDataModule):
         self.raw, store = self._open()
         self.prepared = store
         self._places = {entry.id: i for i, entry in enumerate(store.entries)}
-        self.split = self.splitter(store.entries)
-        self.parts = {
-            name: Part(store, getattr(self.split, name)) for name in ("train", "val", "test")
-        }
+        self.split = self._without_empty(self.splitter(store.entries))
+        self.parts = {name: Part(store, getattr(self.split, name)) for name in PARTS}
         if stage in ("fit", None):
             self._check("train")
             self._check_crop(self.parts["train"])
+            self._check_duplicates()
+            self._training = self._train_set()
         if stage in ("fit", "validate", None):
             self._check("val")
         if stage == "test" or (stage in ("fit", None) and self.split.test):
@@ -231,12 +171,12 @@ class SegmentationDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Augmented windows, in an order drawn anew each epoch; an incomplete batch is dropped."""
-        part = self.parts["train"]
-        augmentation = Augmentation(self.augmentation, self.preprocess.channels)
-        data = TrainSet(part, self.target, augmentation, self.crop, self.zoom, self.seed)
-        weights = _kind_weights(part, self.balance) if self.balance > 0 else None
+        data = self._training
+        weights = None
+        if self.balance > 0 or self.empty == "balance":
+            weights = draw_weights(data.entries, self.balance, self.empty == "balance")
         rank, world = self._rank()
-        sampler = TrainSampler(len(part), self.seed, weights, self.length, rank, world)
+        sampler = TrainSampler(len(data), self.seed, weights, self.length, rank, world)
         size = min(self.batch_size, len(sampler))
         return self._loader(data, sampler, size, drop_last=True)
 
@@ -248,23 +188,49 @@ class SegmentationDataModule(LightningDataModule):
         """Each test image once."""
         return self._eval_loader("test")
 
-    def gray(self, name: str, size: tuple[int, int]) -> np.ndarray:
-        """The image called ``name`` as it was read, as (H, W) gray uint8 or uint16 of ``size``."""
+    def gray(self, name: str) -> np.ndarray:
+        """The image called ``name`` as it was read: (H, W) gray, uint8 or uint16, as scored."""
         image = self.raw[self._places[name]].image
-        gray = image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        return resize_image(gray[..., None], size)[..., 0]
+        if self.score_at == "network":
+            image = self.preprocess.fit_image(image)
+        return image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The prepared (H, W, C) uint8 image and its true (H, W) foreground, at the scored size."""
+        """The prepared (H, W, C) uint8 image and its true (H, W) foreground, as scored."""
         sample = self.prepared[self._places[name]]
         assert sample.labels is not None
-        size = sample.labels.shape if self.score_at == "native" else sample.image.shape[:2]
-        size = (size[0], size[1])
-        return resize_image(sample.image, size), resize_labels(sample.labels, size) > 0
+        if self.score_at == "network":
+            return sample.image, self.preprocess.fit_labels(sample.labels) > 0
+        whole = replace(self.preprocess, crop=None, resize=None)
+        return whole.prepare(self.raw[self._places[name]].image), sample.labels > 0
+
+    def _train_set(self) -> TrainSet:
+        """The training examples."""
+        windows = Windows(self.augmentation, self.crop, self.zoom, self.seed)
+        samples: Part | Store = self.parts["train"]
+        if self.copies is not None or self.blank == "add" or self.weight is not None:
+            samples = self._fixed("train", windows, self.blank == "add")
+        return TrainSet(
+            samples,
+            self.preprocess,
+            self.target,
+            windows,
+            self.copies is not None,
+            self.division,
+            self.blank != "drop",
+        )
+
+    def _fixed(self, name: str, windows: Windows, blank: bool = False) -> Store:
+        return fixed(
+            self.parts[name], self.preprocess, windows, self.copies, blank, self.weight, self.cache
+        )
 
     def _eval_loader(self, name: str) -> DataLoader[Batch]:
         rank, world = self._rank()
-        data = EvalSet(self.parts[name], self.target, self.score_at)
+        samples: Part | Store = self.parts[name]
+        if name == "val" and self.copies is not None and self.copies_in_val:
+            samples = self._fixed("val", Windows(self.augmentation, None, (1.0, 1.0), self.seed))
+        data = EvalSet(samples, self.preprocess, self.target, self.score_at, self.weight)
         # No padding: 13 images on 2 processes are scored as 13. Being a DistributedSampler
         # already, it is not replaced by Lightning.
         sampler = UnrepeatedDistributedSampler(data, world, rank, shuffle=False)
@@ -316,8 +282,37 @@ class SegmentationDataModule(LightningDataModule):
                     f"{self.source.name}: {entry.id} is in {name} but has no mask; add it, or "
                     "leave the image out of the split"
                 )
-        if self.score_at == "network" and self.preprocess.resize is None:
-            raise UserError("data.score_at: network needs model.preprocess.resize to be set")
+        if self.score_at == "network" and not (self.preprocess.resize or self.preprocess.crop):
+            raise UserError(
+                "data.score_at: network needs model.preprocess.resize or model.preprocess.crop"
+            )
+
+    def _without_empty(self, split: Split) -> Split:
+        if self.empty not in ("drop", "drop_everywhere"):
+            return split
+        empty = {entry.id for entry in self.prepared.entries if entry.objects == 0}
+        kept = {
+            name: tuple(i for i in getattr(split, name) if i not in empty)
+            for name in (PARTS if self.empty == "drop_everywhere" else ("train",))
+        }
+        return replace(split, **kept)
+
+    def _check_duplicates(self) -> None:
+        """Refuse images that are equal to the pixel and lie in different parts."""
+        found = straddling({entry.id: entry.digest for entry in self.raw.entries}, self.split)
+        if not found:
+            return
+        first, second = found[0][:2]
+        what = (
+            f"{self.source.name}: {len(found)} group(s) of identical images lie in more than one "
+            f"part of the split (such as {first} and {second}): scores would be too good"
+        )
+        if self.duplicates == "refuse":
+            raise UserError(
+                f"{what}; drop them by data.corrections (see segmentation audit), or set "
+                "data.duplicates to allow"
+            )
+        rank_zero_warn(what)
 
     def _check_crop(self, part: Part) -> None:
         shapes = Counter(tuple(entry.image[1][:2]) for entry in part.entries)
@@ -335,18 +330,6 @@ class SegmentationDataModule(LightningDataModule):
                 f"data.crop: {self.crop[0]}×{self.crop[1]} is larger than every image (at most "
                 f"{height}×{width}, H×W); lower it"
             )
-
-
-def _kind_weights(part: Part, power: float) -> list[float]:
-    counts = Counter(entry.kind for entry in part.entries)
-    return [
-        float((np.prod(entry.image[1][:2]) / counts[entry.kind]) ** power) for entry in part.entries
-    ]
-
-
-def _tensor(image: np.ndarray) -> Tensor:
-    # Always a copy: the image may be the read-only file itself, which a tensor could write to.
-    return torch.from_numpy(image.transpose(2, 0, 1).copy(order="C"))
 
 
 def _one_thread(_: int) -> None:

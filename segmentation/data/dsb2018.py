@@ -165,7 +165,7 @@ def rle_decode(runs: str, shape: tuple[int, int], name: str) -> np.ndarray:
         name: What to call it in messages.
 
     Raises:
-        UserError: The runs are not pairs of numbers, or leave the image.
+        UserError: The runs are not pairs of numbers, overlap, or leave the image.
     """
     mask = np.zeros(shape[0] * shape[1], bool)
     try:
@@ -182,27 +182,47 @@ def rle_decode(runs: str, shape: tuple[int, int], name: str) -> np.ndarray:
                 f"{name}: run {start} {length} leaves an image of {shape[0]}×{shape[1]}; download "
                 "it again"
             )
+        if mask[start - 1 : start - 1 + length].any():
+            raise UserError(f"{name}: run {start} {length} overlaps another; download it again")
         mask[start - 1 : start - 1 + length] = True
     return mask.reshape(shape, order="F")
+
+
+def csv_rows(data: bytes, name: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header: ``columns`` alone, each a string.
+
+    Args:
+        data: The file.
+        name: What to call it in messages.
+        columns: Those that it must have.
+
+    Raises:
+        UserError: It is no such file.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
+        if missing := sorted(set(columns) - set(reader.fieldnames or ())):
+            raise UserError(f"{name}: lacks the column {missing[0]}; download it again")
+        rows = []
+        for row in reader:
+            if None in (row[column] for column in columns):
+                raise UserError(f"{name}: line {reader.line_num} is cut off; download it again")
+            rows.append({column: row[column] for column in columns})
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{name}: not a CSV file ({error}); download it again") from None
+    return rows
 
 
 def _read_solution(path: Path) -> Solution:
     if not path.exists():
         return {}
-    rows: Solution = defaultdict(list)
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-        needed = ("ImageId", "EncodedPixels", "Height", "Width")
-        if missing := sorted(set(needed) - set(reader.fieldnames or ())):
-            raise UserError(f"{path}: lacks the column {missing[0]}; download it again")
-        for row in reader:
-            if None in (row[column] for column in needed):
-                raise UserError(f"{path}: line {reader.line_num} is cut off; download it again")
-            rows[row["ImageId"]].append({column: row[column] for column in needed})
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a CSV file ({error}); download it again") from None
+    rows: Solution = defaultdict(list)
+    for row in csv_rows(data, str(path), ("ImageId", "EncodedPixels", "Height", "Width")):
+        rows[row["ImageId"]].append(row)
     return dict(rows)
 
 

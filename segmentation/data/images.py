@@ -1,11 +1,13 @@
 """Reading image and mask files: every format and every way in which a file can be broken."""
 
 import contextlib
+import csv
+import io
 import os
 import re
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,25 @@ def write_bytes(path: Path, data: bytes) -> None:
             f"{path}: cannot be written ({error.strerror}); choose a folder with write access "
             "and free space"
         ) from None
+
+
+def write_table(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV file in UTF-8, whole or not at all.
+
+    Args:
+        path: Its folders are made.
+        fields: Names of the columns, in order.
+        rows: Values by field. A missing one is left empty; a field that has no column is a
+            ``ValueError``.
+
+    Raises:
+        UserError: The folder cannot be written, or the disk is full.
+    """
+    text = io.StringIO()
+    table = csv.DictWriter(text, fields, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 def _read_bytes(path: str | Path) -> bytes:

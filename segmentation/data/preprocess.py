@@ -8,6 +8,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segmentation.data.sample import Sample
@@ -38,6 +39,8 @@ class Preprocess:
             (0.5 is the square root, which also evens out photon noise: Anscombe 1948).
         clahe: Contrast-limited adaptive histogram equalisation of the luminance (8×8 tiles).
         clahe_limit: Its clip limit, relative to a flat histogram.
+        crop: ``(height, width)`` cut from the middle of every image, before anything else, or
+            ``None``. What lies outside is predicted as background.
         resize: ``(height, width)`` that every image is resized to, or ``None`` for its own size.
         mean: Subtracted after scaling to 0…1; one value for all channels or one a channel.
         std: Divided by after that.
@@ -54,13 +57,14 @@ class Preprocess:
     gamma: float = 1.0
     clahe: bool = False
     clahe_limit: float = 2.0
+    crop: tuple[int, int] | None = None
     resize: tuple[int, int] | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         # YAML and checkpoints give lists; tuples compare equal to tuples only.
-        for name in ("resize", "mean", "std"):
+        for name in ("crop", "resize", "mean", "std"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         for name, allowed in (
@@ -89,8 +93,10 @@ class Preprocess:
             raise UserError(f"preprocess: gamma {self.gamma} must be positive")
         if not self.clahe_limit > 0:
             raise UserError(f"preprocess: clahe_limit {self.clahe_limit} must be positive")
-        if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
-            raise UserError(f"preprocess: resize {self.resize} must be (height, width), both ≥ 1")
+        for name in ("crop", "resize"):
+            size = getattr(self, name)
+            if size is not None and (len(size) != 2 or min(size) < 1):
+                raise UserError(f"preprocess: {name} {size} must be (height, width), both ≥ 1")
 
     @classmethod
     def imagenet(cls, **settings: Any) -> "Preprocess":
@@ -116,6 +122,7 @@ class Preprocess:
         """A whole image (H, W, C) uint8 or uint16, C in {1, 3} ► (H', W', ``channels``) uint8.
 
         Raises:
+            UserError: The image is smaller than ``crop``.
             ValueError: The image is of another shape or dtype.
         """
         if (
@@ -126,7 +133,7 @@ class Preprocess:
             raise ValueError(
                 f"expected (H, W, 1 or 3) uint8 or uint16, got {image.shape} {image.dtype}"
             )
-        image = _channels(image, self.channels)
+        image = _channels(self._cropped(image), self.channels)
         image = self._intensity(image)
         if self.polarity == "dark" and np.median(image) > 127:
             image = 255 - image
@@ -139,14 +146,57 @@ class Preprocess:
         return np.ascontiguousarray(image)
 
     def prepare_sample(self, sample: Sample) -> Sample:
-        """:meth:`prepare` the image; the labels keep their own size (see the data module)."""
-        return replace(sample, image=self.prepare(sample.image))
+        """:meth:`prepare` the image; the labels keep their own size, at which they are scored.
+
+        Raises:
+            UserError: The image is smaller than ``crop``.
+        """
+        try:
+            return replace(sample, image=self.prepare(sample.image))
+        except UserError as error:
+            raise UserError(f"{sample.id}: {error}") from None
+
+    def fit_labels(self, labels: np.ndarray) -> np.ndarray:
+        """(H, W) integer ids at an image's own size ► (H', W') at the size the network sees."""
+        labels = self._cropped(labels)
+        return labels if self.resize is None else resize_labels(labels, self.resize)
+
+    def fit_image(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, C) pixels ► (H', W', C) at the size the network sees, otherwise as they are."""
+        image = self._cropped(image)
+        return image if self.resize is None else resize_image(image, self.resize)
+
+    def restore(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """Undo ``resize`` and ``crop``: (B, K, H', W') maps ► (B, K, H, W) of ``size``.
+
+        Maps are interpolated linearly, and 0 outside the crop.
+        """
+        inner = size if self.crop is None else self.crop
+        if maps.shape[-2:] != inner:
+            maps = F.interpolate(maps, inner, mode="bilinear")
+        if inner != size:
+            (top, left), (height, width) = _corner(size, inner), inner
+            right, bottom = size[1] - left - width, size[0] - top - height
+            maps = F.pad(maps, (left, right, top, bottom))
+        return maps
 
     def normalize(self, image: Tensor) -> Tensor:
         """uint8 (B, C, H, W) ► float32, ÷255, minus ``mean``, over ``std``."""
         mean = torch.tensor(self.mean, device=image.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=image.device).view(1, -1, 1, 1)
         return (image.float() / 255 - mean) / std
+
+    def _cropped(self, array: np.ndarray) -> np.ndarray:
+        if self.crop is None:
+            return array
+        height, width = self.crop
+        if height > array.shape[0] or width > array.shape[1]:
+            raise UserError(
+                f"model.preprocess.crop {height}×{width} is larger than the image of "
+                f"{array.shape[0]}×{array.shape[1]} (H×W); lower it"
+            )
+        top, left = _corner((array.shape[0], array.shape[1]), self.crop)
+        return array[top : top + height, left : left + width]
 
     def _intensity(self, image: np.ndarray) -> np.ndarray:
         values = 1 << (8 * image.dtype.itemsize)
@@ -193,6 +243,11 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     # Three times faster than indexing both axes at once.
     resized: np.ndarray = labels[rows].take(columns, axis=1)
     return resized
+
+
+def _corner(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
+    """Top and left of the crop in the middle."""
+    return (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
 
 
 def _gamma_table(gamma: float) -> np.ndarray:

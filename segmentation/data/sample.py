@@ -18,6 +18,7 @@ class Sample:
         group: Samples of one group (patient, well, sequence) never straddle a split.
         kind: Stratum for balanced sampling and for scores by kind, such as ``"histology"``.
         subset: Name of the official subset it belongs to, such as ``"train"``, or ``""``.
+        weight: (H, W) float32 weights of the pixels in the loss, where a training asks for them.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Sample:
     group: str = ""
     kind: str = ""
     subset: str = ""
+    weight: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

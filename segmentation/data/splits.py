@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,9 @@ from segmentation.errors import UserError
 
 PARTS = ("train", "val", "test")
 OFFICIAL_TEST = "test"  # the subset of samples that a dataset's authors test on
+OFFICIAL_VAL = "val"  # that which they validate on
+
+_log = logging.getLogger(__name__)
 
 
 class Item(Protocol):
@@ -105,6 +109,33 @@ class RandomSplit(Splitter):
 
 
 @dataclass(frozen=True)
+class LeakyRandomSplit(RandomSplit):
+    """As :class:`RandomSplit`, where samples are not independent; the log says that it leaks.
+
+    Some published scores were measured so, on frames of films divided 80 : 20: their networks were
+    tested on images that they had all but seen. Compare with such scores, trust none.
+
+    Args:
+        val: As there.
+        test: As there.
+        seed: As there.
+        stratify: As there.
+    """
+
+    test: float = 0.2
+
+    def __call__(self, items: Sequence[Item]) -> Split:
+        split = super().__call__(items)
+        shared = straddling({item.id: item.group for item in items}, split)
+        _log.warning(
+            "split: LeakyRandomSplit leaks: %d group(s) (sequences, subjects) lie in several parts,"
+            " so scores are too good; use SequenceSplit, BlockSplit or GroupSplit",
+            len(shared),
+        )
+        return split
+
+
+@dataclass(frozen=True)
 class GroupSplit(Splitter):
     """Shuffle whole groups (patients, wells, sequences): none straddles two parts.
 
@@ -153,6 +184,66 @@ class IndexSplit(Splitter):
 
 
 @dataclass(frozen=True)
+class SequenceSplit(Splitter):
+    """One sequence (group) tests; of each other one the last samples validate, the rest train.
+
+    Neighbouring frames of a film are nearly the same image, so some between the training and the
+    validation block are left out. Samples are in the order of their ids.
+
+    Args:
+        val: Samples of each training sequence to validate on: a count (≥ 1) or a share (< 1).
+        gap: Samples of each training sequence to leave out before these, likewise.
+        test: Sequence to test on, such as ``"02"``; ``null`` takes the last one.
+    """
+
+    val: float = 0.15
+    gap: float = 0.05
+    test: str | None = None
+
+    def __call__(self, items: Sequence[Item]) -> Split:
+        items = _open_to_all(items)
+        sequences = _sequences(items)
+        names = ", ".join(sorted(sequences)[:9])
+        if len(sequences) < 2:
+            raise UserError(
+                f"split: SequenceSplit needs two sequences, there is {names or 'one'} alone; use "
+                "BlockSplit"
+            )
+        tested = max(sequences) if self.test is None else self.test
+        if tested not in sequences:
+            raise UserError(f"split: no sequence is called {tested!r}; test is one of {names}")
+        part = dict.fromkeys(sequences.pop(tested), "test")
+        for name, ids in sequences.items():
+            part.update(_blocks(name, ids, self.val, 0, self.gap))
+        return _parts(items, part)
+
+
+@dataclass(frozen=True)
+class BlockSplit(Splitter):
+    """Cut every sequence (group) into blocks of time: train, val, test, with gaps in between.
+
+    Less of a leak than random frames, but the test shows the cells of the training, which
+    :class:`SequenceSplit` avoids. Samples are in the order of their ids.
+
+    Args:
+        val: Samples of each sequence to validate on: a count (≥ 1) or a share (< 1).
+        test: Samples of each sequence to test on, likewise.
+        gap: Samples of each sequence to leave out before each of the two, likewise.
+    """
+
+    val: float = 0.15
+    test: float = 0.15
+    gap: float = 0.05
+
+    def __call__(self, items: Sequence[Item]) -> Split:
+        items = _open_to_all(items)
+        part: dict[str, str] = {}
+        for name, ids in _sequences(items).items():
+            part.update(_blocks(name, ids, self.val, self.test, self.gap))
+        return _parts(items, part)
+
+
+@dataclass(frozen=True)
 class ListSplit(Splitter):
     """Take the parts from text files with one sample id a line (``#`` starts a comment).
 
@@ -183,27 +274,85 @@ class ListSplit(Splitter):
 
 @dataclass(frozen=True)
 class OfficialSplit(Splitter):
-    """The dataset's own test set; validation is drawn from its training set.
+    """The dataset's own test set, and its own validation set where it has one.
 
     Args:
-        val: Samples to validate on, from the training set: a count (≥ 1) or a share (< 1).
-        seed: Of the draw, ≥ 0.
+        val: Where it has none, samples of the training set to validate on: a count (≥ 1) or a share
+            (< 1).
+        seed: Of the draws, ≥ 0.
+        train: Train on so many samples only, drawn by the seed; ``null`` takes all.
     """
 
     val: float = 0.1
     seed: int = 0
+    train: int | None = None
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        test = tuple(sorted(item.id for item in items if item.subset == OFFICIAL_TEST))
+        test, val = (
+            tuple(sorted(item.id for item in items if item.subset == subset))
+            for subset in (OFFICIAL_TEST, OFFICIAL_VAL)
+        )
         if not test:
             raise UserError("split: this dataset holds no official test set; use RandomSplit")
-        drawn = RandomSplit(val=self.val, test=0, seed=self.seed)(items)
-        return Split(drawn.train, drawn.val, test)
+        train = tuple(i.id for i in _open_to_all(items) if i.subset != OFFICIAL_VAL)
+        if not train:
+            raise UserError("split: the official lists leave nothing to train on; check the data")
+        if not val:
+            drawn = RandomSplit(val=self.val, test=0, seed=self.seed)(items)
+            train, val = drawn.train, drawn.val
+        if self.train is not None:
+            if not 0 < self.train <= len(train):
+                raise UserError(
+                    f"split: train={self.train} is not between 1 and {len(train)}, all there are"
+                )
+            train = tuple(sorted(_shuffled(list(train), self.seed)[: self.train]))
+        return Split(train, val, test)
+
+
+def straddling(digests: Mapping[str, str], split: Split) -> list[list[str]]:
+    """Groups of samples with the same digest that lie in more than one part, each sorted by id.
+
+    Args:
+        digests: Hash of each image's pixels by sample id.
+        split: Samples in none of its parts are ignored.
+    """
+    part = {name: p for p in PARTS for name in getattr(split, p)}
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(part):
+        groups[digests[name]].append(name)
+    return [names for names in groups.values() if len({part[name] for name in names}) > 1]
 
 
 def _open_to_all(items: Sequence[Item]) -> list[Item]:
     """All but the official test set, sorted by id."""
     return sorted((i for i in items if i.subset != OFFICIAL_TEST), key=lambda item: item.id)
+
+
+def _sequences(items: list[Item]) -> dict[str, list[str]]:
+    """Ids of each group, in order."""
+    if not items:
+        raise UserError("split: there is nothing to train on; check the data")
+    sequences: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        sequences[item.group].append(item.id)
+    return dict(sequences)
+
+
+def _blocks(name: str, ids: list[str], val: float, test: float, gap: float) -> dict[str, str]:
+    """Part of each id of a sequence: train, val and test, each of the two after a gap."""
+    amounts = {"val": val, "test": test, "gap": gap}
+    counts = {part: _count(part, amount, len(ids)) for part, amount in amounts.items()}
+    tail: list[str] = []
+    for part in ("val", "test"):
+        if counts[part]:
+            tail += ["gap"] * counts["gap"] + [part] * counts[part]
+    if len(tail) >= len(ids):
+        asked = ", ".join(f"{part}={amount}" for part, amount in amounts.items())
+        raise UserError(
+            f"split: {asked} of the {len(ids)} sample(s) of sequence {name or 'without name'} "
+            "leave nothing to train on; ask for fewer"
+        )
+    return dict(zip(ids, ["train"] * (len(ids) - len(tail)) + tail, strict=True))
 
 
 def _read_list(path: str) -> tuple[str, ...]:
@@ -225,18 +374,20 @@ def _shuffled(names: list[str], seed: int) -> list[str]:
 
 def _counts(val: float, test: float, total: int) -> tuple[int, int]:
     """How many of ``total`` validate and test; at least one is left to train on."""
-    counts = []
-    for part, amount in (("val", val), ("test", test)):
-        if not amount >= 0 or (amount >= 1 and not float(amount).is_integer()):
-            raise UserError(f"split: {part}={amount} is neither a share below 1 nor a count")
-        count = int(amount) if amount >= 1 else round(amount * total)
-        # A share of a handful still means: at least one.
-        counts.append(max(1, count) if amount > 0 else 0)
+    counts = _count("val", val, total), _count("test", test, total)
     if sum(counts) >= total:
         raise UserError(
             f"split: val={val} and test={test} of {total} leave nothing to train on; ask for fewer"
         )
-    return counts[0], counts[1]
+    return counts
+
+
+def _count(part: str, amount: float, total: int) -> int:
+    if not amount >= 0 or (amount >= 1 and not float(amount).is_integer()):
+        raise UserError(f"split: {part}={amount} is neither a share below 1 nor a count")
+    count = int(amount) if amount >= 1 else round(amount * total)
+    # A share of a handful still means: at least one.
+    return max(1, count) if amount > 0 else 0
 
 
 def _draw(order: list[str], kinds: dict[str, str], count: int) -> set[str]:

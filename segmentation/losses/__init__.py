@@ -1,6 +1,27 @@
-"""Losses: pure functions of (logits, target), and the modules that a config names."""
+"""Losses: pure functions of (logits, target), and the modules that a config names.
+
+Those of segmentation-models-pytorch (Dice, focal, Tversky, …) fit as they are, with ``mode:
+binary`` for one channel and ``mode: multiclass`` for several; they take no weights of pixels.
+"""
 
 from segmentation.losses.bce_dice import BCEDice, bce_dice
+from segmentation.losses.cross_entropy import (
+    WeightedBCE,
+    WeightedCrossEntropy,
+    weighted_bce,
+    weighted_cross_entropy,
+)
 from segmentation.losses.deep_supervision import DeepSupervision
+from segmentation.losses.f_score import WeightedFScore, weighted_f_score
 
-__all__ = ["BCEDice", "DeepSupervision", "bce_dice"]
+__all__ = [
+    "BCEDice",
+    "DeepSupervision",
+    "WeightedBCE",
+    "WeightedCrossEntropy",
+    "WeightedFScore",
+    "bce_dice",
+    "weighted_bce",
+    "weighted_cross_entropy",
+    "weighted_f_score",
+]

@@ -1,5 +1,6 @@
-"""Scores: pure functions in `functional`, torchmetrics classes over them in `pixel`."""
+"""Scores of pixels (functions in `functional`, classes in `pixel`) and of objects (`instance`)."""
 
+from segmentation.metrics.instance import SEG, ImageSEG, object_metrics
 from segmentation.metrics.pixel import (
     AUROC,
     F1,
@@ -17,13 +18,16 @@ from segmentation.metrics.pixel import (
 __all__ = [
     "AUROC",
     "F1",
+    "SEG",
     "AveragePrecision",
     "ImageF1",
     "ImageIoU",
     "ImageMeanIoU",
+    "ImageSEG",
     "IoU",
     "MeanIoU",
     "Precision",
     "Recall",
+    "object_metrics",
     "pixel_metrics",
 ]

@@ -232,7 +232,7 @@ def test_score_at(score_at: Any) -> None:
     assert image.shape == (*size, 1) and truth.shape == size and truth.dtype == bool
     if score_at == "network":
         np.testing.assert_array_equal(truth, batch["target"][0, 0].numpy() > 0)
-    gray = data.gray(name, size)
+    gray = data.gray(name)
     assert gray.shape == size and gray.dtype == np.uint8 and gray.max() == 10 * int(name[1:])
 
 
@@ -240,8 +240,10 @@ def test_gray_is_of_the_image_as_read(folder_root: Path) -> None:
     data = FolderDataModule(str(folder_root), mask_type="labels", crop=32, num_workers=0)
     under(data, "test", preprocess=Preprocess(channels=1))
     name = data.split.test[0]
-    assert data.gray(name, (48, 64)).dtype == np.uint16
-    assert data.gray(name, (24, 32)).shape == (24, 32)
+    assert data.gray(name).dtype == np.uint16 and data.gray(name).shape == (48, 64)
+    data.score_at = "network"
+    data.preprocess = Preprocess(channels=1, crop=(40, 48), resize=(20, 24))
+    assert data.gray(name).dtype == np.uint16 and data.gray(name).shape == (20, 24)
 
 
 def test_task_decides_on_preprocessing_and_target(dsb_root: Path) -> None:
@@ -268,6 +270,9 @@ def test_task_decides_on_preprocessing_and_target(dsb_root: Path) -> None:
         ({"crop": None, "zoom": (0.5, 2.0)}, r"data\.zoom: .* needs a data\.crop; set one"),
         ({"balance": -1.0}, r"data\.balance"),
         ({"length": 0}, r"data\.length: 0 must be positive"),
+        ({"copies": 0}, r"data\.copies: 0 must be positive"),
+        ({"division": 0}, r"data\.division: 0 must be positive"),
+        ({"division": 2, "crop": 16}, r"data\.division: 2 cuts whole images into tiles; set data"),
         ({"batch_size": 0}, r"data\.batch_size: 0 must be positive"),
         ({"num_workers": -1}, r"data\.num_workers"),
         ({"seed": -1}, r"data\.seed"),

@@ -1,5 +1,6 @@
 """Every format and every way in which a file can be broken: pixels as saved, or one clear line."""
 
+import csv
 import re
 import struct
 import zlib
@@ -22,6 +23,7 @@ from segmentation.data.images import (
     read_mask,
     write_bytes,
     write_image,
+    write_table,
 )
 from segmentation.errors import UserError
 
@@ -235,6 +237,20 @@ def test_writing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"cannot be written .*; choose a folder with write"):
         write_bytes(tmp_path / "file" / "x", b"")
+
+
+def test_tables(tmp_path: Path) -> None:
+    rows = [{"b": 'x,"y"\nz', "a": "中"}, {"a": 0.5}]
+    write_table(tmp_path / "new" / "x.csv", ("a", "b"), iter(rows))
+    text = (tmp_path / "new" / "x.csv").read_bytes().decode("utf-8")
+    assert text == 'a,b\n中,"x,""y""\nz"\n0.5,\n'
+    with (tmp_path / "new" / "x.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == [rows[0], {"a": "0.5", "b": ""}]
+    with pytest.raises(ValueError, match="not in fieldnames: 'c'"):
+        write_table(tmp_path / "x.csv", ("a", "b"), [{"c": 1}])
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]  # nothing begun
+    with pytest.raises(UserError, match=r"cannot be written .*; choose a folder with write"):
+        write_table(tmp_path / "new" / "x.csv" / "y.csv", ("a",), [])
 
 
 def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,3 +230,40 @@ def test_bad_settings(settings: dict[str, Any], says: str) -> None:
 def test_other_images_are_refused(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected .* uint8 or uint16, got"):
         Preprocess().prepare(image)
+
+
+def test_crop_is_cut_from_the_middle_and_pasted_back() -> None:
+    image = np.arange(420 * 580, dtype=np.uint32).reshape(420, 580, 1).astype(np.uint8)
+    settings = Preprocess(channels=1, intensity="divide", crop=(416, 576))
+    cropped = settings.prepare(image)
+    np.testing.assert_array_equal(cropped, image[2:418, 2:578])
+    labels = image[..., 0].astype(np.int32)
+    np.testing.assert_array_equal(settings.fit_labels(labels), labels[2:418, 2:578])
+    np.testing.assert_array_equal(settings.fit_image(image), cropped)
+    maps = torch.from_numpy(cropped[..., 0].astype(np.float32))[None, None]
+    whole = settings.restore(maps, (420, 580))
+    assert whole.shape == (1, 1, 420, 580)
+    np.testing.assert_array_equal(whole[0, 0, 2:418, 2:578].numpy(), cropped[..., 0])
+    assert whole.sum() == maps.sum()  # nothing outside
+
+
+def test_restore_undoes_resize_and_crop_together() -> None:
+    settings = Preprocess(channels=1, crop=(40, 60), resize=(20, 30))
+    assert settings.prepare(np.zeros((50, 70, 1), np.uint8)).shape == (20, 30, 1)
+    whole = settings.restore(torch.ones(2, 3, 20, 30), (51, 73))
+    assert whole.shape == (2, 3, 51, 73)
+    np.testing.assert_array_equal(whole[1, 2, 5:45, 6:66].numpy(), 1)
+    assert whole[1, 2].sum() == 40 * 60
+    same = Preprocess(channels=1).restore(torch.ones(1, 1, 5, 7), (5, 7))
+    assert same.shape == (1, 1, 5, 7)
+
+
+def test_crop_larger_than_the_image() -> None:
+    settings = Preprocess(crop=(50, 20))
+    with pytest.raises(UserError, match=r"crop 50×20 is larger than the image of 40×60 \(H×W\)"):
+        settings.prepare(np.zeros((40, 60, 3), np.uint8))
+    sample = Sample("a1", np.zeros((40, 60, 3), np.uint8), None)
+    with pytest.raises(UserError, match=r"^a1: model\.preprocess\.crop"):
+        settings.prepare_sample(sample)
+    with pytest.raises(UserError, match=r"preprocess: crop \(0, 3\) must be \(height, width\)"):
+        Preprocess(crop=(0, 3))

@@ -1,6 +1,7 @@
 """Disjoint, in proportion, the same everywhere and in any order."""
 
 import json
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -11,11 +12,14 @@ import pytest
 
 from segmentation.data.splits import (
     PARTS,
+    BlockSplit,
     GroupSplit,
     IndexSplit,
+    LeakyRandomSplit,
     ListSplit,
     OfficialSplit,
     RandomSplit,
+    SequenceSplit,
     Split,
     Splitter,
 )
@@ -35,7 +39,16 @@ def things(count: int = 60) -> list[Thing]:
     return [Thing(f"i{n:03}", f"g{n % 12:02}", kinds[n % 6]) for n in range(count)]
 
 
-EVERY: list[Splitter] = [RandomSplit(), GroupSplit(), IndexSplit(), RandomSplit(stratify=False)]
+def film(*lengths: int) -> list[Thing]:
+    """Frames of sequences 01, 02, …"""
+    return [Thing(f"{s:02}/t{t:03}", f"{s:02}") for s, n in enumerate(lengths, 1) for t in range(n)]
+
+
+EVERY: list[Splitter] = [
+    *(RandomSplit(), GroupSplit(), IndexSplit(), RandomSplit(stratify=False)),
+    *(LeakyRandomSplit(), BlockSplit(gap=0)),
+]
+FILMS: list[Splitter] = [SequenceSplit(), BlockSplit(val=4, test=0.2, gap=3), BlockSplit()]
 
 
 @pytest.mark.parametrize("splitter", EVERY)
@@ -80,7 +93,7 @@ def test_counts_and_shares(amount: float, count: int) -> None:
         ]
 
 
-@pytest.mark.parametrize("splitter", EVERY)
+@pytest.mark.parametrize("splitter", EVERY[:-1])
 @pytest.mark.parametrize(
     ("val", "test"), [(0.5, 0.5), (60, 0), (0, 60), (59, 1), (-1, 0), (0.1, 2.5), (0, float("nan"))]
 )
@@ -135,6 +148,77 @@ def test_index_split_is_contiguous() -> None:
     assert [*split.test] == names[15:]
 
 
+@pytest.mark.parametrize("splitter", FILMS)
+def test_films(splitter: Splitter) -> None:
+    """Contiguous in time, nothing twice, the frames of a gap in no part, in any order."""
+    items = film(84, 40, 61)
+    split = splitter(items)
+    assert splitter(random.Random(1).sample(items, len(items))) == split
+    times = {item.id: int(item.id[4:]) for item in items}
+    for group in ("01", "02", "03"):
+        blocks = [[times[n] for n in getattr(split, p) if n[:2] == group] for p in PARTS]
+        for block in blocks:
+            assert block == list(range(block[0], block[-1] + 1)) if block else True
+        train, val, test = blocks
+        if isinstance(splitter, SequenceSplit) and group == "03":
+            assert not train and not val and len(test) == 61
+            continue
+        later = [block for block in (val, test) if block]
+        for before, after in zip([train, *later], later, strict=False):
+            count = len([item for item in items if item.group == group])
+            gap = splitter.gap if splitter.gap >= 1 else round(splitter.gap * count)  # type: ignore[attr-defined]
+            assert after[0] - before[-1] - 1 == gap > 0
+        assert train[0] == 0 and later[-1][-1] == max(t for n, t in times.items() if n[:2] == group)
+    # The dataset's own test set stays out.
+    assert splitter([*items, Thing("99/t000", "99", subset="test")]) == split
+
+
+def test_films_in_numbers() -> None:
+    split = SequenceSplit(val=2, gap=3)(film(10, 4))
+    assert split.train == tuple(f"01/t{t:03}" for t in range(5))
+    assert split.val == ("01/t008", "01/t009")
+    assert split.test == tuple(f"02/t{t:03}" for t in range(4))
+    split = SequenceSplit(val=0.2, gap=0, test="01")(film(4, 10))
+    assert (len(split.train), len(split.val), split.test[0]) == (8, 2, "01/t000")
+    assert SequenceSplit(val=0)(film(9, 9)).train == tuple(f"01/t{t:03}" for t in range(9))
+    split = BlockSplit(val=1, test=0.2, gap=2)(film(10))
+    assert split.train == tuple(f"01/t{t:03}" for t in range(3))
+    assert (split.val, split.test) == (("01/t005",), ("01/t008", "01/t009"))
+    assert BlockSplit(val=0, test=0)(film(3, 2)).train == tuple(item.id for item in film(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("splitter", "items", "says"),
+    [
+        (SequenceSplit(), film(84), "needs two sequences, there is 01 alone; use BlockSplit"),
+        (SequenceSplit(), [Thing("a")], "there is one alone; use BlockSplit"),
+        (SequenceSplit(test="03"), film(9, 9), "no sequence is called '03'; test is one of 01, 02"),
+        (SequenceSplit(val=8, gap=1), film(9, 9), "val=8, test=0, gap=1 of the 9 sample.s. of seq"),
+        (SequenceSplit(gap=-1), film(9, 9), "gap=-1 is neither a share below 1 nor a count"),
+        (SequenceSplit(val=1.5), film(9, 9), "val=1.5 is neither"),
+        (BlockSplit(), film(20, 4), "of sequence 02 leave nothing to train on; ask for fewer"),
+        (BlockSplit(), [Thing("a")], "of sequence without name leave nothing to train on"),
+        (BlockSplit(), [], "there is nothing to train on; check the data"),
+        (SequenceSplit(), [], "there is nothing to train on; check the data"),
+    ],
+)
+def test_films_that_cannot_be_split(splitter: Splitter, items: list[Thing], says: str) -> None:
+    with pytest.raises(UserError, match=f"^split: .*{says}"):
+        splitter(items)
+
+
+def test_a_leak_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    items = [*film(84, 84), Thing("03/t000", "03")]
+    with caplog.at_level(logging.WARNING):
+        split = LeakyRandomSplit(val=0.1, seed=3)(items)
+    assert split == RandomSplit(val=0.1, test=0.2, seed=3)(items)
+    assert len(split.test) == 34
+    assert "LeakyRandomSplit leaks: 2 group(s)" in caplog.text
+    caplog.clear()
+    RandomSplit()(items)
+    assert not caplog.records
+
+
 def lists(folder: Path, **parts: str) -> ListSplit:
     for part in PARTS:
         (folder / f"{part}.txt").write_text(parts.get(part, ""), encoding="utf-8")
@@ -176,10 +260,22 @@ def test_official_split_and_its_test_set() -> None:
     with pytest.raises(UserError, match="holds no official test set; use RandomSplit"):
         OfficialSplit()(train)
     # Whoever downloads the official test set too trains and tests on what he did before.
-    for splitter in EVERY:
+    for splitter in EVERY[:-1]:
         assert splitter([*train, *test]) == splitter(train)
     with pytest.raises(UserError, match="nothing to train on"):
         OfficialSplit(val=1)(test)
+
+
+def test_official_validation_set() -> None:
+    subsets = ("train", "train", "val", "test", "train", "")
+    items = [Thing(f"i{n}", subset=subset) for n, subset in enumerate(subsets)]
+    split = OfficialSplit(val=2, seed=1)(items)
+    assert split == Split(("i0", "i1", "i4", "i5"), ("i2",), ("i3",))
+    assert OfficialSplit()([*reversed(items)]) == split
+    with pytest.raises(UserError, match="the official lists leave nothing to train on"):
+        OfficialSplit()(items[2:4])
+    with pytest.raises(UserError, match="no official test set"):
+        OfficialSplit()(items[:3])
 
 
 def test_no_sample_twice() -> None:

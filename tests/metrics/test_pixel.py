@@ -301,6 +301,7 @@ SHARES = {  # of the 13 samples, by number of processes
     "none on one": {1: [13], 2: [0, 13], 3: [6, 0, 7]},
 }
 WORLDS = (1, 2, 3)
+GROUPS: list[Any] = []  # kept: torch 2.6 can hang in the destructor of a group
 
 
 def work(rank: int, folder: Path) -> None:
@@ -315,6 +316,7 @@ def work(rank: int, folder: Path) -> None:
             metrics = make_metrics()
             values = run(metrics, make_samples()[start : start + shares[world][rank]])
             torch.save((values, summed_states(metrics)), folder / f"{name}, {rank} of {world}")
+        GROUPS.append(distributed.group.WORLD)
         distributed.destroy_process_group()
 
 

@@ -1,0 +1,129 @@
+"""Cross-entropy of two and of several classes, with weights of classes and of pixels."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def weighted_bce(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: float = 1.0
+) -> Tensor:
+    """Mean over all pixels of w · BCE, computed in float32.
+
+    Args:
+        logits: (B, 1, H, W), any float dtype.
+        target: (B, 1, H, W), 0 or 1, any dtype.
+        weight: (B, H, W) weights of the pixels, not normalised, or ``None``.
+        pos_weight: Factor of the foreground's term.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if logits.shape != target.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape"
+        )
+    with torch.autocast(logits.device.type, enabled=False):
+        logits, target = logits.float(), target.float()
+        factor = None if pos_weight == 1 else logits.new_tensor(pos_weight)
+        loss = F.binary_cross_entropy_with_logits(
+            logits, target, reduction="none", pos_weight=factor
+        )
+        return _mean(loss[:, 0], weight)
+
+
+def weighted_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Mean over all pixels of -w · w_c · log p_c, computed in float32.
+
+    The mean is over pixels, as in Keras, not over weights, as in PyTorch's ``CrossEntropyLoss``:
+    small class weights make a small loss.
+
+    Args:
+        logits: (B, K, H, W), any float dtype.
+        target: (B, H, W) classes 0…K-1, any integer dtype.
+        weight: (B, H, W) weights of the pixels, not normalised, or ``None``.
+        class_weights: (K,) or ``None``.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: The shapes do not fit together.
+    """
+    if logits.shape[:1] + logits.shape[2:] != target.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and target {tuple(target.shape)} do not fit together"
+        )
+    with torch.autocast(logits.device.type, enabled=False):
+        loss = F.cross_entropy(
+            logits.float(), target.long(), weight=class_weights, reduction="none"
+        )
+        return _mean(loss, weight)
+
+
+class WeightedBCE(nn.Module):
+    """:func:`weighted_bce` as a module; without weights it is the plain binary cross-entropy.
+
+    Args:
+        pos_weight: Factor of the foreground's term, > 0.
+
+    Raises:
+        ValueError: It is not positive.
+    """
+
+    def __init__(self, pos_weight: float = 1.0) -> None:
+        super().__init__()
+        if not pos_weight > 0:
+            raise ValueError(f"loss.pos_weight: {pos_weight} must be positive")
+        self.pos_weight = pos_weight
+
+    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        return weighted_bce(logits, target, weight, self.pos_weight)
+
+
+class WeightedCrossEntropy(nn.Module):
+    """:func:`weighted_cross_entropy` as a module.
+
+    Args:
+        class_weights: One a class, ≥ 0 and not all 0; ``None`` weighs all alike.
+
+    Raises:
+        ValueError: A weight is negative, or all are 0.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, class_weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        if class_weights is not None and (min(class_weights) < 0 or sum(class_weights) <= 0):
+            raise ValueError(f"loss.class_weights: {list(class_weights)} must be ≥ 0, one above")
+        weights = None if class_weights is None else torch.tensor(class_weights).float()
+        # Not part of the checkpoint, whose config says it already.
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The loss.
+
+        Raises:
+            ValueError: There are not as many class weights as classes.
+        """
+        weights = self.class_weights
+        if weights is not None and len(weights) != logits.shape[1]:
+            raise ValueError(
+                f"loss.class_weights: {len(weights)} for {logits.shape[1]} classes; give one each"
+            )
+        return weighted_cross_entropy(logits, target, weight, weights)
+
+
+def _mean(loss: Tensor, weight: Tensor | None) -> Tensor:
+    return (loss if weight is None else loss * weight).mean()

@@ -1,0 +1,131 @@
+"""Weighted cross-entropies against PyTorch's own and by hand, and smp's losses from a config."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segmentation.losses import (
+    DeepSupervision,
+    WeightedBCE,
+    WeightedCrossEntropy,
+    weighted_bce,
+    weighted_cross_entropy,
+)
+from segmentation.targets import Contour, Foreground
+
+G = torch.Generator().manual_seed(0)
+LOGITS = torch.randn(2, 1, 5, 6, generator=G)
+MASK = (torch.rand(2, 1, 5, 6, generator=G) > 0.6).to(torch.uint8)
+WEIGHT = torch.rand(2, 5, 6, generator=G) * 3
+SCORES = torch.randn(2, 3, 5, 6, generator=G)
+CLASSES = torch.randint(0, 3, (2, 5, 6), generator=G)
+
+
+def test_bce_is_pytorchs() -> None:
+    expected = F.binary_cross_entropy_with_logits(LOGITS, MASK.float())
+    assert WeightedBCE()(LOGITS, MASK) == pytest.approx(expected)
+    expected = F.binary_cross_entropy_with_logits(
+        LOGITS, MASK.float(), pos_weight=torch.tensor(3.0)
+    )
+    assert weighted_bce(LOGITS, MASK, pos_weight=3) == pytest.approx(expected)
+
+
+def test_weighted_bce_by_hand() -> None:
+    p = LOGITS[:, 0].double().sigmoid().numpy()
+    t, w = MASK[:, 0].double().numpy(), WEIGHT.double().numpy()
+    expected = -(w * (2 * t * np.log(p) + (1 - t) * np.log(1 - p))).sum() / t.size
+    assert WeightedBCE(pos_weight=2)(LOGITS, MASK, WEIGHT) == pytest.approx(expected, rel=1e-6)
+
+
+def test_cross_entropy_is_kerass_weighted_mean_over_pixels() -> None:
+    p = SCORES.double().softmax(1).numpy()
+    c = np.array([0.01, 1.0, 0.95])
+    taken = np.take_along_axis(p, CLASSES[:, None].numpy(), 1)[:, 0]
+    per_pixel = -c[CLASSES.numpy()] * np.log(taken)
+    loss = WeightedCrossEntropy([0.01, 1.0, 0.95])
+    assert loss(SCORES, CLASSES) == pytest.approx(per_pixel.mean(), rel=1e-6)
+    weighted = (per_pixel * WEIGHT.double().numpy()).mean()
+    assert loss(SCORES, CLASSES, WEIGHT) == pytest.approx(weighted, rel=1e-6)
+    assert WeightedCrossEntropy()(SCORES, CLASSES) == pytest.approx(
+        F.cross_entropy(SCORES, CLASSES)
+    )
+    assert loss.state_dict() == {}  # the config says it
+
+
+def test_doubling_a_class_weight_doubles_its_share() -> None:
+    only = torch.full_like(CLASSES, 2)
+    one, two = (
+        weighted_cross_entropy(SCORES, only, None, torch.tensor([1, 1, w])) for w in (1.0, 2.0)
+    )
+    assert two == pytest.approx(2 * one)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_under_autocast_both_are_computed_in_float32(dtype: torch.dtype) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        big = torch.full((1, 1, 2, 2), 1000.0).to(dtype)
+        loss = WeightedBCE()(big, torch.zeros_like(big))
+        assert loss.dtype == torch.float32 and loss == pytest.approx(1000, rel=0.01)
+        loss = WeightedCrossEntropy()(SCORES.to(dtype), CLASSES)
+        assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("weight", [None, torch.zeros(2, 5, 6)])
+def test_empty_targets_have_gradients(weight: Tensor | None) -> None:
+    logits = LOGITS.clone().requires_grad_()
+    WeightedBCE()(logits, torch.zeros_like(MASK), weight).backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+    assert bool(logits.grad.any()) == (weight is None)
+
+
+def test_deep_supervision_hands_weights_on() -> None:
+    loss = DeepSupervision(WeightedBCE(), [1, 3])
+    expected = (weighted_bce(LOGITS, MASK, WEIGHT) + 3 * weighted_bce(LOGITS + 1, MASK, WEIGHT)) / 4
+    assert loss([LOGITS, LOGITS + 1], MASK, WEIGHT) == pytest.approx(expected)
+
+
+def test_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="differ in shape"):
+        weighted_bce(LOGITS, MASK[:1])
+    with pytest.raises(ValueError, match="do not fit together"):
+        weighted_cross_entropy(SCORES, CLASSES[:, None])
+    with pytest.raises(ValueError, match="2 for 3 classes"):
+        WeightedCrossEntropy([1, 1])(SCORES, CLASSES)
+    with pytest.raises(ValueError, match="must be ≥ 0"):
+        WeightedCrossEntropy([1, -1, 1])
+    with pytest.raises(ValueError, match="must be ≥ 0"):
+        WeightedCrossEntropy([0, 0, 0])
+    with pytest.raises(ValueError, match="must be positive"):
+        WeightedBCE(pos_weight=0)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        smp.losses.DiceLoss,
+        smp.losses.JaccardLoss,
+        smp.losses.TverskyLoss,
+        smp.losses.FocalLoss,
+    ],
+)
+def test_smps_losses_take_our_targets(loss: Any) -> None:
+    labels = np.zeros((2, 24, 24), np.int32)
+    labels[:, 4:12, 4:12], labels[:, 4:12, 12:20] = 1, 2
+    for mode, target, channels in (("binary", Foreground(), 1), ("multiclass", Contour(), 3)):
+        encoded = torch.stack([target.encode(some) for some in labels])
+        right = torch.full((2, channels, 24, 24), -9.0)
+        if channels == 1:
+            right[encoded > 0] = 9
+        else:
+            right.scatter_(1, encoded[:, None], 9.0)
+        wrong = (-right).requires_grad_()
+        value, worst = loss(mode=mode)(right, encoded), loss(mode=mode)(wrong, encoded)
+        assert value < 0.05 < worst.item() < math.inf
+        worst.backward()
+        assert wrong.grad is not None and wrong.grad.isfinite().all()
