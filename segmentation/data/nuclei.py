@@ -126,7 +126,7 @@ def _scatter(rng: Rng, shape: Shape) -> tuple[list[_Nucleus], np.ndarray]:
         labels[nucleus.box][inside] = len(nuclei)
         visible -= hidden
         visible[len(nuclei)] = area
-    return nuclei, _main_parts(labels)
+    return nuclei, main_parts(labels)
 
 
 def _outline(
@@ -156,7 +156,7 @@ def _outline(
     return _Nucleus(box, depth.astype(np.float32), centre, radius)
 
 
-def _main_parts(labels: np.ndarray) -> np.ndarray:
+def main_parts(labels: np.ndarray) -> np.ndarray:
     """Keep the largest 4-connected part of each label if it has 20 pixels; ids become 1..n."""
     kept = np.zeros_like(labels)
     count = 0
@@ -173,7 +173,7 @@ def _main_parts(labels: np.ndarray) -> np.ndarray:
 def _paint(rng: Rng, shape: Shape, nuclei: list[_Nucleus], look: tuple[Range, ...]) -> np.ndarray:
     """The amount of stain, (H, W) float32: 0 outside the nuclei, about 0.1 to 1 inside."""
     palest, dome, rim, grain, spots, opaque = (rng.uniform(*span) for span in look)
-    texture = 0.7 * _clouds(rng, shape, 1.6) + 0.7 * _clouds(rng, shape, 4)
+    texture = 0.7 * clouds(rng, shape, 1.6) + 0.7 * clouds(rng, shape, 4)
     canvas = np.zeros(shape, np.float32)
     for nucleus in nuclei:
         cover = np.clip(nucleus.depth + 0.5, 0, 1)
@@ -193,11 +193,11 @@ def _paint(rng: Rng, shape: Shape, nuclei: list[_Nucleus], look: tuple[Range, ..
 def _fluorescence(rng: Rng, stain: np.ndarray) -> np.ndarray:
     """(H, W): light emitted by the nuclei, by things out of focus and by the medium."""
     shape = stain.shape
-    light = _blur(stain, rng.uniform(0.6, 1.2))
-    light += rng.uniform(0.2, 0.8) * _blur(stain, rng.uniform(8, 20))
+    light = blur(stain, rng.uniform(0.6, 1.2))
+    light += rng.uniform(0.2, 0.8) * blur(stain, rng.uniform(8, 20))
     light += _debris(rng, shape, 6, width=(6, 14), strength=(0.06, 0.25))
     light += _debris(rng, shape, 15, width=(0.5, 1.1), strength=(0.3, 1.5))
-    light += rng.uniform(0.02, 0.12) * (1 + 0.3 * _clouds(rng, shape, 60))
+    light += rng.uniform(0.02, 0.12) * (1 + 0.3 * clouds(rng, shape, 60))
     light *= _illumination(rng, shape, rng.uniform(0.25, 0.6))
     image = _camera(rng, light, _log_uniform(rng, 250, 2000))
     image *= _log_uniform(rng, 0.25, 1.0) / np.quantile(light, 0.998)
@@ -207,11 +207,11 @@ def _fluorescence(rng: Rng, stain: np.ndarray) -> np.ndarray:
 def _brightfield(rng: Rng, stain: np.ndarray) -> np.ndarray:
     """(H, W): light that passed through dark nuclei, pale cytoplasm and dust."""
     shape = stain.shape
-    cells = _blur((stain > 0).astype(np.float32), rng.uniform(3, 8))
-    density = 0.9 * _blur(stain, rng.uniform(0.7, 1.2)) + rng.uniform(0.03, 0.12) * cells
+    cells = blur((stain > 0).astype(np.float32), rng.uniform(3, 8))
+    density = 0.9 * blur(stain, rng.uniform(0.7, 1.2)) + rng.uniform(0.03, 0.12) * cells
     density += _debris(rng, shape, 6, width=(6, 14), strength=(0.08, 0.35))
     density += _debris(rng, shape, 12, width=(0.6, 1.2), strength=(0.3, 1.0))
-    density += 0.03 * _clouds(rng, shape, 5) + 0.05 * _clouds(rng, shape, 25)
+    density += 0.03 * clouds(rng, shape, 5) + 0.05 * clouds(rng, shape, 25)
     light = _illumination(rng, shape, rng.uniform(0.35, 0.6)) * np.exp(-density)
     return rng.uniform(0.75, 0.95) * _camera(rng, light, _log_uniform(rng, 800, 4000))
 
@@ -219,16 +219,16 @@ def _brightfield(rng: Rng, stain: np.ndarray) -> np.ndarray:
 def _histology(rng: Rng, stain: np.ndarray) -> np.ndarray:
     """(H, W, 3): light that passed through haematoxylin (nuclei) and eosin (the rest)."""
     shape = stain.shape
-    ground = _clouds(rng, shape, rng.uniform(40, 90)) + rng.uniform(-0.2, 1.4)
+    ground = clouds(rng, shape, rng.uniform(40, 90)) + rng.uniform(-0.2, 1.4)
     tissue = 1 / (1 + np.exp(-6 * ground))  # 0 where the slide is empty
-    fibres = 0.6 * _clouds(rng, shape, 7) + rng.uniform(0, 0.8) * _fibres(rng, shape)
+    fibres = 0.6 * clouds(rng, shape, 7) + rng.uniform(0, 0.8) * _fibres(rng, shape)
     pink = tissue * rng.uniform(0.15, 0.75) * np.clip(1 + 0.4 * fibres, 0.2, None)
     pink = np.maximum(pink, _blood(rng, shape, most=int(rng.choice([0, 0, 14]))))
-    blue = 1.6 * stain + tissue * rng.uniform(0.02, 0.25) * (1 + 0.3 * _clouds(rng, shape, 12))
+    blue = 1.6 * stain + tissue * rng.uniform(0.02, 0.25) * (1 + 0.3 * clouds(rng, shape, 12))
     blue += _debris(rng, shape, 6, width=(6, 14), strength=(0.1, 0.4))
     blue += _debris(rng, shape, 12, width=(0.6, 1.2), strength=(0.4, 1.5))
     stains = [_HAEMATOXYLIN * rng.uniform(0.85, 1.15, 3), _EOSIN * rng.uniform(0.8, 1.2, 3)]
-    density = _blur(np.stack([blue, pink], axis=2), rng.uniform(0.6, 1.1)) @ np.stack(stains)
+    density = blur(np.stack([blue, pink], axis=2), rng.uniform(0.6, 1.1)) @ np.stack(stains)
     white = rng.uniform(0.88, 0.98) * rng.uniform(0.96, 1.02, 3)
     light = _illumination(rng, shape, rng.uniform(0.6, 0.85))[..., None] * np.exp(-density)
     image = _camera(rng, light, _log_uniform(rng, 1000, 5000))
@@ -248,12 +248,12 @@ def _illumination(rng: Rng, shape: Shape, darkest: float) -> np.ndarray:
     y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
     at = rng.uniform(-0.8, 0.8, 2)
     fall: np.ndarray = (y - at[0]) ** 2 + (x - at[1]) ** 2
-    fall += 0.2 * _clouds(rng, shape, max(shape) / 2)
+    fall += 0.2 * clouds(rng, shape, max(shape) / 2)
     light: np.ndarray = np.interp(fall, (fall.min(), fall.max()), (1, darkest))
     return light
 
 
-def _clouds(rng: Rng, shape: Shape, scale: float) -> np.ndarray:
+def clouds(rng: Rng, shape: Shape, scale: float) -> np.ndarray:
     """(H, W): smooth noise around 0, spread about 1, with features of `scale` pixels."""
     grid = rng.normal(size=(int(shape[0] / scale) + 2, int(shape[1] / scale) + 2))
     return cv2.resize(grid.astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
@@ -261,9 +261,9 @@ def _clouds(rng: Rng, shape: Shape, scale: float) -> np.ndarray:
 
 def _fibres(rng: Rng, shape: Shape) -> np.ndarray:
     """(H, W): noise drawn out along a direction that bends, spread 1."""
-    field = np.pi * rng.random() + 0.7 * _clouds(rng, shape, max(shape) / 3)
+    field = np.pi * rng.random() + 0.7 * clouds(rng, shape, max(shape) / 3)
     y, x = np.indices(shape, np.float32)
-    noise = _clouds(rng, shape, 2.5)
+    noise = clouds(rng, shape, 2.5)
     drawn = np.zeros(shape, np.float32)
     for step in range(-8, 9, 2):
         to_x, to_y = x + step * np.cos(field), y + step * np.sin(field)
@@ -306,7 +306,8 @@ def _spot(box: tuple[slice, slice], at: np.ndarray, widths: np.ndarray) -> np.nd
     return np.outer(down, right).astype(np.float32)
 
 
-def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """(H, W) or (H, W, C) after a Gaussian of ``sigma`` pixels."""
     return cv2.GaussianBlur(image, (0, 0), sigma)
 
 

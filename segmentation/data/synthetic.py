@@ -1,27 +1,36 @@
-"""Seeded synthetic nuclei, written in the layouts the dataset readers expect.
+"""Seeded synthetic images and truth, written in the layouts the dataset readers expect.
 
-The same seed gives the same bytes with the same versions of numpy and OpenCV. The image at an
-index depends on nothing but the seed, that index and the size asked for.
+The same seed gives the same bytes with the same versions of numpy and OpenCV. An image of nuclei
+depends on nothing but the seed, its index and the size asked for.
 """
 
 import csv
 import hashlib
-import io
-import struct
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
 
+from segmentation.data.cells import film
+from segmentation.data.encode import encode, encode_lzw
+from segmentation.data.nerve import subject
 from segmentation.data.nuclei import Kind, Shape, make_nuclei, quantise, render
 from segmentation.errors import UserError
 
-__all__ = ["Kind", "make_nuclei", "rle_encode", "write_dsb2018", "write_folder"]
+__all__ = [
+    "Kind",
+    "make_nuclei",
+    "rle_encode",
+    "write_bbbc039",
+    "write_dic_hela",
+    "write_dsb2018",
+    "write_folder",
+    "write_ultrasound_nerve",
+]
 
 # About the mix of the real stage 1 data (75 % / 8 % / 17 %), with every kind among the first six.
 _KINDS: tuple[Kind, ...] = (
@@ -29,7 +38,7 @@ _KINDS: tuple[Kind, ...] = (
     *("fluorescence", "fluorescence", "histology", "fluorescence", "fluorescence", "fluorescence"),
 )
 _SIZES = ((256, 256), (256, 320), (200, 260), (256, 256))
-_TRAIN, _TEST, _FOLDER = range(3)
+_TRAIN, _TEST, _FOLDER, _FILM, _SCREEN, _NECK = range(6)
 
 # The channels and bits a format can hold.
 _FORMATS = {
@@ -102,11 +111,11 @@ def write_dsb2018(
                     image = _with_alpha(image)
                 elif index % len(_KINDS) == 5:
                     image = image[..., :1]
-                put(f"{image_id}/images/{image_id}.png", _encode(image))
+                put(f"{image_id}/images/{image_id}.png", encode(image))
                 for label in range(1, labels.max() + 1):
                     if part == _TRAIN:
                         name = f"{image_id}/masks/{_hash(image_id, label)}.png"
-                        put(name, _encode(_binary(labels == label)))
+                        put(name, encode(_binary(labels == label)))
                     else:
                         code = rle_encode(labels == label)
                         rows.append([image_id, code, *labels.shape, "Public"])
@@ -161,7 +170,7 @@ def write_folder(
             if channels in (2, 4):
                 image = _with_alpha(image)
             name = f"field_{index:04d}"
-            put(f"images/{name}{suffix}", _encode(image, suffix))
+            put(f"images/{name}{suffix}", encode(image, suffix))
             truth = {f"masks/{name}": _binary(labels > 0)}
             if masks == "labels":
                 truth = {f"masks/{name}": labels.astype(np.uint16)}
@@ -169,7 +178,140 @@ def write_folder(
                 ids = range(1, labels.max() + 1)
                 truth = {f"masks/{name}/{label:03d}": _binary(labels == label) for label in ids}
             for stem, mask in truth.items():
-                put(stem + mask_suffix, _encode(mask, mask_suffix))
+                put(stem + mask_suffix, encode(mask, mask_suffix))
+    return root
+
+
+def write_dic_hela(
+    root: Path,
+    images: int = 24,
+    size: Shape = (256, 256),
+    seed: int = 0,
+    *,
+    zipped: bool = False,
+) -> Path:
+    """Write two films in the layout of the Cell Tracking Challenge, `DIC-C2DH-HeLa`.
+
+    `01/t000.tif` is uint8 gray, truth is uint16 ids that last over time (so a frame's have gaps):
+    gold, `01_GT/SEG`, for every third frame from the second on, of which the last leaves cells out;
+    silver, `01_ST/SEG`, for all, its outlines slightly smoothed; markers, `01_GT/TRA`. TIFF is LZW.
+
+    Args:
+        root: Folder to write to, made if absent; it is returned.
+        images: Number of frames of both sequences.
+        size: (height, width) in pixels.
+        seed: The data set to write, >= 0.
+        zipped: Write the official archive in place of its folder.
+
+    Raises:
+        UserError: `root` holds the data set already.
+        ValueError: A side is under 32 pixels or the seed is negative.
+    """
+    name = "DIC-C2DH-HeLa"
+    with _distribution(root, [name], zipped) as (put,):
+        for number in (1, 2):
+            frames = (images + 2 - number) // 2
+            rng = np.random.default_rng([seed, _FILM, number])
+            for time, (image, labels) in enumerate(film(rng, frames, size)):
+                place, ids = f"{name}/{number:02}", np.where(labels, 3 * labels + 1, 0)
+                truth = ids.astype(np.uint16)
+                put(f"{place}/t{time:03}.tif", encode_lzw(image))
+                silver = cv2.medianBlur(truth, 5)
+                put(f"{place}_ST/SEG/man_seg{time:03}.tif", encode_lzw(silver))
+                marks = truth * cv2.erode((labels > 0).astype(np.uint8), np.ones((5, 5)))
+                put(f"{place}_GT/TRA/man_track{time:03}.tif", encode_lzw(marks))
+                if time % 3 == 1:
+                    if time + 3 >= frames:
+                        truth[truth > np.median(np.unique(truth)[1:])] = 0
+                    put(f"{place}_GT/SEG/man_seg{time:03}.tif", encode_lzw(truth))
+    return root
+
+
+def write_bbbc039(
+    root: Path,
+    images: int = 16,
+    size: Shape = (260, 348),
+    seed: int = 0,
+    *,
+    zipped: bool = False,
+) -> Path:
+    """Write a screen in the layout of BBBC039: `images`, `masks` and `metadata`.
+
+    Images are uint16 TIFF that uses 12 bits; masks RGBA PNG with the instance id in red, ids reused
+    for nuclei that do not touch. The second field is empty. Of four fields the lists give two to
+    training and one each to validation and test. Each well has two fields.
+
+    Args:
+        root: Folder to write to, made if absent; it is returned.
+        images: Number of fields, at least four for every list to have one.
+        size: (height, width) in pixels.
+        seed: The data set to write, >= 0.
+        zipped: Write the three official archives in place of their folders.
+
+    Raises:
+        UserError: `root` holds one of the parts already.
+        ValueError: A side is under 32 pixels or the seed is negative.
+    """
+    lists: dict[str, list[str]] = {"training": [], "validation": [], "test": []}
+    parts = ["images", "masks", "metadata"]
+    with _distribution(root, parts, zipped) as (put_image, put_mask, put_list):
+        for index in range(images):
+            drawn, labels = _image_at(seed, _SCREEN, index, size, "fluorescence")
+            image = quantise(drawn[..., 0], 16)
+            if index == 1:  # all but the noise of its background
+                ground = image[labels == 0]
+                image = np.random.default_rng([seed, index]).choice(ground, labels.shape)
+                labels = np.zeros_like(labels)
+            well, code = f"{chr(65 + index // 48)}{1 + index // 2 % 24:02}", _hash(seed, index)
+            name = f"IXMtest_{well}_s{1 + index % 2}_w1{code[:8].upper()}"
+            red = _reused(labels)
+            mask = np.dstack([red, np.zeros_like(red), np.zeros_like(red)])
+            put_image(f"images/{name}.tif", encode(image, ".tif"))
+            put_mask(f"masks/{name}.png", encode(_with_alpha(mask)))
+            part = ("training", "training", "validation", "test")[index % 4]
+            lists[part].append(f"{name}.png\n")
+        for part, names in lists.items():
+            put_list(f"metadata/{part}.txt", "".join(names).encode())
+    return root
+
+
+def write_ultrasound_nerve(
+    root: Path,
+    images: int = 48,
+    size: Shape = (420, 580),
+    seed: int = 0,
+    subjects: int = 6,
+    *,
+    zipped: bool = False,
+) -> Path:
+    """Write ultrasound in the layout of Kaggle's competition: `train` and `train_masks.csv`.
+
+    `train/S_I.tif` (uint8 gray, LZW) shows subject S, `train/S_I_mask.tif` is 0/255, in part empty.
+    Frames of a subject are nearly the same; `S_2` repeats `S_1` with a contradicting, empty mask.
+
+    Args:
+        root: Folder to write to, made if absent; it is returned.
+        images: Number of frames of all subjects.
+        size: (height, width) in pixels.
+        seed: The data set to write, >= 0.
+        subjects: Number of subjects.
+        zipped: Write `train.zip` in place of the folder.
+
+    Raises:
+        UserError: `root` holds one of the two already.
+        ValueError: A side is under 32 pixels or the seed is negative.
+    """
+    rows = ["subject,img,pixels\n"]
+    _check_absent(root / "train_masks.csv")
+    with _distribution(root, ["train"], zipped) as (put,):
+        for person in range(1, subjects + 1):
+            frames = (images + subjects - person) // subjects
+            rng = np.random.default_rng([seed, _NECK, person])
+            for number, (image, mask) in enumerate(subject(rng, frames, size), start=1):
+                put(f"train/{person}_{number}.tif", encode_lzw(image))
+                put(f"train/{person}_{number}_mask.tif", encode_lzw(_binary(mask)))
+                rows.append(f"{person},{number},{rle_encode(mask)}\n")
+    (root / "train_masks.csv").write_text("".join(rows), encoding="utf-8")
     return root
 
 
@@ -177,6 +319,18 @@ def _check_absent(*paths: Path) -> None:
     for path in paths:
         if path.exists():
             raise UserError(f"{path}: exists already; choose another folder or remove it")
+
+
+@contextmanager
+def _distribution(
+    root: Path, names: Sequence[str], zipped: bool
+) -> Iterator[list[Callable[[str, bytes], None]]]:
+    """A writer for each folder of a distribution, or for its archive, with that folder inside."""
+    _check_absent(*(root / f"{name}{'.zip' if zipped else ''}" for name in names))
+    root.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        paths = [root / f"{name}.zip" if zipped else root for name in names]
+        yield [stack.enter_context(_store(path)) for path in paths]
 
 
 @contextmanager
@@ -221,45 +375,11 @@ def _with_alpha(image: np.ndarray) -> np.ndarray:
     return np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=np.iinfo(image.dtype).max)
 
 
-def _encode(pixels: np.ndarray, suffix: str = ".png") -> bytes:
-    """Encode (H, W) or (H, W, C): C = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha."""
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if suffix == ".tif":
-        return _encode_tiff(pixels, channels)
-    if channels == 2:
-        return _encode_gray_alpha(pixels)
-    if channels == 3:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    elif channels == 4:
-        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA)
-    done, data = cv2.imencode(suffix, pixels)
-    assert done
-    return data.tobytes()
-
-
-def _encode_tiff(pixels: np.ndarray, channels: int) -> bytes:
-    """Uncompressed TIFF. OpenCV writes no gray and alpha, and cannot name the alpha of RGBA."""
-    import tifffile
-
-    file = io.BytesIO()
-    tifffile.imwrite(
-        file,
-        pixels if channels > 1 else pixels.reshape(pixels.shape[:2]),
-        photometric="rgb" if channels > 2 else "minisblack",
-        planarconfig="contig" if channels > 1 else None,
-        extrasamples=["unassalpha"] if channels in (2, 4) else None,
-    )
-    return file.getvalue()
-
-
-def _encode_gray_alpha(pixels: np.ndarray) -> bytes:
-    """PNG of (H, W, 2), chunk by chunk because OpenCV has no such image."""
-    height, width = pixels.shape[:2]
-    rows = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(height, -1)
-    scanlines = b"".join(b"\0" + row.tobytes() for row in rows)  # filter 0: bytes as they are
-    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.itemsize, 4, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n"
-    for name, body in ((b"IHDR", header), (b"IDAT", zlib.compress(scanlines)), (b"IEND", b"")):
-        checksum = zlib.crc32(name + body)
-        data += struct.pack(">I4s", len(body), name) + body + struct.pack(">I", checksum)
-    return data
+def _reused(labels: np.ndarray) -> np.ndarray:
+    """(H, W) uint8: as few values as keep nuclei apart that touch (8-connected)."""
+    red = np.zeros(labels.shape, np.uint8)
+    for label in range(1, labels.max() + 1):
+        mask = (labels == label).astype(np.uint8)
+        beside = set(np.unique(red[cv2.dilate(mask, np.ones((3, 3))) > 0]).tolist())
+        red[mask > 0] = next(value for value in range(1, 256) if value not in beside)
+    return red

@@ -134,6 +134,8 @@ def test_run_lengths() -> None:
         ("1 0", "run 1 0 leaves"),
         ("12 2", "run 12 2 leaves"),
         ("-3 2", "run -3 2 leaves"),
+        ("1 4 4 2", "run 4 2 overlaps another"),
+        ("6 2 1 6", "run 1 6 overlaps another"),
     ],
 )
 def test_bad_run_lengths(runs: str, says: str) -> None:

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 import tifffile
 
-from segmentation.data.synthetic import Kind, make_nuclei, rle_encode, write_dsb2018, write_folder
+from segmentation.data.bbbc039 import label_values
+from segmentation.data.cells import film
+from segmentation.data.nerve import subject
+from segmentation.data.synthetic import (
+    Kind,
+    make_nuclei,
+    rle_encode,
+    write_bbbc039,
+    write_dic_hela,
+    write_dsb2018,
+    write_folder,
+    write_ultrasound_nerve,
+)
 from segmentation.errors import UserError
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -21,8 +33,8 @@ def files(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
-def read(path: Path) -> np.ndarray:
-    if path.suffix == ".tif":
+def read(path: Path, lzw: bool = False) -> np.ndarray:
+    if path.suffix == ".tif" and not lzw:
         return np.asarray(tifffile.imread(path))
     pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     assert pixels is not None
@@ -277,3 +289,139 @@ def test_folder_refuses(tmp_path: Path, suffix: str, bits: Any, channels: Any) -
 def test_negative_seed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="non-negative"):
         write_dsb2018(tmp_path, images=1, seed=-1)
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of the foregrounds."""
+    return float(((one > 0) & (other > 0)).sum() / ((one > 0) | (other > 0)).sum())
+
+
+def test_film() -> None:
+    frames = list(film(np.random.default_rng(0), 10, (96, 120)))
+    again = list(film(np.random.default_rng(0), 10, (96, 120)))
+    contacts = 0
+    for (image, labels), (same, _) in zip(frames, again, strict=True):
+        assert image.shape == labels.shape == (96, 120)
+        assert image.dtype == np.uint8 and labels.dtype == np.int32
+        np.testing.assert_array_equal(image, same)
+        assert 0.2 < (labels > 0).mean() < 0.8
+        for a, b in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
+            contacts += int(((a != b) & (a > 0) & (b > 0)).sum())
+        # Relief: cells are as bright as the ground, but rougher.
+        cells, ground = image[labels > 0].astype(float), image[labels == 0].astype(float)
+        assert abs(cells.mean() - ground.mean()) < 8 and cells.std() > 1.3 * ground.std()
+    assert contacts > 100
+    for seed in range(6):
+        for _, labels in film(np.random.default_rng(seed), 8, (48, 64)):
+            for label in np.unique(labels)[1:]:
+                mask = (labels == label).astype(np.uint8)
+                assert mask.sum() >= 20 and cv2.connectedComponents(mask, connectivity=4)[0] == 2
+    first, second, last = frames[0][1], frames[1][1], frames[-1][1]
+    assert overlap(first, second) > 0.85 and overlap(first, last) < overlap(first, second)
+    kept = [overlap(first == n, second == n) for n in np.unique(first)[1:] if (second == n).any()]
+    assert np.median(kept) > 0.8  # a cell keeps its id
+    with pytest.raises(ValueError, match="at least 32"):
+        next(film(np.random.default_rng(0), 1, (31, 64)))
+
+
+def test_subject() -> None:
+    shown = 0
+    for seed in range(4):
+        frames = list(subject(np.random.default_rng(seed), 8, (84, 116)))
+        again = list(subject(np.random.default_rng(seed), 8, (84, 116)))
+        for (image, mask), (same, _) in zip(frames, again, strict=True):
+            assert image.shape == mask.shape == (84, 116)
+            assert image.dtype == np.uint8 and mask.dtype == np.bool_
+            np.testing.assert_array_equal(image, same)
+            assert cv2.connectedComponents(mask.astype(np.uint8))[0] <= 2
+            assert not mask.any() or 0.01 < mask.mean() < 0.1
+        shown += sum(int(mask.any()) for _, mask in frames[2:])
+        first, twin = (image.astype(float) for image, _ in frames[:2])
+        assert np.abs(first - twin).mean() < 12  # the same picture, a contradicting mask
+        assert frames[0][1].any() and not frames[1][1].any()
+        other = next(subject(np.random.default_rng(seed + 9), 1, (84, 116)))[0].astype(float)
+        assert np.abs(first - other).mean() > 25
+    assert 6 <= shown <= 20
+    with pytest.raises(ValueError, match="at least 32"):
+        next(subject(np.random.default_rng(0), 1, (64, 31)))
+
+
+def test_dic_hela_layout(tmp_path: Path) -> None:
+    root = write_dic_hela(tmp_path, 13, SMALL)
+    assert [path.name for path in root.iterdir()] == ["DIC-C2DH-HeLa"]
+    found = {name.split("/", 1)[1]: root / name for name in files(root)}
+    counts = {"01": 7, "02": 6}
+    wanted = {f"{s}/t{t:03}.tif" for s in counts for t in range(counts[s])}
+    wanted |= {f"{s}_ST/SEG/man_seg{t:03}.tif" for s in counts for t in range(counts[s])}
+    wanted |= {f"{s}_GT/TRA/man_track{t:03}.tif" for s in counts for t in range(counts[s])}
+    gold = {f"{s}_GT/SEG/man_seg{t:03}.tif" for s in counts for t in (1, 4)}
+    assert set(found) == wanted | gold
+    for name in gold:
+        drawn = read(found[name], True)
+        silver = read(found[name.replace("GT", "ST")], True)
+        marks = read(found[name.replace("SEG/man_seg", "TRA/man_track")], True)
+        assert drawn.dtype == silver.dtype == marks.dtype == np.uint16
+        ids, others = set(np.unique(drawn).tolist()), set(np.unique(silver).tolist())
+        assert ids < others if name.endswith("4.tif") else ids == others
+        assert max(others) >= len(others)  # with gaps
+        assert (drawn[(drawn > 0) & (marks > 0)] == marks[(drawn > 0) & (marks > 0)]).all()
+        outlines = drawn[np.isin(silver, list(ids)) & (silver > 0)]
+        assert 0.9 < (outlines > 0).mean() < 1  # nearly the same, not the same
+    assert {read(path, True).dtype for name, path in found.items() if "/t" in name} == {
+        np.dtype("u1")
+    }
+
+
+def test_bbbc039_layout(tmp_path: Path) -> None:
+    root = write_bbbc039(tmp_path, 8, (64, 80))
+    images, masks = (sorted((root / name).iterdir()) for name in ("images", "masks"))
+    assert [p.stem for p in images] == [p.stem for p in masks] and len(images) == 8
+    most, apart = [], 0
+    for image, mask in zip(map(read, images), map(read, masks), strict=True):
+        assert image.dtype == np.uint16 and 500 < image.max() <= 4095
+        assert mask.shape == (64, 80, 4) and mask.dtype == np.uint8
+        assert not mask[..., :2].any() and (mask[..., 3] == 255).all()
+        red = mask[..., 2]
+        most.append(int(red.max()))
+        apart += label_values(red).max() - label_values((red > 0).astype(np.uint8)).max()
+    assert apart > 10  # nuclei that touch differ in their values
+    assert most[1] == 0 and all(1 <= value <= 9 for value in most[:1] + most[2:])
+    counts = {p.stem: p.read_text().count(".png\n") for p in (root / "metadata").iterdir()}
+    assert counts == {"training": 4, "validation": 2, "test": 2}
+
+
+def test_nerve_layout(tmp_path: Path) -> None:
+    root = write_ultrasound_nerve(tmp_path, 7, SMALL, subjects=3)
+    frames = {(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (3, 1), (3, 2)}
+    wanted = {f"train/{s}_{i}{end}.tif" for s, i in frames for end in ("", "_mask")}
+    assert set(files(root)) == wanted | {"train_masks.csv"}
+    with open(root / "train_masks.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(int(row["subject"]), int(row["img"])) for row in rows} == frames
+    for row in rows:
+        mask = read(root / "train" / f"{row['subject']}_{row['img']}_mask.tif", True)
+        assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 255}
+        assert row["pixels"] == slow_rle(mask)
+        assert mask.any() or row["img"] != "1"
+
+
+@pytest.mark.parametrize("write", [write_dic_hela, write_bbbc039, write_ultrasound_nerve])
+def test_archives_hold_the_same(tmp_path: Path, write: Any) -> None:
+    write(tmp_path / "a", 6, SMALL, 5)
+    write(tmp_path / "b", 6, SMALL, 5, zipped=True)
+    write(tmp_path / "c", 6, SMALL, 6)
+    first, other = files(tmp_path / "a"), files(tmp_path / "c")
+    unpacked: dict[str, bytes] = {}
+    for path in (tmp_path / "b").iterdir():
+        if path.suffix != ".zip":
+            unpacked[path.name] = path.read_bytes()
+            continue
+        with zipfile.ZipFile(path) as archive:
+            unpacked |= {name: archive.read(name) for name in archive.namelist()}
+    assert unpacked == first != other
+    with pytest.raises(UserError, match="exists already; choose another folder or remove it"):
+        write(tmp_path / "a", 6, SMALL)
+    with pytest.raises(ValueError, match="at least 32"):
+        write(tmp_path / "d", 6, (64, 31))
+    with pytest.raises(ValueError, match="non-negative"):
+        write(tmp_path / "e", 6, SMALL, -1)
