@@ -3,46 +3,93 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from segmentation.__main__ import main
+from segmentation.data.synthetic import write_bbbc039, write_dic_hela, write_ultrasound_nerve
+from segmentation.reproduce import dataset
 from tests.helpers import CONFIGS
 
-EXPERIMENTS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("dsb2018/*.yaml")])
-SMALLER = {  # so that two cores take the step in a second: widths change, nothing else
-    "UNet": ["--model.net.width=4"],
-    "UNetPlusPlus": ["--model.net.width=4"],
-    "smp_unet": ["--model.net.encoder_name=resnet18", "--model.net.encoder_weights=null"],
+PUBLISHED = ("reproduce/a/unetpp", "reproduce/b", "reproduce/c", "reproduce/d", "reproduce/e")
+PARTS = {CONFIGS / name for name in ("data", "model", "trainer")}
+EXPERIMENTS = [
+    p
+    for p in sorted(CONFIGS.rglob("*.yaml"))
+    if p.parent not in PARTS and not p.name.startswith("_")
+]
+SMALLER = {  # so that two cores take the step in a second: sizes change, nothing else
+    "dsb2018/small_unet.yaml": [],
+    "dsb2018/smp_unet.yaml": [
+        "--model.net.encoder_name=resnet18",
+        "--model.net.encoder_weights=null",
+    ],
+    "reproduce/c/hrnet.yaml": ["--model.net.encoder_name=tu-hrnet_w18_small"],
+    "reproduce/b/": ["--model.net.width=4", "--model.preprocess.resize=[64,64]"],
+    "reproduce/d/": [],
+    "reproduce/e/": ["--model.net.weights=null", "--model.preprocess.crop=[96,128]"],
+    "ultrasound_nerve/": [
+        "--model.net.width=4",
+        "--model.preprocess.crop=[192,256]",
+        "--model.preprocess.resize=[96,128]",
+    ],
+    "": ["--model.net.width=4"],
 }
 
 
-def test_every_part_belongs_to_an_experiment_or_is_offered_beside_one() -> None:
-    text = "".join(path.read_text() for path in EXPERIMENTS)
-    unused = {
-        p.name for p in CONFIGS.glob("*/*.yaml") if p not in EXPERIMENTS and p.name not in text
+@pytest.fixture(scope="session")
+def roots(
+    dsb_root: Path, folder_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Small data in the layout of each dataset, by the name of its folder."""
+    new = tmp_path_factory.mktemp
+    return {
+        "dsb2018": dsb_root,
+        "data": dsb_root,
+        "mine": folder_root,
+        "dic_hela": write_dic_hela(new("dic_hela"), 8, (64, 64)),
+        "bbbc039": write_bbbc039(new("bbbc039"), 24, (512, 640)),
+        "ultrasound_nerve": write_ultrasound_nerve(new("nerve"), 24),
     }
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CONFIGS).as_posix()
+
+
+def test_every_part_belongs_to_an_experiment_or_is_offered_beside_one() -> None:
+    every = list(CONFIGS.rglob("*.yaml"))
+    lists = [yaml.safe_load(path.read_text()).get("compose", []) for path in every]
+    named = {
+        (path.parent / part).resolve()
+        for path, parts in zip(every, lists, strict=True)
+        for part in parts
+    }
+    unused = {path.name for path in set(every) - set(EXPERIMENTS) if path.resolve() not in named}
     assert unused == {"gpus.yaml"}
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: str(p.relative_to(CONFIGS)))
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
 def test_an_experiment_takes_a_real_step(
-    path: Path, dsb_root: Path, folder_root: Path, tmp_path: Path
+    path: Path, roots: dict[str, Path], tmp_path: Path
 ) -> None:
-    text = path.read_text()
-    small = next((words for key, words in SMALLER.items() if key in text or key in path.name), [])
-    if not small and path.name != "small_unet.yaml":
-        small = SMALLER["UNet"]
-    root, data = dsb_root, ["--data.split.val=2", "--data.split.test=3"]
-    if "folder" in path.name:
-        root, data = folder_root, ["--data.mask_type=labels"]
-    crop = [] if path.name == "unetpp_published.yaml" else ["--data.crop=32"]
+    root = roots[dataset(path)]
+    smaller = next(words for start, words in SMALLER.items() if name(path).startswith(start))
+    data = []
+    if root in (roots["dsb2018"], roots["mine"]) and "reproduce/c" not in name(path):
+        data = ["--data.split.val=2", "--data.split.test=3"]
+    if root == roots["mine"]:
+        data += ["--data.mask_type=labels"]
+    if "crop: null" not in path.read_text() and not name(path).startswith(PUBLISHED):
+        data += [] if "ultrasound" in name(path) else ["--data.crop=32"]
+    if "reproduce/b" in name(path):
+        data += ["--data.split.gap=0"] if "sound" in name(path) else []
     argv = [
         "fit",
         f"--config={path}",
         f"--data.root={root}",
         f"--run.root={tmp_path}",
-        *small,
+        *smaller,
         *data,
-        *crop,
         "--data.num_workers=0",
         "--data.batch_size=2",
         "--trainer.fast_dev_run=1",

@@ -3,5 +3,14 @@
 from segmentation.models.small_unet import FamilyUNet, SimpleConv, SmallUNet, SmallUNetLess
 from segmentation.models.unet import UNet
 from segmentation.models.unetpp import UNetPlusPlus
+from segmentation.models.vgg_unet import VGGUNet
 
-__all__ = ["FamilyUNet", "SimpleConv", "SmallUNet", "SmallUNetLess", "UNet", "UNetPlusPlus"]
+__all__ = [
+    "FamilyUNet",
+    "SimpleConv",
+    "SmallUNet",
+    "SmallUNetLess",
+    "UNet",
+    "UNetPlusPlus",
+    "VGGUNet",
+]

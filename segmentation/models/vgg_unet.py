@@ -1,0 +1,152 @@
+"""U-Net on VGG-16, with three plain up-convolutions, for ultrasound frames."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from segmentation.errors import UserError
+from segmentation.models.blocks import (
+    ConvBlock,
+    SegmentationNet,
+    check_positive,
+    init_he_normal,
+)
+
+STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # multiples of the width, convolutions
+TORCHVISION = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # the 13 in its `features`
+
+
+class VGGUNet(SegmentationNet):
+    """VGG-16 (Simonyan & Zisserman, arXiv:1409.1556) and three up-convolutions. `stride` is 32.
+
+    From a PyTorch study of ultrasound nerve frames of 576x416: 13 convolutions in 5 stages without
+    batch norm, each stage followed by a pooling; then ConvT 512 to 256 k4 s2, pool4 concatenated,
+    ConvT 768 to 128 k4 s4, relu3_3 concatenated, ConvT 384 to `classes` k4 s4, with no activation
+    in between. Only from pool5 (1/32) do these strides end at full size and these channels add up:
+    1/32 to 1/16, where pool4 has 512 channels, to 1/4, where relu3_3 has 256, to 1/1. Paddings
+    follow: 1 at stride 2, 0 at stride 4, whose kernels then tile the image without overlap. The
+    order in a concatenation is not told: upsampled first. 18,391,233 parameters at the default
+    size.
+
+    Args:
+        in_channels: channels of an image; 3 with `weights` (gray frames are repeated).
+        classes: channels of the logits.
+        width: channels at full resolution, from which all others follow; 64 with `weights`.
+        frozen: how many convolutions from the input on do not learn (published: 8, that is up to
+            conv4_1), which makes sense with `weights` or a checkpoint only.
+        weights: of the encoder: "imagenet" (torchvision's, 528 MB, downloaded once), the path of a
+            file with a state dict of torchvision's VGG-16, or None to draw them as He et al. do.
+            The study's is "imagenet".
+
+    Raises:
+        ValueError: for arguments out of range.
+        UserError: the weights cannot be had, or are another network's.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        classes: int = 1,
+        width: int = 64,
+        frozen: int = 0,
+        weights: str | None = None,
+    ) -> None:
+        check_positive(width=width)
+        super().__init__(in_channels, classes, stride=32)
+        if not 0 <= frozen <= len(TORCHVISION):
+            raise ValueError(f"frozen must be from 0 to {len(TORCHVISION)}, got {frozen}")
+        if weights is not None and (in_channels, width) != (3, 64):
+            raise ValueError(
+                f"weights={weights} are for in_channels=3 and width=64, got {in_channels} and "
+                f"{width}; preprocess.channels=3 repeats gray images"
+            )
+        self.frozen = frozen
+        self.pool = nn.MaxPool2d(2)
+        self.encoder = nn.ModuleList()
+        source = in_channels
+        for times, convs in STAGES:
+            self.encoder.append(ConvBlock(source, times * width, convs, norm="none"))
+            source = times * width
+        self.ups = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(8 * width, 4 * width, kernel_size=4, stride=2, padding=1),
+                nn.ConvTranspose2d(12 * width, 2 * width, kernel_size=4, stride=4),
+                nn.ConvTranspose2d(6 * width, classes, kernel_size=4, stride=4),
+            ]
+        )
+        convolutions = [m for m in self.encoder.modules() if isinstance(m, nn.Conv2d)]
+        if weights is None:
+            self.encoder.apply(init_he_normal)
+        else:
+            _fill(convolutions, weights)
+        for convolution in convolutions[:frozen]:
+            convolution.requires_grad_(False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Compute logits.
+
+        Args:
+            image: (N, in_channels, H, W) float, H and W multiples of `stride`.
+
+        Returns:
+            Logits (N, classes, H, W), unbounded.
+
+        Raises:
+            ValueError: for another number of channels or a size that is no multiple of `stride`.
+        """
+        self.check_input(image)
+        x = image
+        relus: list[Tensor] = []  # (N, channels, H / 2^stage, W / 2^stage)
+        pools: list[Tensor] = []  # half of that
+        for stage in self.encoder:
+            relus.append(stage(x))
+            x = self.pool(relus[-1])
+            pools.append(x)
+        x = torch.cat([self.ups[0](x), pools[3]], dim=1)  # (N, 12 * width, H / 16, W / 16)
+        x = torch.cat([self.ups[1](x), relus[2]], dim=1)  # (N, 6 * width, H / 4, W / 4)
+        logits: Tensor = self.ups[2](x)  # (N, classes, H, W)
+        return logits
+
+
+def _fill(convolutions: list[nn.Conv2d], weights: str) -> None:
+    state = _downloaded() if weights == "imagenet" else _read(Path(weights))
+    for index, convolution in zip(TORCHVISION, convolutions, strict=True):
+        own = {name: state.get(f"features.{index}.{name}") for name in ("weight", "bias")}
+        try:
+            convolution.load_state_dict(own)
+        except (RuntimeError, AttributeError):  # another shape, or nothing
+            raise UserError(
+                f"model.net.weights: {weights} is not a state dict of torchvision's VGG-16 "
+                f"(features.{index} does not fit); use vgg16, without batch norm"
+            ) from None
+
+
+def _downloaded() -> dict[str, Tensor]:
+    # Not at the top: it takes two seconds.
+    from torchvision.models import VGG16_Weights  # type: ignore[import-untyped]
+
+    source = VGG16_Weights.IMAGENET1K_V1
+    try:
+        state: dict[str, Tensor] = source.get_state_dict(
+            check_hash=True, map_location="cpu", weights_only=True
+        )
+    except Exception as error:  # of the network, the disk, a wrong sum, or a broken file
+        raise UserError(
+            f"model.net.weights: imagenet could not be had ({' '.join(str(error).split())}); "
+            f"download {source.url} elsewhere and set model.net.weights to the file, or to null"
+        ) from None
+    return state
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"model.net.weights: {path} is no file; name one, or imagenet, or null")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on a broken file torch raises whatever its parser trips over
+        refused = isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)
+        fault = "holds more than tensors" if refused else "is broken, or no state dict"
+        raise UserError(f"model.net.weights: {path} {fault}; use torchvision's file") from None
+    return state if isinstance(state, dict) else {}

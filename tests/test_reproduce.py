@@ -1,0 +1,117 @@
+"""Published rows: what their configs must say, the runs, the table, and going on after a stop."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from segmentation.__main__ import main
+from segmentation.reproduce import Row, find_rows, table
+from tests.helpers import CONFIGS, TINY, refusal
+
+ROWS = sorted(CONFIGS.glob("reproduce/*/*.yaml"))
+
+
+@pytest.fixture
+def configs(tmp_path: Path, dsb_root: Path) -> Path:
+    """A system of two rows, of which the second one fails."""
+    folder = tmp_path / "published" / "z"
+    folder.mkdir(parents=True)
+    about = {
+        "row": "good",
+        "published": {"iou": 0.5, "f1": 0.6},
+        "protocol": "random",
+        "leak": True,
+        "budgets": {"cpu": TINY},
+    }
+    content: dict[str, Any] = {
+        "reproduces": about,
+        "compose": [str(CONFIGS / "quickstart.yaml")],
+        "data": {"init_args": {"root": f"data/{dsb_root.name}"}},
+    }
+    (folder / "good.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    content["reproduces"] = about | {"row": "bad", "budgets": {"cpu": ["--model.net.width=-1"]}}
+    (folder / "bad.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    (folder / "_base.yaml").write_text("trainer: {}\n")
+    return folder.parent
+
+
+def test_runs_go_on_and_end_in_a_table(
+    configs: Path, dsb_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(what: str, *more: str) -> int:
+        output = tmp_path / "out"
+        argv = ["reproduce", what, f"--output={output}", f"--data={dsb_root.parent}", *more]
+        return main([*argv, f"--configs={configs}", "--budget=cpu"])
+
+    assert run("z/good", "--seeds", "0", "1") == 0
+    done = json.loads((tmp_path / "out/results.json").read_text())
+    assert list(done) == ["z/good cpu 0", "z/good cpu 1"]
+    first = done["z/good cpu 0"]
+    scores = json.loads((tmp_path / "out" / first["run"] / "scores.json").read_text())
+    assert first["scores"] == scores["network"] and first["images"] == 3
+    assert first["parameters"] > 0 and first["seconds"] > first["fit_seconds"] > 0
+    assert first["scores"] != done["z/good cpu 1"]["scores"]  # another seed
+
+    capfd.readouterr()
+    assert run("z") == 1  # the good row is not run again; the bad one fails and says why
+    printed = capfd.readouterr()
+    assert "z/good, seed" not in printed.out and "z/bad, seed 0" in printed.out
+    assert "failed    z/bad: segmentation: error: " in printed.err and "width" in printed.err
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in printed.out.splitlines()]
+    rows = [line for line in lines if line and line[0] in ("good", "bad")]
+    assert [row[:3] for row in rows] == [
+        ["bad", "iou", "50.0"],
+        ["bad", "f1", "60.0"],
+        ["good", "iou", "50.0"],
+        ["good", "f1", "60.0"],
+    ]
+    assert rows[0][3:5] == ["–", "0"] and rows[2][4:7] == ["2", "random", "yes"]
+    assert "±" in rows[2][3]
+    assert (tmp_path / "out/z-cpu.md").read_text().strip() in printed.out
+
+
+def test_table_is_mean_and_standard_deviation() -> None:
+    row = Row(Path("x/r.yaml"), "name", {"iou": 0.25}, "random", False)
+    about = {"fit_seconds": 90, "peak_memory_bytes": 5e8, "parameters": 1234}
+    done = {f"x/r full {i}": {"scores": {"iou": v}, **about} for i, v in enumerate((0.2, 0.4))}
+    done["x/r cpu 0"] = {"scores": {"iou": 0.9}, **about}
+    last = table([row], "full", done).splitlines()[-1]
+    assert last == "| name | iou | 25.0 | 30.0 ± 14.1 | 2 | random | no | 1.5 | 500 | 1,234 |"
+
+
+def test_what_cannot_be_run(
+    configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def error(what: str, *more: str) -> str:
+        argv = ["reproduce", what, f"--output={tmp_path / 'o'}", f"--configs={configs}", *more]
+        return refusal(capsys, argv)
+
+    assert "no published system is called 'q' (there: z)" in error("q")
+    assert "no row is called 'q'; choose from" in error("z/q")
+    assert "invalid choice: 'huge'" in error("z", "--budget=huge")
+    (configs / "z/bad.yaml").write_text("reproduces: {row: 1}\n")
+    assert "bad.yaml: its block reproduces lacks 'published'" in error("z/bad")
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/results.json").write_text("[")
+    assert "results.json: cannot be read" in error("z/good")
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_every_row_says_what_it_reproduces(path: Path) -> None:
+    if path.stem.startswith("_"):
+        assert "reproduces" not in yaml.safe_load(path.read_text())
+        return
+    (row,) = find_rows(CONFIGS / "reproduce", f"{path.parent.name}/{path.stem}")
+    assert row.name and row.protocol and "cpu" in row.budgets
+    assert all(0 <= value <= 1 for value in row.published.values())
+    assert all(word.startswith("--") for word in row.arguments("cpu"))
+    assert path.read_text().startswith("# ")
+
+
+def test_no_two_rows_of_a_system_have_one_name() -> None:
+    for system in sorted(p for p in (CONFIGS / "reproduce").iterdir()):
+        names = [row.name for row in find_rows(CONFIGS / "reproduce", system.name)]
+        assert len(set(names)) == len(names)
