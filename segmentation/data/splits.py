@@ -15,8 +15,7 @@ import numpy as np
 from segmentation.errors import UserError
 
 PARTS = ("train", "val", "test")
-OFFICIAL_TEST = "test"  # the subset of samples that a dataset's authors test on
-OFFICIAL_VAL = "val"  # that which they validate on
+OFFICIAL_TEST, OFFICIAL_VAL = "test", "val"  # subsets that a dataset's authors chose
 
 _log = logging.getLogger(__name__)
 
@@ -112,14 +111,10 @@ class RandomSplit(Splitter):
 class LeakyRandomSplit(RandomSplit):
     """As :class:`RandomSplit`, where samples are not independent; the log says that it leaks.
 
-    Some published scores were measured so, on frames of films divided 80 : 20: their networks were
-    tested on images that they had all but seen. Compare with such scores, trust none.
+    Some published scores were measured so: the networks had all but seen their test images.
 
     Args:
-        val: As there.
-        test: As there.
-        seed: As there.
-        stratify: As there.
+        val, test, seed, stratify: As there.
     """
 
     test: float = 0.2
@@ -203,18 +198,15 @@ class SequenceSplit(Splitter):
     def __call__(self, items: Sequence[Item]) -> Split:
         items = _open_to_all(items)
         sequences = _sequences(items)
-        names = ", ".join(sorted(sequences)[:9])
+        names = ", ".join(sorted(sequences)[:9]) or "one"
         if len(sequences) < 2:
-            raise UserError(
-                f"split: SequenceSplit needs two sequences, there is {names or 'one'} alone; use "
-                "BlockSplit"
-            )
+            raise UserError(f"split: two sequences are needed, there is {names}; use BlockSplit")
         tested = max(sequences) if self.test is None else self.test
         if tested not in sequences:
             raise UserError(f"split: no sequence is called {tested!r}; test is one of {names}")
         part = dict.fromkeys(sequences.pop(tested), "test")
         for name, ids in sequences.items():
-            part.update(_blocks(name, ids, self.val, 0, self.gap))
+            part |= _blocks(name, ids, self.val, 0, self.gap)
         return _parts(items, part)
 
 
@@ -239,7 +231,7 @@ class BlockSplit(Splitter):
         items = _open_to_all(items)
         part: dict[str, str] = {}
         for name, ids in _sequences(items).items():
-            part.update(_blocks(name, ids, self.val, self.test, self.gap))
+            part |= _blocks(name, ids, self.val, self.test, self.gap)
         return _parts(items, part)
 
 
@@ -340,17 +332,16 @@ def _sequences(items: list[Item]) -> dict[str, list[str]]:
 
 def _blocks(name: str, ids: list[str], val: float, test: float, gap: float) -> dict[str, str]:
     """Part of each id of a sequence: train, val and test, each of the two after a gap."""
-    amounts = {"val": val, "test": test, "gap": gap}
-    counts = {part: _count(part, amount, len(ids)) for part, amount in amounts.items()}
+    amounts = (("val", val), ("test", test), ("gap", gap))
+    counts = {part: _count(part, amount, len(ids)) for part, amount in amounts}
     tail: list[str] = []
     for part in ("val", "test"):
         if counts[part]:
             tail += ["gap"] * counts["gap"] + [part] * counts[part]
     if len(tail) >= len(ids):
-        asked = ", ".join(f"{part}={amount}" for part, amount in amounts.items())
         raise UserError(
-            f"split: {asked} of the {len(ids)} sample(s) of sequence {name or 'without name'} "
-            "leave nothing to train on; ask for fewer"
+            f"split: val={val}, test={test}, gap={gap} of the {len(ids)} sample(s) of sequence "
+            f"{name or 'without name'} leave nothing to train on; ask for fewer"
         )
     return dict(zip(ids, ["train"] * (len(ids) - len(tail)) + tail, strict=True))
 

@@ -1,12 +1,16 @@
 """Weights of pixels in the loss, and the figure that shows them."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
+from segmentation.data.images import consecutive
 from segmentation.errors import UserError
 
 VERSION = 1  # raise when a map gives other values for the same settings
@@ -42,6 +46,8 @@ class BorderWeight(WeightMap):
         sigma: Its width σ in pixels, > 0 (the paper: about 5).
         balance: w_c evens out foreground and background (see :func:`class_weights`); otherwise
             it is 1.
+        gap: As in ``segmentation.targets.Foreground``, and to be the same: objects that touch have
+            no background between them that could be weighted.
 
     Raises:
         UserError: A value is out of its range.
@@ -50,22 +56,30 @@ class BorderWeight(WeightMap):
     w0: float = 10.0
     sigma: float = 5.0
     balance: bool = True
+    gap: int = 0
 
     def __post_init__(self) -> None:
-        if not self.w0 >= 0:
-            raise UserError(f"data.weight.w0: {self.w0} must not be negative")
-        if not self.sigma > 0:
-            raise UserError(f"data.weight.sigma: {self.sigma} must be positive")
+        if not 0 <= self.w0 < math.inf:
+            raise UserError(f"data.weight.w0: {self.w0} must not be negative or infinite")
+        if not 0 < self.sigma < math.inf:
+            raise UserError(f"data.weight.sigma: {self.sigma} must be positive and finite")
+        if self.gap < 0:
+            raise UserError(f"data.weight.gap: {self.gap} must not be negative")
 
     @property
     def key(self) -> str:
         """All that the map depends on beside the labels."""
-        return f"border {VERSION} {self.w0} {self.sigma} {self.balance}"
+        return f"border {VERSION} {self.w0} {self.sigma} {self.balance} {self.gap}"
 
     def __call__(self, labels: np.ndarray) -> np.ndarray:
         """(H, W) integer ids ► (H, W) float32."""
-        border = border_weights(labels, self.w0, self.sigma)
-        return border + (class_weights(labels) if self.balance else np.float32(1))
+        classes, border = self.parts(separated(labels, self.gap))
+        return classes + border
+
+    def parts(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """w_c and the border term of labels that were pulled apart already, (H, W) float32 each."""
+        classes = class_weights(labels) if self.balance else np.ones(labels.shape, np.float32)
+        return classes, border_weights(labels, self.w0, self.sigma)
 
 
 def class_weights(labels: np.ndarray) -> np.ndarray:
@@ -99,6 +113,8 @@ def border_weights(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> 
     Returns:
         (H, W) float32; 0 with fewer than two objects.
     """
+    if labels.max(initial=0) > labels.size:
+        labels = consecutive(labels)  # the loop goes through all ids up to the highest
     far = np.float32(1e6)
     nearest = np.full(labels.shape, far, np.float32)
     second = np.full(labels.shape, far, np.float32)
@@ -118,6 +134,38 @@ def border_weights(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> 
     return np.where(labels > 0, 0, weight).astype(np.float32)
 
 
+def separated(labels: np.ndarray, gap: int) -> np.ndarray:
+    """(H, W) integer ids without the pixels of objects as near as ``gap`` to another object."""
+    if gap == 0:
+        return labels
+    return np.where(rims(labels, gap, background=False), 0, labels)
+
+
+def rims(labels: np.ndarray, radius: int, background: bool) -> np.ndarray:
+    """Where objects end: pixels of objects with another object, or also background, near them.
+
+    Args:
+        labels: (H, W) integer ids, below 2^24.
+        radius: A pixel is near in a square of side 2 · ``radius`` + 1.
+        background: Whether objects end at the background, too.
+
+    Returns:
+        (H, W) bool.
+    """
+    ids = labels.astype(np.float32)  # OpenCV's filters do not know 32-bit integers
+    highest = square_filter(ids, radius, cv2.dilate)
+    if not background:
+        ids[labels == 0] = np.inf
+    edge: np.ndarray = square_filter(ids, radius, cv2.erode) != highest
+    return edge & (labels > 0)
+
+
+def square_filter(image: np.ndarray, radius: int, method: Callable[..., Any]) -> np.ndarray:
+    """``cv2.dilate`` or ``erode`` by a square of side 2 · ``radius`` + 1, within the image."""
+    result: np.ndarray = method(image, np.ones((2 * radius + 1, 2 * radius + 1), np.uint8))
+    return result
+
+
 def weight_figure(labels: np.ndarray, border: BorderWeight) -> np.ndarray:
     """Mask, class weights, border weights and their sum, side by side with their scales.
 
@@ -128,8 +176,8 @@ def weight_figure(labels: np.ndarray, border: BorderWeight) -> np.ndarray:
     Returns:
         (H', W', 3) uint8 RGB.
     """
-    classes = class_weights(labels) if border.balance else np.ones(labels.shape, np.float32)
-    edges = border_weights(labels, border.w0, border.sigma)
+    labels = separated(labels, border.gap)
+    classes, edges = border.parts(labels)
     maps = {
         "mask": (labels > 0).astype(np.float32),
         "class weights": classes,

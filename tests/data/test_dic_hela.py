@@ -166,7 +166,7 @@ def test_a_missing_sequence(broken: Path) -> None:
     for path in broken.glob("02*"):
         shutil.rmtree(path)
     module = DICHeLaDataModule(str(broken), crop=32, num_workers=0)
-    with pytest.raises(UserError, match="needs two sequences, there is 01 alone; use BlockSplit"):
+    with pytest.raises(UserError, match="two sequences are needed, there is 01; use BlockSplit"):
         module.setup("fit")
     DICHeLaDataModule(str(broken), split=BlockSplit(), crop=32, num_workers=0).setup("fit")
 

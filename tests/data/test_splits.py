@@ -190,8 +190,8 @@ def test_films_in_numbers() -> None:
 @pytest.mark.parametrize(
     ("splitter", "items", "says"),
     [
-        (SequenceSplit(), film(84), "needs two sequences, there is 01 alone; use BlockSplit"),
-        (SequenceSplit(), [Thing("a")], "there is one alone; use BlockSplit"),
+        (SequenceSplit(), film(84), "two sequences are needed, there is 01; use BlockSplit"),
+        (SequenceSplit(), [Thing("a")], "there is one; use BlockSplit"),
         (SequenceSplit(test="03"), film(9, 9), "no sequence is called '03'; test is one of 01, 02"),
         (SequenceSplit(val=8, gap=1), film(9, 9), "val=8, test=0, gap=1 of the 9 sample.s. of seq"),
         (SequenceSplit(gap=-1), film(9, 9), "gap=-1 is neither a share below 1 nor a count"),

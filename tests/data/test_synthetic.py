@@ -11,8 +11,6 @@ import pytest
 import tifffile
 
 from segmentation.data.bbbc039 import label_values
-from segmentation.data.cells import film
-from segmentation.data.nerve import subject
 from segmentation.data.synthetic import (
     Kind,
     make_nuclei,
@@ -289,61 +287,6 @@ def test_folder_refuses(tmp_path: Path, suffix: str, bits: Any, channels: Any) -
 def test_negative_seed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="non-negative"):
         write_dsb2018(tmp_path, images=1, seed=-1)
-
-
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """Intersection over union of the foregrounds."""
-    return float(((one > 0) & (other > 0)).sum() / ((one > 0) | (other > 0)).sum())
-
-
-def test_film() -> None:
-    frames = list(film(np.random.default_rng(0), 10, (96, 120)))
-    again = list(film(np.random.default_rng(0), 10, (96, 120)))
-    contacts = 0
-    for (image, labels), (same, _) in zip(frames, again, strict=True):
-        assert image.shape == labels.shape == (96, 120)
-        assert image.dtype == np.uint8 and labels.dtype == np.int32
-        np.testing.assert_array_equal(image, same)
-        assert 0.2 < (labels > 0).mean() < 0.8
-        for a, b in ((labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])):
-            contacts += int(((a != b) & (a > 0) & (b > 0)).sum())
-        # Relief: cells are as bright as the ground, but rougher.
-        cells, ground = image[labels > 0].astype(float), image[labels == 0].astype(float)
-        assert abs(cells.mean() - ground.mean()) < 8 and cells.std() > 1.3 * ground.std()
-    assert contacts > 100
-    for seed in range(6):
-        for _, labels in film(np.random.default_rng(seed), 8, (48, 64)):
-            for label in np.unique(labels)[1:]:
-                mask = (labels == label).astype(np.uint8)
-                assert mask.sum() >= 20 and cv2.connectedComponents(mask, connectivity=4)[0] == 2
-    first, second, last = frames[0][1], frames[1][1], frames[-1][1]
-    assert overlap(first, second) > 0.85 and overlap(first, last) < overlap(first, second)
-    kept = [overlap(first == n, second == n) for n in np.unique(first)[1:] if (second == n).any()]
-    assert np.median(kept) > 0.8  # a cell keeps its id
-    with pytest.raises(ValueError, match="at least 32"):
-        next(film(np.random.default_rng(0), 1, (31, 64)))
-
-
-def test_subject() -> None:
-    shown = 0
-    for seed in range(4):
-        frames = list(subject(np.random.default_rng(seed), 8, (84, 116)))
-        again = list(subject(np.random.default_rng(seed), 8, (84, 116)))
-        for (image, mask), (same, _) in zip(frames, again, strict=True):
-            assert image.shape == mask.shape == (84, 116)
-            assert image.dtype == np.uint8 and mask.dtype == np.bool_
-            np.testing.assert_array_equal(image, same)
-            assert cv2.connectedComponents(mask.astype(np.uint8))[0] <= 2
-            assert not mask.any() or 0.01 < mask.mean() < 0.1
-        shown += sum(int(mask.any()) for _, mask in frames[2:])
-        first, twin = (image.astype(float) for image, _ in frames[:2])
-        assert np.abs(first - twin).mean() < 12  # the same picture, a contradicting mask
-        assert frames[0][1].any() and not frames[1][1].any()
-        other = next(subject(np.random.default_rng(seed + 9), 1, (84, 116)))[0].astype(float)
-        assert np.abs(first - other).mean() > 25
-    assert 6 <= shown <= 20
-    with pytest.raises(ValueError, match="at least 32"):
-        next(subject(np.random.default_rng(0), 1, (64, 31)))
 
 
 def test_dic_hela_layout(tmp_path: Path) -> None:
