@@ -28,6 +28,8 @@ commands:
              segmentation audit DATASET --root DIR --output DIR
   reproduce  published experiments, beside their published scores
              segmentation reproduce SYSTEM[/ROW] --output DIR
+  weights    the figure of a mask's class and border weights
+             segmentation weights --mask FILE --output FIGURE
   synthetic  make nuclei to try everything with
              segmentation synthetic --output DIR
 
@@ -70,7 +72,15 @@ ABOUT = {
     ),
 }
 
-OWN = ("predict", "prune", "prepare", "audit", "reproduce", "synthetic")  # functions in commands.py
+OWN = (
+    "predict",
+    "prune",
+    "prepare",
+    "audit",
+    "reproduce",
+    "weights",
+    "synthetic",
+)  # functions in commands.py
 
 
 def main(argv: Sequence[str] | None = None) -> int:

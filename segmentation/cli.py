@@ -189,8 +189,10 @@ def parser_gist(message: str) -> str:
 
 
 def root_cause(error: BaseException) -> str:
-    """What first went wrong, of an error that others were raised from."""
-    while (cause := error.__cause__ or error.__context__) is not None:
+    """What first went wrong, of an error that others were raised from; a `UserError` says it."""
+    while not isinstance(error, UserError):
+        if (cause := error.__cause__ or error.__context__) is None:
+            break
         error = cause
     return shortened(one_line(str(error.args[0]) if error.args else repr(error)))
 
@@ -298,7 +300,10 @@ class CLI(LightningCLI):
                 print("The split holds no test images: nothing was tested.")
             return
         # The first checkpoint callback is the one that watches a score.
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
+        # Without a validation it has watched none: the last weights are tested as they are.
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None) or None
+        if best is None and self.trainer.is_global_zero:
+            print("Nothing was validated, so there is no best epoch: the last weights are tested.")
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
 
     def _wandb(self, settings: Run) -> WandbLogger:

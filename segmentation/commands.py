@@ -264,3 +264,28 @@ def reproduce(arguments: Sequence[str]) -> int:
 
     rows = find_rows(options.configs, options.what)
     return run_rows(rows, options.budget, options.seeds, options.data, options.output)
+
+
+def weights(arguments: Sequence[str]) -> int:
+    """Draw a mask with its class weights, border weights and their sum."""
+    parser = _Parser("segmentation weights", description=weights.__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--mask",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="label map, or a mask of two values whose connected components are the objects",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="PNG")
+    parser.add_argument("--w0", type=float, default=10.0, help="height of the border weights")
+    parser.add_argument("--sigma", type=float, default=5.0, help="their width in pixels")
+    options = parser.parse_args(arguments)
+    from segmentation.data.images import label_components, read_mask, write_image
+    from segmentation.data.weights import BorderWeight, weight_figure
+
+    labels = read_mask(options.mask)
+    if (labels[labels > 0] == labels.max(initial=0)).all():  # one value: not numbered yet
+        labels = label_components(labels > 0)
+    write_image(options.output, weight_figure(labels, BorderWeight(options.w0, options.sigma)))
+    print(options.output)
+    return 0

@@ -5,8 +5,7 @@ the network's output; a new representation is one new class.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentation.data.images import consecutive, label_components
+from segmentation.data.weights import rims, separated, square_filter
 from segmentation.errors import UserError
 
 
@@ -52,6 +52,9 @@ class Foreground(Target):
     Args:
         threshold: A pixel of greater probability is foreground.
         min_size: Components of fewer pixels are dropped from the label map.
+        gap: Objects that touch are learned as if so many pixels of each were background, so that
+            they can come out as two (Ronneberger et al. 2015: the separation border). Scores still
+            compare with the objects as they are.
 
     Raises:
         UserError: A value is out of its range.
@@ -59,13 +62,15 @@ class Foreground(Target):
 
     classes = 1
 
-    def __init__(self, threshold: float = 0.5, min_size: int = 0) -> None:
+    def __init__(self, threshold: float = 0.5, min_size: int = 0, gap: int = 0) -> None:
         _check(threshold, min_size)
-        self.threshold = threshold
-        self.min_size = min_size
+        if gap < 0:
+            raise UserError(f"target.gap: {gap} must not be negative")
+        self.threshold, self.min_size, self.gap = threshold, min_size, gap
 
     def encode(self, labels: np.ndarray) -> Tensor:
         """(1, H, W) uint8: 1 where an object is. Losses turn it into float32 on the device."""
+        labels = separated(labels, self.gap)
         return torch.from_numpy((labels > 0).astype(np.uint8))[None]
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -85,7 +90,8 @@ class Contour(Target):
     """Background, interior and contour: three classes, so that touching objects are told apart.
 
     Every object's outline becomes a band of the third class, against the background and against
-    other objects alike. Where an object leaves the image it has no outline.
+    other objects alike. Where an object leaves the image it has no outline. An object too thin for
+    the band has as much of it as leaves an interior, or none: every object can be found again.
 
     Args:
         width: Of the band in pixels, ≥ 1.
@@ -121,45 +127,60 @@ class Contour(Target):
         self._between = half if position == "outer" else self._inside
 
     def encode(self, labels: np.ndarray) -> Tensor:
-        """(H, W) int64: 0 background, 1 interior, 2 contour."""
-        classes = (labels > 0).astype(np.uint8)
-        ids = labels.astype(np.float32)  # OpenCV's filters do not know 32-bit integers
-        highest = _filtered(ids, self._between, cv2.dilate)
-        if self._inside:
-            edge = _filtered(ids, self._inside, cv2.erode) != highest
-        else:
-            # Next to another object only: the background counts as nothing.
-            objects = np.where(labels > 0, ids, np.float32(np.inf))
-            edge = _filtered(objects, self._between, cv2.erode) != highest
-        classes[edge & (labels > 0)] = 2
+        """(H, W) int64: 0 background, 1 interior, 2 contour; what losses take as classes."""
+        if labels.max(initial=0) > labels.size:
+            labels = consecutive(labels)
+        mask = labels > 0
+        interior = np.zeros_like(mask)
+        missing = np.bincount(labels.reshape(-1)) > 0  # objects without an interior so far
+        missing[0] = False
+        # With "outer" only other objects make an outline inside.
+        bands = [(radius, self._inside > 0) for radius in range(self._between, 0, -1)]
+        for radius, background in (*bands, (1, False), (0, False)):
+            whole = mask & missing[labels] & ~rims(labels, radius, background)
+            interior |= whole
+            missing[labels[whole]] = False
+            if not missing.any():
+                break
+        near = mask.astype(np.uint8)
         if self._outside:
-            near = _filtered((labels > 0).astype(np.uint8), self._outside, cv2.dilate) > 0
-            classes[near & (labels == 0)] = 2
-        return torch.from_numpy(classes.astype(np.int64))
+            near = square_filter(near, self._outside, cv2.dilate)
+        return torch.from_numpy(np.where(interior, 1, 2 * near.astype(np.int64)))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax, in float32 also where the logits are not."""
         return logits.float().softmax(dim=1)
 
     def foreground(self, probs: Tensor) -> Tensor:
-        """The probability of lying in an object, the part of its contour included.
+        """The probability of lying in an object: P(interior) and a share of P(contour).
 
-        Only part of the band lies in the object: as far from a probable interior as the band is
-        wide inside; with ``"outer"``, only what lies between two interiors.
+        Taking all of it would enlarge every object by the outer part of its band. The share is 1
+        for ``"inner"``; for ``"straddling"`` ½ · (1 + a - b), with a the greatest P(interior) as
+        near as the band is wide inside, and b the greatest P(background) as near as it is wide
+        outside; for ``"outer"`` it is what lies between two interiors.
         """
-        interior, either = probs[:, 1], probs[:, 1] + probs[:, 2]
-        near = _highest(interior, self._between)
-        if self.position == "outer":
-            near = -_highest(-near, self._between)
-        return torch.minimum(near, either)
+        background, interior, contour = probs.unbind(1)
+        foreground = interior + contour
+        if self._outside > 0:
+            near = _highest(interior, self._between)
+            if self.position == "outer":
+                foreground = torch.minimum(foreground, -_highest(-near, self._between))
+            else:
+                far = _highest(background, self._outside)
+                foreground = interior + contour * (1 + near - far) / 2
+        return foreground.clamp(0, 1)  # which rounding may leave by 1e-7
 
     def decode(self, probs: np.ndarray) -> np.ndarray:
         """(3, H, W) probabilities ► (H, W) int32 ids: interiors, grown over the foreground.
 
-        Each pixel of the foreground goes to the interior that is nearest.
+        Each pixel of the foreground goes to the interior that is nearest; that is as good as
+        flooding by the contour's probability, and faster. A component of the foreground without
+        an interior is an object of its own, so that all of the foreground belongs to objects.
         """
-        seeds = probs[1] > self.threshold
         mask = self.foreground(torch.from_numpy(probs)[None])[0].numpy() > self.threshold
+        seeds = mask & (probs[1] > self.threshold)
+        whole = label_components(mask)
+        seeds |= mask & ~np.isin(whole, whole[seeds])
         if not seeds.any():
             return np.zeros(mask.shape, np.int32)
         _, nearest = cv2.distanceTransformWithLabels(
@@ -199,9 +220,3 @@ def _without_small(labels: np.ndarray, min_size: int) -> np.ndarray:
 def _highest(maps: Tensor, radius: int) -> Tensor:
     """(B, H, W) maps ► the greatest value in a square of side 2 · ``radius`` + 1."""
     return F.max_pool2d(maps[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0]
-
-
-def _filtered(image: np.ndarray, radius: int, method: Callable[..., Any]) -> np.ndarray:
-    """The greatest or least value in a square of side 2 · ``radius`` + 1, within the image."""
-    result: np.ndarray = method(image, np.ones((2 * radius + 1, 2 * radius + 1), np.uint8))
-    return result

@@ -17,6 +17,7 @@ from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import Split
 from segmentation.errors import UserError
 from segmentation.inference.padding import network_stride, padded
+from segmentation.inference.tiles import GridTiles
 from segmentation.inference.tta import d4_mean
 from segmentation.metrics import object_metrics, pixel_metrics
 from segmentation.schedules import PerStep
@@ -138,6 +139,12 @@ class SegmentationTask(LightningModule):
 
     def on_train_start(self) -> None:
         self._check_leak()
+        trained = getattr(getattr(self.trainer, "datamodule", None), "division", 1)
+        if isinstance(self.net, GridTiles) and self.net.division != trained:
+            raise UserError(
+                f"data.division is {trained} but model.net.division is {self.net.division}: train "
+                "and evaluate on the same tiles"
+            )
 
     def on_test_start(self) -> None:
         self._check_leak()
@@ -247,7 +254,8 @@ class SegmentationTask(LightningModule):
         return loss
 
     def _check_size(self, height: int, width: int) -> None:
-        stride = network_stride(getattr(self.net, "tile_net", self.net))
+        net = self.net.tile_net if isinstance(self.net, GridTiles) else self.net
+        stride = network_stride(net)
         if height % stride or width % stride:
             up, across = (-(-side // stride) * stride for side in (height, width))
             raise UserError(

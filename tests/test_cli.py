@@ -345,3 +345,26 @@ def test_plateau_schedules_step_within_the_epoch(dsb_root: Path, tmp_path: Path)
     column = rows[0].split(",").index("lr-AdamW")
     rates = [float(r.split(",")[column]) for r in rows[1:] if r.split(",")[column]]
     assert rates[0] == 5e-3 and rates[-1] < rates[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key")
+def test_without_a_validation_the_last_weights_are_tested(
+    dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fit(dsb_root, tmp_path, "--trainer.limit_val_batches=0")
+    assert "the last weights are tested" in capsys.readouterr().out
+    assert scores(run)["images"] == 3
+
+
+def test_tiles_of_training_and_of_evaluation_must_be_the_same(
+    dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "tiles.yaml"
+    net = "{class_path: segmentation.models.SmallUNet, init_args: {in_channels: 3, classes: 1}}"
+    tiles = f"segmentation.inference.tiles.GridTiles, init_args: {{division: 2, net: {net}}}"
+    config.write_text(f"model: {{init_args: {{net: {{class_path: {tiles}}}}}}}\n")
+    argv = arguments("fit", dsb_root, tmp_path, f"--config={config}", "--data.crop=null")
+    argv = [a for a in argv if not a.startswith(("--model.net.width", "--model.net.depth"))]
+    argv = [*argv, "--data.zoom=[1,1]"]
+    assert "data.division is 1 but model.net.division is 2" in refusal(capsys, argv)
+    assert main([*argv, "--data.division=2"]) == 0

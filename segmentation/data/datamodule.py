@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from segmentation.data.cache import Store, decoded, prepared
+from segmentation.data.corrections import Corrected
 from segmentation.data.datasets import (
     Batch,
     EvalSet,
@@ -127,11 +128,7 @@ class SegmentationDataModule(LightningDataModule):
             raise UserError(
                 f"data.division: {division} cuts whole images into tiles; set data.crop to null"
             )
-        self.source = source
-        if corrections is not None:
-            from segmentation.data.corrections import Corrected
-
-            self.source = Corrected(source, corrections)
+        self.source = source if corrections is None else Corrected(source, corrections)
         self.splitter = split or RandomSplit()
         self.zoom, self.augmentation, self.balance = zoom, augmentation, balance
         self.length, self.batch_size, self.num_workers = length, batch_size, num_workers

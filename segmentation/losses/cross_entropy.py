@@ -1,5 +1,6 @@
 """Cross-entropy of two and of several classes, with weights of classes and of pixels."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,8 +14,8 @@ def weighted_bce(
     """Mean over all pixels of w · BCE, computed in float32.
 
     Args:
-        logits: (B, 1, H, W), any float dtype.
-        target: (B, 1, H, W), 0 or 1, any dtype.
+        logits: (B, K, H, W), any float dtype; each channel is a question of its own.
+        target: (B, K, H, W), 0 or 1, any dtype.
         weight: (B, H, W) weights of the pixels, not normalised, or ``None``.
         pos_weight: Factor of the foreground's term.
 
@@ -22,7 +23,7 @@ def weighted_bce(
         A float32 scalar.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: The shapes do not fit together.
     """
     if logits.shape != target.shape:
         raise ValueError(
@@ -34,7 +35,7 @@ def weighted_bce(
         loss = F.binary_cross_entropy_with_logits(
             logits, target, reduction="none", pos_weight=factor
         )
-        return _mean(loss[:, 0], weight)
+        return _mean(loss.mean(1), weight)
 
 
 def weighted_cross_entropy(
@@ -66,7 +67,11 @@ def weighted_cross_entropy(
         )
     with torch.autocast(logits.device.type, enabled=False):
         loss = F.cross_entropy(
-            logits.float(), target.long(), weight=class_weights, reduction="none"
+            logits.float(),
+            target.long(),
+            # The module's may have followed the network into another precision.
+            weight=None if class_weights is None else class_weights.float(),
+            reduction="none",
         )
         return _mean(loss, weight)
 
@@ -78,13 +83,13 @@ class WeightedBCE(nn.Module):
         pos_weight: Factor of the foreground's term, > 0.
 
     Raises:
-        ValueError: It is not positive.
+        ValueError: It is not positive and finite.
     """
 
     def __init__(self, pos_weight: float = 1.0) -> None:
         super().__init__()
-        if not pos_weight > 0:
-            raise ValueError(f"loss.pos_weight: {pos_weight} must be positive")
+        if not 0 < pos_weight < math.inf:
+            raise ValueError(f"loss.pos_weight: {pos_weight} must be positive and finite")
         self.pos_weight = pos_weight
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -98,15 +103,19 @@ class WeightedCrossEntropy(nn.Module):
         class_weights: One a class, ≥ 0 and not all 0; ``None`` weighs all alike.
 
     Raises:
-        ValueError: A weight is negative, or all are 0.
+        ValueError: A weight is negative or not finite, or all are 0.
     """
 
     class_weights: Tensor | None
 
     def __init__(self, class_weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        if class_weights is not None and (min(class_weights) < 0 or sum(class_weights) <= 0):
-            raise ValueError(f"loss.class_weights: {list(class_weights)} must be ≥ 0, one above")
+        if class_weights is not None and not (
+            all(0 <= w < math.inf for w in class_weights) and any(class_weights)
+        ):
+            raise ValueError(
+                f"loss.class_weights: {list(class_weights)} must be ≥ 0 and finite, one above"
+            )
         weights = None if class_weights is None else torch.tensor(class_weights).float()
         # Not part of the checkpoint, whose config says it already.
         self.register_buffer("class_weights", weights, persistent=False)
@@ -126,4 +135,13 @@ class WeightedCrossEntropy(nn.Module):
 
 
 def _mean(loss: Tensor, weight: Tensor | None) -> Tensor:
-    return (loss if weight is None else loss * weight).mean()
+    if weight is None:
+        return loss.mean()
+    check_weight(weight, loss.shape)
+    return (loss * weight).mean()
+
+
+def check_weight(weight: Tensor, shape: torch.Size) -> None:
+    """Raise a `ValueError` unless weights have the shape (B, H, W): others would be broadcast."""
+    if weight.shape != shape:
+        raise ValueError(f"weight {tuple(weight.shape)} must have the shape {tuple(shape)}")

@@ -1,7 +1,11 @@
 """The weighted F-score as a loss."""
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+from segmentation.losses.cross_entropy import check_weight
 
 
 def weighted_f_score(
@@ -29,7 +33,7 @@ def weighted_f_score(
         A float32 scalar in 0…1.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: The shapes do not fit together.
     """
     if logits.shape != target.shape:
         raise ValueError(
@@ -37,20 +41,22 @@ def weighted_f_score(
         )
     with torch.autocast(logits.device.type, enabled=False):
         probs, truth = logits.float().sigmoid(), target.float()
-        factor = torch.ones(()) if weight is None else weight[:, None]
-        factor = factor.to(probs.device)
-        hits = (probs * truth * factor).sum() + smooth
-        found = (probs * factor).sum() + smooth
-        wanted = (truth * factor).sum() + smooth
+        found, wanted = probs, truth
+        if weight is not None:
+            check_weight(weight, probs[:, 0].shape)
+            found, wanted = probs * weight[:, None], truth * weight[:, None]
+        hits = (found * truth).sum() + smooth
+        total = w * (wanted.sum() + smooth) + found.sum() + smooth
         # The least normal number, for a batch where nothing is found and nothing is wanted.
-        return (1 + w) * hits / (w * wanted + found).clamp_min(torch.finfo(torch.float32).tiny)
+        return (1 + w) * hits / total.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 class WeightedFScore(nn.Module):
     """Minus :func:`weighted_f_score`, to be minimised: from -1 (perfect) to 0.
 
     Args:
-        w: Weight of recall, > 0; 1 is the F1 score.
+        w: Weight of recall, > 0; 1 is the F1 score. Precision and recall exchanged, as in system
+            E's code, is the same as 1 / ``w``.
         smooth: Added to the sums; above 0 an empty batch has a gradient.
 
     Raises:
@@ -59,10 +65,10 @@ class WeightedFScore(nn.Module):
 
     def __init__(self, w: float = 1.5, smooth: float = 1.0) -> None:
         super().__init__()
-        if not w > 0:
-            raise ValueError(f"loss.w: {w} must be positive")
-        if not smooth >= 0:
-            raise ValueError(f"loss.smooth: {smooth} must not be negative")
+        if not 0 < w < math.inf:
+            raise ValueError(f"loss.w: {w} must be positive and finite")
+        if not 0 <= smooth < math.inf:
+            raise ValueError(f"loss.smooth: {smooth} must not be negative or infinite")
         self.w, self.smooth = w, smooth
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

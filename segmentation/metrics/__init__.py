@@ -1,6 +1,6 @@
 """Scores of pixels (functions in `functional`, classes in `pixel`) and of objects (`instance`)."""
 
-from segmentation.metrics.instance import SEG, ImageSEG, object_metrics
+from segmentation.metrics.instance import SEG, ImageSEG, Overlaps, object_metrics, overlaps
 from segmentation.metrics.pixel import (
     AUROC,
     F1,
@@ -26,8 +26,10 @@ __all__ = [
     "ImageSEG",
     "IoU",
     "MeanIoU",
+    "Overlaps",
     "Precision",
     "Recall",
     "object_metrics",
+    "overlaps",
     "pixel_metrics",
 ]

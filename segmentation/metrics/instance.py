@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
+
+from segmentation.metrics import functional
+from segmentation.metrics.pixel import _UNIT, _PixelMetric
 
 _DENSE = 1 << 22  # cells of a table that is counted in one go rather than sorted
 
@@ -79,21 +82,20 @@ def seg_sum(table: Overlaps) -> tuple[float, int]:
     return float(table.iou[matched].sum()), len(table.truth)
 
 
-class SEG(Metric):
+class SEG(_PixelMetric):
     """The Cell Tracking Challenge's SEG: the mean over all true objects of all images.
 
-    Images without true objects contribute nothing; with none at all it is NaN.
+    Images without true objects contribute nothing; with none at all it is NaN. As with the scores
+    of pixels, the states are integers (Jaccard indices as multiples of 2^-40): the result is the
+    same to the bit for any order of the images and any number of processes.
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
     total: Tensor
     count: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        zero = torch.zeros((), dtype=torch.float64)
+        zero = torch.zeros((), dtype=torch.int64)
         self.add_state("total", zero, dist_reduce_fx="sum")
         self.add_state("count", zero.clone(), dist_reduce_fx="sum")
 
@@ -105,23 +107,31 @@ class SEG(Metric):
             truth: The same of the same shape.
 
         Raises:
-            ValueError: The shapes differ.
+            ValueError: The shapes differ, or are not of that kind.
         """
+        if prediction.ndim != 3 or prediction.shape != truth.shape:
+            shapes = f"{tuple(prediction.shape)} and {tuple(truth.shape)}"
+            raise ValueError(f"prediction and truth must both be (B, H, W), got {shapes}")
         for one, other in zip(prediction.cpu().numpy(), truth.cpu().numpy(), strict=True):
             total, count = self._image(*seg_sum(overlaps(other, one)))
-            self.total += total
+            self.total += round(total / _UNIT)
             self.count += count
 
     def compute(self) -> Tensor:
         """The score, a float64 scalar in 0…1 or NaN."""
-        return self.total / self.count
+        real = functional.real_dtype(self.total)
+        return self.total.to(real) * _UNIT / self.count.to(real)  # 0 / 0 is NaN
 
     def _image(self, total: float, count: int) -> tuple[float, int]:
         return total, count
 
 
 class ImageSEG(SEG):
-    """SEG of each image, averaged over the images that hold objects, as small-UNet's study did."""
+    """SEG of each image, averaged over the images that hold objects: system D's variant.
+
+    Its formula for an object is the challenge's; only here an image of few objects weighs as much
+    as one of many.
+    """
 
     def _image(self, total: float, count: int) -> tuple[float, int]:
         return (total / count, 1) if count else (0.0, 0)

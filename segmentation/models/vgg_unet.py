@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,40 +114,44 @@ class VGGUNet(SegmentationNet):
 def _fill(convolutions: list[nn.Conv2d], weights: str) -> None:
     state = _downloaded() if weights == "imagenet" else _read(Path(weights))
     for index, convolution in zip(TORCHVISION, convolutions, strict=True):
-        own = {name: state.get(f"features.{index}.{name}") for name in ("weight", "bias")}
-        try:
-            convolution.load_state_dict(own)
-        except (RuntimeError, AttributeError):  # another shape, or nothing
-            raise UserError(
-                f"model.net.weights: {weights} is not a state dict of torchvision's VGG-16 "
-                f"(features.{index} does not fit); use vgg16, without batch norm"
-            ) from None
+        for name, own in convolution.named_parameters():
+            theirs = state.get(f"features.{index}.{name}")
+            if not isinstance(theirs, Tensor) or theirs.shape != own.shape:
+                raise UserError(
+                    f"model.net.weights: {weights} is not a state dict of torchvision's VGG-16 "
+                    f"(features.{index}.{name} does not fit); use vgg16, without batch norm"
+                )
+            own.data.copy_(theirs)
 
 
-def _downloaded() -> dict[str, Tensor]:
+# Errors are raised behind the handlers: the command line tells the first of a chain of errors.
+
+
+def _downloaded() -> dict[str, Any]:
     # Not at the top: it takes two seconds.
     from torchvision.models import VGG16_Weights  # type: ignore[import-untyped]
 
     source = VGG16_Weights.IMAGENET1K_V1
     try:
-        state: dict[str, Tensor] = source.get_state_dict(
+        state: dict[str, Any] = source.get_state_dict(
             check_hash=True, map_location="cpu", weights_only=True
         )
+        return state
     except Exception as error:  # of the network, the disk, a wrong sum, or a broken file
-        raise UserError(
-            f"model.net.weights: imagenet could not be had ({' '.join(str(error).split())}); "
-            f"download {source.url} elsewhere and set model.net.weights to the file, or to null"
-        ) from None
-    return state
+        fault = " ".join(str(error).split())
+    raise UserError(
+        f"model.net.weights: imagenet could not be had ({fault}); download {source.url} elsewhere "
+        "and set model.net.weights to the file, or to null"
+    )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"model.net.weights: {path} is no file; name one, or imagenet, or null")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        return state if isinstance(state, dict) else {}
     except Exception as error:  # on a broken file torch raises whatever its parser trips over
         refused = isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)
         fault = "holds more than tensors" if refused else "is broken, or no state dict"
-        raise UserError(f"model.net.weights: {path} {fault}; use torchvision's file") from None
-    return state if isinstance(state, dict) else {}
+    raise UserError(f"model.net.weights: {path} {fault}; use torchvision's file")

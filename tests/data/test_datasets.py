@@ -254,3 +254,15 @@ def test_real_tiles_of_real_layout(dsb_root: Path) -> None:
     under(data, Preprocess())
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (4, 3, 32, 40) and batch["target"].shape == (4, 1, 32, 40)
+
+
+def test_corrections_are_honoured(tmp_path: Path) -> None:
+    path = tmp_path / "corrections.yaml"
+    path.write_text("drop: [c1]\nprefer: {c0: c2}\n")
+    data = under(coded(Coded(empty=[2]), corrections=str(path)))
+    assert sorted(data.split.train + data.split.val + data.split.test) == ["c0", "c2", "c3", "c4"]
+    labels = data.raw[data._places["c0"]].labels
+    assert labels is not None and not labels.any()  # c2's, which is empty
+    path.write_text("drop: [c9]\n")
+    with pytest.raises(UserError, match=r"corrections\.yaml: .*c9"):
+        under(coded(corrections=str(path)))

@@ -5,8 +5,15 @@ import numpy as np
 import pytest
 
 from segmentation.data.nuclei import make_nuclei
-from segmentation.data.weights import BorderWeight, border_weights, class_weights, weight_figure
+from segmentation.data.weights import (
+    BorderWeight,
+    border_weights,
+    class_weights,
+    separated,
+    weight_figure,
+)
 from segmentation.errors import UserError
+from segmentation.targets import Foreground
 
 
 def plain(labels: np.ndarray, w0: float, sigma: float) -> np.ndarray:
@@ -76,7 +83,38 @@ def test_border_weight_is_the_sum_and_its_key_tells_it() -> None:
     assert len(keys) == 4
 
 
+def test_a_gap_gives_touching_objects_a_border() -> None:
+    labels = np.zeros((20, 40), np.int32)
+    labels[:, 4:20], labels[:, 20:36] = 1, 2
+    assert not border_weights(labels)[:, 4:36].any()
+    weight = BorderWeight(w0=10, sigma=5, balance=False, gap=1)
+    found = weight(labels)
+    between = 1 + 10 * np.exp(-(3**2) / 50)  # two pixels wide: d1 + d2 = 1 + 2
+    np.testing.assert_allclose(found[:, 19:21], between, rtol=1e-6)
+    assert (found[:, 5:19] == 1).all() and (found[:, 21:35] == 1).all()
+    # Where the target of the same gap has background, and only there.
+    apart = Foreground(gap=1).encode(labels)[0].numpy()
+    np.testing.assert_array_equal(apart, separated(labels, 1) > 0)
+    assert not apart[:, 19:21].any() and apart.sum() == 20 * 30
+    np.testing.assert_array_equal(separated(labels, 0), labels)
+    assert weight.key != BorderWeight(w0=10, sigma=5, balance=False).key
+
+
+def test_ids_and_dtypes_say_nothing() -> None:
+    _, labels = make_nuclei(np.random.default_rng(1), 64, 64, "fluorescence")
+    found = border_weights(labels)
+    for dtype in (np.uint8, np.uint16, np.int64, np.uint32):
+        np.testing.assert_array_equal(border_weights(labels.astype(dtype)), found)
+    np.testing.assert_array_equal(border_weights(labels * 30_000_000), found)
+    view = np.repeat(labels, 2, axis=0)[::2]
+    view.flags.writeable = False
+    np.testing.assert_array_equal(border_weights(view), found)
+
+
 def test_settings_out_of_range() -> None:
+    for settings in ({"w0": np.inf}, {"w0": np.nan}, {"sigma": np.inf}, {"gap": -1}):
+        with pytest.raises(UserError, match=f"^data.weight.{next(iter(settings))}: "):
+            BorderWeight(**settings)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"data\.weight\.w0: -1 must not be negative"):
         BorderWeight(w0=-1)
     with pytest.raises(UserError, match=r"data\.weight\.sigma: 0 must be positive"):

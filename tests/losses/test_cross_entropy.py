@@ -76,6 +76,22 @@ def test_under_autocast_both_are_computed_in_float32(dtype: torch.dtype) -> None
         assert loss.dtype == torch.float32
 
 
+def test_class_weights_follow_the_network_into_any_precision() -> None:
+    loss = WeightedCrossEntropy([0.25, 1.0, 0.5]).to(torch.bfloat16)  # as with bf16-true
+    low = SCORES.bfloat16()
+    expected = WeightedCrossEntropy([0.25, 1.0, 0.5])(low.float(), CLASSES)
+    assert loss(low, CLASSES) == pytest.approx(expected)
+
+
+def test_every_channel_counts() -> None:
+    logits, target = LOGITS.repeat(1, 3, 1, 1), (CLASSES[:, None] == torch.arange(3).view(3, 1, 1))
+    expected = F.binary_cross_entropy_with_logits(logits, target.float())
+    assert weighted_bce(logits, target) == pytest.approx(expected)
+    per_pixel = F.binary_cross_entropy_with_logits(logits, target.float(), reduction="none")
+    expected = (per_pixel * WEIGHT[:, None]).mean()
+    assert weighted_bce(logits, target, WEIGHT) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("weight", [None, torch.zeros(2, 5, 6)])
 def test_empty_targets_have_gradients(weight: Tensor | None) -> None:
     logits = LOGITS.clone().requires_grad_()
@@ -95,14 +111,21 @@ def test_what_does_not_fit() -> None:
         weighted_bce(LOGITS, MASK[:1])
     with pytest.raises(ValueError, match="do not fit together"):
         weighted_cross_entropy(SCORES, CLASSES[:, None])
+    for shape in ((2, 1, 5, 6), (5, 6), (1, 5, 6)):  # which would be broadcast to something else
+        with pytest.raises(ValueError, match="must have the shape"):
+            weighted_bce(LOGITS, MASK, torch.ones(shape))
+        with pytest.raises(ValueError, match="must have the shape"):
+            weighted_cross_entropy(SCORES, CLASSES, torch.ones(shape))
     with pytest.raises(ValueError, match="2 for 3 classes"):
         WeightedCrossEntropy([1, 1])(SCORES, CLASSES)
     with pytest.raises(ValueError, match="must be ≥ 0"):
         WeightedCrossEntropy([1, -1, 1])
-    with pytest.raises(ValueError, match="must be ≥ 0"):
-        WeightedCrossEntropy([0, 0, 0])
-    with pytest.raises(ValueError, match="must be positive"):
-        WeightedBCE(pos_weight=0)
+    for weights in ([0, 0, 0], [], [1, math.nan, 1], [1, math.inf, 1]):
+        with pytest.raises(ValueError, match="must be ≥ 0"):
+            WeightedCrossEntropy(weights)
+    for pos_weight in (0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="must be positive"):
+            WeightedBCE(pos_weight)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The weighted F-score against its definition and scikit-learn's F-beta."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,15 @@ def test_weights_of_pixels_count_in_all_sums() -> None:
     assert twice == pytest.approx(weighted_f_score(LOGITS, MASK, smooth=0).item(), rel=1e-6)
 
 
+def test_exchanged_precision_and_recall_are_the_inverse_weight() -> None:
+    """What system E's call computed."""
+    p, t = LOGITS.double().sigmoid().numpy(), MASK.numpy()
+    precision = ((p * t).sum() + 1) / (p.sum() + 1)
+    recall = ((p * t).sum() + 1) / (t.sum() + 1)
+    published = 2.5 * precision * recall / (1.5 * recall + precision)
+    assert weighted_f_score(LOGITS, MASK, w=1 / 1.5) == pytest.approx(published, rel=1e-6)
+
+
 def test_in_float32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = weighted_f_score(LOGITS.bfloat16(), MASK)
@@ -79,6 +90,11 @@ def test_in_float32_under_autocast() -> None:
 def test_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         weighted_f_score(LOGITS, MASK[:, 0])
+    with pytest.raises(ValueError, match="must have the shape"):
+        weighted_f_score(LOGITS, MASK, torch.ones(2, 1, 7, 5))
+    for w in (math.inf, math.nan):
+        with pytest.raises(ValueError, match=r"loss\.w: "):
+            WeightedFScore(w)
     with pytest.raises(ValueError, match=r"loss\.w: 0 must be positive"):
         WeightedFScore(0)
     with pytest.raises(ValueError, match=r"loss\.smooth: -1 must not be negative"):

@@ -1,6 +1,8 @@
 """The table of overlaps, and SEG, against naive loops and closed forms."""
 
 import math
+import warnings
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -115,10 +117,29 @@ def test_without_objects_it_is_nan_and_states_add_up() -> None:
         truth, prediction = (torch.tensor(random_labels())[None] for _ in range(2))
         half.update(prediction, truth)
         metric.update(prediction, truth)
-    total = sum(half.total for half in halves) / sum(half.count for half in halves)
-    assert metric.compute().item() == pytest.approx(float(total))
+    first, second = halves
+    first.total, first.count = first.total + second.total, first.count + second.count
+    assert metric.compute() == first.compute()  # to the bit
+
+
+def test_no_warning_where_a_process_had_no_image() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with patch("torch.distributed.is_initialized", return_value=True):
+            metric = SEG(dist_sync_on_step=False, sync_on_compute=False)
+            assert math.isnan(metric.compute())
+
+
+def test_states_stay_integers() -> None:
+    metric = SEG().to(torch.bfloat16)
+    metric.set_dtype(torch.float16)
+    assert metric.total.dtype == metric.count.dtype == torch.int64
 
 
 def test_shapes_that_differ() -> None:
+    labels = torch.zeros(4, 4, dtype=torch.int32)
+    for one, other in ((labels, labels), (labels[None], labels[None, :3])):
+        with pytest.raises(ValueError, match=r"must both be \(B, H, W\)"):
+            SEG().update(one, other)
     with pytest.raises(ValueError, match="differ in shape"):
         overlaps(np.zeros((4, 4), int), np.zeros((4, 5), int))

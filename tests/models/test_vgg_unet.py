@@ -160,7 +160,7 @@ def test_no_network(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError) as refusal:
         VGGUNet(weights="imagenet")
     message = str(refusal.value)
-    assert "\n" not in message
+    assert "\n" not in message and refusal.value.__context__ is None
     assert message.startswith("model.net.weights: imagenet could not be had (")
     assert (
         "vgg16-397923af.pth elsewhere and set model.net.weights to the file, or to nul" in message
@@ -169,8 +169,9 @@ def test_no_network(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bad_files(tmp_path: Path, file: Path) -> None:
     def refused(message: str, name: str) -> None:
-        with pytest.raises(UserError, match=rf"model\.net\.weights: .*{name} {message}"):
+        with pytest.raises(UserError, match=rf"model\.net\.weights: .*{name} {message}") as error:
             VGGUNet(weights=str(tmp_path / name))
+        assert error.value.__context__ is None
 
     refused("is no file; name one, or imagenet, or null", "gone.pth")
     (tmp_path / "folder.pth").mkdir()
@@ -182,10 +183,12 @@ def test_bad_files(tmp_path: Path, file: Path) -> None:
     torch.save(nn.ReLU(), tmp_path / "code.pth")
     refused("holds more than tensors; use", "code.pth")
     torch.save([1, 2], tmp_path / "list.pth")
-    refused(r"is not a state dict of torchvision's VGG-16 \(features\.0 ", "list.pth")
+    refused(r"is not a state dict of torchvision's VGG-16 \(features\.0\.weight ", "list.pth")
     norms = make_layers([64, "M"], batch_norm=True).state_dict()
     torch.save({f"features.{k}": v for k, v in norms.items()}, tmp_path / "bn.pth")
-    refused(r"is not a state dict of .*\(features\.2 does not fit\); use vgg16, w", "bn.pth")
+    refused(
+        r"is not a state dict of .*\(features\.2\.weight does not fit\); use vgg16, w", "bn.pth"
+    )
 
 
 @pytest.mark.parametrize(
