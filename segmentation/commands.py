@@ -208,6 +208,8 @@ def audit(arguments: Sequence[str]) -> int:
         raise UserError(f"--near {options.near}: must be at least 0 and below 1")
     if not 0 <= options.agree <= 1:
         raise UserError(f"--agree {options.agree}: must be between 0 and 1")
+    if options.small < 0:
+        raise UserError(f"--small {options.small}: must be at least 0")
     path, allowed = _MODULES[options.dataset]
     given = {name: getattr(options, name) for name in ("images", "masks", "mask_type", "truth")}
     given = {name: value for name, value in given.items() if value is not None}
