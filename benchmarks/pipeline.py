@@ -32,7 +32,7 @@ from segmentation.data.cache import decoded, prepared
 from segmentation.data.datasets import Part, TrainSet, Windows
 from segmentation.data.preprocess import Preprocess, resize_labels
 from segmentation.data.samplers import Draw
-from segmentation.data.transforms import RECIPES, Augmentation
+from segmentation.data.transforms import RECIPES
 from segmentation.targets import Foreground
 
 CROP = 256

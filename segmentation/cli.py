@@ -93,6 +93,11 @@ def run(arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> "CLI":
             "access and free space"
         ) from error
     except RuntimeError as error:
+        if "Early stopping conditioned on metric" in str(error):
+            raise UserError(
+                f"{one_line(str(error)).partition(' Pass in')[0]}: nothing was validated before "
+                "the training ended; lower trainer.val_check_interval, or leave EarlyStopping out"
+            ) from None
         if "PytorchStreamWriter" not in str(error):
             raise
         raise UserError(

@@ -4,7 +4,7 @@ A row is an experiment's config with a block ``reproduces`` that says what it re
 
     reproduces:
       row: with augmentation           # as the table is to call it
-      published: {iou: 0.770}          # names of scores.json; empty where nothing was published
+      published: {iou: 0.770}          # names of scores.json; null where nothing was published
       protocol: random frames          # how the data were divided
       leak: true                       # whether that lets test images be known in training
       budgets: {cpu: [--trainer.max_epochs=3]}   # what to type for a smaller budget
@@ -45,7 +45,8 @@ class Row:
     Attributes:
         path: Of its config.
         name: As the table calls it.
-        published: Scores as published, by their names in ``scores.json``, 0…1.
+        published: Scores as published, by their names in ``scores.json``, 0…1; ``None`` for what
+            is of interest and was not published.
         protocol: How the data were divided, in words.
         leak: Whether that lets test images be known in training.
         budgets: Arguments that make the experiment smaller, by the budget's name.
@@ -53,7 +54,7 @@ class Row:
 
     path: Path
     name: str
-    published: dict[str, float]
+    published: dict[str, float | None]
     protocol: str
     leak: bool
     budgets: dict[str, list[str]] = field(default_factory=dict)
@@ -97,13 +98,16 @@ def find_rows(configs: Path, what: str) -> list[Row]:
 
 
 def _row(path: Path) -> Row:
-    content: Any = yaml.safe_load(path.read_text())
+    try:
+        content: Any = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     about: Any = content.get("reproduces") if isinstance(content, dict) else None
     try:
         return Row(
             path,
             about["row"],
-            dict(about["published"] or {}),
+            dict(about["published"]),
             about["protocol"],
             bool(about["leak"]),
             dict(about.get("budgets") or {}),
@@ -207,8 +211,7 @@ def table(rows: Sequence[Row], budget: str, done: dict[str, Any]) -> str:
     ]
     for row in rows:
         runs = [v for k, v in done.items() if k.startswith(f"{row.key} {budget} ")]
-        named: dict[str, float | None] = {**row.published} or {"iou": None}
-        for name, published in named.items():
+        for name, published in row.published.items():
             values = [run["scores"][name] for run in runs if name in run["scores"]]
             cells = [
                 *(row.name, name, "–" if published is None else f"{100 * published:.1f}"),

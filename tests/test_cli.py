@@ -368,3 +368,12 @@ def test_tiles_of_training_and_of_evaluation_must_be_the_same(
     argv = [*argv, "--data.zoom=[1,1]"]
     assert "data.division is 1 but model.net.division is 2" in refusal(capsys, argv)
     assert main([*argv, "--data.division=2"]) == 0
+
+
+def test_early_stopping_without_a_validation(
+    dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = "--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping"
+    never = ["--trainer.limit_val_batches=0", "--trainer.callbacks.monitor=val/loss"]
+    line = refusal(capsys, arguments("fit", dsb_root, tmp_path, stop, *never))
+    assert "val/loss" in line and "nothing was validated" in line

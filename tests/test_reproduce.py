@@ -21,7 +21,7 @@ def configs(tmp_path: Path, dsb_root: Path) -> Path:
     folder.mkdir(parents=True)
     about = {
         "row": "good",
-        "published": {"iou": 0.5, "f1": 0.6},
+        "published": {"iou": 0.5, "f1": None},
         "protocol": "random",
         "leak": True,
         "budgets": {"cpu": TINY},
@@ -64,9 +64,9 @@ def test_runs_go_on_and_end_in_a_table(
     rows = [line for line in lines if line and line[0] in ("good", "bad")]
     assert [row[:3] for row in rows] == [
         ["bad", "iou", "50.0"],
-        ["bad", "f1", "60.0"],
+        ["bad", "f1", "–"],
         ["good", "iou", "50.0"],
-        ["good", "f1", "60.0"],
+        ["good", "f1", "–"],
     ]
     assert rows[0][3:5] == ["–", "0"] and rows[2][4:7] == ["2", "random", "yes"]
     assert "±" in rows[2][3]
@@ -94,6 +94,8 @@ def test_what_cannot_be_run(
     assert "invalid choice: 'huge'" in error("z", "--budget=huge")
     (configs / "z/bad.yaml").write_text("reproduces: {row: 1}\n")
     assert "bad.yaml: its block reproduces lacks 'published'" in error("z/bad")
+    (configs / "z/bad.yaml").write_text("reproduces: {row: [\n")
+    assert "bad.yaml: not valid YAML" in error("z/bad")
     (tmp_path / "o").mkdir()
     (tmp_path / "o/results.json").write_text("[")
     assert "results.json: cannot be read" in error("z/good")
@@ -106,7 +108,7 @@ def test_every_row_says_what_it_reproduces(path: Path) -> None:
         return
     (row,) = find_rows(CONFIGS / "reproduce", f"{path.parent.name}/{path.stem}")
     assert row.name and row.protocol and "cpu" in row.budgets
-    assert all(0 <= value <= 1 for value in row.published.values())
+    assert row.published and all(v is None or 0 <= v <= 1 for v in row.published.values())
     assert all(word.startswith("--") for word in row.arguments("cpu"))
     assert path.read_text().startswith("# ")
 

@@ -153,7 +153,7 @@ def test_contour_is_what_lies_near_a_border(
     assert target.shape == labels.shape and target.dtype == torch.int64
     np.testing.assert_array_equal(target.numpy(), slow_contour(labels, *radii))
     # Ids say nothing but which pixels belong together, whatever their dtype.
-    ids = np.array([0, 900_000, 7, 3, 2, 5, 1_000_000])[labels].astype(np.uint32)
+    ids = np.array([0, 1_900_000_000, 7, 3, 2, 5, 1_900_000_001])[labels].astype(np.uint32)
     assert torch.equal(Contour(width, position).encode(ids), target)
 
 

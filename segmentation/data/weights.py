@@ -74,7 +74,8 @@ class BorderWeight(WeightMap):
     def __call__(self, labels: np.ndarray) -> np.ndarray:
         """(H, W) integer ids ► (H, W) float32."""
         classes, border = self.parts(separated(labels, self.gap))
-        return classes + border
+        both: np.ndarray = classes + border
+        return both
 
     def parts(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """w_c and the border term of labels that were pulled apart already, (H, W) float32 each."""

@@ -1,7 +1,9 @@
 """Losses: pure functions of (logits, target), and the modules that a config names.
 
-Those of segmentation-models-pytorch (Dice, focal, Tversky, …) fit as they are, with ``mode:
-binary`` for one channel and ``mode: multiclass`` for several; they take no weights of pixels.
+Those of segmentation-models-pytorch (Dice, focal, Tversky, …) fit as they are, with
+``mode: binary`` for one channel and ``mode: multiclass`` for several; they take no weights of
+pixels. Its losses of overlap have no gradient on a batch without foreground, and sum in the
+precision of the logits: float16 ones overflow to NaN. Those below do neither.
 """
 
 from segmentation.losses.bce_dice import BCEDice, bce_dice

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmentation.errors import UserError
+
 
 def weighted_bce(
     logits: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: float = 1.0
@@ -124,11 +126,12 @@ class WeightedCrossEntropy(nn.Module):
         """The loss.
 
         Raises:
-            ValueError: There are not as many class weights as classes.
+            UserError: There are not as many class weights as classes.
+            ValueError: The shapes do not fit together.
         """
         weights = self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:
-            raise ValueError(
+            raise UserError(
                 f"loss.class_weights: {len(weights)} for {logits.shape[1]} classes; give one each"
             )
         return weighted_cross_entropy(logits, target, weight, weights)

@@ -1,15 +1,15 @@
 """Weighted cross-entropies against PyTorch's own and by hand, and smp's losses from a config."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from jsonargparse import ArgumentParser
+from torch import Tensor, nn
 
+from segmentation.errors import UserError
 from segmentation.losses import (
     DeepSupervision,
     WeightedBCE,
@@ -17,7 +17,7 @@ from segmentation.losses import (
     weighted_bce,
     weighted_cross_entropy,
 )
-from segmentation.targets import Contour, Foreground
+from segmentation.targets import Contour, Foreground, Target
 
 G = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(2, 1, 5, 6, generator=G)
@@ -116,7 +116,7 @@ def test_what_does_not_fit() -> None:
             weighted_bce(LOGITS, MASK, torch.ones(shape))
         with pytest.raises(ValueError, match="must have the shape"):
             weighted_cross_entropy(SCORES, CLASSES, torch.ones(shape))
-    with pytest.raises(ValueError, match="2 for 3 classes"):
+    with pytest.raises(UserError, match="2 for 3 classes"):
         WeightedCrossEntropy([1, 1])(SCORES, CLASSES)
     with pytest.raises(ValueError, match="must be ≥ 0"):
         WeightedCrossEntropy([1, -1, 1])
@@ -128,27 +128,56 @@ def test_what_does_not_fit() -> None:
             WeightedBCE(pos_weight)
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        smp.losses.DiceLoss,
-        smp.losses.JaccardLoss,
-        smp.losses.TverskyLoss,
-        smp.losses.FocalLoss,
-    ],
-)
-def test_smps_losses_take_our_targets(loss: Any) -> None:
+def from_yaml(text: str) -> nn.Module:
+    """A loss as a config names it."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "loss")
+    loss: nn.Module = parser.instantiate(parser.parse_string(text)).loss
+    return loss
+
+
+def encoded(target: Target) -> tuple[Tensor, Tensor]:
+    """Two images of touching squares, and logits that are right about them."""
     labels = np.zeros((2, 24, 24), np.int32)
     labels[:, 4:12, 4:12], labels[:, 4:12, 12:20] = 1, 2
-    for mode, target, channels in (("binary", Foreground(), 1), ("multiclass", Contour(), 3)):
-        encoded = torch.stack([target.encode(some) for some in labels])
-        right = torch.full((2, channels, 24, 24), -9.0)
-        if channels == 1:
-            right[encoded > 0] = 9
-        else:
-            right.scatter_(1, encoded[:, None], 9.0)
+    truth = torch.stack([target.encode(some) for some in labels])
+    right = torch.full((2, target.classes, 24, 24), -9.0)
+    if target.classes == 1:
+        right[truth > 0] = 9
+    else:
+        right.scatter_(1, truth[:, None], 9.0)
+    return right, truth
+
+
+@pytest.mark.parametrize("name", ["DiceLoss", "JaccardLoss", "TverskyLoss", "FocalLoss"])
+@pytest.mark.parametrize(
+    ("mode", "target"), [("binary", Foreground()), ("multiclass", Contour())], ids=["one", "three"]
+)
+def test_smps_losses_take_our_targets(name: str, mode: str, target: Target) -> None:
+    one = f"{{class_path: segmentation_models_pytorch.losses.{name}, init_args: {{mode: {mode}}}}}"
+    several = f"{{class_path: segmentation.losses.DeepSupervision, init_args: {{loss: {one}}}}}"
+    right, truth = encoded(target)
+    for text in (one, several):
+        loss = from_yaml(f"loss: {text}")
         wrong = (-right).requires_grad_()
-        value, worst = loss(mode=mode)(right, encoded), loss(mode=mode)(wrong, encoded)
-        assert value < 0.05 < worst.item() < math.inf
-        worst.backward()
-        assert wrong.grad is not None and wrong.grad.isfinite().all()
+        value = loss(wrong, truth)
+        value.backward()
+        worst = value.item()
+        assert loss(right, truth) < 0.05 < worst < math.inf
+        assert wrong.grad is not None and wrong.grad.isfinite().all() and wrong.grad.any()
+    heads = [right, -right]
+    mean = (from_yaml(f"loss: {one}")(right, truth) + worst) / 2
+    assert from_yaml(f"loss: {several}")(heads, truth) == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("name", ["DiceLoss", "JaccardLoss", "TverskyLoss", "FocalLoss"])
+def test_smps_losses_of_an_empty_batch_are_finite(name: str) -> None:
+    """But those of overlap have no gradient there, as ours have: see the package's docstring."""
+    loss = from_yaml(
+        f"loss: {{class_path: segmentation_models_pytorch.losses.{name}, "
+        "init_args: {mode: binary}}"
+    )
+    logits = LOGITS.clone().requires_grad_()
+    loss(logits, torch.zeros_like(MASK)).backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+    assert bool(logits.grad.any()) == (name == "FocalLoss")
