@@ -25,7 +25,7 @@ from segmentation.checkpoint import read_checkpoint, without_download
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
 from segmentation.memory import keep_freed_memory
-from segmentation.task import SegmentationTask
+from segmentation.task import SegmentationTask, check_loss
 
 HELP_ALL = "segmentation fit --help-all"
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
@@ -266,6 +266,7 @@ class CLI(LightningCLI):
             raise UserError(f"the config cannot be built: {root_cause(error)}") from error
 
     def after_instantiate_classes(self) -> None:
+        check_loss(self.model.loss, self.model.target)
         self.model.config = self.plain_config["model"]
         weights = self._get(self.config_init, "run").weights
         if weights is not None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
@@ -241,16 +242,16 @@ class SegmentationTask(LightningModule):
         return self.preprocess.restore(probs, size)
 
     def _loss(self, logits: Any, batch: Batch) -> Tensor:
-        loss: Tensor
-        if "weight" in batch:
-            if not self._weighs:
-                raise UserError(
-                    f"data.weight: {type(self.loss).__name__} takes no weights of pixels; unset it "
-                    "or choose a loss with a third argument, weight"
-                )
-            loss = self.loss(logits, batch["target"], batch["weight"])
-        else:
-            loss = self.loss(logits, batch["target"])
+        # In float32 whoever wrote the loss: others' overflow in half precision.
+        logits = logits.float() if isinstance(logits, Tensor) else [head.float() for head in logits]
+        weights = (batch["weight"],) if "weight" in batch else ()
+        if weights and not self._weighs:
+            raise UserError(
+                f"data.weight: {type(self.loss).__name__} takes no weights of pixels; unset it or "
+                "choose a loss with a third argument, weight"
+            )
+        with torch.autocast(self.device.type, enabled=False):
+            loss: Tensor = self.loss(logits, batch["target"], *weights)
         return loss
 
     def _check_size(self, height: int, width: int) -> None:
@@ -302,6 +303,18 @@ class SegmentationTask(LightningModule):
                     f"the training loss became {loss.item()} in {where}; lower "
                     "model.optimizer.lr, look at these images, or use --trainer.precision 32-true"
                 )
+
+
+def check_loss(loss: nn.Module, target: Target) -> None:
+    """Raise :class:`UserError` when a loss cannot take what the target encodes, by trying it."""
+    encoded = target.encode(np.zeros((8, 8), np.int32))[None]
+    try:
+        loss(torch.zeros(1, target.classes, 8, 8), encoded)
+    except (ValueError, RuntimeError, IndexError, AssertionError) as error:
+        raise UserError(
+            f"model.loss: {type(loss).__name__} does not fit model.target "
+            f"{type(target).__name__} ({' '.join(str(error).split())[:200]}); choose another"
+        ) from None
 
 
 def check_fit(net: nn.Module, target: Target, preprocess: Preprocess) -> None:

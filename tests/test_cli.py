@@ -370,6 +370,14 @@ def test_tiles_of_training_and_of_evaluation_must_be_the_same(
     assert main([*argv, "--data.division=2"]) == 0
 
 
+def test_a_loss_that_does_not_fit_the_target(
+    dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contour = ["--model.target=segmentation.targets.Contour", "--model.net.classes=3"]
+    line = refusal(capsys, arguments("fit", dsb_root, tmp_path, *contour))
+    assert "model.loss: BCEDice does not fit model.target Contour" in line
+
+
 def test_early_stopping_without_a_validation(
     dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
