@@ -21,6 +21,7 @@ from segmentation.data.images import (
     decode_mask,
     label_components,
     merge_objects,
+    overlap,
 )
 from segmentation.data.sample import Record, Sample
 from segmentation.data.splits import RandomSplit, Splitter
@@ -80,6 +81,17 @@ class DSB2018:
         image = decode_image(tree.read(record.image), tree.name(record.image))
         labels = self._labels(tree, record, (image.shape[0], image.shape[1]))
         return Sample(record.id, image, labels, record.group, kind(image), record.subset)
+
+    def overlaps(self, record: Record) -> int:
+        """Pixels of a sample that several of its masks claim; the label map cannot tell.
+
+        Raises:
+            UserError: A mask is broken.
+        """
+        tree = self._trees[record.subset]
+        return overlap(
+            (tree.name(p), decode_mask(tree.read(p), tree.name(p))) for p in record.masks
+        )
 
     def _subset(self, tree: Tree, subset: str) -> list[Record]:
         images: dict[str, str] = {}

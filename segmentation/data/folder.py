@@ -15,6 +15,7 @@ from segmentation.data.images import (
     consecutive,
     label_components,
     merge_objects,
+    overlap,
     read_image,
     read_mask,
 )
@@ -93,6 +94,16 @@ class ImageFolder:
             else:
                 labels = consecutive(mask.astype(np.int32))
         return Sample(record.id, image, labels, record.group)
+
+    def overlaps(self, record: Record) -> int:
+        """Pixels of a sample that several of its masks claim; the label map cannot tell.
+
+        Raises:
+            UserError: A mask is broken.
+        """
+        if self.mask_type != "objects":
+            return 0
+        return overlap((path, read_mask(path)) for path in record.masks)
 
     def _find_masks(self, folder: Path) -> dict[str, tuple[Path, ...]]:
         if self.mask_type != "objects":

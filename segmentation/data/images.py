@@ -111,6 +111,12 @@ def merge_objects(masks: Iterable[tuple[str, np.ndarray]], shape: tuple[int, int
     return consecutive(labels)
 
 
+def overlap(masks: Iterable[tuple[str, np.ndarray]]) -> int:
+    """Pixels that belong to more than one of some binary masks, each (H, W) with its name."""
+    claims = sum((binary_mask(mask, name).astype(np.int32) for name, mask in masks), np.int32(0))
+    return int(np.count_nonzero(claims > 1))
+
+
 def consecutive(labels: np.ndarray) -> np.ndarray:
     """Renumber (H, W) instance ids to 1…n without gaps, keeping their order; int32."""
     present = np.union1d(0, labels)

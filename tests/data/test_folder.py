@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segmentation.data.folder import FolderDataModule, ImageFolder, find_images
-from segmentation.data.images import label_components
+from segmentation.data.images import label_components, write_image
 from segmentation.data.sample import Sample
 from segmentation.data.splits import GroupSplit
 from segmentation.data.synthetic import write_folder
@@ -114,8 +114,10 @@ def test_subfolders_are_groups(root: Path) -> None:
     groups = {record.id: record.group for record in source.index()}
     assert len(groups) == 8 and set(groups.values()) == {f"patient{n}" for n in range(4)}
     assert groups["patient1/field_0002"] == "patient1"
-    data = FolderDataModule(str(root), split=GroupSplit(1, 1), crop=32, num_workers=0)
-    data.setup("fit")
+    settings: dict[str, Any] = {"split": GroupSplit(1, 1), "crop": 32, "num_workers": 0}
+    data = FolderDataModule(str(root), **settings, duplicates="allow")
+    with pytest.warns(UserWarning, match="identical images"):  # patients 2 and 3 are copies
+        data.setup("fit")
     assert [len(part) for part in data.parts.values()] == [4, 2, 2]
     assert len({groups[name] for name in data.split.test}) == 1
 
@@ -186,3 +188,16 @@ def test_cache_follows_files_and_kind_of_masks(root: Path) -> None:
     labels = after.raw[1].labels
     assert labels is not None and not labels.any()
     assert setup(mask_type="labels").raw.folder != after.raw.folder
+
+
+def test_overlapping_objects_are_counted_where_they_can_be_told(tmp_path: Path) -> None:
+    for name in ("images", "masks/a"):
+        (tmp_path / name).mkdir(parents=True)
+    write_image(tmp_path / "images/a.png", np.zeros((6, 8), np.uint8))
+    for i in range(2):
+        mask = np.zeros((6, 8), np.uint8)
+        mask[2 * i : 2 * i + 3] = 255
+        write_image(tmp_path / f"masks/a/{i}.png", mask)
+    source = ImageFolder(str(tmp_path), mask_type="objects")
+    (record,) = source.index()
+    assert source.overlaps(record) == 8

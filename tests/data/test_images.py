@@ -19,6 +19,7 @@ from segmentation.data.images import (
     decode_mask,
     label_components,
     merge_objects,
+    overlap,
     read_image,
     read_mask,
     write_bytes,
@@ -265,3 +266,11 @@ def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
         write_bytes(tmp_path / "x", b"new")
     assert {path.name for path in tmp_path.iterdir()} == {"x"}
     assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_overlap_counts_pixels_that_several_masks_claim() -> None:
+    one, two, three = (np.zeros((6, 8), np.uint8) for _ in range(3))
+    one[:3], two[2:5], three[2, :4] = 255, 255, 1
+    assert overlap([("one", one), ("two", two)]) == 8
+    assert overlap([("one", one), ("two", two), ("three", three)]) == 8  # each pixel once
+    assert overlap([("one", one)]) == overlap([]) == 0
