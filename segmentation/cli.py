@@ -273,7 +273,7 @@ class CLI(LightningCLI):
             try:
                 checkpoint = read_checkpoint(weights)
                 self.model.load_state_dict(checkpoint["state_dict"])
-                self.model.trained_on = checkpoint["segmentation"]["trained_on"]
+                self.model.trained_on = checkpoint["segmentation"].get("trained_on", {})
             except RuntimeError as error:
                 raise UserError(
                     f"{weights}: does not fit model.net ({shortened(one_line(str(error)))})"

@@ -212,7 +212,7 @@ class SegmentationTask(LightningModule):
                 f"model.preprocess.{name} is {getattr(self.preprocess, name)} but the checkpoint "
                 f"was trained with {getattr(theirs, name)}; leave it as trained"
             )
-        self.trained_on = stored["trained_on"]
+        self.trained_on = stored.get("trained_on", {})  # not in the first checkpoints
 
     def _input(self, image: Tensor) -> Tensor:
         return self.preprocess.normalize(image).contiguous(memory_format=self.memory_format)
