@@ -124,11 +124,10 @@ def composed(arguments: Sequence[str]) -> list[str]:
     try:
         files, typed = parser.parse_known_args(rest)
         parser.add_argument("--ckpt_path")
-        typed_path = parser.parse_known_args(rest)[0].ckpt_path
+        checkpoint = parser.parse_known_args(rest)[0].ckpt_path
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; see segmentation {command[0]} --help") from None
     parts = [part for file in files.config for part in _parts(Path(file), ())]
-    checkpoint = typed_path
     for part in parts if checkpoint is None else ():
         checkpoint = yaml.safe_load(part).get("ckpt_path") or checkpoint
     if checkpoint and command != ["fit"]:

@@ -1,6 +1,7 @@
 """From cached samples to single examples: windows, fixed copies, grid tiles, encoding."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,8 +120,9 @@ def fixed(
         weight: Weights the pixels, or ``None``.
         folder: Of the cache.
     """
-    channels = preprocess.channels
-    augmentation = None if copies is None else Augmentation(windows.augmentation, channels)
+    augmentation = None
+    if copies is not None:
+        augmentation = Augmentation(windows.augmentation, preprocess.channels)
     items = [
         (place, i, copy)
         for i, place in enumerate(part.places)
@@ -144,10 +146,9 @@ def fixed(
         return replace(sample, id=name, weight=weights)
 
     about = [VERSION, preprocess.key, None if weight is None else weight.key]
-    if copies is not None:
+    if augmentation is not None:
         # A recipe's name does not say what it does, so what it does enters the key.
-        steps = repr(Augmentation(windows.augmentation, channels))
-        about += [steps, str((windows.crop, windows.zoom, windows.seed))]
+        about += [repr(augmentation), str((windows.crop, windows.zoom, windows.seed))]
     elif blank:
         about += [str(windows.seed)]
     return derived(part.store, make, items, "training", json.dumps(about), folder)
@@ -292,8 +293,7 @@ def draw_weights(entries: Sequence[Entry], power: float, balance_empty: bool) ->
     ∝ (pixels / examples of its kind) ^ ``power``; with ``balance_empty``, scaled so that images
     with and without objects come equally often.
     """
-    kinds = [entry.kind for entry in entries]
-    counts = {kind: kinds.count(kind) for kind in set(kinds)}
+    counts = Counter(entry.kind for entry in entries)
     weights = np.array(
         [(np.prod(e.image[1][:2]) / counts[e.kind]) ** power for e in entries], dtype=float
     )

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmentation.losses.checks import check_same_shape
+
 
 def bce_dice(
     logits: Tensor,
@@ -34,10 +36,7 @@ def bce_dice(
     Raises:
         ValueError: The shapes differ.
     """
-    if logits.shape != target.shape:
-        raise ValueError(
-            f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape"
-        )
+    check_same_shape(logits, target)
     with torch.autocast(logits.device.type, enabled=False):
         logits, target = logits.float(), target.float()
         pixel = F.binary_cross_entropy_with_logits(logits, target, reduction="none")

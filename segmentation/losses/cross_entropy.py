@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmentation.errors import UserError
+from segmentation.losses.checks import check_same_shape, check_weight
 
 
 def weighted_bce(
@@ -27,10 +28,7 @@ def weighted_bce(
     Raises:
         ValueError: The shapes do not fit together.
     """
-    if logits.shape != target.shape:
-        raise ValueError(
-            f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape"
-        )
+    check_same_shape(logits, target)
     with torch.autocast(logits.device.type, enabled=False):
         logits, target = logits.float(), target.float()
         factor = None if pos_weight == 1 else logits.new_tensor(pos_weight)
@@ -142,9 +140,3 @@ def _mean(loss: Tensor, weight: Tensor | None) -> Tensor:
         return loss.mean()
     check_weight(weight, loss.shape)
     return (loss * weight).mean()
-
-
-def check_weight(weight: Tensor, shape: torch.Size) -> None:
-    """Raise a `ValueError` unless weights have the shape (B, H, W): others would be broadcast."""
-    if weight.shape != shape:
-        raise ValueError(f"weight {tuple(weight.shape)} must have the shape {tuple(shape)}")

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from segmentation.losses.cross_entropy import check_weight
+from segmentation.losses.checks import check_same_shape, check_weight
 
 
 def weighted_f_score(
@@ -35,10 +35,7 @@ def weighted_f_score(
     Raises:
         ValueError: The shapes do not fit together.
     """
-    if logits.shape != target.shape:
-        raise ValueError(
-            f"logits {tuple(logits.shape)} and target {tuple(target.shape)} differ in shape"
-        )
+    check_same_shape(logits, target)
     with torch.autocast(logits.device.type, enabled=False):
         probs, truth = logits.float().sigmoid(), target.float()
         found, wanted = probs, truth
