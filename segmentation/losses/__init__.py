@@ -7,6 +7,7 @@ precision of the logits: float16 ones overflow to NaN. Those below do neither.
 """
 
 from segmentation.losses.bce_dice import BCEDice, bce_dice
+from segmentation.losses.bce_dice_distance import BCEDiceDistance
 from segmentation.losses.cross_entropy import (
     WeightedBCE,
     WeightedCrossEntropy,
@@ -18,6 +19,7 @@ from segmentation.losses.f_score import WeightedFScore, weighted_f_score
 
 __all__ = [
     "BCEDice",
+    "BCEDiceDistance",
     "DeepSupervision",
     "WeightedBCE",
     "WeightedCrossEntropy",

@@ -1,0 +1,12 @@
+"""What a network learns and how its output becomes labels again: one class for both directions.
+
+A label map of instance ids is the one truth. A :class:`Target` encodes it for the loss and decodes
+the network's output; a new representation is one new file.
+"""
+
+from segmentation.targets.base import Target, otsu
+from segmentation.targets.contour import Contour
+from segmentation.targets.distance import Distance
+from segmentation.targets.foreground import Foreground
+
+__all__ = ["Contour", "Distance", "Foreground", "Target", "otsu"]

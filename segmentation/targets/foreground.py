@@ -1,0 +1,65 @@
+"""Object or background."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segmentation.data.weights import separated
+from segmentation.inference.instances import components
+from segmentation.targets.base import Target, check_natural
+
+
+class Foreground(Target):
+    """Object or background, one channel. Instances are the connected components, cut at waists.
+
+    Args:
+        threshold: A pixel of greater probability is foreground.
+        min_size: Objects of fewer pixels are dropped from the label map.
+        fill_holes: Holes within an object are filled in the label map.
+        seed_distance: Components are cut by watershed on the distance to the background, seeds
+            being at least so many pixels apart; 0 leaves them whole.
+        gap: Objects that touch are learned as if so many pixels of each were background, so that
+            they can come out as two (Ronneberger et al. 2015: the separation border). Scores still
+            compare with the objects as they are.
+
+    Raises:
+        UserError: A value is out of its range.
+    """
+
+    classes = 1
+    tunable: ClassVar[dict[str, Any]] = {
+        **Target.tunable,
+        "seed_distance": (0, 2, 3, 4, 5, 6, 8, 10, 13, 17),
+    }
+
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        min_size: int = 0,
+        fill_holes: bool = False,
+        seed_distance: int = 0,
+        gap: int = 0,
+    ) -> None:
+        super().__init__(threshold, min_size, fill_holes)
+        check_natural("seed_distance", seed_distance)
+        check_natural("gap", gap)
+        self.seed_distance, self.gap = seed_distance, gap
+
+    def encode(self, labels: np.ndarray) -> Tensor:
+        """(1, H, W) uint8: 1 where an object is. Losses turn it into float32 on the device."""
+        labels = separated(labels, self.gap)
+        return torch.from_numpy((labels > 0).astype(np.uint8))[None]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Sigmoid, in float32 also where the logits are not."""
+        return logits.float().sigmoid()
+
+    def foreground(self, probs: Tensor) -> Tensor:
+        """The one channel itself."""
+        return probs[:, 0]
+
+    def instances(self, probs: np.ndarray) -> np.ndarray:
+        """(1, H, W) probabilities ► (H, W) int32 ids of the components, cut at waists."""
+        return components(probs[0] > self.threshold, self.seed_distance)
