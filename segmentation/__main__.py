@@ -20,14 +20,25 @@ commands:
              segmentation test --config FILE --ckpt_path X
   predict    masks for a folder of images
              segmentation predict --ckpt_path X --data.images DIR --output DIR
+  evaluate   scores of masks or label maps from any tool, as a page
+             segmentation evaluate --truth DIR --prediction DIR --output DIR
+  compare    runs and evaluations beside each other, on the same images
+             segmentation compare RUN RUN ...
+  tune       threshold, seeds and sizes of the decoding, on the validation images
+             segmentation tune --config FILE --ckpt_path X
   prune      the best head of a U-Net++, alone
              segmentation prune --config FILE --ckpt_path X --output Y
+  crossvalidate
+             train and test on every fold, and pool the scores
+             segmentation crossvalidate --config FILE --folds 5
   prepare    download, verify and unpack a public dataset
              segmentation prepare DATASET --root DIR
   audit      duplicates, leaks and faulty labels of a dataset, as a page
              segmentation audit DATASET --root DIR --output DIR
   reproduce  published experiments, beside their published scores
              segmentation reproduce SYSTEM[/ROW] --output DIR
+  sweep      count, run and look at the runs of a sweep file, without W&B's server
+             segmentation sweep run FILE --storage DIR
   weights    the figure of a mask's class and border weights
              segmentation weights --mask FILE --output FIGURE
   synthetic  make nuclei to try everything with
@@ -74,10 +85,15 @@ ABOUT = {
 
 OWN = (
     "predict",
+    "evaluate",
+    "compare",
+    "tune",
     "prune",
+    "crossvalidate",
     "prepare",
     "audit",
     "reproduce",
+    "sweep",
     "weights",
     "synthetic",
 )  # functions in commands.py
@@ -138,6 +154,10 @@ def _trainer(arguments: list[str]) -> int:
 
 
 def _own(arguments: list[str]) -> int:
+    if arguments[0] == "sweep":
+        from segmentation.sweeps.commands import sweep
+
+        return sweep(arguments[1:])
     from segmentation import commands
 
     command: Callable[[list[str]], int] = getattr(commands, arguments[0])

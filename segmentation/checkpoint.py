@@ -1,5 +1,7 @@
 """Reading checkpoints safely, and rebuilding the task that a checkpoint holds."""
 
+import hashlib
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,21 @@ from segmentation.errors import UserError
 from segmentation.task import SegmentationTask
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def sidecar(path: str | Path) -> Path:
+    """The file beside a checkpoint with the settings that ``segmentation tune`` found for it."""
+    return Path(path).with_suffix(".tuned.json")
+
+
+def read_checkpoint(path: str | Path, tuned: bool = True) -> dict[str, Any]:
     """Load a checkpoint that :class:`SegmentationTask` wrote, as tensors and plain values only.
+
+    Args:
+        path: The file.
+        tuned: Put the settings of its sidecar, where there is one, into the target of its config.
 
     Raises:
         UserError: It is missing, broken, of another kind, or holds anything but plain values
-            (unpickling could then run code of its author).
+            (unpickling could then run code of its author); or the sidecar is of another checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -35,7 +46,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path}: a checkpoint of another kind, not one of this package; train one with "
             "segmentation fit"
         )
+    config = checkpoint["segmentation"].get("config")
+    if tuned and config and sidecar(path).is_file():
+        target = config["init_args"]["target"]
+        target["init_args"] = {**(target.get("init_args") or {}), **_tuned(path)}
     return checkpoint
+
+
+def _tuned(path: Path) -> dict[str, Any]:
+    file = sidecar(path)
+    try:
+        content = json.loads(file.read_text())
+        settings: dict[str, Any] = content["target"]
+        digest = content["checkpoint_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file}: cannot be read ({error!r}); delete it, or run segmentation tune again"
+        ) from None
+    if digest != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise UserError(
+            f"{file}: was tuned for another checkpoint than {path.name} is now; delete it, or run "
+            "segmentation tune again"
+        )
+    return settings
 
 
 def load_task(path: str | Path) -> SegmentationTask:
@@ -56,6 +89,7 @@ def load_task(path: str | Path) -> SegmentationTask:
     try:
         task = build_task(without_download(config))
         task.load_state_dict(checkpoint["state_dict"])
+        task.trained_on = checkpoint["segmentation"].get("trained_on", {})
     except (ArgumentError, RuntimeError, KeyError, TypeError, ValueError, ImportError) as error:
         what = " ".join(str(error).split())[-200:]
         raise UserError(

@@ -4,7 +4,6 @@ import argparse
 import errno
 import functools
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +20,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from segmentation.callbacks.report import TestReport
 from segmentation.callbacks.run_folder import RunFolder
-from segmentation.checkpoint import read_checkpoint, without_download
+from segmentation.checkpoint import load_task, read_checkpoint, without_download
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
 from segmentation.memory import keep_freed_memory
+from segmentation.messages import one_line, parser_gist, root_cause, shortened
+from segmentation.sweeps.arguments import plain_arguments
 from segmentation.task import SegmentationTask, check_loss
 
-HELP_ALL = "segmentation fit --help-all"
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
 RUN_FOLDER = "SEGMENTATION_RUN_FOLDER"  # how the processes of one run agree on its folder
 
@@ -43,6 +43,8 @@ class Run:
             to be uploaded later with ``wandb sync``; ``off`` keeps the CSV log alone.
         project: Of W&B.
         weights: Start from the weights of this checkpoint, with a new optimizer.
+        ensemble: In ``test``: score the mean of the probabilities of ``--ckpt_path`` and these
+            checkpoints. Members trained on test images are refused, those of other folds too.
     """
 
     root: str = "runs"
@@ -50,10 +52,22 @@ class Run:
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     project: str = "biomedical-segmentation"
     weights: str | None = None
+    ensemble: list[str] | None = None
 
 
-def run(arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> "CLI":
-    """Run a command of LightningCLI, with more callbacks if wanted.
+def run(
+    arguments: Sequence[str],
+    callbacks: Sequence[Callback] = (),
+    cls: "type[CLI] | None" = None,
+    tuned: bool = True,
+) -> "CLI":
+    """Run a command of LightningCLI.
+
+    Args:
+        arguments: Command and options, as typed.
+        callbacks: Beside those of the config.
+        cls: Another class than :class:`CLI`.
+        tuned: Decode as ``segmentation tune`` found best for the checkpoint, where it was run.
 
     Raises:
         UserError: Config or data are at fault.
@@ -64,7 +78,7 @@ def run(arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> "CLI":
     launched = RUN_FOLDER in os.environ
     _stored.cache_clear()  # the file may have changed since another run of this process
     try:
-        return CLI(
+        return (cls or CLI)(
             SegmentationTask,
             SegmentationDataModule,
             subclass_mode_model=True,
@@ -79,7 +93,7 @@ def run(arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> "CLI":
                 # Lightning's save_last is the last *best* one. This is the last epoch, to resume.
                 "callbacks": [*callbacks, ModelCheckpoint(**LAST)],
             },
-            args=composed(arguments),
+            args=composed(arguments, tuned),
         )
     except _ParserError as error:
         raise UserError(parser_gist(str(error))) from None
@@ -108,7 +122,7 @@ def run(arguments: Sequence[str], callbacks: Sequence[Callback] = ()) -> "CLI":
             os.environ.pop(RUN_FOLDER, None)
 
 
-def composed(arguments: Sequence[str]) -> list[str]:
+def composed(arguments: Sequence[str], tuned: bool = True) -> list[str]:
     """Put the configs first, each replaced by the parts that it names, and what is typed last.
 
     An experiment lists its parts under ``compose``, relative to itself; what it says beside that
@@ -118,7 +132,7 @@ def composed(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: A file is missing or not YAML, or files name each other in a circle.
     """
-    command, rest = list(arguments[:1]), list(arguments[1:])
+    command, rest = list(arguments[:1]), plain_arguments(arguments[1:])
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     try:
@@ -131,15 +145,15 @@ def composed(arguments: Sequence[str]) -> list[str]:
     for part in parts if checkpoint is None else ():
         checkpoint = yaml.safe_load(part).get("ckpt_path") or checkpoint
     if checkpoint and command != ["fit"]:
-        model = _stored(checkpoint)["config"]
+        model = _stored(checkpoint, tuned)["config"]
         parts += [yaml.safe_dump({"model": without_download(model)})] if model else []
     return [*command, *(word for part in parts for word in ("--config", part)), *typed]
 
 
 @functools.lru_cache(1)
-def _stored(path: str) -> dict[str, Any]:
+def _stored(path: str, tuned: bool) -> dict[str, Any]:
     """What this package adds to a checkpoint: plain values, kept so that the file is read once."""
-    stored: dict[str, Any] = read_checkpoint(path)["segmentation"]
+    stored: dict[str, Any] = read_checkpoint(path, tuned)["segmentation"]
     return stored
 
 
@@ -172,43 +186,6 @@ class _ParserError(Exception):
 class _Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise _ParserError(message)
-
-
-def parser_gist(message: str) -> str:
-    """The gist of the parser's nested message: which option, and what is wrong with it."""
-    text = one_line(message)
-    keys = re.findall(r'Parser key "([\w.]+)":', text)
-    nested = re.search(r"NestedArg\(key='([^']+)', val='([^']*)'\)", text)
-    value = nested[2] if nested else (re.findall(r"Given value: (\S+)$", text) or [""])[0]
-    option = f"--{keys[0]}{'.' + nested[1] if nested else ''} {value}: " if keys else ""
-    text = text.split("Given value type:")[0]
-    for start in ("Errors: ", "Problem with given class_path "):
-        text = text.rpartition(start)[2]
-    text = re.sub(
-        r'^\S+ Parser key "[\w.]+": |Parser key "[\w.]+": |Expected a <class \'NoneType\'>',
-        "",
-        text,
-    )
-    return shortened(f"{option}{text.strip()}; see the names and types in {HELP_ALL}")
-
-
-def root_cause(error: BaseException) -> str:
-    """What first went wrong, of an error that others were raised from; a `UserError` says it."""
-    while not isinstance(error, UserError):
-        if (cause := error.__cause__ or error.__context__) is None:
-            break
-        error = cause
-    return shortened(one_line(str(error.args[0]) if error.args else repr(error)))
-
-
-def one_line(message: str) -> str:
-    """A text without line breaks, indents and terminal colours."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", message).replace(" - ", " ").split())
-
-
-def shortened(text: str, limit: int = 400) -> str:
-    """A text of at most ``limit`` characters."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 class CLI(LightningCLI):
@@ -249,12 +226,12 @@ class CLI(LightningCLI):
         self.plain_config: dict[str, Any] = yaml.safe_load(self.config_text)
         path = config.get("ckpt_path")
         if path is not None:
-            stored = _stored(str(path))
             for key, _ in config["model"].items():
                 if key.endswith("encoder_weights"):  # about to be replaced: do not fetch them
                     config["model"][key] = None
             if self.subcommand == "fit":
-                self._refuse_other_optimizer(self.plain_config["model"], stored["config"] or {})
+                stored = _stored(str(path), False)["config"] or {}
+                self._refuse_other_optimizer(self.plain_config["model"], stored)
         elif self.subcommand != "fit":
             raise UserError(f"{self.subcommand} needs --ckpt_path FILE, the checkpoint to score")
 
@@ -267,7 +244,12 @@ class CLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         check_loss(self.model.loss, self.model.target)
         self.model.config = self.plain_config["model"]
-        weights = self._get(self.config_init, "run").weights
+        settings: Run = self._get(self.config_init, "run")
+        if settings.ensemble and self.subcommand != "test":
+            raise UserError(f"--run.ensemble is of test alone, not of {self.subcommand}; leave it")
+        for member in settings.ensemble or ():
+            self.model.add_member(load_task(member), member)
+        weights = settings.weights
         if weights is not None:
             try:
                 checkpoint = read_checkpoint(weights)

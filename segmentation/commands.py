@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from segmentation.errors import UserError
+from segmentation.evaluation.commands import compare as compare
+from segmentation.evaluation.commands import evaluate as evaluate
 
 # What audit reads: the data module, and those of its own options that the reader needs.
 _MODULES = {
@@ -23,45 +25,62 @@ class _Parser(argparse.ArgumentParser):
 
 
 def predict(arguments: Sequence[str]) -> int:
-    """Masks for a folder of images, from nothing but a checkpoint."""
+    """Masks, objects and their measurements for a folder of images, from trained checkpoints."""
     parser = _Parser("segmentation predict", description=predict.__doc__, allow_abbrev=False)
-    parser.add_argument("--ckpt_path", required=True, type=Path, help="written by fit or prune")
+    parser.add_argument(
+        "--ckpt_path",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="written by fit or prune; the probabilities of several are averaged",
+    )
     parser.add_argument(
         "--data.images",
         required=True,
         type=Path,
         dest="images",
         metavar="DIR",
-        help="folder of PNG, TIFF, JPEG or BMP images; subfolders are kept",
+        help="folder of PNG, TIFF (stacks too), JPEG or BMP images; subfolders are kept",
     )
     parser.add_argument(
         "--output",
         required=True,
         type=Path,
         metavar="DIR",
-        help="gets masks/ (0 or 255, the images' own sizes and names) and objects.csv",
+        help="gets masks/, objects.csv, images.csv, manifest.json; started again, it goes on",
     )
     parser.add_argument(
-        "--probabilities",
-        action="store_true",
-        help="also write probabilities/: 16-bit TIFF, 65535 = certain foreground",
+        "--labels",
+        nargs="?",
+        const="tiff",
+        choices=("tiff", "png"),
+        help="also labels/: each object its own number, 16 or 32 bits (tiff)",
     )
-    parser.add_argument(
-        "--labels", action="store_true", help="also write labels/: TIFF, each object its own number"
-    )
-    parser.add_argument(
-        "--overlays",
-        action="store_true",
-        help="also write overlays/: the images with the objects tinted",
-    )
-    parser.add_argument(
-        "--tta", action="store_true", help="average over eight symmetries: better, 8 times slower"
-    )
+    for name, text in (
+        ("probabilities", "also probabilities/: 16-bit TIFF, 65535 = certain foreground"),
+        ("overlays", "also overlays/: the images with the objects tinted"),
+        ("geojson", "also geojson/: outlines for QuPath"),
+        ("rle", "also rle.csv: run lengths as Kaggle wants them"),
+        ("rois", "also rois/: outlines for ImageJ's ROI Manager"),
+        ("tta", "average over eight symmetries: better, 8 times slower"),
+    ):
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.epilog = "The status is 1 when files were left out; they are named at the end."
     options = parser.parse_args(arguments)
-    from segmentation.predict import Outputs, predict_folder
+    from segmentation.outputs import Outputs
+    from segmentation.predict import predict_folder
 
-    outputs = Outputs(options.output, options.probabilities, options.labels, options.overlays)
+    outputs = Outputs(
+        options.output,
+        options.labels,
+        options.probabilities,
+        options.overlays,
+        options.geojson,
+        options.rle,
+        options.rois,
+    )
     return predict_folder(options.ckpt_path, options.images, outputs, options.device, options.tta)
 
 
@@ -290,4 +309,59 @@ def weights(arguments: Sequence[str]) -> int:
         labels = label_components(labels > 0)
     write_image(options.output, weight_figure(labels, BorderWeight(options.w0, options.sigma)))
     print(options.output)
+    return 0
+
+
+def crossvalidate(arguments: Sequence[str]) -> int:
+    """Train and test on every fold of a cross-validation, and pool the scores."""
+    parser = _Parser(
+        "segmentation crossvalidate", description=crossvalidate.__doc__, allow_abbrev=False
+    )
+    parser.add_argument("-c", "--config", action="append", required=True, metavar="FILE")
+    parser.add_argument("--folds", type=int, default=5, metavar="N", help="how many (5)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="gets the runs, crossvalidation.csv and .json, and per_image.csv of all images as a "
+        "run has it; started again, it goes on; beside the config's runs by default",
+    )
+    parser.epilog = (
+        "All other options (--data.…, --model.…, --trainer.…) are those of fit. The status is 1 "
+        "when a fold failed; the others are done all the same."
+    )
+    options, rest = parser.parse_known_args(arguments)
+    if options.folds < 2:
+        raise UserError(f"--folds {options.folds}: must be at least 2")
+    for word in rest:
+        name = word.partition("=")[0]
+        if name in ("--data.fold", "--data.folds", "--run.root", "--run.name", "--ckpt_path"):
+            raise UserError(f"{name}: is not for all folds; leave it out, give --folds or --output")
+    from segmentation.crossvalidate import crossvalidate as run_folds
+    from segmentation.crossvalidate import output_folder
+
+    fit = [*(f"--config={path}" for path in options.config), *rest]
+    output = options.output or output_folder(fit, options.folds)
+    return run_folds(fit, options.folds, output)
+
+
+def tune(arguments: Sequence[str]) -> int:
+    """Choose threshold, seeds and sizes of the decoding on the validation images."""
+    parser = _Parser("segmentation tune", description=tune.__doc__, allow_abbrev=False)
+    parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="written by fit")
+    parser.add_argument(
+        "--score",
+        default="image_ap",
+        help="what is to be highest: image_ap (Kaggle's), ap50, pq, aji, seg, image_iou, …",
+    )
+    parser.epilog = (
+        "All other options (--config, --data.…, --trainer.…) are those of validate. The settings "
+        "are kept beside the checkpoint, in NAME.tuned.json; test and predict follow them."
+    )
+    options, rest = parser.parse_known_args(arguments)
+    from segmentation.cli import run
+    from segmentation.tune import Tune
+
+    command = ["validate", "--ckpt_path", options.ckpt_path, *rest]
+    run(command, [Tune(options.score)], tuned=False)
     return 0

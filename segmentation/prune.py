@@ -93,7 +93,7 @@ def save_pruned(source: Path, output: Path, level: int, weights: dict[str, Any])
     Raises:
         UserError: The source was trained without a config, or the output cannot be written.
     """
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, tuned=False)
     about = copy.deepcopy(checkpoint["segmentation"])
     if about["config"] is None:
         raise UserError(

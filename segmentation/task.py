@@ -48,10 +48,12 @@ class Evaluated(TypedDict):
     """What an evaluation step gives to callbacks, at the size that is scored.
 
     Keys:
+        probs: (B, K, H, W) float32, as the target decodes them.
         foreground: (B, H, W) float32 probabilities.
         instances: (B, H, W) int32 ids of the predicted objects, on the CPU.
     """
 
+    probs: Tensor
     foreground: Tensor
     instances: Tensor
 
@@ -109,6 +111,7 @@ class SegmentationTask(LightningModule):
         self.test_objects = object_metrics().clone(prefix="test/")
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.trained_on: dict[str, list[str]] = {}  # ids the loaded weights have seen, by dataset
+        self.members: list[SegmentationTask] = []  # no submodules: not in the state dict
         self._unchecked: tuple[Tensor, str] | None = None
 
     def setup(self, stage: str) -> None:
@@ -116,10 +119,32 @@ class SegmentationTask(LightningModule):
             self.net.compile()  # in place: the names in the state dict stay as they are
 
     def forward(self, image: Tensor) -> Tensor:
-        """Prepared images, uint8 (B, C, H, W) of any size ► float32 probabilities (B, K, H, W)."""
-        if self.tta:
-            return d4_mean(self._probabilities, image)
-        return self._probabilities(image)
+        """Prepared images, uint8 (B, C, H, W) of any size ► float32 probabilities (B, K, H, W).
+
+        With test-time augmentation and with the other members of an ensemble, where there are any.
+        """
+        answers = [
+            d4_mean(task._probabilities, image) if self.tta else task._probabilities(image)
+            for task in (self, *self.members)
+        ]
+        return answers[0] if len(answers) == 1 else torch.stack(answers).mean(0)
+
+    def add_member(self, task: "SegmentationTask", name: str) -> None:
+        """Average every answer but the loss with another task's: an ensemble.
+
+        Raises:
+            UserError: It prepares images in another way, or its output means something else.
+        """
+        for setting in self.preprocess.differences(task.preprocess):
+            raise UserError(
+                f"{name}: its preprocess.{setting} is {getattr(task.preprocess, setting)}, the "
+                f"first's {getattr(self.preprocess, setting)}; an ensemble is tested on the same "
+                "images"
+            )
+        ours, theirs = type(self.target).__name__, type(task.target).__name__
+        if ours != theirs:
+            raise UserError(f"{name}: learned {theirs}, the first {ours}; leave it out")
+        self.members.append(task)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._check_loss()
@@ -149,6 +174,8 @@ class SegmentationTask(LightningModule):
 
     def on_test_start(self) -> None:
         self._check_leak()
+        for member in self.members:
+            member.to(self.device)
 
     def on_train_epoch_end(self) -> None:
         self._check_loss()
@@ -225,14 +252,15 @@ class SegmentationTask(LightningModule):
     ) -> Evaluated:
         logits = padded(self.net, self._input(batch["image"]), self.stride)
         mean_loss.update(self._loss(logits, batch), weight=len(logits))
-        probs = self(batch["image"]) if tta else self.target.probabilities(logits)
+        more = tta or self.members
+        probs = self(batch["image"]) if more else self.target.probabilities(logits)
         probs = self._as_scored(probs, batch["labels"])
         foreground = self.target.foreground(probs)
         pixels.update(foreground, batch["labels"] > 0)
         decoded = [torch.from_numpy(self.target.decode(p)) for p in probs.cpu().numpy()]
         instances = torch.stack(decoded)
         objects.update(instances, batch["labels"])
-        return {"foreground": foreground, "instances": instances}
+        return {"probs": probs, "foreground": foreground, "instances": instances}
 
     def _as_scored(self, probs: Tensor, labels: Tensor) -> Tensor:
         """(B, K, H', W') probabilities at the size that is scored."""
@@ -286,8 +314,10 @@ class SegmentationTask(LightningModule):
         if (now := self._split()) is None:
             return
         name, split = now
-        leaked = sorted(set(self.trained_on.get(name, ())) & set(split.test))
-        if leaked:
+        trained = {
+            image for task in (self, *self.members) for image in task.trained_on.get(name, ())
+        }
+        if leaked := sorted(trained & set(split.test)):
             raise UserError(
                 f"{len(leaked)} of {len(split.test)} test images were trained on by this "
                 f"checkpoint (such as {leaked[0]}); use the split of its run (split.json)"

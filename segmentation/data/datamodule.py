@@ -73,6 +73,9 @@ class SegmentationDataModule(LightningDataModule):
         corrections: File of samples to drop and masks to prefer, as ``segmentation audit`` writes.
         duplicates: What to do in ``fit`` when images that are equal to the pixel lie in different
             parts of the split: ``"refuse"``, or ``"allow"`` with a warning.
+        fold: Cross-validate: test on this fold, 0 to ``folds`` - 1, and train and validate on the
+            rest, all divided in the way of ``split``. ``null`` is the split itself.
+        folds: Number of folds.
 
     Raises:
         UserError: A setting is out of its range; in :meth:`setup`, where data and settings do not
@@ -105,6 +108,8 @@ class SegmentationDataModule(LightningDataModule):
         cache: str | None = None,
         corrections: str | None = None,
         duplicates: Literal["refuse", "allow"] = "refuse",
+        fold: int | None = None,
+        folds: int = 5,
     ) -> None:
         super().__init__()
         self.crop = (crop, crop) if isinstance(crop, int) else crop
@@ -119,6 +124,8 @@ class SegmentationDataModule(LightningDataModule):
             ("batch_size", batch_size, batch_size > 0, "positive"),
             ("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0"),
             ("seed", self.seed, self.seed >= 0, "at least 0"),
+            ("folds", folds, folds > 1, "at least 2"),
+            ("fold", fold, fold is None or 0 <= fold < folds, f"from 0 to {folds - 1}"),
         ):
             if not fits:
                 raise UserError(f"data.{name}: {value} must be {wanted}")
@@ -130,6 +137,7 @@ class SegmentationDataModule(LightningDataModule):
             )
         self.source = source if corrections is None else Corrected(source, corrections)
         self.splitter = split or RandomSplit()
+        self.fold, self.folds = fold, folds
         self.zoom, self.augmentation, self.balance = zoom, augmentation, balance
         self.length, self.batch_size, self.num_workers = length, batch_size, num_workers
         self.copies, self.copies_in_val, self.division = copies, copies_in_val, division
@@ -154,7 +162,11 @@ class SegmentationDataModule(LightningDataModule):
         self.raw, store = self._open()
         self.prepared = store
         self._places = {entry.id: i for i, entry in enumerate(store.entries)}
-        self.split = self._without_empty(self.splitter(store.entries))
+        if self.fold is None:
+            split = self.splitter(store.entries)
+        else:
+            split = self.splitter.fold(store.entries, self.fold, self.folds)
+        self.split = self._without_empty(split)
         self.parts = {name: Part(store, getattr(self.split, name)) for name in PARTS}
         if stage in ("fit", None):
             self._check("train")

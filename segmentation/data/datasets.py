@@ -32,7 +32,7 @@ class Batch(TypedDict, total=False):
         target: What ``Target.encode`` made of the labels, at the image's size.
         weight: (B, H, W) float32 weights of the pixels in the loss, where ``data.weight`` is set.
         labels: (B, H', W') int32 instance ids at the size that is scored (evaluation).
-        id, kind: As in :class:`Sample`.
+        id, kind, group: As in :class:`Sample`; the group in evaluation.
     """
 
     image: Tensor
@@ -41,6 +41,7 @@ class Batch(TypedDict, total=False):
     labels: Tensor
     id: list[str]
     kind: list[str]
+    group: list[str]
 
 
 class Part:
@@ -281,6 +282,7 @@ class EvalSet(Dataset[dict[str, Any]]):
             "labels": torch.from_numpy(scored.astype(np.int32)),
             "id": sample.id,
             "kind": sample.kind,
+            "group": sample.group,
         }
         if self.weight is not None:
             item["weight"] = torch.from_numpy(self.weight(seen))

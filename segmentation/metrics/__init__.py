@@ -1,6 +1,11 @@
-"""Scores of pixels (functions in `functional`, classes in `pixel`) and of objects (`instance`)."""
+"""Scores of pixels, of objects and of outlines: pure functions and torchmetrics classes over them.
 
-from segmentation.metrics.instance import SEG, ImageSEG, Overlaps, object_metrics, overlaps
+Pixels: `functional` and `pixel`. Objects: `matching` and `instance`. Outlines: both in `boundary`.
+"""
+
+from segmentation.metrics.boundary import BoundaryScores, boundary_f, hd95
+from segmentation.metrics.instance import ObjectScores, object_metrics
+from segmentation.metrics.matching import Overlaps, object_scores, overlaps
 from segmentation.metrics.pixel import (
     AUROC,
     F1,
@@ -18,18 +23,21 @@ from segmentation.metrics.pixel import (
 __all__ = [
     "AUROC",
     "F1",
-    "SEG",
     "AveragePrecision",
+    "BoundaryScores",
     "ImageF1",
     "ImageIoU",
     "ImageMeanIoU",
-    "ImageSEG",
     "IoU",
     "MeanIoU",
+    "ObjectScores",
     "Overlaps",
     "Precision",
     "Recall",
+    "boundary_f",
+    "hd95",
     "object_metrics",
+    "object_scores",
     "overlaps",
     "pixel_metrics",
 ]

@@ -15,13 +15,14 @@ the images nor on the number of processes or their shares. Empty masks are score
 """
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from segmentation.metrics import functional
+from segmentation.metrics.base import UNIT, ExactMetric
 
 
 def pixel_metrics(threshold: float = 0.5) -> MetricCollection:
@@ -54,30 +55,6 @@ def pixel_metrics(threshold: float = 0.5) -> MetricCollection:
     )
 
 
-class _PixelMetric(Metric):
-    """What all pixel scores have in common."""
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
-
-    @property
-    def update_called(self) -> bool:
-        """Whether there was an update, here or possibly on another process.
-
-        torchmetrics warns if `compute` comes before `update`; a process whose share of the images
-        is empty is no mistake.
-        """
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return super().update_called or distributed
-
-    def set_dtype(self, dst_type: str | torch.dtype) -> Self:
-        """Change nothing: in any other dtype than int64 large counts would be wrong."""
-        return self
-
-
 def _state_name(name: str, threshold: float) -> str:
     """Name of a state that depends on the threshold, such as ``counts_at_0_5``.
 
@@ -88,7 +65,7 @@ def _state_name(name: str, threshold: float) -> str:
     return f"{name}_at_{float(threshold)!r}".replace(".", "_")
 
 
-class _PooledMetric(_PixelMetric):
+class _PooledMetric(ExactMetric):
     """Counts of all pixels of all images."""
 
     def __init__(self, threshold: float = 0.5, **kwargs: Any) -> None:
@@ -160,11 +137,6 @@ class MeanIoU(_PooledMetric):
         return functional.mean_iou(self.counts)
 
 
-# Scores of single images are summed as multiples of 2^-40: integers add up to the same sum in any
-# order, survive a change of dtype, and exist on every device. A mean is off by at most 2^-41
-# (5e-13); 2^23 images (8 million) fit.
-_UNIT = 2.0**-40
-
 _IMAGE_SCORES: tuple[Callable[[Tensor], Tensor], ...] = (
     functional.iou,
     functional.f1,
@@ -172,7 +144,7 @@ _IMAGE_SCORES: tuple[Callable[[Tensor], Tensor], ...] = (
 )
 
 
-class _ImageMetric(_PixelMetric):
+class _ImageMetric(ExactMetric):
     """Sums of the scores of single images.
 
     All scores are in one state, though each metric reads one of them: were each summed on its own
@@ -203,7 +175,7 @@ class _ImageMetric(_PixelMetric):
         """Add images; arguments and errors as in `functional.confusion_counts`."""
         counts = functional.confusion_counts(probs, mask, self.threshold)  # (B, 4)
         scores = torch.stack([score(counts) for score in _IMAGE_SCORES], dim=1)  # (B, scores)
-        new = (scores / _UNIT).round().to(torch.int64).sum(0)
+        new = (scores / UNIT).round().to(torch.int64).sum(0)
         # Never in place: metrics that share the state hold the same tensors.
         setattr(self, self._sums_name, getattr(self, self._sums_name) + new)
         self.images = self.images + len(counts)
@@ -212,7 +184,7 @@ class _ImageMetric(_PixelMetric):
         """Mean over images of one of `_IMAGE_SCORES`: () float64."""
         total: Tensor = getattr(self, self._sums_name)[_IMAGE_SCORES.index(score)]
         real = functional.real_dtype(total)
-        return total.to(real) * _UNIT / self.images.to(real)  # 0 / 0 is NaN
+        return total.to(real) * UNIT / self.images.to(real)  # 0 / 0 is NaN
 
 
 class ImageIoU(_ImageMetric):
@@ -239,7 +211,7 @@ class ImageMeanIoU(_ImageMetric):
         return self._mean(functional.mean_iou)
 
 
-class _RankingMetric(_PixelMetric):
+class _RankingMetric(ExactMetric):
     """Histogram of the probabilities of all pixels: constant memory and exactly summable."""
 
     def __init__(self, bins: int = 1024, **kwargs: Any) -> None:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from lightning.pytorch.loggers import WandbLogger
 
-from segmentation.callbacks.report import FIELDS, TestReport, format_scores
-from segmentation.data.images import read_image
-from segmentation.metrics import object_metrics, pixel_metrics
+from segmentation.callbacks.report import METHODS, TestReport, format_scores
+from segmentation.data.images import label_components, read_image
+from segmentation.metrics import object_metrics, object_scores, overlaps, pixel_metrics
 from segmentation.overlays import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE
 from segmentation.targets import Foreground
 
@@ -67,7 +67,6 @@ def report(
     )
     metrics = pixel_metrics().clone(prefix="test/")
     objects = object_metrics().clone(prefix="test/")
-    objects.update(torch.ones(1, 2, 2, dtype=torch.int), torch.ones(1, 2, 2, dtype=torch.int))
     task = SimpleNamespace(target=Foreground(), test_metrics=metrics, test_objects=objects)
     found.on_test_epoch_start(trainer, task)  # type: ignore[arg-type]
     for start in range(0, len(names), 2):
@@ -75,9 +74,13 @@ def report(
         pairs = [masks(*IMAGES[name][0]) for name in some]
         probs = torch.from_numpy(np.stack([0.3 + 0.4 * p for p, _ in pairs])).float()
         truth = torch.from_numpy(np.stack([t for _, t in pairs]))
-        batch = {"id": some, "kind": [IMAGES[n][2] for n in some], "labels": truth.int() * 7}
+        kinds = [IMAGES[name][2] for name in some]
+        batch = {"id": some, "kind": kinds, "group": [""] * len(some), "labels": truth.int() * 7}
+        instances = torch.from_numpy(np.stack([label_components(p) for p, _ in pairs]))
         metrics.update(probs, truth)
-        found.on_test_batch_end(trainer, task, {"foreground": probs}, batch, start)  # type: ignore[arg-type]
+        objects.update(instances, truth.int())
+        outputs = {"foreground": probs, "instances": instances}
+        found.on_test_batch_end(trainer, task, outputs, batch, start)  # type: ignore[arg-type]
     return found, trainer, task
 
 
@@ -96,15 +99,21 @@ def f1(tp: int, fp: int, fn: int) -> float:
     return 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0
 
 
+def counted(method: int, kind: str | None) -> list[tuple[int, int, int]]:
+    """tp, fp, fn of each image by the network (0), Otsu's threshold (1) or nothing (2)."""
+    rows = [row for row in IMAGES.values() if kind in (None, row[2])]
+    return [(0, 0, r[0][0] + r[0][2]) if method == 2 else (r[0], r[1])[method] for r in rows]
+
+
 def by_hand(method: int, kind: str | None = None) -> dict[str, float]:
-    """Scores of the network (0) or of Otsu's threshold (1), of all images or of one kind."""
-    counts = [(row[0], row[1])[method] for row in IMAGES.values() if kind in (None, row[2])]
+    """Scores of pixels, of all images or of one kind."""
+    counts = counted(method, kind)
     tp, fp, fn = (sum(c) for c in zip(*counts, strict=True))
     background = PIXELS * len(counts) - tp - fp - fn
     return {
         "iou": iou(tp, fp, fn),
         "f1": f1(tp, fp, fn),
-        "precision": tp / (tp + fp),
+        "precision": tp / (tp + fp) if tp + fp else 0.0,
         "recall": tp / (tp + fn),
         "mean_iou": (iou(tp, fp, fn) + iou(background, fn, fp)) / 2,
         "image_iou": sum(iou(*c) for c in counts) / len(counts),
@@ -115,33 +124,51 @@ def by_hand(method: int, kind: str | None = None) -> dict[str, float]:
 def test_scores_are_pooled_and_by_image_and_by_kind(tmp_path: Path) -> None:
     scores = written(tmp_path)
     assert scores["images"] == 5
-    assert scores["otsu"] == pytest.approx(by_hand(1))
-    auroc = {name: scores["network"].pop(name) for name in ("auroc", "average_precision")}
-    assert scores["network"].pop("seg") == scores["network"].pop("image_seg") == 1  # as fed above
-    assert all(0 < value < 1 for value in auroc.values())
-    assert scores["network"] == pytest.approx(by_hand(0))
-    for method, name in enumerate(("network", "otsu")):
+    for method, name in enumerate(METHODS):
+        for wanted, found in ((by_hand(method), scores[name]),):
+            assert {k: found[k] for k in wanted} == pytest.approx(wanted)
         assert set(scores["by_kind"][name]) == {"x", "y"}
         for kind, count in (("x", 3), ("y", 2)):
+            part = scores["by_kind"][name][kind]
             wanted = {"images": count, **by_hand(method, kind)}
-            assert scores["by_kind"][name][kind] == pytest.approx(wanted)
+            assert {k: part[k] for k in wanted} == pytest.approx(wanted)
+        for score, (low, high) in scores["intervals"][name].items():
+            assert low <= high, score
+    assert all(0 < scores["network"][name] < 1 for name in ("auroc", "average_precision"))
+    assert "auroc" not in scores["otsu"]  # a hard mask ranks nothing
+    assert scores["nothing"]["image_ap50"] == 1 / 5  # one image is empty
+
+
+def test_objects_are_those_of_the_decoding_and_otsus_components(tmp_path: Path) -> None:
+    scores = written(tmp_path)
+    tables = []
+    for network, _, _ in IMAGES.values():
+        predicted, truth = masks(*network)
+        tables.append(object_scores(overlaps(truth.astype(int), label_components(predicted))))
+    for name in ("ap", "ap50", "pq", "aji"):
+        mean = sum(table[name] for table in tables) / 5
+        assert scores["network"][f"image_{name}"] == pytest.approx(mean)
+    # Otsu finds all of b, c and e and nothing else: components of the truth, where it is in one.
+    assert 0 < scores["otsu"]["image_ap50"] < 1
+    assert scores["network"]["image_seg"] is not None
 
 
 def test_a_row_for_every_image_and_method(tmp_path: Path) -> None:
     written(tmp_path)
     with (tmp_path / "per_image.csv").open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    assert tuple(reader.fieldnames or ()) == FIELDS
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:8] == ["method", "id", "kind", "group", "tp", "fp", "fn", "tn"]
+    assert {"ap", "pq", "aji", "seg", "hd95", "boundary_f", "count_error"} < set(rows[0])
     assert [(r["method"], r["id"]) for r in rows] == [
-        (method, name) for method in ("network", "otsu") for name in sorted(IMAGES)
+        (method, name) for method in METHODS for name in sorted(IMAGES)
     ]
     for row in rows:
-        network, otsu, kind = IMAGES[row["id"]]
-        tp, fp, fn = otsu if row["method"] == "otsu" else network
+        method = METHODS.index(row["method"])
+        place = list(IMAGES).index(row["id"])
+        tp, fp, fn = counted(method, None)[place]
         counts = [int(row[name]) for name in ("tp", "fp", "fn", "tn")]
         assert counts == [tp, fp, fn, PIXELS - tp - fp - fn]
-        assert row["kind"] == kind
+        assert row["kind"] == IMAGES[row["id"]][2]
         perfect = float(fp + fn == 0)  # what 0 / 0 means
         wanted = {
             "iou": iou(tp, fp, fn),
@@ -193,9 +220,11 @@ def test_a_threshold_of_ones_own(tmp_path: Path) -> None:
     task.target.threshold = 0.8
     predicted, truth = masks(3, 3, 3)
     probs = torch.from_numpy(0.3 + 0.4 * predicted).float()[None]  # none above 0.8
-    batch: Any = {"id": ["a"], "kind": [""], "labels": torch.from_numpy(truth)[None].int()}
-    found.on_test_batch_end(trainer, task, {"foreground": probs}, batch, 0)
-    assert [row.counts for row in found.rows if row.method == "network"] == [(0, 0, 6, 34)]
+    labels = torch.from_numpy(truth)[None].int()
+    batch: Any = {"id": ["a"], "kind": [""], "group": [""], "labels": labels}
+    found.on_test_batch_end(trainer, task, {"foreground": probs, "instances": labels * 0}, batch, 0)
+    row = next(row for row in found.rows if row["method"] == "network")
+    assert [row[name] for name in ("tp", "fp", "fn", "tn")] == [0, 0, 6, 34]
 
 
 @pytest.mark.parametrize("shares", [("a", "c", "sub/e"), ("b",), ()])
@@ -206,7 +235,7 @@ def test_uneven_shares_of_two_processes(
     rest = [name for name in IMAGES if name not in shares]
     first, trainer, task = report(tmp_path / "both", shares, world=2)
     second, other, _ = report(tmp_path / "never", rest, rank=1, world=2)
-    sent = [pickle.dumps(part.rows) for part in (first, second)]
+    sent = [pickle.dumps((part.rows, part.masks)) for part in (first, second)]
 
     def gather(out: list[Any], mine: Any) -> None:
         assert pickle.dumps(mine) in sent
@@ -214,7 +243,8 @@ def test_uneven_shares_of_two_processes(
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
     # The task's own metrics sum over processes themselves.
-    task.test_metrics = report(tmp_path)[2].test_metrics
+    whole = report(tmp_path)[2]
+    task.test_metrics, task.test_objects = whole.test_metrics, whole.test_objects
     first.on_test_epoch_end(trainer, task)
     second.on_test_epoch_end(other, task)
     assert not (tmp_path / "never").exists()
@@ -233,16 +263,17 @@ def test_the_printed_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "weights" not in printed  # there is no checkpoint
     lines = [line.split() for line in printed.splitlines() if line.strip()]
     rows = {words[0]: words[1:] for words in lines}
-    ours = by_hand(0)
-    names = ("image_iou", "image_f1", "iou", "f1", "mean_iou")
-    assert rows["network"][:5] == [f"{ours[name]:.4f}" for name in names]
-    assert rows["network"][5:] == [
-        f"{scores['network'][name]:.4f}" for name in ("auroc", "average_precision")
-    ]
-    assert rows["otsu"][5:] == ["–", "–"]  # a hard mask ranks nothing
+    for method, name in enumerate(METHODS):
+        wanted = [by_hand(method)[k] for k in ("image_iou", "image_f1", "iou", "mean_iou")]
+        assert rows[name][:4] == [f"{value:.4f}" for value in wanted]
+    assert rows["network"][4] == f"{scores['network']['auroc']:.4f}"
+    assert rows["otsu"][4] == "–"  # a hard mask ranks nothing
+    low, high = scores["intervals"]["network"]["image_iou"]
+    assert rows["95"][:4] == ["%", "interval", "from", f"{low:.4f}"]
+    assert rows["to"][0] == f"{high:.4f}"
     for kind, count in (("x", "3"), ("y", "2")):
         pairs = [by_hand(m, kind)[name] for name in ("image_iou", "iou") for m in (0, 1)]
-        assert rows[kind] == [count, *(f"{value:.4f}" for value in pairs)]
+        assert rows[kind][:5] == [count, *(f"{value:.4f}" for value in pairs)]
     scores["by_kind"] = {m: {"x": kinds["x"]} for m, kinds in scores["by_kind"].items()}
     assert "by kind" not in format_scores(scores)  # one kind says nothing new
 

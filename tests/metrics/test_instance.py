@@ -1,95 +1,73 @@
-"""The table of overlaps, and SEG, against naive loops and closed forms."""
+"""`ObjectScores`: pooled and averaged over images, exact in any order."""
 
 import math
+import pickle
 import warnings
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from segmentation.metrics import SEG, ImageSEG, object_metrics
-from segmentation.metrics.instance import overlaps, seg_sum
+from segmentation.metrics import ObjectScores, object_metrics, object_scores, overlaps
+from segmentation.metrics.instance import Overlaps
+from segmentation.metrics.matching import SCORES
 
-RNG = np.random.default_rng(0)
-
-
-def random_labels(size: int = 40, ids: int = 12, block: int = 4) -> np.ndarray:
-    """Blocks of random ids, some of them background, none of them in order."""
-    some = RNG.integers(0, ids, (size // block, size // block)) * 3
-    return some.repeat(block, 0).repeat(block, 1).astype(np.int32)
+MAPS = np.load(Path(__file__).parent / "fixtures" / "object_scores.npz")
+Sample = tuple[Tensor, Tensor]
 
 
-def naive_seg(truth: np.ndarray, prediction: np.ndarray) -> list[float]:
-    """Maška et al. 2014, section 2.2, object by object."""
-    scores = []
-    for i in np.unique(truth[truth > 0]):
-        reference, best = truth == i, 0.0
-        for j in np.unique(prediction[prediction > 0]):
-            segment = prediction == j
-            if (reference & segment).sum() > 0.5 * reference.sum():
-                best = (reference & segment).sum() / (reference | segment).sum()
-        scores.append(float(best))
-    return scores
+def make_samples() -> list[Sample]:
+    """13 predictions and truths (1, H, W): one without truth, one with nothing, one all missed."""
+    names = [f"errors{i}" for i in range(8)] + ["ties", "eroded"]
+    pairs = [
+        [MAPS[f"{n}.{side}"].astype(np.int32) for side in ("prediction", "truth")] for n in names
+    ]
+    none = np.zeros_like(pairs[0][0])
+    pairs += [[pairs[0][0], none], [none, none], [none, pairs[2][1]]]
+    return [(torch.from_numpy(p)[None], torch.from_numpy(t)[None]) for p, t in pairs]
 
 
-def shifted(labels: np.ndarray, by: int) -> np.ndarray:
-    moved = np.zeros_like(labels)
-    moved[:, by:] = labels[:, : labels.shape[1] - by]
-    return moved
+def run(samples: list[Sample]) -> dict[str, float]:
+    metric = ObjectScores()
+    for prediction, truth in samples:
+        metric.update(prediction, truth)
+    return {name: score.item() for name, score in metric.compute().items()}
 
 
-@pytest.mark.parametrize("ids", [2, 12, 90])
-def test_table_counts_every_pair(ids: int) -> None:
-    truth, prediction = random_labels(ids=ids), shifted(random_labels(ids=ids), 2)
-    table = overlaps(truth, prediction)
-    real = [np.unique(x[x > 0]) for x in (truth, prediction)]
-    assert table.truth.sum() == (truth > 0).sum()
-    assert sorted(table.truth[table.truth > 0]) == sorted((truth == i).sum() for i in real[0])
-    both = (truth > 0) & (prediction > 0)
-    pairs, counts = np.unique(np.stack([truth[both], prediction[both]]), axis=1, return_counts=True)
-    assert sorted(table.pixels) == sorted(counts) and len(table.iou) == pairs.shape[1]
-    for i, j, pixels, iou in zip(table.i, table.j, table.pixels, table.iou, strict=True):
-        assert iou == pixels / (table.truth[i] + table.prediction[j] - pixels)
+def table(sample: Sample) -> Overlaps:
+    prediction, truth = (labels[0].numpy() for labels in sample)
+    return overlaps(truth, prediction)
 
 
-def test_table_does_not_depend_on_ids() -> None:
-    truth, prediction = random_labels(), random_labels()
-    small = overlaps(truth, prediction)
-    far = overlaps(truth.astype(np.int64) * 10**9, np.where(prediction > 0, prediction + 10**6, 0))
-    assert seg_sum(small)[0] == pytest.approx(seg_sum(far)[0])
-    assert sorted(small.pixels) == sorted(far.pixels)
+def test_means_over_images_leave_out_what_has_no_score() -> None:
+    samples = make_samples()
+    result, each = run(samples), [object_scores(table(sample)) for sample in samples]
+    for name in SCORES:
+        values = [scores[name] for scores in each]
+        wanted = np.nanmean(values) if name in ("seg", "matched_iou") else np.mean(values)
+        assert result[f"image_{name}"] == pytest.approx(wanted, abs=1e-11), name
+    assert set(result) == {*SCORES, *(f"image_{name}" for name in SCORES)}
 
 
-def test_ids_with_gaps_are_no_objects() -> None:
-    truth = np.array([[0, 5, 5], [0, 9, 0]])
-    assert seg_sum(overlaps(truth, truth)) == (2.0, 2)
-    assert seg_sum(overlaps(truth, np.zeros_like(truth))) == (0.0, 2)
-    assert seg_sum(overlaps(np.zeros_like(truth), truth)) == (0.0, 0)
+def test_pooled_scores_are_those_of_one_large_image() -> None:
+    samples = make_samples()
+    height = max(sample[0].shape[1] for sample in samples)
+    sides = []
+    for side in (0, 1):
+        parts = []
+        for k, sample in enumerate(samples):
+            labels = sample[side][0].numpy().astype(np.int64)
+            labels = np.where(labels > 0, labels + 1000 * k, 0)
+            parts.append(np.pad(labels, ((0, height - len(labels)), (0, 0))))
+        sides.append(np.concatenate(parts, 1))
+    result, wanted = run(samples), object_scores(overlaps(sides[1], sides[0]))
+    assert {name: result[name] for name in SCORES} == pytest.approx(wanted, abs=1e-11)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_seg_is_the_naive_loop(seed: int) -> None:
-    truth = random_labels(ids=6)
-    prediction = np.where(
-        RNG.random(truth.shape) < 0.15, random_labels(ids=6), shifted(truth, seed % 3)
-    )
-    scores = naive_seg(truth, prediction)
-    total, count = seg_sum(overlaps(truth, prediction))
-    assert count == len(scores) and total == pytest.approx(sum(scores))
-
-
-@pytest.mark.parametrize(("by", "score"), [(0, 1), (2, 8 / 12), (4, 6 / 14), (5, 0), (9, 0)])
-def test_shifted_squares(by: int, score: float) -> None:
-    """A square of side 10 moved by s: (10 - s) / (10 + s), and 0 from half on."""
-    truth = np.zeros((20, 40), np.int32)
-    truth[5:15, 5:15] = 1
-    metric = SEG()
-    metric.update(torch.tensor(shifted(truth, by))[None], torch.tensor(truth)[None])
-    assert metric.compute().item() == pytest.approx(score)
-
-
-def test_pooled_over_objects_and_averaged_over_images() -> None:
+def test_few_and_many_objects_by_hand() -> None:
     one, many = np.zeros((8, 30), np.int32), np.zeros((8, 30), np.int32)
     one[:4, :4] = 1
     for i in range(5):
@@ -97,49 +75,83 @@ def test_pooled_over_objects_and_averaged_over_images() -> None:
     empty = np.zeros((8, 30), np.int32)
     truth = torch.tensor(np.stack([one, many, empty]))
     prediction = torch.tensor(np.stack([empty, many, many]))
-    pooled, averaged = SEG(), ImageSEG()
-    for metric in (pooled, averaged):
-        metric.update(prediction, truth)
-    assert pooled.compute().item() == pytest.approx(5 / 6)
-    assert averaged.compute().item() == pytest.approx(1 / 2)  # the empty image says nothing
-    both = object_metrics()
-    both.update(prediction, truth)
-    scores = {name: value.item() for name, value in both.compute().items()}
-    assert scores == pytest.approx({"seg": 5 / 6, "image_seg": 1 / 2})
+    result = run([(prediction, truth)])
+    wanted = {"seg": 5 / 6, "ap50": 5 / 11, "ap": 5 / 11, "aji": 5 / 11, "pq": 10 / 16}
+    # The image without true objects counts 0, but has no SEG.
+    wanted |= {"image_seg": 1 / 2, "image_ap50": 1 / 3, "image_ap": 1 / 3, "image_aji": 1 / 3}
+    wanted |= {"count_error": 4, "image_count_error": 4 / 3, "image_matched_iou": 1 / 2}
+    assert {name: result[name] for name in wanted} == pytest.approx(wanted)
 
 
-def test_without_objects_it_is_nan_and_states_add_up() -> None:
-    metric, halves = SEG(), (SEG(), SEG())
-    nothing = torch.zeros(1, 4, 4, dtype=torch.int32)
-    metric.update(nothing, nothing)
-    assert math.isnan(metric.compute())
-    for half in halves:
-        truth, prediction = (torch.tensor(random_labels())[None] for _ in range(2))
-        half.update(prediction, truth)
-        metric.update(prediction, truth)
-    first, second = halves
-    first.total, first.count = first.total + second.total, first.count + second.count
-    assert metric.compute() == first.compute()  # to the bit
+def test_order_and_batches_do_not_matter_to_the_bit() -> None:
+    samples = [sample for sample in make_samples() if sample[0].shape == (1, 128, 160)]
+    wanted = run(samples)
+    assert repr(run(samples[::-1])) == repr(wanted)
+    stacked = torch.cat([p for p, _ in samples]), torch.cat([t for _, t in samples])
+    assert repr(run([stacked])) == repr(wanted)
+
+
+def test_names_prefix_clones_and_reset() -> None:
+    samples = make_samples()
+    metrics = object_metrics()
+    val, test = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
+    val.update(*samples[0])
+    first = {name: score.item() for name, score in val.compute().items()}
+    assert set(first) == {f"val/{image}{name}" for name in SCORES for image in ("", "image_")}
+    assert first["val/ap50"] == object_scores(table(samples[0]))["ap50"]
+    test.update(*samples[4])
+    assert test.compute()["test/seg"] != first["val/seg"]
+    val.reset()
+    val.update(*samples[0])
+    assert {name: score.item() for name, score in val.compute().items()} == first
+
+
+def test_forward_gives_the_batch_and_accumulates() -> None:
+    samples = make_samples()[:3]
+    metric = ObjectScores()
+    for sample in samples:
+        batch = {name: score.item() for name, score in metric(*sample).items()}
+        assert batch == run([sample])
+    assert {name: score.item() for name, score in metric.compute().items()} == run(samples)
+
+
+def test_no_image_is_no_score_and_no_objects_are() -> None:
+    with pytest.warns(UserWarning, match="before the ``update`` method"):
+        assert all(map(math.isnan, ObjectScores().compute().values()))
+    nothing = torch.zeros(2, 4, 4, dtype=torch.int32)
+    result = run([(nothing, nothing)])
+    missing = {name for name, value in result.items() if math.isnan(value)}
+    assert missing == {"seg", "matched_iou", "image_seg", "image_matched_iou"}
+    assert result["pq"] == result["image_ap"] == 1 and result["count_error"] == 0
+    assert all(map(math.isnan, run([(nothing[:0], nothing[:0])]).values()))
+
+
+def test_states_stay_integers_and_survive() -> None:
+    metric = ObjectScores().to(torch.bfloat16)
+    metric.set_dtype(torch.float16)
+    metric.update(*make_samples()[0])
+    for state in (metric.counts, metric.image_sums, metric.images):
+        assert state.dtype == torch.int64
+    copy = pickle.loads(pickle.dumps(metric))
+    assert {score.dtype for score in copy.compute().values()} == {torch.float64}
+    assert copy.compute() == metric.compute() and metric.state_dict() == {}
+
+
+def test_refused_maps_leave_the_state_alone() -> None:
+    samples, metric = make_samples(), ObjectScores()
+    metric.update(*samples[0])
+    labels = torch.zeros(4, 4, dtype=torch.int32)
+    for one, other in ((labels, labels), (labels[None], labels[None, :3])):
+        with pytest.raises(ValueError, match=r"must both be \(B, H, W\)"):
+            metric.update(one, other)
+    with pytest.raises(ValueError, match="must be integers, got float32"):
+        metric.update(labels[None], labels[None].float())
+    assert {name: score.item() for name, score in metric.compute().items()} == run(samples[:1])
 
 
 def test_no_warning_where_a_process_had_no_image() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with patch("torch.distributed.is_initialized", return_value=True):
-            metric = SEG(dist_sync_on_step=False, sync_on_compute=False)
-            assert math.isnan(metric.compute())
-
-
-def test_states_stay_integers() -> None:
-    metric = SEG().to(torch.bfloat16)
-    metric.set_dtype(torch.float16)
-    assert metric.total.dtype == metric.count.dtype == torch.int64
-
-
-def test_shapes_that_differ() -> None:
-    labels = torch.zeros(4, 4, dtype=torch.int32)
-    for one, other in ((labels, labels), (labels[None], labels[None, :3])):
-        with pytest.raises(ValueError, match=r"must both be \(B, H, W\)"):
-            SEG().update(one, other)
-    with pytest.raises(ValueError, match="differ in shape"):
-        overlaps(np.zeros((4, 4), int), np.zeros((4, 5), int))
+            metric = ObjectScores(dist_sync_on_step=False, sync_on_compute=False)
+            assert math.isnan(metric.compute()["pq"])

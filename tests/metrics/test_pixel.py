@@ -1,17 +1,13 @@
-"""Accumulation, sharing of states, and the same figures on any number of processes."""
+"""Accumulation and sharing of states."""
 
 import math
-import multiprocessing
 import pickle
-import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped]  # ships no types
-from torch import Tensor, distributed
-from torch.multiprocessing.spawn import start_processes
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from segmentation.metrics import (
@@ -291,64 +287,3 @@ def test_gpu_and_cpu_agree() -> None:
     samples = make_samples()
     on_gpu = run(make_metrics().to("cuda"), [(p.cuda(), m.cuda()) for p, m in samples])
     assert on_gpu == pytest.approx(run(make_metrics(), samples), abs=1e-12)
-
-
-# Several processes
-
-SHARES = {  # of the 13 samples, by number of processes
-    "nearly even": {1: [13], 2: [7, 6], 3: [5, 4, 4]},
-    "uneven": {1: [13], 2: [2, 11], 3: [10, 1, 2]},
-    "none on one": {1: [13], 2: [0, 13], 3: [6, 0, 7]},
-}
-WORLDS = (1, 2, 3)
-GROUPS: list[Any] = []  # kept: torch 2.6 can hang in the destructor of a group
-
-
-def work(rank: int, folder: Path) -> None:
-    """Score this rank's share of the samples in a group of one, two and three processes."""
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    for world in range(rank + 1, max(WORLDS) + 1):
-        group = f"file://{folder}/group{world}"
-        distributed.init_process_group("gloo", init_method=group, rank=rank, world_size=world)
-        for name, shares in SHARES.items():
-            start = sum(shares[world][:rank])
-            metrics = make_metrics()
-            values = run(metrics, make_samples()[start : start + shares[world][rank]])
-            torch.save((values, summed_states(metrics)), folder / f"{name}, {rank} of {world}")
-        GROUPS.append(distributed.group.WORLD)
-        distributed.destroy_process_group()
-
-
-def summed_states(metrics: MetricCollection) -> dict[str, Tensor]:
-    """The states of all metrics, summed over the processes of the group if there is one."""
-    states: dict[str, Tensor] = {}
-    for name, metric in metrics.items():
-        with metric.sync_context(should_unsync=distributed.is_initialized()):
-            for key, state in metric.metric_state.items():
-                states[f"{name}.{key}"] = torch.as_tensor(state).clone()
-    return states
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of all groups: three processes are started once and form one group after another."""
-    folder = tmp_path_factory.mktemp("processes")
-    # Importing torchmetrics takes seconds: the fork server does so once for all processes.
-    multiprocessing.set_forkserver_preload(["torchmetrics", "sklearn.metrics"])
-    start_processes(work, (folder,), nprocs=max(WORLDS), start_method="forkserver")  # type: ignore[no-untyped-call]  # torch has none
-    return folder
-
-
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name", SHARES)
-def test_same_figures_on_any_number_of_processes(folder: Path, name: str, world: int) -> None:
-    metrics = make_metrics()
-    expected = run(metrics, make_samples())
-    expected_states = summed_states(metrics)
-    assert sum(SHARES[name][world]) == 13
-    for rank in range(world):
-        values, states = torch.load(folder / f"{name}, {rank} of {world}", weights_only=True)
-        assert values == expected  # bit for bit
-        assert states.keys() == expected_states.keys()
-        assert all(torch.equal(states[key], expected_states[key]) for key in states)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from segmentation.data.audit.duplicates import EDGES, Duplicates, Pair
-from segmentation.data.audit.pictures import closeup, histogram, histogram_of, side_by_side
+from segmentation.data.audit.pictures import closeup, side_by_side
 from segmentation.data.audit.samples import FLAWS, Facts
 from segmentation.data.cache import Store
+from segmentation.html import ROWS, document, figure, histogram, histogram_of, table
 
-ROWS = 60  # of a table; all are in the JSON
 PAIRS = 24  # shown as pictures
 CLOSEUPS = 12  # of each flaw
 
@@ -20,18 +20,6 @@ FLAW_TITLES = {
     "holes": "Holes",
     "small": "Objects of a few pixels",
 }
-STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222}
-h1,h2,h3{line-height:1.2}h2{margin-top:2em;border-bottom:1px solid #ccc}code{font-size:.9em}
-table{border-collapse:collapse;margin:.6em 0;font-size:.88em}td,th{padding:.2em .7em;
-text-align:left;border-bottom:1px solid #e4e4e4;vertical-align:top;overflow-wrap:anywhere}
-th{background:#f4f4f4}
-figure{margin:1em 0;display:inline-block;max-width:100%}figcaption{font-size:.85em;max-width:964px;
-overflow-wrap:anywhere}img{max-width:100%}.close{width:192px;margin:.4em}svg{width:468px;
-max-width:100%;margin:.5em 1em .5em 0}rect{fill:#4a78b5}text{font-size:10px;fill:#444}
-.t{font-size:13px;fill:#000}.r{text-anchor:end}.g{stroke:#e8e8e8}.m{stroke:#d22;stroke-dasharray:4}
-.bad{color:#b00020;font-weight:600}.ok{color:#2a7a2a}
-"""
 
 
 def page(report: dict[str, Any], store: Store, facts: Sequence[Facts], found: Duplicates) -> str:
@@ -53,10 +41,7 @@ def page(report: dict[str, Any], store: Store, facts: Sequence[Facts], found: Du
         _labels(report, store, facts),
         _distributions(report["distributions"], facts),
     ]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
-    )
+    return document(title, "".join(body))
 
 
 def _overview(report: dict[str, Any]) -> str:
@@ -158,7 +143,7 @@ def _duplicates(report: dict[str, Any], store: Store, found: Duplicates) -> str:
     )
     for pair, row in list(zip(found.pairs, pairs, strict=True))[:PAIRS]:
         url = side_by_side(store[places[pair.first]], store[places[pair.second]])
-        text += _figure(url, " · ".join(row))
+        text += figure(url, " · ".join(row))
     return text + _table(("first", "second", "difference", "IoU of the masks"), pairs)
 
 
@@ -195,7 +180,7 @@ def _labels(report: dict[str, Any], store: Store, facts: Sequence[Facts]) -> str
         for flaw, name in odd[:CLOSEUPS]:
             url = closeup(store[places[name]], flaw.object, flaw.x, flaw.y)
             about = f"{escape(name)}, x {flaw.x}, y {flaw.y}: {flaw.value:,} {unit}"
-            text += _figure(url, about, "close")
+            text += figure(url, about, "close")
     return text
 
 
@@ -233,17 +218,7 @@ def _distributions(found: dict[str, Any], facts: Sequence[Facts]) -> str:
 
 
 def _table(head: Iterable[str], rows: Sequence[Iterable[str]]) -> str:
-    """Rows of HTML, at most ``ROWS`` of them."""
-    text = f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>"
-    for row in rows[:ROWS]:
-        text += f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
-    more = f"<p>… and {len(rows) - ROWS:,} more in audit.json.</p>" if len(rows) > ROWS else ""
-    return f"<table>{text}</table>{more}"
-
-
-def _figure(url: str, about: str, style: str = "") -> str:
-    image = f'<img src="{url}" alt="">'
-    return f'<figure class="{style}">{image}<figcaption>{about}</figcaption></figure>'
+    return table(head, rows, "audit.json")
 
 
 def _number(value: float | None) -> str:

@@ -1,7 +1,6 @@
-"""Pictures and histograms of the page."""
+"""Pictures of the page."""
 
 import base64
-from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -11,8 +10,6 @@ from segmentation.data.audit.pictures import (
     ODD,
     OUTLINE,
     closeup,
-    histogram,
-    histogram_of,
     outlined,
     side_by_side,
 )
@@ -64,22 +61,3 @@ def test_closeups_show_the_object(x: int, y: int, scale: int) -> None:
     pixels = decode(closeup(sample("a", image, labels), 3, x * scale, y * scale)).astype(int)
     assert max(pixels.shape) <= 192
     assert (np.abs(pixels - ODD).sum(2) < 150).any()
-
-
-def test_histogram_is_right_and_is_xml() -> None:
-    svg = ElementTree.fromstring(histogram("a < b", [0, 1, 2, 4], [9, 0, 99], mark=3))
-    bars = svg.findall("rect")
-    assert [bar.findtext("title") for bar in bars] == ["0 – 1: 9", "2 – 4: 99"]
-    heights = [float(bar.attrib["height"]) for bar in bars]
-    assert heights[1] / heights[0] == pytest.approx(2, abs=0.01)  # log10 of one more
-    (line,) = (line for line in svg.findall("line") if line.attrib["class"] == "m")
-    left, step = float(bars[0].attrib["x"]), float(bars[1].attrib["x"]) - float(bars[0].attrib["x"])
-    assert float(line.attrib["x1"]) == pytest.approx(left + step / 2 * 2.5, abs=0.2)
-
-
-@pytest.mark.parametrize("log", [False, True])
-@pytest.mark.parametrize("values", [[0], [1], [5, 5], [0, 1, 1000], [0.25, 0.5], [3.0] * 7])
-def test_histograms_count_all(values: list[float], log: bool) -> None:
-    svg = ElementTree.fromstring(histogram_of("x", values, log))
-    titles = [bar.findtext("title") or "" for bar in svg.findall("rect")]
-    assert sum(int(title.rpartition(": ")[2]) for title in titles) == len(values)

@@ -1,0 +1,72 @@
+"""Averages of the weights over training: what is validated, kept as the best, and tested."""
+
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim.swa_utils import get_ema_avg_fn
+
+from segmentation.errors import UserError
+
+
+class AveragedWeights(WeightAveraging):
+    """Validate, keep and test the average of the weights instead of the last ones.
+
+    With ``decay`` an exponential moving average over steps (Polyak & Juditsky 1992; ``decay`` d
+    looks back about 1 / (1 - d) steps); without, the plain mean of the weights after each epoch
+    from ``start_epoch`` on (stochastic weight averaging, Izmailov et al. 2018, arXiv:1803.05407).
+    Checkpoints hold the average where ``predict`` and ``test`` look for weights, and the last
+    weights beside it, to go on from.
+
+    Lightning's own callback restores the *last* weights when the best checkpoint is tested at the
+    end of ``fit``: the score would be of other weights than ``predict`` uses. This one does not.
+
+    Args:
+        decay: In 0…1, or ``null``.
+        start_epoch: Average from this epoch on, counted from 0; until then it is the last weights.
+
+    Raises:
+        UserError: A value is out of its range.
+    """
+
+    def __init__(self, decay: float | None = 0.998, start_epoch: int = 0) -> None:
+        if decay is not None and not 0 < decay < 1:
+            raise UserError(f"AveragedWeights.decay: {decay} is not between 0 and 1")
+        if start_epoch < 0:
+            raise UserError(f"AveragedWeights.start_epoch: {start_epoch} must not be negative")
+        # Batch norm's statistics are averaged like the weights that they belong to.
+        average = None if decay is None else get_ema_avg_fn(decay)  # type: ignore[no-untyped-call]
+        super().__init__(use_buffers=True, avg_fn=average)
+        self.decay, self.start_epoch = decay, start_epoch
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Update the average, so that the validation which may follow sees it up to date."""
+        if trainer.global_step == self._latest_update_step:
+            return  # gradients are being accumulated
+        assert self._average_model is not None
+        copied = trainer.current_epoch < self.start_epoch
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if self.decay is not None or copied or last:
+            if copied or (self.decay is None and trainer.current_epoch == self.start_epoch):
+                # Nothing averaged so far: the next update copies.
+                self._average_model.n_averaged.zero_()
+            self._average_model.update_parameters(pl_module)
+            self._latest_update_step = trainer.global_step
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing: the epoch's last step did it."""
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """To go on training, the last weights and their average; to test, the average alone."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)

@@ -1,0 +1,1 @@
+"""Scores of finished predictions, from any tool, with intervals; and runs set beside each other."""

@@ -1,0 +1,286 @@
+"""Every score for two folders of masks or label maps, whatever tool they come from."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from segmentation.data.folder import find_images
+from segmentation.data.images import write_bytes
+from segmentation.data.tree import check_root
+from segmentation.errors import UserError
+from segmentation.evaluation.bootstrap import RESAMPLES, percentile_interval, resampled_sums
+from segmentation.evaluation.calibration import (
+    expected_calibration_error,
+    reliability_counts,
+    reliability_curve,
+)
+from segmentation.evaluation.images import TOLERANCE, as_images, finite, score_image
+from segmentation.evaluation.maps import (
+    Facts,
+    Kind,
+    check_same_size,
+    facts_of,
+    find_maps,
+    holds_instances,
+    pair,
+    read_ids,
+    read_probability,
+    to_labels,
+)
+from segmentation.evaluation.scores import resample, scores_of
+from segmentation.evaluation.tables import FILE, Images, write_images
+from segmentation.metrics import functional
+
+METHOD = "prediction"
+_CURVE_RESAMPLES = 1000  # of the sums of whole histograms
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is scored.
+
+    Attributes:
+        names: Of the images, sorted.
+        truth, prediction, probabilities, images: Name ► file; the last two may lack names.
+        instances: Whether truth and prediction are label maps rather than binary masks.
+        left_out: Names that one side alone has.
+    """
+
+    names: list[str]
+    truth: dict[str, Path]
+    prediction: dict[str, Path]
+    probabilities: dict[str, Path]
+    images: dict[str, Path]
+    instances: tuple[bool, bool]
+    left_out: list[str]
+
+    def labels(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Truth and prediction of an image as (H, W) int32 ids.
+
+        Raises:
+            UserError: A file has become unreadable.
+        """
+        first, second = (
+            to_labels(read_ids(side[name]), instances)
+            for side, instances in zip((self.truth, self.prediction), self.instances, strict=True)
+        )
+        return first, second
+
+    @property
+    def objects(self) -> dict[str, str]:
+        """Where the objects of each side come from, in words."""
+        says = ("8-connected components of binary masks", "instance ids of label maps")
+        truth, prediction = self.instances
+        return {"truth": says[truth], "prediction": says[prediction]}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Sums over each image for the curves of probabilities; rows as in the names that have any.
+
+    Attributes:
+        names: Of the images.
+        histograms: (images, 2, bins), see ``functional.probability_histogram``.
+        reliability: (images, 3, bins), see :func:`reliability_counts`.
+    """
+
+    names: list[str]
+    histograms: np.ndarray
+    reliability: np.ndarray
+
+
+def evaluate(
+    truth: Path,
+    prediction: Path,
+    output: Path,
+    probabilities: Path | None = None,
+    images: Path | None = None,
+    labels: Kind = "auto",
+    allow_missing: bool = False,
+) -> dict[str, Any]:
+    """Score a folder of predictions and write ``per_image.csv``, ``scores.json``, ``report.html``.
+
+    All files are read and checked before anything is written. Where the names have folders, these
+    are groups (a subject, a film), and the intervals resample groups, not images.
+
+    Args:
+        truth: Folder of masks or label maps.
+        prediction: The same names, by path without suffix.
+        output: Folder; is made.
+        probabilities: Folder of maps of the probability of the foreground.
+        images: Folder of the images themselves, to be shown under the overlays.
+        labels: What the values mean; ``auto`` finds out for each of the two folders.
+        allow_missing: Leave out what one side alone has.
+
+    Returns:
+        What ``scores.json`` holds.
+
+    Raises:
+        UserError: A folder or a file is at fault, or the output cannot be written.
+    """
+    inputs = find_inputs(truth, prediction, probabilities, images, labels, allow_missing)
+    rows, curves = _score(inputs)
+    table = as_images(rows)
+    report: dict[str, Any] = {
+        "images": len(rows),
+        "left_out": inputs.left_out,
+        "objects": inputs.objects,
+        "boundary_tolerance": TOLERANCE,
+        **_totals(table, curves),
+    }
+    from segmentation.evaluation.page import page
+
+    text = page(report, inputs, table, curves)
+    write_images(output / FILE, rows)
+    write_bytes(output / "scores.json", json.dumps(finite(report), indent=1).encode())
+    write_bytes(output / "report.html", text.encode())
+    return report
+
+
+def find_inputs(
+    truth: Path,
+    prediction: Path,
+    probabilities: Path | None,
+    images: Path | None,
+    labels: Kind,
+    allow_missing: bool,
+) -> Inputs:
+    """Pair the folders, and read every file once to see that it is what it should be.
+
+    Raises:
+        UserError: As :func:`evaluate`.
+    """
+    wanted = find_maps(truth, "--truth")
+    found = find_maps(prediction, "--prediction")
+    names = pair(wanted, found, "--prediction", allow_missing)
+    left_out = set(wanted) ^ set(found)
+    probs: dict[str, Path] = {}
+    if probabilities is not None:
+        probs = find_maps(probabilities, "--probabilities")
+        scored = {name: wanted[name] for name in names}
+        common = pair(scored, probs, "--probabilities", allow_missing)
+        left_out |= set(scored) ^ set(probs)
+        probs = {name: probs[name] for name in common}
+    shown = {} if images is None else find_images(check_root(images, "check --images"))
+    if images is not None and not shown.keys() & set(names):
+        raise UserError(
+            f"--images: none of its {len(shown)} files has the name of one of --truth (such as "
+            f"{next(iter(shown))} and {names[0]}); leave --images out, or rename them"
+        )
+    seen: tuple[dict[Path, Facts], dict[Path, Facts]] = ({}, {})
+    for name in tqdm(names, "checking", disable=None):
+        for side, files in zip(seen, (wanted, found), strict=True):
+            side[files[name]] = facts_of(read_ids(files[name]))
+        size = seen[0][wanted[name]].shape
+        check_same_size(found[name], seen[1][found[name]].shape, wanted[name], size)
+        if name in probs:
+            check_same_size(probs[name], read_probability(probs[name]).shape, wanted[name], size)
+    instances = (
+        holds_instances(seen[0], labels, "--truth"),
+        holds_instances(seen[1], labels, "--prediction"),
+    )
+    return Inputs(names, wanted, found, probs, shown, instances, sorted(left_out))
+
+
+def _score(inputs: Inputs) -> tuple[list[dict[str, Any]], Curves | None]:
+    rows, histograms, reliabilities = [], [], []
+    for name in tqdm(inputs.names, "scoring", disable=None):
+        truth, prediction = inputs.labels(name)
+        row: dict[str, Any] = {"method": METHOD, "id": name, "kind": ""}
+        row |= {"group": name.rpartition("/")[0], **score_image(truth, prediction)}
+        if inputs.probabilities:
+            row |= {"auroc": math.nan, "average_precision": math.nan, "ece": math.nan}
+        if name in inputs.probabilities:
+            probs = read_probability(inputs.probabilities[name])
+            pixels = torch.from_numpy(probs)[None], torch.from_numpy(truth > 0)[None]
+            hist = functional.probability_histogram(*pixels)
+            histograms.append(hist.numpy())
+            reliabilities.append(reliability_counts(probs, truth > 0))
+            row |= {
+                **_ranking(hist),
+                "ece": float(expected_calibration_error(reliabilities[-1])),
+            }
+        rows.append(row)
+    if not histograms:
+        return rows, None
+    names = [name for name in inputs.names if name in inputs.probabilities]
+    return rows, Curves(names, np.stack(histograms), np.stack(reliabilities))
+
+
+def _totals(table: Images, curves: Curves | None) -> dict[str, Any]:
+    """Scores over all images with their intervals."""
+    values, intervals, images = {}, {}, {}
+    scores = scores_of(table.columns)
+    drawn = resample(list(scores.values()), table.clusters)
+    for score, several in zip(scores.values(), drawn, strict=True):
+        values[score.name], images[score.name] = score.value, score.images
+        intervals[score.name] = percentile_interval(several)
+    result: dict[str, Any] = {METHOD: values, "intervals": intervals, "images_with": images}
+    result["resampled"] = {
+        "what": "images" if table.clusters is None else "groups",
+        "how_many": len(set(table.clusters or table.ids)),
+        "times": RESAMPLES,
+        "level": 0.95,
+    }
+    if curves is not None:
+        totals, ends = _curve_totals(curves, table)
+        values |= totals
+        intervals |= ends
+        images |= dict.fromkeys(totals, len(curves.names))
+        result["reliability"] = reliability_curve(curves.reliability.sum(0))
+    return result
+
+
+def _curve_totals(
+    curves: Curves, table: Images
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """AUROC, average precision and ECE over all pixels, and their intervals."""
+    groups = dict(zip(table.ids, table.groups, strict=True))
+    clusters = None if table.clusters is None else [groups[name] for name in curves.names]
+    shape = curves.histograms.shape[1:]
+    flat = curves.histograms.reshape(len(curves.names), -1)
+    drawn = resampled_sums(flat, clusters, _CURVE_RESAMPLES)
+    several = [_ranking(torch.from_numpy(one.reshape(shape)).long()) for one in drawn]
+    values = _ranking(torch.from_numpy(curves.histograms.sum(0)))
+    intervals = {
+        name: percentile_interval(np.array([one[name] for one in several])) for name in values
+    }
+    counts = curves.reliability
+    drawn = resampled_sums(counts.reshape(len(counts), -1), clusters)
+    values["ece"] = float(expected_calibration_error(counts.sum(0)))
+    resampled = expected_calibration_error(drawn.reshape(-1, *counts.shape[1:]))
+    intervals["ece"] = percentile_interval(resampled)
+    return values, intervals
+
+
+def _ranking(hist: torch.Tensor) -> dict[str, float]:
+    return {
+        "auroc": float(functional.auroc_from_histogram(hist)),
+        "average_precision": float(functional.average_precision_from_histogram(hist)),
+    }
+
+
+def format_scores(report: dict[str, Any], names: Iterable[str] | None = None) -> str:
+    """The table that is printed."""
+    values, intervals = report[METHOD], report["intervals"]
+    drawn = report["resampled"]
+    lines = [
+        f"Scores of {report['images']} images (image_…: mean over images, others pooled; 95 % "
+        f"bootstrap intervals over {drawn['how_many']} {drawn['what']})",
+        f"objects of the truth: {report['objects']['truth']}",
+        f"objects of the prediction: {report['objects']['prediction']}",
+    ]
+    if report["left_out"]:
+        lines.append(f"left out, for one side lacks them: {len(report['left_out'])}")
+    for name in names or values:
+        if name in values:
+            low, high = intervals[name]
+            lines.append(f"{name:24}{values[name]:10.4f}   [{low:.4f}, {high:.4f}]")
+    return "\n".join(lines)

@@ -1,0 +1,33 @@
+"""Folders of label maps and predictions to be scored."""
+
+from pathlib import Path
+
+import numpy as np
+
+from segmentation.data.images import write_image
+
+
+def grid(shift: int = 0, skip: int = 0) -> np.ndarray:
+    """Nine squares of 6×6 in 48×60, moved down by some pixels, without the first so many."""
+    labels = np.zeros((48, 60), np.uint16)
+    for k in range(skip, 9):
+        y, x = 4 + 14 * (k // 3) + shift, 4 + 18 * (k % 3)
+        labels[y : y + 6, x : x + 6] = k + 1
+    return labels
+
+
+def write(folder: Path, maps: dict[str, np.ndarray], suffix: str = ".tif") -> Path:
+    """One file a map."""
+    for name, pixels in maps.items():
+        write_image(folder / f"{name}{suffix}", pixels)
+    return folder
+
+
+def truth(folder: Path, names: str = "abcdef") -> Path:
+    """The same squares for each letter."""
+    return write(folder, {name: grid() for name in names})
+
+
+def shifted(folder: Path, shifts: dict[str, int]) -> Path:
+    """The squares moved; by s pixels their IoU is (6 - s) / (6 + s)."""
+    return write(folder, {name: grid(shift) for name, shift in shifts.items()})

@@ -1,0 +1,204 @@
+"""Two folders scored: numbers, files and refusals."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from segmentation.__main__ import main
+from segmentation.data.images import write_image
+from segmentation.evaluation.evaluate import evaluate
+from segmentation.evaluation.tables import read_images
+from tests.evaluation.folders import grid, shifted, truth, write
+from tests.helpers import refusal
+
+SHIFTS = {"a": 0, "b": 0, "c": 1, "d": 1, "e": 2, "f": 3}
+IOUS = np.array([1, 1, 5 / 7, 5 / 7, 4 / 8, 3 / 9])
+
+
+class Sound(HTMLParser):
+    """Raises where tags do not nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_scores_in_closed_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth(tmp_path / "t")
+    shifted(tmp_path / "p", SHIFTS)
+    argv = [f"--{k}={tmp_path / v}" for k, v in (("truth", "t"), ("prediction", "p"))]
+    assert main(["evaluate", *argv, f"--output={tmp_path / 'out'}"]) == 0
+    report = json.loads((tmp_path / "out" / "scores.json").read_text())
+    found = report["prediction"]
+    assert found["image_iou"] == pytest.approx(IOUS.mean())
+    hits = sum(6 - s for s in SHIFTS.values())
+    assert found["iou"] == pytest.approx(hits / (72 - hits))
+    assert found["ap50"] == pytest.approx(45 / 63)  # of 54 true and 54 predicted squares
+    assert found["image_ap50"] == pytest.approx(5 / 6)
+    assert found["image_ap75"] == pytest.approx(2 / 6)
+    assert found["seg"] == pytest.approx(IOUS[:5].sum() / 6)  # half a square is no majority
+    assert found["count_error"] == found["image_abs_count_error"] == 0
+    assert found["image_hd95"] == pytest.approx(np.mean(list(SHIFTS.values())))
+    assert found["image_boundary_f"] < 1
+    assert found.keys() == report["intervals"].keys() == report["images_with"].keys()
+    low, high = report["intervals"]["image_iou"]
+    half = 1.96 * IOUS.std() / np.sqrt(6)
+    assert (low, high) == pytest.approx((IOUS.mean() - half, IOUS.mean() + half), abs=0.06)
+    assert report["resampled"]["what"] == "images"
+    (images,) = read_images(tmp_path / "out" / "per_image.csv").values()
+    assert images.ids == tuple("abcdef") and images.clusters is None
+    np.testing.assert_allclose(images.columns["iou"], IOUS, atol=1e-6)
+    printed = capsys.readouterr().out
+    assert f"image_iou                   {IOUS.mean():.4f}   [{low:.4f}, {high:.4f}]" in printed
+
+
+def test_page_is_sound_and_stands_alone(tmp_path: Path) -> None:
+    names = {"a&<b>": 1, "c": 0}
+    write(tmp_path / "t", {name: grid() for name in names})
+    shifted(tmp_path / "p", names)
+    probs = write(tmp_path / "q", {n: (grid() > 0) * np.uint8(200) for n in names}, ".png")
+    images = write(tmp_path / "i", {n: (grid() > 0) * np.uint8(99) for n in names}, ".png")
+    evaluate(tmp_path / "t", tmp_path / "p", tmp_path / "out", probs, images)
+    text = (tmp_path / "out" / "report.html").read_text()
+    parser = Sound()
+    parser.feed(text)
+    assert not parser.open
+    pictures = [ElementTree.fromstring(svg) for svg in re.findall("<svg.*?</svg>", text)]
+    lines = [p for p in pictures if p.find("polyline") is not None]
+    assert len(lines) == 3 and len(pictures) > 10
+    assert len(re.findall('<img src="data:image/png;base64,', text)) == 4
+    assert "a&amp;&lt;b&gt;" in text and "a&<b>" not in text
+    assert not re.search(r"https?://|<script|<link", text)
+
+
+def test_probabilities(tmp_path: Path) -> None:
+    """One at .8 where the truth is and 0 elsewhere: right order, off by .2 on the foreground."""
+    truth(tmp_path / "t", "ab")
+    probs = write(tmp_path / "q", {n: (grid() > 0) * np.uint8(204) for n in "ab"})
+    report = evaluate(tmp_path / "t", tmp_path / "t", tmp_path / "out", probs)
+    found = report["prediction"]
+    share = 9 * 36 / (48 * 60)
+    assert found["auroc"] == found["average_precision"] == found["image_auroc"] == 1
+    assert found["ece"] == pytest.approx(0.2 * share, abs=1e-6)
+    assert report["intervals"]["ece"] == pytest.approx((found["ece"], found["ece"]))
+    assert [point["foreground"] for point in report["reliability"]] == [0, 1]
+
+
+def test_without_any_object(tmp_path: Path) -> None:
+    """Empty truth: what has no score is null in the JSON, and everything is written."""
+    empty = write(tmp_path / "t", dict.fromkeys("ab", np.zeros((48, 60), np.uint8)))
+    probs = write(tmp_path / "q", dict.fromkeys("ab", np.zeros((48, 60), np.uint8)))
+    report = evaluate(empty, empty, tmp_path / "out", probs)
+    read = json.loads((tmp_path / "out" / "scores.json").read_text(), parse_constant=pytest.fail)
+    assert report["prediction"]["image_iou"] == 1
+    assert read["prediction"]["auroc"] is None and read["prediction"]["seg"] is None
+    assert read["images_with"]["image_seg"] == 0
+
+
+def test_a_mask_has_components(tmp_path: Path) -> None:
+    """Touching objects are one in a mask; the page and the JSON say where objects come from."""
+    touching = np.zeros((20, 20), np.uint8)
+    touching[4:10, 4:8], touching[4:10, 8:12] = 1, 2
+    wanted = write(tmp_path / "t", {"a": touching, "b": touching})
+    masks = write(tmp_path / "p", {n: (touching > 0) * np.uint8(255) for n in "ab"}, ".png")
+    report = evaluate(wanted, masks, tmp_path / "out")
+    assert report["prediction"]["iou"] == 1 and report["prediction"]["count_error"] == -2
+    assert report["objects"]["truth"].startswith("instance ids")
+    assert report["objects"]["prediction"].startswith("8-connected components")
+    other = write(tmp_path / "m", {n: (touching > 0) * np.uint8(1) for n in "ab"})
+    report = evaluate(masks, other, tmp_path / "out")  # written over
+    assert report["prediction"]["ap"] == 1
+
+
+def test_groups_are_resampled(tmp_path: Path) -> None:
+    """Three films of equal frames: as wide as three images, and said."""
+    shifts = {f"{film}/{frame}": k for k, film in enumerate("xyz") for frame in range(8)}
+    write(tmp_path / "t", {name: grid() for name in shifts})
+    shifted(tmp_path / "p", shifts)
+    report = evaluate(tmp_path / "t", tmp_path / "p", tmp_path / "out")
+    assert report["resampled"]["what"] == "groups" and report["resampled"]["how_many"] == 3
+    # Each of three is drawn three times with probability 1/27, more than 2.5 %.
+    assert report["intervals"]["image_iou"] == pytest.approx((0.5, 1))
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "fewer than ten groups" in text
+
+
+def test_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth(tmp_path / "t", "abcd")
+    truth(tmp_path / "p", "bcde")
+    argv = [f"--{k}={tmp_path / v}" for k, v in (("truth", "t"), ("prediction", "p"))]
+    argv = ["evaluate", *argv, f"--output={tmp_path / 'out'}"]
+    assert "--allow-missing" in refusal(capsys, argv)
+    assert not (tmp_path / "out").exists()
+    assert main([*argv, "--allow-missing"]) == 0
+    assert "left out, for one side lacks them: 2" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert report["left_out"] == ["a", "e"] and report["images"] == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "pixels", "told"),
+    [
+        ("prediction", np.zeros((48, 61), np.uint8), r"p/c\.tif: is 48×61 \(H×W\) but its truth"),
+        ("probabilities", np.zeros((40, 60), np.uint8), r"q/c\.tif: is 40×60 \(H×W\) but"),
+        ("prediction", np.zeros((48, 60), np.float32), r"p/c\.tif: a label map of float32"),
+        ("prediction", np.full((48, 60, 3), (0, 9, 0), np.uint8), "this one has colours"),
+        ("images", np.zeros((40, 60), np.uint8), r"t/c\.tif: the mask is 48×60"),
+        ("labels", np.zeros((48, 60), np.uint8), r"t/\w\.tif: a binary mask holds 0 and one"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    option: str,
+    pixels: np.ndarray,
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folders = {"truth": "t", "prediction": "p", "probabilities": "q", "images": "i"}
+    for folder in folders.values():
+        values = np.uint8(200) * (grid() > 0) if folder in "qi" else grid()
+        write(tmp_path / folder, dict.fromkeys("abc", values))
+    if option in folders:
+        write_image(tmp_path / folders[option] / "c.tif", pixels)
+    argv = [f"--{name}={tmp_path / folder}" for name, folder in folders.items()]
+    argv += ["--labels=mask"] if option == "labels" else []
+    line = refusal(capsys, ["evaluate", *argv, f"--output={tmp_path / 'out'}"])
+    assert re.search(told, line)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_of_other_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth(tmp_path / "t", "ab")
+    write(tmp_path / "i", {"x": np.zeros((48, 60), np.uint8)})
+    argv = [f"--{k}={tmp_path / 't'}" for k in ("truth", "prediction")] + [f"--images={tmp_path}/i"]
+    line = refusal(capsys, ["evaluate", *argv, f"--output={tmp_path / 'out'}"])
+    assert "--images: none of its 1 files" in line
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    code = (
+        "import sys\nfrom segmentation.__main__ import main\n"
+        f"try:\n    main([{command!r}, '--help'])\nexcept SystemExit as e:\n    assert not e.code\n"
+        "assert not {'torch', 'numpy', 'cv2', 'scipy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert command in done.stdout

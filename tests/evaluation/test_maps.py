@@ -1,0 +1,188 @@
+"""Folders of masks: paired, read, and told apart."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from segmentation.data.images import write_image
+from segmentation.errors import UserError
+from segmentation.evaluation.maps import (
+    Kind,
+    facts_of,
+    find_maps,
+    holds_instances,
+    pair,
+    read_ids,
+    read_probability,
+    to_labels,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def cells(size: int = 60, step: int = 20) -> np.ndarray:
+    """Nine touching squares: the label map that has most pixels beside another id."""
+    rows = np.arange(size) // step
+    return (1 + rows[:, None] * (size // step) + rows).astype(np.uint16)
+
+
+def blobs(size: int = 60) -> np.ndarray:
+    """Smooth probabilities of four round objects, (H, W) float32."""
+    y, x = np.ogrid[:size, :size]
+    centres = [(15, 15), (15, 45), (45, 15), (45, 45)]
+    distance = np.min([np.hypot(y - a, x - b) for a, b in centres], axis=0)
+    probs: np.ndarray = 1 / (1 + np.exp((distance - 9) / 1.2))
+    return probs.astype(np.float32)
+
+
+def decided(ids: np.ndarray, kind: Kind = "auto") -> bool:
+    return holds_instances({Path("a.png"): facts_of(ids)}, kind, "--prediction")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("name", ["a", "a_mask", "a_cp_masks", "a_labels"])
+def test_names_go_without_suffix_and_ending(tmp_path: Path, suffix: str, name: str) -> None:
+    path = tmp_path / "s1" / f"{name}{suffix}"
+    write_image(path, np.zeros((4, 4), np.uint8))
+    assert find_maps(tmp_path, "--truth") == {"s1/a": path}
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    for name in ("a.png", "a_mask.png"):
+        write_image(tmp_path / name, np.zeros((4, 4), np.uint8))
+    with pytest.raises(UserError, match=r"a_mask\.png: belongs to a as a\.png does"):
+        find_maps(tmp_path, "--truth")
+    with pytest.raises(UserError, match=r"gone.*does not exist; check --truth"):
+        find_maps(tmp_path / "gone", "--truth")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"is empty; check --truth"):
+        find_maps(tmp_path / "empty", "--truth")
+
+
+def test_pairs() -> None:
+    here, there = ({name: Path(name) for name in names} for names in ("abc", "bcd"))
+    assert pair(here, there, "--prediction", allow_missing=True) == ["b", "c"]
+    with pytest.raises(UserError, match=r"--truth: 1 files .* --prediction: a; .*--allow-missing"):
+        pair(here, there, "--prediction", allow_missing=False)
+    with pytest.raises(UserError, match=r"--prediction: 1 files .* --truth: d; "):
+        pair({"b": Path(), "c": Path()}, there, "--prediction", allow_missing=False)
+    with pytest.raises(UserError, match=r"none of its 1 files .* \(such as x and a\)"):
+        pair(here, {"x": Path()}, "--prediction", allow_missing=True)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i2", "i4", "i8", ">u2", ">i4"])
+def test_ids_of_every_integer(tmp_path: Path, dtype: str) -> None:
+    ids = cells().astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", ids)
+    found = read_ids(tmp_path / "a.tif")
+    np.testing.assert_array_equal(found, ids)
+    assert found.dtype in (np.uint8, np.uint16, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "why"),
+    [
+        (np.array([[0, -3]], np.int32), r"id -3 is not within 0 … 2147483647"),
+        (np.array([[0, 2**31]], np.uint32), r"id 2147483648 is not within"),
+        (np.array([[0, 2]], np.float32), r"a label map of float32; save its ids as"),
+        (np.array([[0, 0.5]], np.float32), r"float32 probabilities, not labels; .*--probabil"),
+        (np.zeros((2, 8, 8), np.int32), r"not one plane"),
+        (np.arange(24, dtype=np.uint8).reshape(2, 4, 3), r"this one has colours"),
+    ],
+)
+def test_what_is_no_label_map(tmp_path: Path, pixels: np.ndarray, why: str) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    with pytest.raises(UserError, match=rf"a\.tif: .*{why}"):
+        read_ids(tmp_path / "a.tif")
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", cells().astype(np.int32))
+    data = (tmp_path / "a.tif").read_bytes()
+    for part in (b"", data[:30], data[: len(data) // 2]):
+        (tmp_path / "a.tif").write_bytes(part)
+        for read in (read_ids, read_probability):
+            with pytest.raises(UserError, match=r"a\.tif: "):
+                read(tmp_path / "a.tif")
+    write_image(tmp_path / "a.jpg", np.zeros((8, 8), np.uint8))
+    with pytest.raises(UserError, match="JPEG changes the values"):
+        read_ids(tmp_path / "a.jpg")
+
+
+def test_probabilities_of_every_kind(tmp_path: Path) -> None:
+    probs = blobs()
+    write_image(tmp_path / "a.png", (probs * 255).round().astype(np.uint8))
+    write_image(tmp_path / "b.tif", (probs * 65535).round().astype(np.uint16))
+    tifffile.imwrite(tmp_path / "c.tif", probs)
+    tifffile.imwrite(tmp_path / "d.tif", probs.astype(np.float64))
+    for name, close in (("a.png", 0.5 / 255), ("b.tif", 1e-5), ("c.tif", 0), ("d.tif", 0)):
+        found = read_probability(tmp_path / name)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, probs, rtol=0, atol=close + 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "why"),
+    [
+        (np.array([[0, 1.5]], np.float32), r"from 0 to 1\.5; they must lie in 0 … 1 \(logits"),
+        (np.array([[-0.1, 0.5]], np.float32), r"from -0\.1"),
+        (np.array([[0, np.nan]], np.float32), r"nan"),
+        (np.array([[0, 5]], np.int32), r"probabilities of int32"),
+    ],
+)
+def test_what_is_no_probability(tmp_path: Path, pixels: np.ndarray, why: str) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    with pytest.raises(UserError, match=rf"a\.tif: .*{why}"):
+        read_probability(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("value", [1, 255, 65535])
+def test_two_values_are_a_mask(value: int) -> None:
+    ids = np.zeros((20, 20), np.uint16)
+    ids[2:5, 2:5] = ids[9:12, 9:12] = value
+    assert not decided(ids) and not decided(ids, "mask") and decided(ids, "instances")
+    assert to_labels(ids, instances=False).max() == 2
+    assert to_labels(ids, instances=True).max() == 1
+    assert not decided(np.zeros((20, 20), np.uint8))
+
+
+def test_label_maps_are_known() -> None:
+    assert decided(cells())
+    tiny = cells(60, 4)  # 225 touching objects of 16 pixels
+    assert decided(tiny)
+    np.testing.assert_array_equal(to_labels(tiny * 7, instances=True), tiny)
+    specks = np.zeros((60, 60), np.uint16)
+    specks[::3, ::3] = np.arange(1, 401).reshape(20, 20)  # of one pixel each
+    assert decided(specks)
+    in_parts = specks.copy()
+    in_parts[:30] = cells()[:30]
+    in_parts[in_parts == 5] = 0
+    assert decided(in_parts)
+    # Of a folder of label maps, an image with one object alone is one, too.
+    one = Path("one.png"), facts_of((cells() == 3).astype(np.uint8))
+    assert holds_instances(dict([one, (Path("a.png"), facts_of(cells()))]), "auto", "--truth")
+
+
+def test_binary_is_insisted_on() -> None:
+    with pytest.raises(UserError, match=r"a\.png: a binary mask .* this one holds 9 others"):
+        decided(cells(), "mask")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("noise", [0, 0.02])
+def test_probabilities_are_no_labels(bits: int, noise: float) -> None:
+    probs = np.clip(blobs() + RNG.normal(0, noise, (60, 60)), 0, 1)
+    ids = (probs * (2**bits - 1)).round().astype(f"u{bits // 8}")
+    with pytest.raises(UserError, match=r"a\.png: .*--probabilities.*--labels instances"):
+        decided(ids)
+    assert decided(ids, "instances")
+
+
+def test_classes_are_no_labels() -> None:
+    """Three gray levels, as of background, rim and nucleus, in several objects."""
+    ids = np.digitize(blobs(), [0.3, 0.8]) * 127
+    ids[20:40:4, 55:58] = 127
+    with pytest.raises(UserError, match=r"2 values lie in 1\d separate regions, .*instances"):
+        decided(ids.astype(np.uint8))
