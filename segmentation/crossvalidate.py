@@ -5,9 +5,6 @@ import itertools
 import json
 import shlex
 import statistics
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +18,7 @@ from segmentation.data.splits import PARTS
 from segmentation.errors import UserError
 from segmentation.evaluation.images import finite, summary
 from segmentation.evaluation.tables import ABOUT, FILE, write_images
+from segmentation.process import run_fit
 
 STATE = "crossvalidation.json"
 
@@ -123,30 +121,21 @@ def _write_state(output: Path, words: list[str], folds: int, runs: Any, scores: 
 def _run(arguments: Sequence[str], fold: int, folds: int, output: Path) -> dict[str, Any] | None:
     """Train and test on one fold; ``None`` if that failed, which is said in a line."""
     log, home = output / "logs" / f"fold{fold}.log", output / f"fold{fold}"
-    argv = [
-        *(sys.executable, "-m", "segmentation", "fit", "--trainer.enable_progress_bar=false"),
-        *arguments,
-        *(f"--data.fold={fold}", f"--data.folds={folds}"),
-        # The name that trackers show is that of the experiment, and then of the fold.
-        *(f"--run.root={output.parent}", f"--run.name={output.name}/{home.name}"),
-    ]
-    before = set(home.glob("*"))
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as file:
-            start = time.monotonic()
-            status = subprocess.run(argv, stdout=file, stderr=subprocess.STDOUT).returncode
-            seconds = time.monotonic() - start
-    except OSError as error:
-        raise UserError(
-            f"{log}: cannot be written ({error.strerror}); choose another --output"
-        ) from None
-    folders = [f for f in set(home.glob("*")) - before if (f / FILE).exists()]
-    if status or len(folders) != 1:
-        lines = log.read_text(errors="replace").strip().splitlines() or ["nothing was printed"]
-        print(f"failed    fold {fold}: {lines[-1]} (log: {log})", file=sys.stderr)
+    found = run_fit(
+        [
+            *arguments,
+            *(f"--data.fold={fold}", f"--data.folds={folds}"),
+            # The name that trackers show is that of the experiment, and then of the fold.
+            *(f"--run.root={output.parent}", f"--run.name={output.name}/{home.name}"),
+        ],
+        home,
+        log,
+        f"fold {fold}",
+    )
+    if found is None:
         return None
-    return {"run": str(folders[0].relative_to(output)), "seconds": round(seconds, 1)}
+    folder, seconds = found
+    return {"run": str(folder.relative_to(output)), "seconds": round(seconds, 1)}
 
 
 def _pool(runs: Sequence[Path], output: Path) -> dict[str, Any]:

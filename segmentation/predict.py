@@ -1,80 +1,216 @@
-"""Applying a trained network to a folder of images."""
+"""Applying trained networks to a folder of images."""
 
+import platform
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from segmentation import __version__
 from segmentation.checkpoint import load_task
-from segmentation.data.folder import find_images
-from segmentation.data.images import read_image, write_image, write_table
+from segmentation.data.images import IMAGE_SUFFIXES, write_bytes, write_table
 from segmentation.data.preprocess import Preprocess
+from segmentation.data.stacks import Planes, open_planes
+from segmentation.data.tree import file_stamp, is_junk
 from segmentation.errors import UserError
+from segmentation.outputs import Outputs, rle
+from segmentation.outputs.geojson import encode_features, features
+from segmentation.outputs.manifest import Manifest, sha256
+from segmentation.outputs.measurements import (
+    IMAGE_COLUMNS,
+    OBJECT_COLUMNS,
+    count_objects,
+    measure_objects,
+)
+from segmentation.outputs.outlines import outlines
+from segmentation.outputs.rasters import mask_suffix, smallest_ids, write_pixels
+from segmentation.outputs.rois import encode_rois, rois
 from segmentation.overlays import tint
 from segmentation.task import SegmentationTask
 
-COLUMNS = (
-    "image", "objects", "foreground_pixels", "foreground_share", "mean_area", "median_area"
-)  # fmt: skip
-LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 
-
-@dataclass(frozen=True)
-class Outputs:
-    """What is written for each image, below ``folder``.
+@dataclass
+class Prediction:
+    """What was found in one image file. Lists of maps have one entry for each plane.
 
     Attributes:
-        folder: Gets ``masks/`` and ``objects.csv`` in any case.
-        probabilities: Foreground probability as 16-bit TIFF, 65535 = 1.
-        labels: Instance ids as TIFF: 16 bits, or 32 (float) beyond 65,535 objects.
-        overlays: The image with its objects tinted.
+        planes: The file.
+        masks: (H, W) uint8, 0 or 255.
+        labels: (H, W) int32 instance ids.
+        probabilities: (H, W) uint16, 65535 = 1; empty where not wanted, as are the following.
+        overlays: (H, W, 3) uint8.
+        features: GeoJSON features of all planes.
+        rois: Name and bytes of the ROIs of all planes.
+        tables: Rows of ``images.csv``, ``objects.csv`` and ``rle.csv``.
     """
 
-    folder: Path
-    probabilities: bool = False
-    labels: bool = False
-    overlays: bool = False
+    planes: Planes
+    masks: list[np.ndarray] = field(default_factory=list)
+    labels: list[np.ndarray] = field(default_factory=list)
+    probabilities: list[np.ndarray] = field(default_factory=list)
+    overlays: list[np.ndarray] = field(default_factory=list)
+    features: list[dict[str, Any]] = field(default_factory=list)
+    rois: list[tuple[str, bytes]] = field(default_factory=list)
+    tables: dict[str, list[dict[str, Any]]] = field(
+        default_factory=lambda: {"images": [], "objects": [], "rle": []}
+    )
 
 
 def predict_folder(
-    checkpoint: Path, images: Path, outputs: Outputs, device: str = "auto", tta: bool = False
+    checkpoints: Sequence[Path],
+    images: Path,
+    outputs: Outputs,
+    device: str = "auto",
+    tta: bool = False,
 ) -> int:
-    """Predict every image below ``images``; ``tta`` averages over eight symmetries.
+    """Predict every image below ``images``.
 
-    A file that cannot be read is reported at the end and does not stop the others.
+    What is done already, by the same settings and of unchanged images, is not done again. A file
+    that cannot be read is reported at the end and does not stop the others.
+
+    Args:
+        checkpoints: Written by fit or prune. The probabilities of several are averaged; objects are
+            told apart by the first one's target.
+        images: Folder of images; subfolders are kept.
+        outputs: What to write, and where.
+        device: "auto" or as PyTorch names it.
+        tta: Average over eight symmetries.
 
     Returns:
-        0, or 1 when a file was left out.
+        0, or 1 when a file was left out, or when the output could no longer be written.
 
     Raises:
-        UserError: Checkpoint, folder or device are at fault, or the output cannot be written.
+        UserError: Checkpoints, folders or device are at fault; the checkpoints do not fit together;
+            other settings made what the output folder holds; or it cannot be written at all.
     """
-    if not images.is_dir():
-        raise UserError(f"{images}: no such folder of images; check --data.images")
-    paths = find_images(images)
-    task = load_task(checkpoint).to(_device(device))
-    task.tta = task.tta or tta
-    rows, faults = [], []
-    for name, path in tqdm(paths.items(), "predicting", disable=None):
+    stems = _find_images(images, outputs.folder)
+    tasks = _load(checkpoints, device, tta)
+    manifest = Manifest(
+        outputs.folder,
+        _settings(tasks, checkpoints, images, outputs),
+        {
+            "checkpoints": [str(path) for path in checkpoints],
+            "device": str(tasks[0].device),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "opencv": cv2.__version__,
+            },
+        },
+    )
+    manifest.sweep()
+    faults: dict[str, str] = {}
+    done = 0
+    try:
+        for name, stem in tqdm(stems.items(), "predicting", disable=None):
+            path = images / name
+            try:
+                stamp = _stamp(path)
+                told = manifest.record(name)
+                if told is not None and (told["stamp"], told["stem"]) == (stamp, stem):
+                    done += 1
+                    continue
+                manifest.forget(name)
+                prediction = predict_file(tasks, path, outputs, name, stem)
+            except UserError as error:
+                faults[name] = str(error)
+                continue
+            try:
+                written = _write(prediction, outputs, stem)
+                manifest.finish(name, stamp, written, stem=stem, tables=prediction.tables)
+            except UserError as error:
+                return _stopped(error, done, len(stems))
+            done += 1
         try:
-            image = read_image(path)
+            _write_tables(manifest, list(stems), outputs)
+            manifest.write(list(stems), faults, complete=True)
         except UserError as error:
-            faults.append(str(error))
-            continue
-        probs = probabilities(task, image)
-        relative = Path(name).parent / path.name
-        rows.append({"image": relative.as_posix(), **_write(outputs, relative, task, image, probs)})
-    if rows:
-        write_table(outputs.folder / "objects.csv", COLUMNS, rows)
-        print(f"masks     {outputs.folder / 'masks'} ({len(rows)} images)")
-        print(f"counts    {outputs.folder / 'objects.csv'}")
-    for fault in faults:
+            return _stopped(error, done, len(stems))
+    finally:
+        manifest.sweep()
+    print(f"masks     {outputs.folder / 'masks'} ({done} images)")
+    print(f"tables    {outputs.folder / 'objects.csv'}, {outputs.folder / 'images.csv'}")
+    for fault in faults.values():
         print(f"left out  {fault}", file=sys.stderr)
     return 1 if faults else 0
+
+
+def predict_file(
+    tasks: Sequence[SegmentationTask], path: Path, outputs: Outputs, name: str, stem: str
+) -> Prediction:
+    """Predict one image file, plane by plane; nothing is written.
+
+    Args:
+        tasks: An ensemble, or one.
+        path: The file.
+        outputs: What is wanted of it.
+        name: The image's name in the tables.
+        stem: The same without a suffix, where that is unique: Kaggle's ImageId.
+
+    Raises:
+        UserError: The file cannot be read, or not be prepared as the networks want it.
+    """
+    planes = open_planes(path, min(task.preprocess.channels for task in tasks))
+    # Images too large for one piece belong here: by planes.size to
+    # segmentation.inference.large.predict_large, before any pixel is read.
+    found = Prediction(planes)
+    target = tasks[0].target
+    pixel_size = planes.calibration.pixel_size
+    for number, image in enumerate(planes):
+        try:
+            probs = mean_probabilities(tasks, image)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        foreground = target.foreground(torch.from_numpy(probs)[None])[0].numpy()
+        mask = foreground > target.threshold
+        labels = target.decode(probs)
+        found.masks.append(mask.astype(np.uint8) * 255)
+        found.labels.append(labels)
+        if outputs.probabilities:
+            found.probabilities.append((foreground * 65535).round().astype(np.uint16))
+        if outputs.overlays:
+            rgb = Preprocess(channels=3).prepare(image)
+            found.overlays.append(tint(rgb, mask, mask, opacity=0.4))
+        if outputs.geojson or outputs.rois:
+            objects, position = outlines(labels), planes.position(number)
+            if outputs.geojson:
+                found.features += features(objects, position)
+            if outputs.rois:
+                found.rois += rois(objects, number, position)
+        where = {"image": name, "plane": number}
+        counts = count_objects(labels, mask, pixel_size)
+        measured = measure_objects(labels, image, pixel_size)
+        found.tables["images"].append({**where, **counts})
+        found.tables["objects"] += [{**where, **row} for row in measured]
+        if outputs.rle:
+            image_id = f"{stem}#{number}" if planes.axes else stem
+            codes = rle.run_lengths(labels) or [""]  # an image without objects has a row as well
+            found.tables["rle"] += [
+                dict(zip(rle.COLUMNS, (image_id, c), strict=True)) for c in codes
+            ]
+    return found
+
+
+def mean_probabilities(tasks: Sequence[SegmentationTask], image: np.ndarray) -> np.ndarray:
+    """The mean of what several networks say, each of the image as it was trained to see it.
+
+    Args:
+        tasks: At least one; their targets have the same classes.
+        image: As :func:`probabilities`, which this equals for one task.
+    """
+    total = probabilities(tasks[0], image)
+    for task in tasks[1:]:
+        total += probabilities(task, image)
+    total /= len(tasks)
+    return total
 
 
 @torch.inference_mode()
@@ -90,36 +226,114 @@ def probabilities(task: SegmentationTask, image: np.ndarray) -> np.ndarray:
     return result
 
 
-def _write(
-    outputs: Outputs, name: Path, task: SegmentationTask, image: np.ndarray, probs: np.ndarray
-) -> dict[str, Any]:
-    """Write one image's files and return its row of the table."""
-    foreground = task.target.foreground(torch.from_numpy(probs)[None])[0].numpy()
-    mask = foreground > task.target.threshold
-    labels = task.target.decode(probs)
-    suffix = name.suffix if name.suffix.lower() in LOSSLESS else ".png"
-    write_image(outputs.folder / "masks" / name.with_suffix(suffix), mask.astype(np.uint8) * 255)
-    tiff = name.with_suffix(".tif")
-    if outputs.probabilities:
-        pixels = (foreground * 65535).round().astype(np.uint16)
-        write_image(outputs.folder / "probabilities" / tiff, pixels)
-    if outputs.labels:
-        wide = labels.max(initial=0) > np.iinfo(np.uint16).max
-        write_image(
-            outputs.folder / "labels" / tiff, labels.astype(np.float32 if wide else np.uint16)
+def _find_images(folder: Path, output: Path) -> dict[str, str]:
+    """Every image below a folder: its relative path ► the name of its results, without suffix."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of images; check --data.images")
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"{output}: lies in the images' folder, where masks would be taken for images; use "
+            "another --output"
         )
-    if outputs.overlays:
-        rgb = Preprocess(channels=3).prepare(image)
-        picture = tint(rgb, mask, mask, opacity=0.4)
-        write_image(outputs.folder / "overlays" / name.with_suffix(".png"), picture)
-    areas = np.bincount(labels.reshape(-1))[1:]
+    relative = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    paths = [p for p in relative if p.suffix.lower() in IMAGE_SUFFIXES and not is_junk(str(p))]
+    if not paths:
+        raise UserError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); check the path")
+    # Some file systems do not tell upper from lower case.
+    full = {path.as_posix().casefold() for path in paths}
+    stems = Counter(path.with_suffix("").as_posix().casefold() for path in paths)
+    names = {}
+    for path in paths:
+        stem = path.with_suffix("").as_posix()
+        alone = stems[stem.casefold()] == 1 and stem.casefold() not in full
+        names[path.as_posix()] = stem if alone else path.as_posix()
+    return names
+
+
+def _load(checkpoints: Sequence[Path], device: str, tta: bool) -> list[SegmentationTask]:
+    """The tasks of checkpoints that can be averaged, on their device."""
+    tasks = [load_task(path) for path in checkpoints]
+    first = tasks[0].target
+    for path, task in zip(checkpoints, tasks, strict=True):
+        mine, theirs = (f"{type(t).__name__} ({t.classes} classes)" for t in (task.target, first))
+        if mine != theirs:
+            raise UserError(
+                f"{path}: its target is {mine}, that of {checkpoints[0]} {theirs}; average "
+                "checkpoints of one target"
+            )
+        task.to(_device(device))
+        task.tta = task.tta or tta
+    if len(tasks) > 1:
+        print(f"ensemble  of {len(tasks)} checkpoints")
+    return tasks
+
+
+def _settings(
+    tasks: Sequence[SegmentationTask], checkpoints: Sequence[Path], images: Path, outputs: Outputs
+) -> dict[str, Any]:
+    """All that decides the results, as plain values."""
+    target = tasks[0].target
+    decoding = {k: v for k, v in vars(target).items() if not k.startswith("_")}
     return {
-        "objects": len(areas),
-        "foreground_pixels": int(mask.sum()),
-        "foreground_share": round(float(mask.mean()), 6),
-        "mean_area": round(float(areas.mean()), 2) if len(areas) else "",
-        "median_area": float(np.median(areas)) if len(areas) else "",
+        "version": __version__,
+        "checkpoint_sha256": [sha256(path) for path in checkpoints],
+        "images": str(images.resolve()),
+        "target": {"class": type(target).__name__, **decoding},
+        "tta": [task.tta for task in tasks],
+        "outputs": {k: v for k, v in vars(outputs).items() if k != "folder"},
     }
+
+
+def _stamp(path: Path) -> str:
+    try:
+        return file_stamp(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def _write(found: Prediction, outputs: Outputs, stem: str) -> list[str]:
+    """Write one image's files and return their names below the output folder."""
+    written = []
+
+    def path(kind: str, suffix: str) -> Path:
+        written.append(f"{kind}/{stem}{suffix}")
+        return outputs.folder / written[-1]
+
+    planes, stack = found.planes, bool(found.planes.axes)
+    write_pixels(path("masks", mask_suffix(planes)), np.stack(found.masks), planes)
+    if outputs.labels:
+        ids = smallest_ids(found.labels)
+        fits = outputs.labels == "png" and not stack and ids.dtype == np.uint16
+        write_pixels(path("labels", ".png" if fits else ".tif"), ids, planes)
+    if outputs.probabilities:
+        write_pixels(path("probabilities", ".tif"), np.stack(found.probabilities), planes)
+    if outputs.overlays:
+        suffix = ".tif" if stack else ".png"
+        write_pixels(path("overlays", suffix), np.stack(found.overlays), planes)
+    if outputs.geojson:
+        write_bytes(path("geojson", ".geojson"), encode_features(found.features))
+    if outputs.rois:
+        write_bytes(path("rois", ".zip"), encode_rois(found.rois))
+    return written
+
+
+def _write_tables(manifest: Manifest, images: Sequence[str], outputs: Outputs) -> None:
+    """Write the tables of all images that are done, whenever that was."""
+    wanted = {"objects": OBJECT_COLUMNS, "images": IMAGE_COLUMNS}
+    if outputs.rle:
+        wanted["rle"] = rle.COLUMNS
+    for table, columns in wanted.items():
+        rows = (row for told in manifest.records(images) for row in told["tables"][table])
+        write_table(outputs.folder / f"{table}.csv", columns, rows)
+
+
+def _stopped(error: UserError, done: int, total: int) -> int:
+    """Say in one line how far it went, and return the exit status."""
+    print(
+        f"stopped   {error}; {done} of {total} images are done, and the same command goes on there",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _device(name: str) -> torch.device:

@@ -12,9 +12,6 @@ A row is an experiment's config with a block ``reproduces`` that says what it re
 
 import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +21,7 @@ import yaml
 
 from segmentation.data.images import write_bytes
 from segmentation.errors import UserError
+from segmentation.process import run_fit
 
 SMOKE = (
     "--trainer.max_epochs=1",
@@ -165,29 +163,16 @@ def _run(row: Row, budget: str, seed: int, data: Path, output: Path) -> dict[str
     name = f"{row.key}/{budget}-seed{seed}"
     log = output / "logs" / f"{name.replace('/', '-')}.log"
     root = output / "runs"
-    argv = [
-        *(sys.executable, "-m", "segmentation", "fit", "--config", str(row.path)),
+    arguments = [
+        *("--config", str(row.path)),
         *(f"--data.root={data / dataset(row.path)}", f"--run.root={root}", f"--run.name={name}"),
-        *("--run.wandb=off", "--trainer.enable_progress_bar=false", f"--seed_everything={seed}"),
+        *("--run.wandb=off", f"--seed_everything={seed}"),
         *row.arguments(budget),
     ]
-    before = set((root / name).glob("*"))
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as file:
-            start = time.monotonic()
-            status = subprocess.run(argv, stdout=file, stderr=subprocess.STDOUT).returncode
-            seconds = time.monotonic() - start
-    except OSError as error:
-        raise UserError(
-            f"{log}: cannot be written ({error.strerror}); choose another --output"
-        ) from None
-    folders = [f for f in set((root / name).glob("*")) - before if (f / "scores.json").exists()]
-    if status or len(folders) != 1:
-        lines = log.read_text(errors="replace").strip().splitlines() or ["nothing was printed"]
-        print(f"failed    {row.key}: {lines[-1]} (log: {log})", file=sys.stderr)
+    fitted = run_fit(arguments, root / name, log, row.key)
+    if fitted is None:
         return None
-    (folder,) = folders
+    folder, seconds = fitted
     scores = json.loads((folder / "scores.json").read_text())
     resources = json.loads((folder / "resources.json").read_text())
     return {

@@ -115,7 +115,7 @@ class Runs:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     runs = Runs()
-    monkeypatch.setattr("segmentation.crossvalidate.subprocess.run", runs)
+    monkeypatch.setattr("segmentation.process.subprocess.run", runs)
     return runs
 
 
