@@ -1,10 +1,10 @@
 """Applying trained networks to a folder of images."""
 
+import math
 import platform
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +15,15 @@ from tqdm.auto import tqdm
 
 from segmentation import __version__
 from segmentation.checkpoint import load_task
-from segmentation.data.images import IMAGE_SUFFIXES, write_bytes, write_table
-from segmentation.data.preprocess import Preprocess
-from segmentation.data.stacks import Planes, open_planes
+from segmentation.data.images import IMAGE_SUFFIXES, write_table
+from segmentation.data.stacks import open_planes
 from segmentation.data.tree import file_stamp, is_junk
 from segmentation.errors import UserError
 from segmentation.outputs import Outputs, rle
-from segmentation.outputs.geojson import encode_features, features
 from segmentation.outputs.manifest import Manifest, sha256
-from segmentation.outputs.measurements import (
-    IMAGE_COLUMNS,
-    OBJECT_COLUMNS,
-    count_objects,
-    measure_objects,
-)
-from segmentation.outputs.outlines import outlines
-from segmentation.outputs.rasters import mask_suffix, smallest_ids, write_pixels
-from segmentation.outputs.rois import encode_rois, rois
-from segmentation.overlays import tint
+from segmentation.outputs.measurements import IMAGE_COLUMNS, OBJECT_COLUMNS
+from segmentation.prediction import STREAMED, predict_file, stream_file, write_prediction
 from segmentation.task import SegmentationTask
-
-
-@dataclass
-class Prediction:
-    """What was found in one image file. Lists of maps have one entry for each plane.
-
-    Attributes:
-        planes: The file.
-        masks: (H, W) uint8, 0 or 255.
-        labels: (H, W) int32 instance ids.
-        probabilities: (H, W) uint16, 65535 = 1; empty where not wanted, as are the following.
-        overlays: (H, W, 3) uint8.
-        features: GeoJSON features of all planes.
-        rois: Name and bytes of the ROIs of all planes.
-        tables: Rows of ``images.csv``, ``objects.csv`` and ``rle.csv``.
-    """
-
-    planes: Planes
-    masks: list[np.ndarray] = field(default_factory=list)
-    labels: list[np.ndarray] = field(default_factory=list)
-    probabilities: list[np.ndarray] = field(default_factory=list)
-    overlays: list[np.ndarray] = field(default_factory=list)
-    features: list[dict[str, Any]] = field(default_factory=list)
-    rois: list[tuple[str, bytes]] = field(default_factory=list)
-    tables: dict[str, list[dict[str, Any]]] = field(
-        default_factory=lambda: {"images": [], "objects": [], "rle": []}
-    )
 
 
 def predict_folder(
@@ -119,13 +82,20 @@ def predict_folder(
                     done += 1
                     continue
                 manifest.forget(name)
-                prediction = predict_file(tasks, path, outputs, name, stem)
+                planes = open_planes(path, min(task.preprocess.channels for task in tasks))
+                if planes.size is not None and math.prod(planes.size) > STREAMED:
+                    written, tables = stream_file(tasks, planes, outputs, name, stem)
+                    prediction = None
+                else:
+                    prediction = predict_file(tasks, planes, outputs, name, stem)
+                    tables = prediction.tables
             except UserError as error:
                 faults[name] = str(error)
                 continue
             try:
-                written = _write(prediction, outputs, stem)
-                manifest.finish(name, stamp, written, stem=stem, tables=prediction.tables)
+                if prediction is not None:
+                    written = write_prediction(prediction, outputs, stem)
+                manifest.finish(name, stamp, written, stem=stem, tables=tables)
             except UserError as error:
                 return _stopped(error, done, len(stems))
             done += 1
@@ -141,89 +111,6 @@ def predict_folder(
     for fault in faults.values():
         print(f"left out  {fault}", file=sys.stderr)
     return 1 if faults else 0
-
-
-def predict_file(
-    tasks: Sequence[SegmentationTask], path: Path, outputs: Outputs, name: str, stem: str
-) -> Prediction:
-    """Predict one image file, plane by plane; nothing is written.
-
-    Args:
-        tasks: An ensemble, or one.
-        path: The file.
-        outputs: What is wanted of it.
-        name: The image's name in the tables.
-        stem: The same without a suffix, where that is unique: Kaggle's ImageId.
-
-    Raises:
-        UserError: The file cannot be read, or not be prepared as the networks want it.
-    """
-    planes = open_planes(path, min(task.preprocess.channels for task in tasks))
-    # Images too large for one piece belong here: by planes.size to
-    # segmentation.inference.large.predict_large, before any pixel is read.
-    found = Prediction(planes)
-    target = tasks[0].target
-    pixel_size = planes.calibration.pixel_size
-    for number, image in enumerate(planes):
-        try:
-            probs = mean_probabilities(tasks, image)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-        foreground = target.foreground(torch.from_numpy(probs)[None])[0].numpy()
-        mask = foreground > target.threshold
-        labels = target.decode(probs)
-        found.masks.append(mask.astype(np.uint8) * 255)
-        found.labels.append(labels)
-        if outputs.probabilities:
-            found.probabilities.append((foreground * 65535).round().astype(np.uint16))
-        if outputs.overlays:
-            rgb = Preprocess(channels=3).prepare(image)
-            found.overlays.append(tint(rgb, mask, mask, opacity=0.4))
-        if outputs.geojson or outputs.rois:
-            objects, position = outlines(labels), planes.position(number)
-            if outputs.geojson:
-                found.features += features(objects, position)
-            if outputs.rois:
-                found.rois += rois(objects, number, position)
-        where = {"image": name, "plane": number}
-        counts = count_objects(labels, mask, pixel_size)
-        measured = measure_objects(labels, image, pixel_size)
-        found.tables["images"].append({**where, **counts})
-        found.tables["objects"] += [{**where, **row} for row in measured]
-        if outputs.rle:
-            image_id = f"{stem}#{number}" if planes.axes else stem
-            codes = rle.run_lengths(labels) or [""]  # an image without objects has a row as well
-            found.tables["rle"] += [
-                dict(zip(rle.COLUMNS, (image_id, c), strict=True)) for c in codes
-            ]
-    return found
-
-
-def mean_probabilities(tasks: Sequence[SegmentationTask], image: np.ndarray) -> np.ndarray:
-    """The mean of what several networks say, each of the image as it was trained to see it.
-
-    Args:
-        tasks: At least one; their targets have the same classes.
-        image: As :func:`probabilities`, which this equals for one task.
-    """
-    total = probabilities(tasks[0], image)
-    for task in tasks[1:]:
-        total += probabilities(task, image)
-    total /= len(tasks)
-    return total
-
-
-@torch.inference_mode()
-def probabilities(task: SegmentationTask, image: np.ndarray) -> np.ndarray:
-    """Probabilities of one image as read, (H, W, C) uint8 or uint16 ► (K, H, W) float32.
-
-    The image is prepared as in training; the result has its own size, whatever the network's.
-    """
-    prepared = task.preprocess.prepare(image).transpose(2, 0, 1)
-    batch = torch.from_numpy(np.ascontiguousarray(prepared))[None].to(task.device)
-    probs = task.preprocess.restore(task(batch), (image.shape[0], image.shape[1]))
-    result: np.ndarray = probs[0].cpu().numpy()
-    return result
 
 
 def _find_images(folder: Path, output: Path) -> dict[str, str]:
@@ -289,32 +176,6 @@ def _stamp(path: Path) -> str:
         return file_stamp(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-
-
-def _write(found: Prediction, outputs: Outputs, stem: str) -> list[str]:
-    """Write one image's files and return their names below the output folder."""
-    written = []
-
-    def path(kind: str, suffix: str) -> Path:
-        written.append(f"{kind}/{stem}{suffix}")
-        return outputs.folder / written[-1]
-
-    planes, stack = found.planes, bool(found.planes.axes)
-    write_pixels(path("masks", mask_suffix(planes)), np.stack(found.masks), planes)
-    if outputs.labels:
-        ids = smallest_ids(found.labels)
-        fits = outputs.labels == "png" and not stack and ids.dtype == np.uint16
-        write_pixels(path("labels", ".png" if fits else ".tif"), ids, planes)
-    if outputs.probabilities:
-        write_pixels(path("probabilities", ".tif"), np.stack(found.probabilities), planes)
-    if outputs.overlays:
-        suffix = ".tif" if stack else ".png"
-        write_pixels(path("overlays", suffix), np.stack(found.overlays), planes)
-    if outputs.geojson:
-        write_bytes(path("geojson", ".geojson"), encode_features(found.features))
-    if outputs.rois:
-        write_bytes(path("rois", ".zip"), encode_rois(found.rois))
-    return written
 
 
 def _write_tables(manifest: Manifest, images: Sequence[str], outputs: Outputs) -> None:

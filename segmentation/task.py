@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -123,10 +124,7 @@ class SegmentationTask(LightningModule):
 
         With test-time augmentation and with the other members of an ensemble, where there are any.
         """
-        answers = [
-            d4_mean(task._probabilities, image) if self.tta else task._probabilities(image)
-            for task in (self, *self.members)
-        ]
+        answers = [task._probabilities(image, self.tta) for task in (self, *self.members)]
         return answers[0] if len(answers) == 1 else torch.stack(answers).mean(0)
 
     def add_member(self, task: "SegmentationTask", name: str) -> None:
@@ -244,8 +242,13 @@ class SegmentationTask(LightningModule):
     def _input(self, image: Tensor) -> Tensor:
         return self.preprocess.normalize(image).contiguous(memory_format=self.memory_format)
 
-    def _probabilities(self, image: Tensor) -> Tensor:
-        return self.target.probabilities(padded(self.net, self._input(image), self.stride))
+    def _probabilities(self, image: Tensor, tta: bool = False) -> Tensor:
+        def answer(pixels: Tensor) -> Tensor:
+            return self.target.probabilities(self.net(pixels))
+
+        # Padded once for all symmetries: each in its own way, the same pixels would see others.
+        net = partial(d4_mean, answer) if tta else answer
+        return padded(net, self._input(image), self.stride)
 
     def _evaluate(
         self, batch: Batch, pixels: Any, objects: Any, mean_loss: MeanMetric, tta: bool = False

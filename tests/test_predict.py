@@ -17,7 +17,7 @@ from segmentation.__main__ import main
 from segmentation.checkpoint import load_task
 from segmentation.data.images import read_image, read_mask
 from segmentation.data.synthetic import rle_encode
-from segmentation.predict import mean_probabilities, probabilities
+from segmentation.prediction import mean_probabilities, probabilities
 from tests.helpers import refusal
 from tests.outputs.predicting import ALL, altered, argv, make_checkpoint, make_images, rows
 

@@ -134,16 +134,83 @@ class Preprocess:
                 f"expected (H, W, 1 or 3) uint8 or uint16, got {image.shape} {image.dtype}"
             )
         image = _channels(self._cropped(image), self.channels)
-        image = self._intensity(image)
-        if self.polarity == "dark" and np.median(image) > 127:
-            image = 255 - image
-        if self.gamma != 1:
-            image = cv2.LUT(image, _gamma_table(self.gamma)).reshape(image.shape)
+        values = 1 << (8 * image.dtype.itemsize)
+        # Where nothing depends on the pixels, the table needs no count of them.
+        counts = _counts(image) if self.counted else np.zeros(values, np.int64)
+        if image.dtype != np.uint8 or self.counted or self.gamma != 1:
+            image = self.lookup(counts)[image]
         if self.clahe:
             image = _clahe(image, self.clahe_limit)
         if self.resize is not None:
             image = resize_image(image, self.resize)
         return np.ascontiguousarray(image)
+
+    @property
+    def counted(self) -> bool:
+        """Whether what a pixel becomes depends on the whole image's histogram."""
+        return self.intensity == "percentile" or self.polarity == "dark"
+
+    def histogram(self, window: np.ndarray) -> np.ndarray:
+        """How often each value occurs in a window, (H, W, C) uint8 or uint16, of a large image.
+
+        Returns:
+            (256,) or (65536,) int64. The sum over windows that divide the image is the image's.
+        """
+        return _counts(_channels(window, self.channels))
+
+    def lookup(self, counts: np.ndarray) -> np.ndarray:
+        """What each pixel value becomes: intensity, polarity and gamma in one table.
+
+        Args:
+            counts: (256,) or (65536,), how often each value occurs in the whole image; zeros will
+                do unless :attr:`counted`.
+
+        Returns:
+            uint8, as many as ``counts``.
+        """
+        values, below = len(counts), counts.cumsum()
+        low, high = 0, values - 1
+        if self.intensity == "percentile":
+            # Exact for integers, and ten times faster than sorting. At least one pixel is counted,
+            # so that 0 % is the smallest value that occurs.
+            ranks = np.maximum(np.array([self.low, self.high]) / 100 * below[-1], 1)
+            low, high = (int(value) for value in np.searchsorted(below, ranks))
+        scale = 255 / max(high - low, 1)
+        table = np.clip((np.arange(values) - low) * scale, 0, 255).round().astype(np.uint8)
+        if self.polarity == "dark":
+            # The table does not fall, so that the median's value is the value of the median: of an
+            # even number of pixels, the mean of the two in the middle.
+            middle = (below[-1] - 1) // 2 + 1, below[-1] // 2 + 1
+            median = table[np.searchsorted(below, middle)].mean()
+            table = 255 - table if median > 127 else table
+        final: np.ndarray = table if self.gamma == 1 else _gamma_table(self.gamma)[table]
+        return final
+
+    def check_windows(self) -> None:
+        """Refuse what :meth:`prepare_window` cannot do.
+
+        Raises:
+            UserError: A setting needs the whole image at once.
+        """
+        for name in ("clahe", "crop", "resize"):
+            if getattr(self, name):
+                raise UserError(
+                    f"model.preprocess.{name} needs the whole image in memory; predict a smaller "
+                    "image, or train without it to predict window by window"
+                )
+
+    def prepare_window(self, window: np.ndarray, table: np.ndarray) -> np.ndarray:
+        """The window of :meth:`prepare` of the whole image, bit for bit.
+
+        Args:
+            window: (h, w, C) uint8 or uint16 cut from the image, C in {1, 3}.
+            table: :meth:`lookup` of the whole image's histogram.
+
+        Returns:
+            (h, w, ``channels``) uint8.
+        """
+        prepared: np.ndarray = table[_channels(window, self.channels)]
+        return prepared
 
     def prepare_sample(self, sample: Sample) -> Sample:
         """:meth:`prepare` the image; the labels keep their own size, at which they are scored.
@@ -198,23 +265,6 @@ class Preprocess:
         top, left = _corner((array.shape[0], array.shape[1]), self.crop)
         return array[top : top + height, left : left + width]
 
-    def _intensity(self, image: np.ndarray) -> np.ndarray:
-        values = 1 << (8 * image.dtype.itemsize)
-        if self.intensity == "divide":
-            if image.dtype == np.uint8:
-                return image
-            low, high = 0, values - 1
-        else:
-            # By a histogram: exact for integers, and ten times faster than sorting. At least one
-            # pixel is counted, so that 0 % is the smallest value that occurs.
-            counts = np.bincount(image.reshape(-1), minlength=values).cumsum()
-            ranks = np.maximum(np.array([self.low, self.high]) / 100 * image.size, 1)
-            low, high = (int(value) for value in np.searchsorted(counts, ranks))
-        scale = 255 / max(high - low, 1)
-        table = np.clip((np.arange(values) - low) * scale, 0, 255).round().astype(np.uint8)
-        scaled: np.ndarray = table[image]
-        return scaled
-
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize (H, W, C) uint8 or uint16 to ``size`` (height, width).
@@ -248,6 +298,10 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _corner(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
     """Top and left of the crop in the middle."""
     return (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
+
+
+def _counts(image: np.ndarray) -> np.ndarray:
+    return np.bincount(image.reshape(-1), minlength=1 << (8 * image.dtype.itemsize))
 
 
 def _gamma_table(gamma: float) -> np.ndarray:

@@ -14,7 +14,16 @@ import tifffile
 from tifffile import TIFF, TiffFile, TiffPage
 
 from segmentation.data.images import read_image
-from segmentation.data.tiff import _by_opencv, _dress, _is_plain, _refusal, _samples
+from segmentation.data.tiff import (
+    TRUNCATED,
+    by_opencv,
+    byte_order,
+    dress,
+    is_plain,
+    is_whole,
+    refusal,
+    samples,
+)
 from segmentation.errors import UserError
 
 _MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
@@ -23,7 +32,6 @@ _MICROMETRES = {
     "micrometre": 1.0, "pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6,
     "inch": 25400.0, "in": 25400.0,
 }  # fmt: skip
-_DESCRIPTION = 270  # the number of TIFF's tag
 _RESOLUTION_UNITS = {2: "inch", 3: "cm"}
 # Programs write 72 or 300 dpi into any file, for printers. Finer than this it was a microscope.
 _COARSEST = 10.0  # µm; 2540 dpi
@@ -86,7 +94,7 @@ class Planes:
                 for number in pages:
                     page = tiff.pages[number]
                     assert isinstance(page, TiffPage)
-                    if not data and not _is_plain(page):
+                    if not data and not is_plain(page):
                         data = bytearray(self.path.read_bytes())
                     channels.append(_decode(tiff, page, data, str(self.path)))
                 yield channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2)
@@ -132,7 +140,8 @@ def _one_line(path: Path) -> Iterator[None]:
 
 
 def _examine(tiff: TiffFile, path: Path, channels: int) -> Planes:
-    _check_whole(tiff, path)
+    if not is_whole(tiff):
+        raise UserError(f"{path}: {TRUNCATED}")
     series = [s for s in tiff.series if not s.keyframe.is_reduced]  # leave thumbnails out
     first = series[0].keyframe
     size = (first.imagelength, first.imagewidth)
@@ -171,52 +180,22 @@ def _examine(tiff: TiffFile, path: Path, channels: int) -> Planes:
     return Planes(path, axes, lengths, size, _calibration(tiff), pages)
 
 
-def _check_whole(tiff: TiffFile, path: Path) -> None:
-    """Refuse a file that ends early, of which tifffile gives what is left.
-
-    Each page names the place of the next, the last one 0; and the first names the place of the
-    description, which holds the scale and may be the end of the file.
-    """
-    file, kind, order = tiff.filehandle, tiff.tiff, _order(tiff)
-
-    def entries(page: Any) -> bytes:
-        file.seek(page.offset)
-        count = int.from_bytes(file.read(kind.tagnosize), order)
-        return file.read(count * kind.tagsize)
-
-    first, size = entries(tiff.pages.first), kind.offsetsize
-    ends = [0]
-    for start in range(0, len(first), kind.tagsize):
-        entry = first[start : start + kind.tagsize]
-        if int.from_bytes(entry[:2], order) == _DESCRIPTION:
-            length, offset = (int.from_bytes(entry[i : i + size], order) for i in (4, 4 + size))
-            ends.append(offset + length if length > size else 0)
-    entries(tiff.pages[len(tiff.pages) - 1])
-    following = file.read(size)
-    if len(following) < size or any(following) or max(ends) > file.size:
-        raise UserError(f"{path}: the TIFF is truncated; copy or export it again")
-
-
-def _order(tiff: TiffFile) -> Literal["little", "big"]:
-    return "little" if tiff.byteorder == "<" else "big"
-
-
 def _decode(tiff: TiffFile, page: TiffPage, data: bytearray, name: str) -> np.ndarray:
     """One page as (H, W, C), by the rules of :func:`segmentation.data.tiff.decode_tiff`."""
-    refusal = _refusal(page, page.imagedepth)
+    why = refusal(page, page.imagedepth)
     ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    if refusal is None and (not ends or max(ends) > tiff.filehandle.size):
-        refusal = "the TIFF is truncated; copy or export it again"
-    if refusal is not None:
-        raise UserError(f"{name}: {refusal}")
-    if _is_plain(page):
-        pixels = _dress(_samples(page), page, mask=False)
+    if why is None and (not ends or max(ends) > tiff.filehandle.size):
+        why = TRUNCATED
+    if why is not None:
+        raise UserError(f"{name}: {why}")
+    if is_plain(page):
+        pixels = dress(samples(page), page, mask=False)
     else:
         # OpenCV reads the first page: let the header name this one as the first.
         classic = tiff.tiff in (TIFF.CLASSIC_LE, TIFF.CLASSIC_BE)
         place = slice(4, 8) if classic else slice(8, 16)
-        data[place] = int(page.offset).to_bytes(place.stop - place.start, _order(tiff))
-        pixels = _by_opencv(data, page, name, mask=False)  # type: ignore[arg-type]
+        data[place] = int(page.offset).to_bytes(place.stop - place.start, byte_order(tiff))
+        pixels = by_opencv(data, page, name, mask=False)  # type: ignore[arg-type]
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 

@@ -8,6 +8,7 @@ it can by itself, and OpenCV the other compressions, in those layouts alone that
 
 import logging
 from io import BytesIO
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC
 from segmentation.errors import UserError
 
 # What tifffile decodes without the imagecodecs package.
-_PLAIN = (
+PLAIN = (
     COMPRESSION.NONE,
     COMPRESSION.ADOBE_DEFLATE,
     COMPRESSION.DEFLATE,
@@ -31,6 +32,8 @@ _COLOURS: dict[int, int] = {
     PHOTOMETRIC.RGB: 3,
     PHOTOMETRIC.YCBCR: 3,
 }
+TRUNCATED = "the TIFF is truncated; copy or export it again"
+_DESCRIPTION = 270  # the number of TIFF's tag
 _MOST_PIXELS = 2**30  # OpenCV's own limit; a broken or malicious header may ask for any size
 
 logging.getLogger("tifffile").disabled = True  # broken files are reported once, by an exception
@@ -60,33 +63,60 @@ def decode_tiff(data: bytes, name: str, mask: bool) -> np.ndarray:
             page = tiff.pages.first
             planes = len(tiff.pages) * page.imagedepth
             ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-            refusal = _refusal(page, planes) or (
-                "the TIFF is truncated; copy or export it again"
-                if max(ends, default=0) > len(data) or not ends
-                else None
-            )
-            if refusal is None and _is_plain(page):
-                return _dress(_samples(page), page, mask)
+            whole = ends and max(ends) <= len(data) and is_whole(tiff)
+            why = refusal(page, planes) or (None if whole else TRUNCATED)
+            if why is None and is_plain(page):
+                return dress(samples(page), page, mask)
     except Exception as error:  # tifffile raises many kinds on a broken file
-        why = " ".join(str(error).split())
-        raise UserError(f"{name}: the TIFF is broken ({why}); copy or export it again") from None
-    if refusal is not None:
-        raise UserError(f"{name}: {refusal}")
-    return _by_opencv(data, page, name, mask)
+        told = " ".join(str(error).split())
+        raise UserError(f"{name}: the TIFF is broken ({told}); copy or export it again") from None
+    if why is not None:
+        raise UserError(f"{name}: {why}")
+    return by_opencv(data, page, name, mask)
 
 
-def _refusal(page: tifffile.TiffPage, planes: int) -> str | None:
-    """Why this kind of TIFF is not read, and what to do; ``None`` if it is."""
+def is_whole(tiff: tifffile.TiffFile) -> bool:
+    """Whether the file holds all its pages: tifffile gives what is left of one that ends early.
+
+    Each page names the place of the next, the last one 0; and the first names the place of the
+    description, which holds the scale and may be the end of the file.
+    """
+    file, kind, order = tiff.filehandle, tiff.tiff, byte_order(tiff)
+
+    def entries(page: Any) -> bytes:
+        file.seek(page.offset)
+        count = int.from_bytes(file.read(kind.tagnosize), order)
+        return file.read(count * kind.tagsize)
+
+    first, size = entries(tiff.pages.first), kind.offsetsize
+    ends = [0]
+    for start in range(0, len(first), kind.tagsize):
+        entry = first[start : start + kind.tagsize]
+        if int.from_bytes(entry[:2], order) == _DESCRIPTION:
+            length, offset = (int.from_bytes(entry[i : i + size], order) for i in (4, 4 + size))
+            ends.append(offset + length if length > size else 0)
+    entries(tiff.pages[len(tiff.pages) - 1])
+    following = file.read(size)
+    return len(following) == size and not any(following) and max(ends) <= file.size
+
+
+def byte_order(tiff: tifffile.TiffFile) -> Literal["little", "big"]:
+    """As ``int.from_bytes`` names it."""
+    return "little" if tiff.byteorder == "<" else "big"
+
+
+def refusal(page: tifffile.TiffPage, planes: int, most: int = _MOST_PIXELS) -> str | None:
+    """Why a TIFF of this kind or size is not read, and what to do; ``None`` if it is."""
     if planes > 1:
         return f"a stack of {planes} planes; save each plane as its own file"
     if page.dtype not in (np.uint8, np.uint16, np.bool_) or 1 < page.bitspersample < 8:
         kind = page.dtype if page.bitspersample >= 8 else f"of {page.bitspersample} bit"
         return f"pixels are {kind}; save them as 8 or 16 bit integers"
-    if page.imagewidth * page.imagelength > _MOST_PIXELS:
+    if page.imagewidth * page.imagelength > most:
         return f"{page.imagelength}×{page.imagewidth} pixels are too many; cut it into tiles"
     colours = _COLOURS.get(page.photometric)
     if colours is None:
-        return f"colours are stored as {_named(page.photometric)}; convert it to gray or RGB first"
+        return f"colours are stored as {named(page.photometric)}; convert it to gray or RGB first"
     extra = page.samplesperpixel - colours
     # A second channel beside gray is dropped only if the file says that it is alpha.
     alpha = extra == 1 and (colours == 3 or tuple(page.extrasamples) in ((1,), (2,)))
@@ -95,22 +125,22 @@ def _refusal(page: tifffile.TiffPage, planes: int) -> str | None:
     return None
 
 
-def _is_plain(page: tifffile.TiffPage) -> bool:
+def is_plain(page: tifffile.TiffPage) -> bool:
     return (
-        page.compression in _PLAIN
+        page.compression in PLAIN
         and page.bitspersample in (1, 8, 16)
         and page.photometric != PHOTOMETRIC.YCBCR
     )
 
 
-def _samples(page: tifffile.TiffPage) -> np.ndarray:
+def samples(page: tifffile.TiffPage) -> np.ndarray:
     """(H, W, samples) in native byte order, whether stored by pixel or by plane."""
     planes = page.asarray(squeeze=False)[:, 0]  # (separate planes, H, W, samples of a pixel)
     pixels = planes[0] if planes.shape[0] == 1 else planes[..., 0].transpose(1, 2, 0)
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _dress(pixels: np.ndarray, page: tifffile.TiffPage, mask: bool) -> np.ndarray:
+def dress(pixels: np.ndarray, page: tifffile.TiffPage, mask: bool) -> np.ndarray:
     """Apply what the file says its values mean, and drop alpha."""
     if page.photometric == PHOTOMETRIC.RGB:
         return np.ascontiguousarray(pixels[..., :3])
@@ -125,9 +155,9 @@ def _dress(pixels: np.ndarray, page: tifffile.TiffPage, mask: bool) -> np.ndarra
     return pixels
 
 
-def _by_opencv(data: bytes, page: tifffile.TiffPage, name: str, mask: bool) -> np.ndarray:
+def by_opencv(data: bytes, page: tifffile.TiffPage, name: str, mask: bool) -> np.ndarray:
     """LZW, JPEG, CCITT and the like, where OpenCV is known to read the layout rightly."""
-    compression = _named(page.compression)
+    compression = named(page.compression)
     unsupported = UserError(
         f"{name}: this layout of pixels is not read with {compression} compression; save it "
         "without compression, or as PNG"
@@ -166,5 +196,5 @@ def _by_opencv(data: bytes, page: tifffile.TiffPage, name: str, mask: bool) -> n
     return pixels if found == 1 else np.ascontiguousarray(pixels[..., 2::-1])
 
 
-def _named(value: object) -> str:
+def named(value: object) -> str:
     return str(getattr(value, "name", value))

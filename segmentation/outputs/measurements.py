@@ -74,11 +74,17 @@ def count_objects(
         pixel_size: (height, width) in µm; ``None``: those columns stay empty.
     """
     areas = np.bincount(labels.reshape(-1))[1:]
-    areas = areas[areas > 0]
+    return count_areas(areas[areas > 0], int(mask.sum()), mask.size, pixel_size)
+
+
+def count_areas(
+    areas: np.ndarray, foreground_pixels: int, pixels: int, pixel_size: tuple[float, float] | None
+) -> dict[str, Any]:
+    """:func:`count_objects`, from the pixels of each object, of the foreground and of the image."""
     row: dict[str, Any] = {
         "objects": len(areas),
-        "foreground_pixels": int(mask.sum()),
-        "foreground_share": round(float(mask.mean()), 6),
+        "foreground_pixels": foreground_pixels,
+        "foreground_share": round(foreground_pixels / pixels, 6),
     }
     if len(areas):
         row["mean_area"] = round(float(areas.mean()), 2)

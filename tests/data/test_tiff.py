@@ -173,3 +173,13 @@ def test_truncated_or_corrupt(settings: dict[str, Any], capfd: pytest.CaptureFix
         with pytest.raises(UserError, match="the TIFF is broken"):
             decode_image(bytes(broken), "x")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_stack_that_ends_early_is_not_its_first_plane() -> None:
+    data = tiff(np.stack([GRAY, GRAY, GRAY]), photometric="minisblack")
+    with pytest.raises(UserError, match="x: a stack of 3 planes"):
+        decode_image(data, "x")
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        second = file.pages[1].offset  # type: ignore[union-attr]
+    with pytest.raises(UserError, match=r"x: (the TIFF is (truncated|broken)|a stack)"):
+        decode_image(data[: second + 4], "x")

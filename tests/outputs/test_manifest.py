@@ -32,11 +32,11 @@ def predicted(monkeypatch: pytest.MonkeyPatch, stop_at: str = "") -> list[str]:
     seen: list[str] = []
     original = predict_module.predict_file
 
-    def watched(tasks: Any, path: Path, outputs: Any, name: str, stem: str) -> Any:
+    def watched(tasks: Any, planes: Any, outputs: Any, name: str, stem: str) -> Any:
         if name == stop_at:
             raise KeyboardInterrupt
         seen.append(name)
-        return original(tasks, path, outputs, name, stem)
+        return original(tasks, planes, outputs, name, stem)
 
     monkeypatch.setattr(predict_module, "predict_file", watched)
     return seen

@@ -1,0 +1,217 @@
+"""Tiled inference with overlap: an image of any size in the memory of a row of tiles."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segmentation.errors import UserError
+
+Read = Callable[[slice, slice], Tensor]
+
+_TOLERANCE = 4e-6  # of logits; a probability then differs by a quarter of that at most
+_BREADTH = 64  # pixels of the strip on which that is measured
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an image is cut into tiles that overlap, and how their results are blended.
+
+    Args:
+        tile: Height and width of the tiles in pixels. Those at the right and at the bottom may be
+            smaller, and so is the image's only one.
+        stride: What height and width of the network's input must be multiples of.
+        margin: So many pixels beside a tile's edges within the image do not count, for the network
+            sees less around them than there is. From the radius of its receptive field on
+            (:func:`receptive_radius`) tiles say what the network says of the image in one piece.
+        ramp: Over so many pixels beyond the margin the weight grows linearly. With a sufficient
+            margin neighbours agree and no ramp is needed; it hides the seam where they do not.
+
+    Raises:
+        UserError: The tile is no multiple of the stride, or nothing is left of it between the
+            margins.
+    """
+
+    tile: int
+    stride: int
+    margin: int
+    ramp: int = 0
+
+    def __post_init__(self) -> None:
+        if self.margin < 0 or self.ramp < 0:
+            raise UserError(
+                f"the margin of tiles {self.margin} and their ramp {self.ramp} must not be negative"
+            )
+        least = 2 * self.margin + self.ramp + self.stride
+        if self.tile % self.stride or self.tile < least:
+            fit = -(-max(self.tile, least) // self.stride) * self.stride
+            raise UserError(
+                f"a tile of {self.tile} pixels does not do with a margin of {self.margin} at each "
+                f"side, a ramp of {self.ramp} and the network's stride {self.stride}; set it to "
+                f"{fit}, or to a greater multiple of {self.stride}"
+            )
+
+    @property
+    def step(self) -> int:
+        """From one tile to the next: a multiple of the stride."""
+        return (self.tile - 2 * self.margin - self.ramp) // self.stride * self.stride
+
+    def spans(self, length: int) -> list[tuple[int, int]]:
+        """Start and end of the tiles along an axis of ``length`` pixels, a multiple of the stride.
+
+        All start at multiples of the stride, so that poolings fall on the same pixels as they do in
+        one piece.
+        """
+        count = 1 + max(0, -(-(length - self.tile) // self.step))
+        return [(i * self.step, min(i * self.step + self.tile, length)) for i in range(count)]
+
+    def weights(self, length: int) -> list[np.ndarray]:
+        """What each tile counts along an axis: float32, as long as its span.
+
+        At each pixel they sum to 1. A tile's weight is the product of those along both axes.
+        """
+        spans = self.spans(length)
+        sums, parts = np.zeros(length), []
+        for start, end in spans:
+            inside = np.arange(end - start)  # pixels between this one and the tile's first
+            part = np.ones(end - start)
+            for distance, inner in ((inside, start > 0), (inside[::-1], end < length)):
+                if inner:
+                    part *= np.clip((distance - self.margin + 1) / (self.ramp + 1), 0, 1)
+            sums[start:end] += part
+            parts.append(part)
+        pairs = zip(parts, spans, strict=True)
+        return [(part / sums[start:end]).astype(np.float32) for part, (start, end) in pairs]
+
+
+def sliding(
+    net: Callable[[Tensor], Tensor], read: Read, size: tuple[int, int], tiling: Tiling
+) -> Iterator[np.ndarray]:
+    """Apply a network to an image tile by tile, and yield the result from top to bottom.
+
+    The image's border is reflected to a multiple of the stride exactly as by
+    ``segmentation.inference.padding.padded``. So the result is ``padded``'s to rounding (1e-5) if
+    the margin is as wide as the network sees. A network that pools over its whole input (attention,
+    squeeze and excitation, pyramid pooling, instance norm), or interpolates with aligned corners,
+    sees all of it: there, tiles are an approximation, and the smaller the coarser.
+
+    For test-time augmentation let ``net`` average over the symmetries of what it gets: the mean is
+    taken of tiles then, and equals that of the padded image in one piece.
+
+    Args:
+        net: (1, C, h, w) ► (1, K, h, w) float, h and w multiples of the stride; gradients are not
+            asked for.
+        read: Rows and columns of the image ► (C, h, w), any dtype and device that ``net`` takes.
+        size: (H, W) of the image.
+        tiling: Tiles, margins and weights.
+
+    Yields:
+        (K, rows, W) float32, one after another down the image. Memory: one tile in the network, and
+        as many rows of the result as a tile is high.
+    """
+    rows, columns = _padding(size, tiling.stride)
+    top, left = (-side % tiling.stride // 2 for side in size)
+    down, heights = tiling.spans(len(rows)), tiling.weights(len(rows))
+    across, widths = tiling.spans(len(columns)), tiling.weights(len(columns))
+    done, kept = 0, None  # rows that were yielded, and the sum of what lies below them so far
+    for (upper, lower), height, (following, _) in zip(
+        down, heights, [*down[1:], (len(rows), 0)], strict=True
+    ):
+        band = None
+        for (start, end), width in zip(across, widths, strict=True):
+            tile = _window(read, rows[upper:lower], columns[start:end])
+            probs = net(tile[None])[0, :, done - upper :].float().cpu().numpy()
+            if band is None:
+                band = np.zeros((len(probs), lower - done, len(columns)), np.float32)
+                if kept is not None:
+                    band[:, : kept.shape[1]] = kept
+            band[:, :, start:end] += probs * (height[done - upper :, None] * width)
+        assert band is not None
+        final = min(following + tiling.margin, len(rows))
+        inner = slice(max(done, top) - done, min(final, top + size[0]) - done)
+        yield band[:, inner, left : left + size[1]]
+        kept, done = band[:, final - done :], final
+
+
+def receptive_radius(
+    net: Callable[[Tensor], Tensor],
+    channels: int,
+    stride: int,
+    most: int = 512,
+    device: torch.device | str = "cpu",
+) -> int | None:
+    """How far a network sees: the margin from which on tiles agree with the image in one piece.
+
+    Measured rather than derived, so that it holds for any network: noise of all scales, and how
+    deep into a strip of it other noise beyond its ends is felt by more than 4e-6 in the logits, a
+    millionth of a probability. At most that is the radius of the receptive field; where the far
+    parts of that hardly count (deep encoders; Luo et al. 2016, arXiv:1701.04128) it is less.
+
+    Args:
+        net: (1, ``channels``, h, w) ► logits (1, K, h, w); in evaluation mode.
+        channels: Of its input, which is noise of mean 0 and variance 1.
+        stride: What h and w must be multiples of.
+        most: Pixels beyond which there is no need to know.
+        device: Where the network is.
+
+    Returns:
+        Pixels, or ``None`` where they are more than ``most``, as they are if a network pools over
+        its whole input.
+    """
+    breadth = -(-_BREADTH // stride) * stride
+    radius, side = 0, breadth
+    for axis in (-2, -1):
+        while True:
+            # Two runs of one shape compute in one order: where nothing is felt they agree exactly.
+            shape = (4 * side, breadth) if axis == -2 else (breadth, 4 * side)
+            noise, other = (_noise(channels, shape, seed).to(device) for seed in (0, 1))
+            other.narrow(axis, side, 2 * side).copy_(noise.narrow(axis, side, 2 * side))
+            with torch.inference_mode():
+                difference = (net(noise) - net(other)).abs().narrow(axis, side, 2 * side)
+            felt = (difference > _TOLERANCE).movedim(axis, 0).flatten(1).any(1)
+            depths = torch.nonzero(felt[:side] | felt.flip(0)[:side])
+            reach = int(depths.max()) + 1 if len(depths) else 0
+            if reach < side:
+                radius = max(radius, reach)
+                break
+            if side > most:
+                return None
+            side *= 2
+    return radius if radius <= most else None
+
+
+def _padding(size: tuple[int, int], stride: int) -> list[np.ndarray]:
+    """Which row and which column of the image each one of the padded image repeats."""
+    missing = [-side % stride for side in size]
+    reflects = all(more - more // 2 < side for more, side in zip(missing, size, strict=True))
+    axes = []
+    for more, side in zip(missing, size, strict=True):
+        places = np.arange(-(more // 2), side + more - more // 2)
+        if reflects:
+            places = side - 1 - np.abs(side - 1 - np.abs(places))
+        axes.append(np.clip(places, 0, side - 1))
+    return axes
+
+
+def _window(read: Read, rows: np.ndarray, columns: np.ndarray) -> Tensor:
+    """The image at some rows and columns that lie close together: (C, rows, columns)."""
+    top, left = int(rows.min()), int(columns.min())
+    window = read(slice(top, int(rows.max()) + 1), slice(left, int(columns.max()) + 1))
+    if window.shape[-2:] != (len(rows), len(columns)):  # it reaches into the padding
+        window = window[:, torch.from_numpy(rows - top)][:, :, torch.from_numpy(columns - left)]
+    return window
+
+
+def _noise(channels: int, shape: tuple[int, int], seed: int) -> Tensor:
+    """(1, C, H, W) float32 of mean 0 and variance 1: as much of it fine as coarse."""
+    random = torch.Generator().manual_seed(seed)
+    total = torch.zeros(1, channels, *shape)
+    for scale in (1, 4, 16, 64):
+        coarse = (1, channels, -(-shape[0] // scale), -(-shape[1] // scale))
+        noise = torch.randn(coarse, generator=random)
+        wide = F.interpolate(noise, scale_factor=scale)[..., : shape[0], : shape[1]]
+        total += wide / 2  # four of variance 1/4
+    return total
