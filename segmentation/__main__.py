@@ -39,6 +39,8 @@ commands:
              segmentation reproduce SYSTEM[/ROW] --output DIR
   sweep      count, run and look at the runs of a sweep file, without W&B's server
              segmentation sweep run FILE --storage DIR
+  doctor     what of this machine would stop a training or slow it down
+             segmentation doctor --data.root DIR
   weights    the figure of a mask's class and border weights
              segmentation weights --mask FILE --output FIGURE
   synthetic  make nuclei to try everything with
@@ -94,6 +96,7 @@ OWN = (
     "audit",
     "reproduce",
     "sweep",
+    "doctor",
     "weights",
     "synthetic",
 )  # functions in commands.py

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from segmentation.doctor.commands import doctor as doctor
 from segmentation.errors import UserError
 from segmentation.evaluation.commands import compare as compare
 from segmentation.evaluation.commands import evaluate as evaluate
