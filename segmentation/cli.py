@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,20 +15,33 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
+from segmentation.callbacks.preemption import Preemption, leaving
 from segmentation.callbacks.report import TestReport
+from segmentation.callbacks.resume import ContinuedCSVLogger
 from segmentation.callbacks.run_folder import RunFolder
+from segmentation.callbacks.run_logger import RunLogger
+from segmentation.callbacks.run_report import RunReport
+from segmentation.callbacks.tracking import Tracking
 from segmentation.checkpoint import load_task, read_checkpoint, without_download
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
 from segmentation.memory import keep_freed_memory
 from segmentation.messages import one_line, parser_gist, root_cause, shortened
+from segmentation.runs import (
+    RUN_FOLDER,
+    checkpoint_of,
+    finish,
+    first_process,
+    mark,
+    run_folder,
+    unfinished,
+)
 from segmentation.sweeps.arguments import plain_arguments
 from segmentation.task import SegmentationTask, check_loss
 
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
-RUN_FOLDER = "SEGMENTATION_RUN_FOLDER"  # how the processes of one run agree on its folder
 
 
 @dataclass(frozen=True)
@@ -42,19 +54,28 @@ class Run:
         wandb: ``auto`` is online with an account (WANDB_API_KEY or a login), otherwise offline,
             to be uploaded later with ``wandb sync``; ``off`` keeps the CSV log alone.
         project: Of W&B.
+        artifact: Give W&B the best checkpoint, too.
         weights: Start from the weights of this checkpoint, with a new optimizer.
         ensemble: In ``test``: score the mean of the probabilities of ``--ckpt_path`` and these
             checkpoints. Members trained on test images are refused, those of other folds too.
+        resume: ``fit`` goes on with the newest unfinished run of this name, config and, under W&B's
+            agent, id that no process works on, from the very batch; it starts anew where there is
+            none. For jobs that are requeued: the same command every time.
+        save_every: Minutes between checkpoints to resume from; SIGTERM and SIGUSR1 leave one too.
     """
 
     root: str = "runs"
     name: str = "unnamed"
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     project: str = "biomedical-segmentation"
+    artifact: bool = False
     weights: str | None = None
     ensemble: list[str] | None = None
+    resume: bool = False
+    save_every: float = 10.0
 
 
+@leaving()
 def run(
     arguments: Sequence[str],
     callbacks: Sequence[Callback] = (),
@@ -224,6 +245,14 @@ class CLI(LightningCLI):
                 config[key] = None
         self.config_text = self._parser(self.subcommand).dump(config, skip_none=False)
         self.plain_config: dict[str, Any] = yaml.safe_load(self.config_text)
+        home = Path(config.run.root) / config.run.name
+        if (
+            self.subcommand == "fit"
+            and config.run.resume
+            and (folder := unfinished(home, self.plain_config, os.environ.get(RUN_FOLDER)))
+        ):
+            os.environ[RUN_FOLDER] = str(folder)
+            config["ckpt_path"] = checkpoint_of(folder) or config.get("ckpt_path")
         path = config.get("ckpt_path")
         if path is not None:
             for key, _ in config["model"].items():
@@ -264,24 +293,35 @@ class CLI(LightningCLI):
         settings: Run = self._get(self.config_init, "run")
         trainer_config = self._get(self.config_init, "trainer")
         self.quick = bool(trainer_config.get("fast_dev_run"))  # nothing is kept
+        if settings.artifact and settings.wandb == "off":
+            raise UserError("run.artifact is for W&B, and run.wandb is off; leave one of them out")
         self.folder = run_folder(Path(settings.root), settings.name, str(self.subcommand))
-        logger: list[Logger] = [
-            CSVLogger(self.folder, name="", version="", flush_logs_every_n_steps=50)
-        ]
+        kept = self.subcommand == "fit" and not self.quick
+        self.run_id = mark(self.folder) if kept and first_process() else None
+        logger: list[Logger] = [ContinuedCSVLogger(self.folder)]
         if settings.wandb != "off" and not self.quick:
             logger.append(self._wandb(settings))
-        extra = [
+        extra: list[Callback] = [
             RunFolder(self.folder, self.config_text),
             TestReport(self.folder),
             LearningRateMonitor("step"),
         ]
-        trainer_config["callbacks"] = [*(trainer_config["callbacks"] or []), *extra]
+        if not self.quick:
+            extra += [Tracking(self.folder, settings.artifact), RunReport(self.folder)]
+        # It says what is due before a batch, so it comes before all others.
+        first = Preemption(settings.save_every, kept)
+        trainer_config["callbacks"] = [first, *(trainer_config["callbacks"] or []), *extra]
         return super().instantiate_trainer(logger=logger, default_root_dir=self.folder, **kwargs)
 
     def after_fit(self) -> None:
         """Test the best checkpoint, as the numbers that a run is known by."""
         if self.quick or self.trainer.interrupted:
             return
+        self._test_best()
+        if self.trainer.is_global_zero:
+            finish(self.folder)
+
+    def _test_best(self) -> None:
         if not self.datamodule.split.test:
             if self.trainer.is_global_zero:
                 print("The split holds no test images: nothing was tested.")
@@ -293,16 +333,16 @@ class CLI(LightningCLI):
             print("Nothing was validated, so there is no best epoch: the last weights are tested.")
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
 
-    def _wandb(self, settings: Run) -> WandbLogger:
+    def _wandb(self, settings: Run) -> RunLogger:
         online = settings.wandb == "online" or (settings.wandb == "auto" and _has_account())
-        logger = WandbLogger(
+        return RunLogger(
+            self.folder,
             name=f"{settings.name}/{self.folder.name}",
             project=settings.project,
-            save_dir=self.folder,
             offline=not online,
+            id=self.run_id,
             config=self.plain_config,
         )
-        return logger
 
     @staticmethod
     def _refuse_other_optimizer(typed: dict[str, Any], stored: dict[str, Any]) -> None:
@@ -318,41 +358,6 @@ class CLI(LightningCLI):
                         "resuming restores; leave it, or train anew from the weights with "
                         "--run.weights FILE"
                     )
-
-
-def run_folder(root: Path, name: str, command: str) -> Path:
-    """Make a new folder for this run; every process of the run gets the same one.
-
-    Raises:
-        UserError: It cannot be made.
-    """
-    if chosen := os.environ.get(RUN_FOLDER):
-        return Path(chosen)
-    suffix = "" if command == "fit" else f"-{command}"
-    job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
-    try:
-        if job and int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
-            # Started by a cluster's launcher, each process on its own: the job's name is shared.
-            step = os.environ.get("SLURM_STEP_ID", "")
-            folder = root / name / f"job-{job}{step and '.' + step}{suffix}"
-            folder.mkdir(parents=True, exist_ok=True)
-        else:
-            stem = f"{datetime.now():%Y%m%d-%H%M%S}{suffix}"
-            for attempt in range(1000):
-                folder = root / name / (f"{stem}-{attempt}" if attempt else stem)
-                try:
-                    folder.mkdir(parents=True)
-                    break
-                except FileExistsError:
-                    if not folder.is_dir():
-                        raise
-    except OSError as error:
-        raise UserError(
-            f"{root / name}: the run's folder cannot be made ({error.strerror}); choose another "
-            "--run.root"
-        ) from None
-    os.environ[RUN_FOLDER] = str(folder)
-    return folder
 
 
 def _has_account() -> bool:

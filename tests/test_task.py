@@ -20,6 +20,7 @@ from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import Split
 from segmentation.errors import UserError
 from segmentation.losses import BCEDice, DeepSupervision
+from segmentation.metrics.matching import SCORES
 from segmentation.schedules import WarmupCosine
 from segmentation.targets import Foreground
 from segmentation.task import Schedule, check_fit
@@ -210,7 +211,8 @@ def test_evaluation_losses_weigh_every_image_alike(stage: str) -> None:
     assert scores[f"{stage}/loss"] == pytest.approx(np.mean(every), rel=1e-5)
     assert scores[f"{stage}/iou"] == pytest.approx(np.divide(*np.sum(counts, 0)))
     pooled, other = ("iou", "f1", "precision", "recall", "mean_iou"), ("image_iou", "image_f1")
-    names = ("loss", *pooled, *other, "auroc", "average_precision", "seg", "image_seg")
+    objects = (prefix + name for name in SCORES for prefix in ("", "image_"))
+    names = ("loss", *pooled, *other, "auroc", "average_precision", *objects)
     assert set(scores) == {f"{stage}/{name}" for name in names}
     again = evaluate(ours, loader(batches[0]), verbose=False)[0]  # nothing of before is left
     assert again[f"{stage}/loss"] == pytest.approx(np.mean(every[:4]), rel=1e-5)

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from segmentation.callbacks.run_logger import RunLogger, log_table
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.datasets import Batch
 from segmentation.data.images import label_components, write_bytes, write_image
@@ -107,6 +109,9 @@ class TestReport(Callback):
             if isinstance(logger, WandbLogger):
                 captions = [path.stem for path in paths]
                 logger.log_image("test/overlays", [str(p) for p in paths], caption=captions)
+            if isinstance(logger, RunLogger):
+                picture = partial(_picture, trainer, masks)
+                log_table(logger, [row for row in rows if row["method"] == "network"], picture)
         print(format_scores(scores))
         print(f"\nscores    {self.folder / 'scores.json'}, {FILE}")
         print(
@@ -118,7 +123,6 @@ class TestReport(Callback):
     def _overlays(
         self, trainer: Trainer, ious: dict[str, float], masks: dict[str, bytes]
     ) -> list[Path]:
-        data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         ranked = sorted(ious, key=lambda name: ious[name])
         count = min(self.pictures, len(ranked))
         middle = (len(ranked) - count) // 2
@@ -130,13 +134,21 @@ class TestReport(Callback):
         paths = []
         for title, some in picked.items():
             for place, name in enumerate(some, start=1):
-                image, truth = data.shown(name)
-                bits = np.frombuffer(zlib.decompress(masks[name]), np.uint8)
-                mask = np.unpackbits(bits, count=truth.size).reshape(truth.shape) > 0
+                image, mask, truth = _picture(trainer, masks, name)
                 stem = f"{title}-{place}_iou{ious[name]:.3f}_{name.replace('/', '_')[:40]}"
                 paths.append(self.folder / "overlays" / f"{stem}.png")
                 write_image(paths[-1], error_overlay(image, mask, truth))
         return paths
+
+
+def _picture(
+    trainer: Trainer, masks: dict[str, bytes], name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The image (H, W, C) uint8, what was predicted and the truth, both (H, W) bool."""
+    data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    image, truth = data.shown(name)
+    bits = np.frombuffer(zlib.decompress(masks[name]), np.uint8)
+    return image, np.unpackbits(bits, count=truth.size).reshape(truth.shape) > 0, truth
 
 
 COLUMNS = {

@@ -1,19 +1,28 @@
-"""The run's own folder: the config and the split that made it, and what it cost."""
+"""The run's own folder: the config, the split, the code and the command that made it."""
 
 import json
-import resource
+import os
+import platform
+import subprocess
 import sys
-import time
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+import segmentation
 from segmentation.data.images import write_bytes
+
+LARGEST_DIFF = 1_000_000  # bytes; data or notebooks under version control can make it huge
 
 
 class RunFolder(Callback):
-    """Writes ``config.yaml``, ``split.json`` and ``resources.json`` beside the logs of a run.
+    """Writes ``config.yaml``, ``split.json``, ``run.json`` and ``git.diff`` beside a run's logs.
+
+    ``run.json`` holds the command, versions, the split's hash and the state of the git repository
+    that the command was typed in, if it was in one; ``git.diff`` what was not committed there.
 
     Args:
         folder: The run's folder, made for this run alone.
@@ -27,30 +36,55 @@ class RunFolder(Callback):
         """After the data module has split the data, and before anything is trained."""
         if not trainer.is_global_zero or (self.folder / "config.yaml").exists():
             return
-        write_bytes(self.folder / "config.yaml", self.config.encode())
         split = getattr(trainer.datamodule, "split", None)  # type: ignore[attr-defined]
-        if split is not None:
-            write_bytes(self.folder / "split.json", split.to_json().encode())
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clocks."""
-        self._start = time.monotonic(), time.process_time()
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wall and processor time of the training (validation included), and peak memory."""
-        if not trainer.is_global_zero:
-            return
-        wall, cpu = self._start
-        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-        used = {
-            "fit_seconds": round(time.monotonic() - wall, 1),
-            "cpu_seconds": round(time.process_time() - cpu, 1),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-            "steps": trainer.global_step,
-            "parameters": sum(p.numel() for p in pl_module.parameters()),
-            "device": torch.cuda.get_device_name() if pl_module.device.type == "cuda" else "cpu",
-            "processes": trainer.world_size,
+        about: dict[str, Any] = {
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": sys.argv,
+            "versions": {
+                "segmentation": segmentation.__version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
+            "git": None,
         }
-        if pl_module.device.type == "cuda":
-            used["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-        write_bytes(self.folder / "resources.json", json.dumps(used, indent=1).encode())
+        if split is not None:
+            text = split.to_json()
+            about["split_sha256"] = json.loads(text)["sha256"]
+            write_bytes(self.folder / "split.json", text.encode())
+        if (state := git_state(Path.cwd())) is not None:
+            about["git"], diff = state
+            if diff:
+                write_bytes(self.folder / "git.diff", diff)
+        write_bytes(self.folder / "run.json", json.dumps(about, indent=1).encode())
+        # Last: where it is, the others are.
+        write_bytes(self.folder / "config.yaml", self.config.encode())
+
+
+def git_state(folder: Path) -> tuple[dict[str, Any], bytes] | None:
+    """Commit and uncommitted changes of the git repository around ``folder``.
+
+    Returns:
+        ``commit``, ``branch``, whether tracked files are ``changed`` and the first 20 ``untracked``
+        files or folders; and the changes as a diff, cut off at a megabyte. ``None`` without a
+        repository with a commit, or without git.
+    """
+    try:
+        commit = _git(folder, "rev-parse", "HEAD").decode().strip()
+        branch = _git(folder, "rev-parse", "--abbrev-ref", "HEAD").decode().strip()
+        diff = _git(folder, "diff", "--no-color", "--no-ext-diff", "HEAD")
+        listed = _git(folder, "ls-files", "--others", "--exclude-standard", "--directory")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    untracked = listed.decode(errors="replace").splitlines()[:20]
+    if len(diff) > LARGEST_DIFF:
+        cut = f"\n… {len(diff) - LARGEST_DIFF:,} bytes more\n"
+        diff = diff[:LARGEST_DIFF] + cut.encode()
+    about = {"commit": commit, "branch": branch, "changed": bool(diff), "untracked": untracked}
+    return about, diff
+
+
+def _git(folder: Path, *arguments: str) -> bytes:
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # others may be at work there
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=20, env=environment)
+    return done.stdout

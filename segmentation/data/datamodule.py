@@ -260,6 +260,9 @@ class SegmentationDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             worker_init_fn=_one_thread,
+            # Its own, or each loader's start would draw from the global one: a resumed run starts
+            # them at other times than an undisturbed one.
+            generator=torch.Generator(),
         )
 
     def _open(self) -> tuple[Store, Store]:

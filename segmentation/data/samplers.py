@@ -60,6 +60,7 @@ class TrainSampler(DistributedSampler[Draw]):
         self.size = size
         self.weights = weights
         self.length = -(-(length or size) // world_size) * world_size
+        self.done = (0, 0)  # an epoch, and how many draws of each process it leaves out
 
     def order(self) -> list[int]:
         """This epoch's indices for all processes together."""
@@ -73,11 +74,18 @@ class TrainSampler(DistributedSampler[Draw]):
 
     def __iter__(self) -> Iterator[Draw]:
         seen: dict[int, int] = {}
+        epoch, done = self.done
+        first = done * self.num_replicas if epoch == self.epoch else 0
         for place, index in enumerate(self.order()):
             repeat = seen[index] = seen.get(index, -1) + 1
-            if place % self.num_replicas == self.rank:
+            if place >= first and place % self.num_replicas == self.rank:
                 yield Draw(index, self.epoch, repeat)
 
+    def skip(self, epoch: int, draws: int) -> None:
+        """Leave out the first draws of each process in this epoch: they were trained on."""
+        self.set_epoch(epoch)
+        self.done = (epoch, draws)
+
     def __len__(self) -> int:
-        """Draws of this process per epoch."""
+        """Draws of this process per epoch, those that are left out included."""
         return self.length // self.num_replicas

@@ -94,3 +94,16 @@ def test_evaluation_takes_each_sample_once(size: int, world: int) -> None:
     assert sorted(index for share in shares for index in share) == list(range(size))
     rows = zip_longest(*shares)
     assert [i for row in rows for i in row if i is not None] == list(range(size))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("weights", [None, [1.0] * 9 + [20.0]])
+def test_an_epoch_goes_on_where_it_was_left(weights: list[float] | None, world: int) -> None:
+    """Repeats are counted on, and other epochs are whole."""
+    for rank in range(world):
+        sampler = TrainSampler(10, 7, weights, 24, rank, world)
+        whole = {e: epoch(sampler, e) for e in (2, 3)}
+        sampler.skip(2, 5)
+        assert list(sampler) == whole[2][5:]
+        assert len(sampler) == 24 // world
+        assert epoch(sampler, 3) == whole[3]
