@@ -31,7 +31,8 @@ fi
 agent=$!
 if [ -n "$told" ]; then tell "$told"; fi # came before there was an agent
 
-status=0
+wait "$agent"
+status=$?
 while kill -0 "$agent" 2>/dev/null; do # a signal ends `wait`, not the agent
   wait "$agent"
   status=$?
