@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 from collections.abc import Iterator
@@ -50,12 +51,13 @@ def test_fit_leaves_everything_in_the_runs_own_folder(trained: Path) -> None:
 
 
 def test_the_pooled_scores_agree_with_the_rows_per_image(trained: Path) -> None:
-    rows = (trained / "per_image.csv").read_text().splitlines()
-    assert len(rows) == 1 + 2 * 3
-    ours = [r.split(",") for r in rows[1:] if r.startswith("network")]
-    tp, fp, fn = (sum(int(r[i]) for r in ours) for i in (3, 4, 5))
+    with (trained / "per_image.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 3  # the network, Otsu's threshold and nothing
+    ours = [row for row in rows if row["method"] == "network"]
+    tp, fp, fn = (sum(int(row[name]) for row in ours) for name in ("tp", "fp", "fn"))
     assert scores(trained)["network"]["iou"] == pytest.approx(tp / (tp + fp + fn), abs=1e-6)
-    mean = sum(float(r[7]) for r in ours) / 3
+    mean = sum(float(row["iou"]) for row in ours) / 3
     assert scores(trained)["network"]["image_iou"] == pytest.approx(mean, abs=1e-5)
 
 
