@@ -253,9 +253,7 @@ class Preemption(Callback):
                 for name in ("callback", "logged", "progress_bar")
                 for of in (getattr(connector, f"_{name}_metrics"),)
             },
-            "rows": max([lo.experiment.rows for lo in _csv(trainer)], default=0)
-            if trainer.is_global_zero
-            else 0,
+            "rows": _rows(trainer),
         }
 
     # Going on
@@ -307,7 +305,11 @@ class Preemption(Callback):
         loop._restarting = False  # or the epoch's end would leave out schedulers that watch a score
         loop.epoch_loop.max_steps = self._max_steps
         trainer.should_stop = state["should_stop"]
-        if not state["validating"]:
+        if state["validating"]:
+            # Or the batch that was counted as begun would be missing to the end of the epoch, and
+            # the next checkpoint would seem to come from within a validation, too.
+            loop.epoch_loop.val_loop.batch_progress.total.reset()
+        else:
             connector = trainer._logger_connector
             connector._first_loop_iter, connector._current_fx = state["first"], state["hook"]
             total: Any = loop.epoch_loop.batch_progress.total
@@ -320,6 +322,15 @@ class Preemption(Callback):
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, WeightAveraging):
                     callback.on_train_end(trainer, pl_module)
+
+
+def _rows(trainer: Trainer) -> int:
+    """How many rows of the log are on the disk, now that all are."""
+    count = 0
+    for logger in _csv(trainer) if trainer.is_global_zero else ():
+        logger.save()
+        count = logger.experiment.rows
+    return count
 
 
 def _csv(trainer: Trainer) -> list[ContinuedCSVLogger]:

@@ -143,7 +143,8 @@ def format_comparison(report: dict[str, Any]) -> str:
             if row["difference"] is not None:
                 low, high = (_number(row[f"difference_{end}"], "+") for end in ("low", "high"))
                 text = f"{text:{width + 40}}{_number(row['difference'], '+')} [{low}, {high}]"
-                text += "" if row["p"] is None else f"  p {row['p']:.2g}"
+                p = row["p"]
+                text += "" if p is None else "  p < 0.0001" if p < 1e-4 else f"  p {p:.2g}"
             lines.append(text)
     return "\n".join(lines)
 
