@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -68,6 +69,17 @@ def dsb2018(root: Path | None, scratch: Path, images: int = 60) -> tuple[DSB2018
     made = write_dsb2018(scratch / "data", images, zipped=True)
     about = f"synthetic ({images} images, zip): no DSB2018 data was found"
     return DSB2018(str(made)), about, str(scratch / "cache")
+
+
+def answer(child: "subprocess.Popen[str]", question: str, whose: str) -> str:
+    """Write to another interpreter's process and read one line."""
+    assert child.stdin is not None and child.stdout is not None
+    child.stdin.write(question)
+    child.stdin.flush()
+    line = child.stdout.readline().strip()
+    if not line:
+        sys.exit(f"{whose} process ended early: see its error above.")
+    return line
 
 
 def device() -> torch.device:

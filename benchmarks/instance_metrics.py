@@ -27,7 +27,7 @@ from subprocess import PIPE
 
 import numpy as np
 import torch
-from common import HERE, Report, alternate, arguments, ratio
+from common import HERE, Report, alternate, answer, arguments, ratio
 from torch import Tensor
 from torchmetrics import MetricCollection
 
@@ -67,7 +67,7 @@ def main() -> None:
                 command = [python, str(REFERENCE), tool, str(maps), "--time"]
                 child = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True)
                 children[tool] = child
-                versions[tool] = answer(child, "")  # it is ready
+                versions[tool] = answer(child, "", "The other tool's")  # it is ready
                 arms[TOOLS[tool]] = partial(time_other, child)
             try:
                 taken = alternate(arms, args.repeats)
@@ -120,18 +120,7 @@ def time_update(metrics: MetricCollection, prediction: Tensor, truth: Tensor) ->
 
 def time_other(child: "subprocess.Popen[str]") -> float:
     """Seconds of processor time that it says it took."""
-    return float(answer(child, "go\n"))
-
-
-def answer(child: "subprocess.Popen[str]", question: str) -> str:
-    """Write to the child and read one line."""
-    assert child.stdin is not None and child.stdout is not None
-    child.stdin.write(question)
-    child.stdin.flush()
-    line = child.stdout.readline().strip()
-    if not line:
-        sys.exit("The other tool's process ended early: see its error above.")
-    return line
+    return float(answer(child, "go\n", "The other tool's"))
 
 
 if __name__ == "__main__":

@@ -30,15 +30,14 @@ from common import Report, add_root, alternate, arguments, device, dsb2018, now
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
+from loop import module
 from torch import nn
 
 from segmentation.callbacks.run_folder import RunFolder
 from segmentation.callbacks.run_logger import RunLogger
 from segmentation.callbacks.tracking import Tracking
 from segmentation.data.datamodule import SegmentationDataModule
-from segmentation.data.dsb2018 import DSB2018
 from segmentation.data.preprocess import Preprocess
-from segmentation.data.splits import RandomSplit
 from segmentation.losses import BCEDice
 from segmentation.models import UNet
 from segmentation.targets import Foreground
@@ -86,24 +85,14 @@ def main() -> None:
              "steps": args.steps, "log_every_n_steps": 10, "wandb": args.wandb,
              "device": device().type},
         )  # fmt: skip
-        real = module(source, cache, 256, args.steps, args.batch_size)
+        real = module(source, cache, 256, args.steps, args.batch_size, held_out=1)
         net = UNet(3, 1, args.width)
         step = measure(report, f"U-Net {args.width}", net, real, args.repeats, args.wandb)
         torch.set_num_threads(1)
-        small = module(source, cache, 32, 5 * args.steps, args.batch_size)
+        small = module(source, cache, 32, 5 * args.steps, args.batch_size, held_out=1)
         tiny = UNet(3, 1, width=1, depth=2)
         measure(report, "tiny, 1 thread", tiny, small, 2 * args.repeats, args.wandb, step)
     report.finish(args.output)
-
-
-def module(
-    source: DSB2018, cache: str | None, crop: int, steps: int, batch_size: int
-) -> SegmentationDataModule:
-    """``steps`` random batches an epoch, and an image to validate on."""
-    return SegmentationDataModule(
-        source, RandomSplit(val=1, test=1), crop, length=steps * batch_size,
-        batch_size=batch_size, num_workers=0, seed=0, cache=cache,
-    )  # fmt: skip
 
 
 def measure(

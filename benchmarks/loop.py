@@ -84,11 +84,11 @@ def main() -> None:
 
 
 def module(
-    source: DSB2018, cache: str | None, crop: int, steps: int, batch_size: int
+    source: DSB2018, cache: str | None, crop: int, steps: int, batch_size: int, held_out: int = 8
 ) -> SegmentationDataModule:
-    """The data of both arms: ``steps`` random batches an epoch and 8 images to validate on."""
+    """``steps`` random batches an epoch; so many images to validate on, and as many to test."""
     return SegmentationDataModule(
-        source, RandomSplit(val=8, test=8), crop, length=steps * batch_size,
+        source, RandomSplit(val=held_out, test=held_out), crop, length=steps * batch_size,
         batch_size=batch_size, num_workers=0, seed=0, cache=cache,
     )  # fmt: skip
 

@@ -14,7 +14,6 @@ collating, and they take turns in one run.
 """
 
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +25,7 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
-from common import HERE, Report, add_root, alternate, arguments, dsb2018, ratio, seconds
+from common import HERE, Report, add_root, alternate, answer, arguments, dsb2018, ratio, seconds
 
 from segmentation.data.cache import decoded, prepared
 from segmentation.data.datasets import Part, TrainSet, Windows
@@ -72,8 +71,8 @@ def main() -> None:
             script = [str(HERE / "monai_pipeline.py"), str(Path(scratch, "arrays.npz"))]
             command = [args.monai_python, *script, str(args.draws)]
             child = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True)
-            version = answer(child, "")  # it is ready
-            arms["light: MONAI"] = lambda: float(answer(child, "go\n"))
+            version = answer(child, "", "The MONAI")  # it is ready
+            arms["light: MONAI"] = lambda: float(answer(child, "go\n", "The MONAI"))
         batch = torch.zeros(8, 3, CROP, CROP, dtype=torch.uint8)
         arms["normalize"] = lambda: seconds(lambda: Preprocess().normalize(batch)) / len(batch)
         try:
@@ -139,17 +138,6 @@ def bare(
         return image, torch.from_numpy(done["mask"])[None]
 
     return lambda: seconds(lambda: [example(i % len(pairs)) and None for i in range(draws)])
-
-
-def answer(child: "subprocess.Popen[str]", question: str) -> str:
-    """Write to the child and read one line."""
-    assert child.stdin is not None and child.stdout is not None
-    child.stdin.write(question)
-    child.stdin.flush()
-    line = child.stdout.readline().strip()
-    if not line:
-        sys.exit("The MONAI process ended early: see its error above.")
-    return line
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Reading checkpoints safely, and rebuilding the task that a checkpoint holds."""
 
-import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
+from segmentation.data.images import sha256_of
 from segmentation.errors import UserError
 from segmentation.task import SegmentationTask
 
@@ -63,7 +63,7 @@ def _tuned(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{file}: cannot be read ({error!r}); delete it, or run segmentation tune again"
         ) from None
-    if digest != hashlib.sha256(path.read_bytes()).hexdigest():
+    if digest != sha256_of(path):
         raise UserError(
             f"{file}: was tuned for another checkpoint than {path.name} is now; delete it, or run "
             "segmentation tune again"

@@ -15,12 +15,12 @@ from tqdm.auto import tqdm
 
 from segmentation import __version__
 from segmentation.checkpoint import load_task
-from segmentation.data.images import IMAGE_SUFFIXES, write_table
+from segmentation.data.images import IMAGE_SUFFIXES, sha256_of, write_table
 from segmentation.data.stacks import open_planes
 from segmentation.data.tree import file_stamp, is_junk
 from segmentation.errors import UserError
 from segmentation.outputs import Outputs, rle
-from segmentation.outputs.manifest import Manifest, sha256
+from segmentation.outputs.manifest import Manifest
 from segmentation.outputs.measurements import IMAGE_COLUMNS, OBJECT_COLUMNS
 from segmentation.prediction import STREAMED, predict_file, stream_file, write_prediction
 from segmentation.task import SegmentationTask
@@ -163,7 +163,7 @@ def _settings(
     decoding = {k: v for k, v in vars(target).items() if not k.startswith("_")}
     return {
         "version": __version__,
-        "checkpoint_sha256": [sha256(path) for path in checkpoints],
+        "checkpoint_sha256": [sha256_of(path) for path in checkpoints],
         "images": str(images.resolve()),
         "target": {"class": type(target).__name__, **decoding},
         "tta": [task.tta for task in tasks],

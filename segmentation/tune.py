@@ -1,7 +1,6 @@
 """Settings of the decoding, chosen on the validation images and kept beside the checkpoint."""
 
 import copy
-import hashlib
 import inspect
 import json
 import time
@@ -16,7 +15,7 @@ from torchmetrics import Metric
 
 from segmentation.checkpoint import read_checkpoint, sidecar
 from segmentation.data.datasets import Batch
-from segmentation.data.images import write_bytes
+from segmentation.data.images import sha256_of, write_bytes
 from segmentation.errors import UserError
 from segmentation.inference.instances import cleaned
 from segmentation.metrics import F1, ImageF1, ImageIoU, IoU
@@ -159,7 +158,7 @@ class Tune(Callback):
             sidecar(self.path),
             json.dumps(
                 {
-                    "checkpoint_sha256": hashlib.sha256(self.path.read_bytes()).hexdigest(),
+                    "checkpoint_sha256": sha256_of(self.path),
                     "score": self.score,
                     "images": len(search.probs),
                     "before": before,

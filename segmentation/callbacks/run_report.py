@@ -11,6 +11,7 @@ import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from segmentation.callbacks.report import METHODS
 from segmentation.callbacks.run_log import Points, Series, chart, extremes, read_metrics
 from segmentation.callbacks.tracking import CURVES, VALIDATION
 from segmentation.data.images import read_image, write_bytes
@@ -24,7 +25,6 @@ from segmentation.html import data_url, document, figure, table
 from segmentation.messages import one_line
 
 PAGE, SUMMARY = "report.html", "summary.json"
-_METHODS = ("network", "otsu", "nothing")
 _WIDEST = 964  # pixels of a picture
 _EPOCHS = 5  # pictures of a validation image, from the first to the last
 _TEXT = 200_000  # characters of config or diff that are shown
@@ -141,7 +141,7 @@ def _scores(scores: dict[str, Any]) -> str:
         if scores["network"].get(name) is None:
             continue
         cells = [escape(name)]
-        for method in _METHODS:
+        for method in METHODS:
             cells.append(_short(scores.get(method, {}).get(name)))
             if method != "nothing":
                 low, high = scores["intervals"].get(method, {}).get(name) or (None, None)

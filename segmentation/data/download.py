@@ -5,7 +5,6 @@ server's validator (ETag or date; RFC 9110, 8.8), so that halves of two versions
 """
 
 import contextlib
-import hashlib
 import os
 import shutil
 import sys
@@ -18,6 +17,7 @@ from requests import exceptions
 from tqdm.auto import tqdm
 
 from segmentation import __version__
+from segmentation.data.images import sha256_of
 from segmentation.errors import UserError
 
 ATTEMPTS = 5  # in a row that bring not one byte more
@@ -62,16 +62,6 @@ def download(url: str, target: Path, sha256: str = "", pause: float = 1.0) -> No
             f"{target}: cannot be written ({error.strerror}); choose a folder with write access "
             "and free space, and the download goes on"
         ) from None
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(url: str, part: Path, note: Path, pause: float) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import io
 import os
 import re
@@ -92,6 +93,26 @@ def label_components(mask: np.ndarray) -> np.ndarray:
     return labels.astype(np.int32, copy=False)
 
 
+def distance_transform(mask: np.ndarray) -> np.ndarray:
+    """Each pixel's Euclidean distance to the nearest pixel outside the mask.
+
+    OpenCV's result differs in the last bit with the number of threads and with where in memory
+    the array happens to lie. Distances are roots of whole numbers: rounding their squares makes
+    the result the same everywhere (exact up to some 1,600 pixels).
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        (H, W) float32 in pixels, 0 outside; the image's diagonal everywhere where nothing is
+        outside.
+    """
+    if mask.all():
+        return np.full(mask.shape, np.hypot(*mask.shape), np.float32)
+    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(np.sqrt(np.rint(np.square(distance))))
+
+
 def merge_objects(masks: Iterable[tuple[str, np.ndarray]], shape: tuple[int, int]) -> np.ndarray:
     """Merge one binary mask per object into an (H, W) int32 label map, ids in the order given.
 
@@ -178,6 +199,16 @@ def write_bytes(path: Path, data: bytes) -> None:
             f"{path}: cannot be written ({error.strerror}); choose a folder with write access "
             "and free space"
         ) from None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_table(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from segmentation.data.cache import Store, decoded
-from segmentation.data.download import download, sha256_of
+from segmentation.data.download import download
+from segmentation.data.images import sha256_of
 from segmentation.data.official import DATASETS, Official, Piece
 from segmentation.data.unpack import differences, stage
 from segmentation.errors import UserError

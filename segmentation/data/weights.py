@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from segmentation.data.images import consecutive
+from segmentation.data.images import consecutive, distance_transform
 from segmentation.errors import UserError
 
 VERSION = 1  # raise when a map gives other values for the same settings
@@ -124,8 +124,7 @@ def border_weights(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> 
         if box is None:
             continue  # a gap in the ids
         window = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box)
-        outside = (labels[window] != number).astype(np.uint8)
-        distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        distance = distance_transform(labels[window] != number)
         d1, d2 = nearest[window], second[window]
         np.minimum(d2, np.maximum(d1, distance), out=d2)
         np.minimum(d1, distance, out=d1)

@@ -73,7 +73,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         intervals[method] = {
             name: percentile_interval(several) for name, several in zip(scores, drawn, strict=True)
         }
-        result[method] = _values(table)
+        result[method] = {name: score.value for name, score in scores.items()}
         by_kind[method] = {
             kind: {"images": len(some), **_values(as_images(some))}
             for kind in kinds

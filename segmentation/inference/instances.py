@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from skimage.segmentation import watershed
 
-from segmentation.data.images import consecutive, label_components
+from segmentation.data.images import consecutive, distance_transform, label_components
 
 
 def components(mask: np.ndarray, seed_distance: int = 0) -> np.ndarray:
@@ -21,8 +21,8 @@ def components(mask: np.ndarray, seed_distance: int = 0) -> np.ndarray:
     """
     if seed_distance == 0 or not mask.any():
         return label_components(mask)
-    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    distance = cv2.GaussianBlur(distance, (0, 0), 1.0)  # jagged outlines have peaks of their own
+    # Jagged outlines have peaks of their own.
+    distance = cv2.GaussianBlur(distance_transform(mask), (0, 0), 1.0)
     return grown(peaks(distance, seed_distance, mask), -distance, mask)
 
 

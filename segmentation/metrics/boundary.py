@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segmentation.data.images import distance_transform
 from segmentation.metrics.base import UNIT, ExactMetric
 from segmentation.metrics.functional import real_dtype
 
@@ -164,8 +165,7 @@ def _to(boundary: np.ndarray) -> np.ndarray:
     """The distance of each pixel to a boundary: (H, W) float32."""
     if not boundary.any():
         return np.full(boundary.shape, np.inf, np.float32)
-    away = (~boundary).astype(np.uint8)
-    return np.asarray(cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
+    return distance_transform(~boundary)
 
 
 def _boundary_f(distances: tuple[np.ndarray, np.ndarray], tolerance: float) -> float:

@@ -6,7 +6,6 @@ interrupted prediction goes on where it stopped.
 """
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +13,6 @@ from typing import Any
 
 from segmentation.data.images import write_bytes
 from segmentation.errors import UserError
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Manifest:

@@ -2,12 +2,11 @@
 
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from segmentation.data.images import consecutive, label_components
+from segmentation.data.images import consecutive, distance_transform, label_components
 from segmentation.data.weights import rims
 from segmentation.inference.instances import grown
 from segmentation.targets.base import Target, check_share
@@ -82,10 +81,8 @@ def relative_distance(labels: np.ndarray) -> np.ndarray:
     # Pixels on the seam between objects are the nearest that is not within: they are counted half
     # a pixel deep, as those at the background are one pixel deep.
     within = (labels > 0) & ~rims(labels, 1, background=False)
-    distance = cv2.distanceTransform(within.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    distance = np.where(labels > 0, distance + 0.5, 0).astype(np.float32)
+    distance = np.where(labels > 0, distance_transform(within) + 0.5, 0).astype(np.float32)
     greatest = np.full(int(labels.max(initial=0)) + 1, 0.5, np.float32)
     np.maximum.at(greatest, labels.reshape(-1), distance.reshape(-1))
-    # An image without any background has no distance at all: OpenCV gives its largest number.
     relative: np.ndarray = np.minimum(distance / greatest[labels], 1, dtype=np.float32)
     return relative

@@ -1,6 +1,7 @@
 """Every format and every way in which a file can be broken: pixels as saved, or one clear line."""
 
 import csv
+import itertools
 import re
 import struct
 import zlib
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from scipy import ndimage
 
 from segmentation.data.images import (
     binary_mask,
@@ -17,6 +19,7 @@ from segmentation.data.images import (
     consecutive,
     decode_image,
     decode_mask,
+    distance_transform,
     label_components,
     merge_objects,
     overlap,
@@ -274,3 +277,24 @@ def test_overlap_counts_pixels_that_several_masks_claim() -> None:
     assert overlap([("one", one), ("two", two)]) == 8
     assert overlap([("one", one), ("two", two), ("three", three)]) == 8  # each pixel once
     assert overlap([("one", one)]) == overlap([]) == 0
+
+
+def test_distances_are_exact_wherever_the_array_lies() -> None:
+    """OpenCV's own differ in the last bit with threads and alignment."""
+    mask = np.random.default_rng(0).random((211, 173)) > 0.0005
+    exact = ndimage.distance_transform_edt(mask).astype(np.float32)
+    threads = cv2.getNumThreads()
+    try:
+        for count, offset in itertools.product((1, 2, 3), (0, 1, 3)):
+            cv2.setNumThreads(count)
+            moved = np.zeros(mask.size + 8, bool)[offset : offset + mask.size].reshape(mask.shape)
+            moved[:] = mask
+            np.testing.assert_array_equal(distance_transform(moved), exact)
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def test_distances_without_an_outside() -> None:
+    """The diagonal, which no distance within the image exceeds."""
+    assert (distance_transform(np.ones((3, 4), bool)) == 5).all()
+    assert not distance_transform(np.zeros((3, 4), bool)).any()
