@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from segmentation import __version__
 from segmentation.errors import UserError
+from segmentation.signals import leaving
 
 HELP = f"""\
 segmentation {__version__}: train, compare and apply segmentation networks
@@ -150,9 +151,10 @@ def _trainer(arguments: list[str]) -> int:
         about, ckpt = ABOUT[command]
         print(TRAINER_HELP.format(command=command, about=about, ckpt=ckpt))
         return 0
-    from segmentation.cli import run
+    with leaving():  # the imports take seconds, too
+        from segmentation.cli import run
 
-    run(["--help" if a == "--help-all" else a for a in arguments])
+        run(["--help" if a == "--help-all" else a for a in arguments])
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
+from segmentation import __version__
 from segmentation.data.images import sha256_of
 from segmentation.errors import UserError
 from segmentation.task import SegmentationTask
@@ -92,9 +93,11 @@ def load_task(path: str | Path) -> SegmentationTask:
         task.trained_on = checkpoint["segmentation"].get("trained_on", {})
     except (ArgumentError, RuntimeError, KeyError, TypeError, ValueError, ImportError) as error:
         what = " ".join(str(error).split())[-200:]
+        version = checkpoint["segmentation"].get("version", "0.1.0 or older")
         raise UserError(
-            f"{path}: its network cannot be built again here (… {what}); use the versions and the "
-            "code that it was trained with"
+            f"{path}: its network cannot be built again here (… {what}); it was trained under "
+            f"version {version}, this is {__version__}: use the version and the code that it was "
+            "trained with"
         ) from error
     return task.eval()
 

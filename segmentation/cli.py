@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from segmentation.callbacks.preemption import Preemption, leaving
+from segmentation.callbacks.preemption import Preemption
 from segmentation.callbacks.report import TestReport
 from segmentation.callbacks.resume import ContinuedCSVLogger
 from segmentation.callbacks.run_folder import RunFolder
@@ -75,7 +75,6 @@ class Run:
     save_every: float = 10.0
 
 
-@leaving()
 def run(
     arguments: Sequence[str],
     callbacks: Sequence[Callback] = (),
@@ -281,7 +280,7 @@ class CLI(LightningCLI):
         weights = settings.weights
         if weights is not None:
             try:
-                checkpoint = read_checkpoint(weights)
+                checkpoint = read_checkpoint(weights, tuned=False)
                 self.model.load_state_dict(checkpoint["state_dict"])
                 self.model.trained_on = checkpoint["segmentation"].get("trained_on", {})
             except RuntimeError as error:

@@ -299,8 +299,11 @@ def weights(arguments: Sequence[str]) -> int:
         help="label map, or a mask of two values whose connected components are the objects",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="PNG")
-    parser.add_argument("--w0", type=float, default=10.0, help="height of the border weights")
-    parser.add_argument("--sigma", type=float, default=5.0, help="their width in pixels")
+    parser.add_argument("--w0", type=float, default=10.0, help="height of the border weights (10)")
+    parser.add_argument("--sigma", type=float, default=5.0, help="their width in pixels (5)")
+    parser.add_argument(
+        "--gap", type=int, default=0, help="part objects that touch by so many pixels of each (0)"
+    )
     options = parser.parse_args(arguments)
     from segmentation.data.images import label_components, read_mask, write_image
     from segmentation.data.weights import BorderWeight, weight_figure
@@ -308,7 +311,8 @@ def weights(arguments: Sequence[str]) -> int:
     labels = read_mask(options.mask)
     if (labels[labels > 0] == labels.max(initial=0)).all():  # one value: not numbered yet
         labels = label_components(labels > 0)
-    write_image(options.output, weight_figure(labels, BorderWeight(options.w0, options.sigma)))
+    border = BorderWeight(options.w0, options.sigma, gap=options.gap)
+    write_image(options.output, weight_figure(labels, border))
     print(options.output)
     return 0
 

@@ -17,7 +17,12 @@ from segmentation.inference.large import predict_large, tiled
 from segmentation.inference.tiles import GridTiles
 from segmentation.outputs import Outputs, rle
 from segmentation.outputs.geojson import encode_features, features
-from segmentation.outputs.measurements import count_areas, count_objects, measure_objects
+from segmentation.outputs.measurements import (
+    count_areas,
+    count_objects,
+    measure_objects,
+    rounded,
+)
 from segmentation.outputs.outlines import outlines
 from segmentation.outputs.rasters import mask_suffix, smallest_ids, write_pixels
 from segmentation.outputs.rois import encode_rois, rois
@@ -145,7 +150,7 @@ def stream_file(
         {**where, "object": i, "area": int(a)} for i, a in enumerate(found.areas, start=1)
     ]
     for row in rows if pixel_size is not None else ():
-        row["area_um2"] = round(row["area"] * math.prod(pixel_size or ()), 4)
+        row["area_um2"] = rounded(row["area"] * math.prod(pixel_size or ()))
     tables: dict[str, list[dict[str, Any]]] = {
         "images": [{**where, **counts}],
         "objects": rows,

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
+from segmentation import __version__
 from segmentation.data.datasets import Batch
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import Split
@@ -221,6 +222,7 @@ class SegmentationTask(LightningModule):
             name, split = now
             seen[name] = sorted({*seen.get(name, ()), *split.train})
         checkpoint["segmentation"] = {
+            "version": __version__,
             "config": self.config,
             "preprocess": self.preprocess.plain(),
             "trained_on": seen,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
+from segmentation import __version__
 from segmentation.__main__ import main
 from segmentation.checkpoint import build_task, load_task, read_checkpoint, without_download
 from segmentation.data.preprocess import Preprocess
@@ -124,7 +125,12 @@ def test_a_config_that_does_not_fit_what_is_installed(
     checkpoint = read_checkpoint(path)
     checkpoint["segmentation"]["config"]["init_args"][part] = value
     torch.save(checkpoint, path)
-    with pytest.raises(UserError, match=r"x\.ckpt: its network cannot be built again here"):
+    with pytest.raises(UserError, match=r"x\.ckpt: its network cannot be built again here") as told:
+        load_task(path)
+    assert f"was trained under version {__version__}, this is {__version__}" in str(told.value)
+    del checkpoint["segmentation"]["version"]  # not always written
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match=r"under version 0\.1\.0 or older, this is"):
         load_task(path)
     del checkpoint["segmentation"]["config"]
     torch.save(checkpoint, path)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from segmentation.__main__ import main
+from segmentation.cores import usable_cores
 from segmentation.doctor import system
 from segmentation.doctor.data import check_data, check_wandb
 from segmentation.doctor.finding import GIB, Finding
@@ -138,7 +139,7 @@ def test_cores_under_a_quota(
         path = tmp_path / "groups" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{text}\n")
-    assert system.usable_cores(tmp_path / "groups", tmp_path) == cores
+    assert usable_cores(tmp_path / "groups", tmp_path) == cores
 
 
 def test_cores_against_loading_processes() -> None:

@@ -10,6 +10,7 @@ from torch._utils import ExceptionWrapper
 import segmentation
 from segmentation.__main__ import main
 from segmentation.data.images import label_components, read_image, write_image
+from segmentation.data.weights import BorderWeight, weight_figure
 from segmentation.errors import UserError
 from segmentation.targets import Foreground
 from tests.helpers import arguments, refusal
@@ -138,6 +139,15 @@ def test_the_figure_of_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert main(argv) == 0
     figures = [read_image(tmp_path / "out" / f"{name}.png") for name in ("mask", "labels")]
     assert figures[0].shape == (64, 560, 3) and (figures[0] == figures[1]).all()
+    touching = np.zeros((40, 60), np.uint8)
+    touching[5:20, 5:25], touching[5:20, 25:50] = 1, 2
+    write_image(tmp_path / "labels.png", touching)
+    argv = ["weights", f"--mask={tmp_path}/labels.png", f"--output={tmp_path}/gap.png", "--gap=1"]
+    assert main(argv) == 0
+    cut = touching.copy()
+    cut[5:20, 24:26] = 0
+    shown = read_image(tmp_path / "gap.png")[24:, :60]
+    assert (shown == weight_figure(cut, BorderWeight())[24:, :60]).all()
     argv = ["weights", f"--mask={tmp_path}/gone.png", f"--output={tmp_path}/x.png"]
     assert "gone.png" in refusal(capsys, argv)
     argv = ["weights", f"--mask={tmp_path}/mask.png", f"--output={tmp_path}/x.png", "--sigma=0"]

@@ -5,10 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch.trainer.states import TrainerFn
 
+from segmentation import __version__
+from segmentation.callbacks.preemption import Preemption
 from segmentation.callbacks.resume import AtomicCheckpointIO
 from segmentation.errors import UserError
 from segmentation.runs import FILE, MARKER, checkpoint_of, finish, mark, unfinished
@@ -98,3 +103,22 @@ def test_a_broken_checkpoint_is_told_and_the_previous_one_taken(
     path.write_bytes(path.read_bytes()[:100])
     assert checkpoint_of(tmp_path) == path.with_name("resume.previous.ckpt")
     assert str(path) in capsys.readouterr().out
+
+
+def test_another_version_does_not_go_on_to_the_bit() -> None:
+    """It says so before anything is lost, and what to do."""
+    trainer: Any = SimpleNamespace(
+        state=SimpleNamespace(fn=TrainerFn.FITTING), ckpt_path="a/resume.ckpt"
+    )
+    task: Any = None
+    checkpoint = {"segmentation": {"version": "0.0.9"}, "resume": {"over": False}}
+    with pytest.raises(
+        UserError, match=r"under version 0\.0\.9, this is .*--run\.weights a/resume"
+    ):
+        Preemption().on_load_checkpoint(trainer, task, checkpoint)
+    callback = Preemption()
+    callback.on_load_checkpoint(trainer, task, {"segmentation": {"version": "0.0.9"}})
+    assert callback.state is None  # the best or the last: it trains on from there
+    checkpoint["segmentation"]["version"] = __version__
+    callback.on_load_checkpoint(trainer, task, checkpoint)
+    assert callback.state == {"over": False}

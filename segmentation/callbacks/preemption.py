@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -14,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 
+from segmentation import __version__
 from segmentation.callbacks.resume import (
     AtomicCheckpointIO,
     ContinuedCSVLogger,
@@ -24,28 +24,9 @@ from segmentation.callbacks.resume import (
     skip_batches,
 )
 from segmentation.callbacks.tracking import Tracking
+from segmentation.errors import UserError
 from segmentation.runs import FILE
-
-STATUS = 143  # 128 + SIGTERM: what schedulers take for an interruption
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-
-
-@contextlib.contextmanager
-def leaving() -> Iterator[None]:
-    """Within, a signal ends the process with exit status 143, where :class:`Preemption` is not."""
-    try:
-        before = {number: signal.signal(number, _leave) for number in SIGNALS}
-    except ValueError:  # not the main thread
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(STATUS)
+from segmentation.signals import SIGNALS, STATUS
 
 
 class Preemption(Callback):
@@ -261,8 +242,16 @@ class Preemption(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
-            self.state = checkpoint.get("resume")
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self.state = checkpoint.get("resume")
+        version = checkpoint["segmentation"].get("version", "0.1.0 or older")
+        if self.state is not None and version != __version__:
+            raise UserError(
+                f"the run was interrupted under version {version}, this is {__version__}: to the "
+                "bit only the same version goes on; install it, or begin anew from the weights "
+                f"with --run.weights {trainer.ckpt_path} and without --run.resume"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:

@@ -26,6 +26,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from segmentation.cores import usable_cores
 from segmentation.data.sample import Sample, Source
 from segmentation.errors import UserError
 
@@ -139,7 +140,7 @@ def decoded(source: Source, folder: Path | None = None, workers: int | None = No
             )
         seen[record.id] = record.image
     key = _key([LAYOUT, source.version, [(r.id, r.stamp, r.group, r.subset) for r in records]])
-    read = map_ordered(source.read, records, workers or os.cpu_count() or 1)
+    read = map_ordered(source.read, records, workers or usable_cores())
     return _open(source.name, key, read, len(records), folder)
 
 
@@ -178,7 +179,7 @@ def derived(
     """
     key = _key([LAYOUT, store.folder.name, title, settings, list(items)])
     name = f"{_name(store)}-{title}"
-    return _open(name, key, map_ordered(make, items, os.cpu_count() or 1), len(items), folder)
+    return _open(name, key, map_ordered(make, items, usable_cores()), len(items), folder)
 
 
 def map_ordered(

@@ -13,6 +13,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
+from segmentation.cores import usable_cores
 from segmentation.data.cache import Store, decoded, prepared
 from segmentation.data.corrections import Corrected
 from segmentation.data.datasets import (
@@ -250,7 +251,7 @@ class SegmentationDataModule(LightningDataModule):
     ) -> DataLoader[Batch]:
         workers = self.num_workers
         if workers is None:
-            workers = min(8, os.cpu_count() or 1) // self._rank()[1]
+            workers = min(8, usable_cores()) // self._rank()[1]
         return DataLoader(
             data,
             batch_size,

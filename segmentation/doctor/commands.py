@@ -36,7 +36,7 @@ def doctor(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if options.seconds < 0:
         raise UserError(f"--seconds {options.seconds}: must be at least 0")
-    from segmentation.doctor.system import usable_cores
+    from segmentation.cores import usable_cores
 
     cores = usable_cores()
     failed = False

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from segmentation.doctor.finding import GIB, Finding, Status
@@ -11,33 +9,6 @@ from segmentation.doctor.finding import GIB, Finding, Status
 # A batch of 8 of the data module's crops, 256×256: three uint8 channels, a target and perhaps
 # weights as float32. Each loading process has two of them ready, and one is being used.
 WORKER_BYTES = 3 * 8 * 256 * 256 * (3 + 4 + 4)
-
-
-def usable_cores(cgroups: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self")) -> int:
-    """Cores that this process may use: affinity (taskset, Slurm) and quota (containers)."""
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    return max(1, min([cores, *(int(quota) for quota in _quotas(cgroups, proc))]))
-
-
-def _quotas(cgroups: Path, proc: Path) -> Iterator[float]:
-    """Cores by each control group above this process, of version 2 and 1."""
-    with suppress(OSError):
-        lines = (proc / "cgroup").read_text().splitlines()
-        own = [line.partition("::")[2] for line in lines if line.startswith("0::")]
-        folder = Path("/", *own)
-        for group in (folder, *folder.parents):
-            with suppress(OSError, ValueError):
-                path = cgroups / group.relative_to("/") / "cpu.max"
-                quota, period = path.read_text().split()
-                yield float(quota) / float(period)  # ValueError for "max"
-    with suppress(OSError, ValueError):
-        quota, period = (
-            (cgroups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
-        )
-        if float(quota) > 0:
-            yield float(quota) / float(period)
 
 
 def check_cores(usable: int, present: int, workers: int) -> Finding:

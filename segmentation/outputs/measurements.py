@@ -56,9 +56,9 @@ def measure_objects(
         cut = row["top"] == 0 or row["left"] == 0 or row["bottom"] == height
         row["border"] = int(cut or row["right"] == width)
         if pixel_size is not None:
-            row["area_um2"] = _rounded(row["area"] * math.prod(pixel_size))
+            row["area_um2"] = rounded(row["area"] * math.prod(pixel_size))
             if math.isclose(*pixel_size, rel_tol=1e-3):
-                row["perimeter_um"] = _rounded(row["perimeter"] * pixel_size[0])
+                row["perimeter_um"] = rounded(row["perimeter"] * pixel_size[0])
         rows.append(row)
     return rows
 
@@ -90,11 +90,12 @@ def count_areas(
         row["mean_area"] = round(float(areas.mean()), 2)
         row["median_area"] = float(np.median(areas))
     if pixel_size is not None:
-        row["pixel_height_um"], row["pixel_width_um"] = map(_rounded, pixel_size)
+        row["pixel_height_um"], row["pixel_width_um"] = map(rounded, pixel_size)
         if len(areas):
-            row["mean_area_um2"] = _rounded(float(areas.mean()) * math.prod(pixel_size))
+            row["mean_area_um2"] = rounded(float(areas.mean()) * math.prod(pixel_size))
     return row
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """To six digits, as all measurements are."""
     return float(f"{value:.6g}")

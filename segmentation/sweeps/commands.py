@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segmentation.commands import _Parser
+from segmentation.cores import usable_cores
 from segmentation.errors import UserError
 
 ABOUT = """Sweeps: files in W&B's schema, such as those of configs/sweeps.
@@ -166,8 +167,7 @@ def _agents(argv: list[str], count: int) -> int:
 
 def _shares(count: int) -> list[dict[str, str]]:
     """Environment of each agent: its share of the cores, and of several GPUs."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // count))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // count))
     shares = [{"OMP_NUM_THREADS": threads} for _ in range(count)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

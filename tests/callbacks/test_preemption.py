@@ -1,32 +1,18 @@
 """What a run keeps to go on from: whole files, the rows that hold, and random numbers."""
 
-import os
 import random
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from segmentation.callbacks.preemption import SIGNALS, STATUS, leaving
 from segmentation.callbacks.resume import (
     AtomicCheckpointIO,
     ContinuedCSVLogger,
     random_state,
     set_random_state,
 )
-
-
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_with_143(number: int) -> None:
-    before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as left, leaving():
-        os.kill(os.getpid(), number)
-        time.sleep(1)
-    assert left.value.code == STATUS
-    assert signal.getsignal(number) is before
 
 
 def test_random_numbers_go_on(tmp_path: Path) -> None:

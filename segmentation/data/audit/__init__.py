@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from segmentation.cores import usable_cores
 from segmentation.data.audit.distributions import distributions
 from segmentation.data.audit.duplicates import Duplicates, find_duplicates, straddling_pairs
 from segmentation.data.audit.page import overview, page
@@ -60,7 +61,7 @@ def audit(
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"{output}: exists already; choose another --output")
     store, records, faults = readable(source, cache)
-    workers = os.cpu_count() or 1
+    workers = usable_cores()
     facts = list(map_ordered(lambda i: examine(store[i], small), range(len(store)), workers))
     found = find_duplicates(store, near)
     contradicting = [pair for pair in found.pairs if pair.iou is not None and pair.iou < agree]
@@ -116,7 +117,7 @@ def readable(
         return ""
 
     records = list(source.index())
-    for record, text in zip(records, map_ordered(fault, records, os.cpu_count() or 1), strict=True):
+    for record, text in zip(records, map_ordered(fault, records, usable_cores()), strict=True):
         if text:
             faults[record.id] = text
     if not faults or len(faults) == len(records):
