@@ -22,11 +22,11 @@ max-width:100%;margin:.5em 1em .5em 0}rect{fill:#4a78b5}text{font-size:10px;fill
 """
 
 
-def document(title: str, body: str) -> str:
-    """A whole page; ``title`` is text, ``body`` HTML."""
+def document(title: str, body: str, style: str = "") -> str:
+    """A whole page; ``title`` is text, ``body`` HTML, ``style`` what it adds to the style sheet."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>{body}</body></html>\n"
+        f"<style>{STYLE}{style}</style></head><body>{body}</body></html>\n"
     )
 
 

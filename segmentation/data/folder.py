@@ -141,7 +141,7 @@ class FolderDataModule(SegmentationDataModule):
         super().__init__(ImageFolder(root, images, masks, mask_type), split, **kwargs)
 
 
-def find_images(folder: Path) -> dict[str, Path]:
+def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
     """Every image below ``folder``: relative path without suffix ► path, sorted.
 
     Raises:
@@ -149,7 +149,7 @@ def find_images(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in _visible(folder):
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+        if path.suffix.lower() in suffixes and path.is_file():
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in found:
                 raise UserError(
@@ -157,7 +157,7 @@ def find_images(folder: Path) -> dict[str, Path]:
                 )
             found[name] = path
     if not found:
-        raise UserError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); check the path")
+        raise UserError(f"{folder}: holds no images ({', '.join(suffixes)}); check the path")
     return dict(sorted(found.items()))
 
 

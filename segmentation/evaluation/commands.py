@@ -10,7 +10,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     parser = _Parser("segmentation evaluate", description=evaluate.__doc__, allow_abbrev=False)
     for name, about in (
-        ("--truth", "masks or label maps: PNG, TIFF or BMP; subfolders are groups (subjects)"),
+        ("--truth", "masks or label maps: PNG, TIFF, BMP or NPY; subfolders are groups (subjects)"),
         ("--prediction", "the same names, whatever the suffix"),
         ("--output", "gets report.html, scores.json and per_image.csv"),
     ):

@@ -8,11 +8,12 @@ import numpy as np
 import tifffile
 
 from segmentation.data.folder import MASK_ENDINGS, find_images
-from segmentation.data.images import consecutive, label_components, read_mask
+from segmentation.data.images import IMAGE_SUFFIXES, consecutive, label_components, read_mask
 from segmentation.data.tree import check_root
 from segmentation.errors import UserError
 
 Kind = Literal["auto", "instances", "mask"]
+SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
 ENDINGS = (*(end for end in MASK_ENDINGS if end), "_cp_masks", "_prob", "_probabilities")
 
 _LARGEST_ID = np.iinfo(np.int32).max
@@ -41,7 +42,7 @@ class Facts:
 
 
 def find_maps(folder: Path, option: str) -> dict[str, Path]:
-    """Every PNG, TIFF or BMP below a folder by its path without suffix and ending, sorted.
+    """Every PNG, TIFF, BMP or NPY below a folder by its path without suffix and ending, sorted.
 
     The endings are what tools append to the image's name: ``_mask``, ``_labels``, ``_cp_masks`` ….
 
@@ -49,7 +50,7 @@ def find_maps(folder: Path, option: str) -> dict[str, Path]:
         UserError: The folder is missing or empty, or two files have one name.
     """
     found: dict[str, Path] = {}
-    for name, path in find_images(check_root(folder, f"check {option}")).items():
+    for name, path in find_images(check_root(folder, f"check {option}"), SUFFIXES).items():
         end = next((end for end in sorted(ENDINGS, key=len)[::-1] if name.endswith(end)), "")
         name = name.removesuffix(end)
         if name in found:
@@ -88,7 +89,7 @@ def pair(
 def read_ids(path: Path) -> np.ndarray:
     """The values of a mask or a label map as they are, (H, W), an unsigned type or int32.
 
-    PNG, TIFF and BMP of 8 or 16 bits, and TIFF of integers of any width.
+    PNG, TIFF and BMP of 8 or 16 bits, and TIFF and NPY of integers of any width.
 
     Raises:
         UserError: The file is broken, a JPEG, has colours, holds floats, or an id is negative or
@@ -96,7 +97,7 @@ def read_ids(path: Path) -> np.ndarray:
     """
     if path.suffix.lower() in (".jpg", ".jpeg"):
         raise UserError(f"{path}: JPEG changes the values of a mask; save it as PNG or TIFF")
-    wide = _wide_tiff(path)
+    wide = _wide(path)
     if wide is None:
         return read_mask(path)
     if wide.dtype.kind == "f":
@@ -119,14 +120,14 @@ def read_ids(path: Path) -> np.ndarray:
 
 
 def read_probability(path: Path) -> np.ndarray:
-    """A probability map as (H, W) float32 in 0…1: 8 or 16 bit integers scaled, or float TIFF.
+    """A probability map, (H, W) float32 in 0…1: 8 or 16 bit integers scaled, or floats as they are.
 
     Raises:
         UserError: The file is broken, has colours, or holds values outside 0…1.
     """
-    wide = _wide_tiff(path)
-    if wide is None:
-        pixels = read_mask(path)
+    wide = _wide(path)
+    if wide is None or wide.dtype in (np.uint8, np.uint16):
+        pixels = read_mask(path) if wide is None else wide
         probs: np.ndarray = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
         return probs
     if wide.dtype.kind != "f":
@@ -213,8 +214,10 @@ def check_same_size(path: Path, found: tuple[int, ...], truth: Path, size: tuple
         )
 
 
-def _wide_tiff(path: Path) -> np.ndarray | None:
-    """The pixels of a TIFF of signed, wide or floating numbers; ``None`` for all other files."""
+def _wide(path: Path) -> np.ndarray | None:
+    """The pixels of an NPY or of a TIFF of signed, wide or floating numbers; ``None`` otherwise."""
+    if path.suffix.lower() == ".npy":
+        return _array(path)
     if path.suffix.lower() not in (".tif", ".tiff"):
         return None
     try:
@@ -232,6 +235,22 @@ def _wide_tiff(path: Path) -> np.ndarray | None:
     if pixels is None or pixels.ndim != 2:
         raise UserError(f"{path}: not one plane of one channel; save each plane as its own file")
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        pixels: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: cannot be read ({why}); save one (H, W) array of numbers with numpy.save"
+        ) from None
+    if pixels.ndim != 2 or not pixels.size or pixels.dtype.kind not in "buif":
+        raise UserError(
+            f"{path}: an array of shape {pixels.shape} and type {pixels.dtype}; save one (H, W) "
+            "array of numbers"
+        )
+    return pixels.astype(np.uint8) if pixels.dtype.kind == "b" else pixels
 
 
 def _regions(ids: np.ndarray) -> int:

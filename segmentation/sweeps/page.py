@@ -11,17 +11,15 @@ import optuna
 from optuna.trial import TrialState
 
 from segmentation.data.images import write_bytes
+from segmentation.html import document
 from segmentation.sweeps.status import Row, clock, counts, maximizes, megabytes
 from segmentation.sweeps.store import Store
 
 WIDTH, HEIGHT, TOP, SIDE = 1100, 420, 40, 70  # of the drawing, in pixels
 STYLE = """
-body { font: 14px system-ui, sans-serif; margin: 2em auto; max-width: 1160px; color: #222; }
-svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: #444; }
+svg { width: 100%; } svg text { font-size: 11px; } td { text-align: right; }
 path { fill: none; stroke-width: 1.5; opacity: .55; } path:hover { stroke-width: 4; opacity: 1; }
-table { border-collapse: collapse; } td, th { padding: .2em .8em; text-align: right; }
-th { text-align: left; border-bottom: 1px solid #999; } td.text { text-align: left; }
-.bar { background: #4477aa; height: 1em; display: inline-block; }
+td.text { text-align: left; } .bar { background: #4477aa; height: 1em; display: inline-block; }
 """
 
 
@@ -32,16 +30,14 @@ def write_page(path: Path, store: Store, rows: Sequence[Row]) -> None:
         UserError: It cannot be written.
     """
     metric = html.escape(store.search["metric"]["name"])
-    title = html.escape(str(store.study.user_attrs.get("file", "sweep")))
+    title = str(store.study.user_attrs.get("file", "sweep"))
     scored = [row for row in rows if row.score is not None and math.isfinite(row.score)]
-    text = (
-        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{STYLE}</style><h1>{title}</h1><p>{html.escape(counts(list(rows)))}</p>"
+    body = (
+        f"<h1>{html.escape(title)}</h1><p>{html.escape(counts(list(rows)))}</p>"
         f"<h2>Parallel coordinates</h2>{parallel(scored, metric, maximizes(store))}"
-        f"<h2>Importance</h2>{_importance(store)}"
-        f"<h2>Trials</h2>{_table(rows, metric)}</html>"
+        f"<h2>Importance</h2>{_importance(store)}<h2>Trials</h2>{_table(rows, metric)}"
     )
-    write_bytes(path, text.encode())
+    write_bytes(path, document(title, body, STYLE).encode())
 
 
 def parallel(rows: Sequence[Row], metric: str, maximize: bool) -> str:

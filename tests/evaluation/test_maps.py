@@ -79,6 +79,10 @@ def test_ids_of_every_integer(tmp_path: Path, dtype: str) -> None:
     found = read_ids(tmp_path / "a.tif")
     np.testing.assert_array_equal(found, ids)
     assert found.dtype in (np.uint8, np.uint16, np.int32)
+    np.save(tmp_path / "b.npy", ids)
+    np.testing.assert_array_equal(read_ids(tmp_path / "b.npy"), ids)
+    np.save(tmp_path / "c.npy", ids > 0)
+    np.testing.assert_array_equal(read_ids(tmp_path / "c.npy"), ids > 0)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +110,14 @@ def test_broken_files(tmp_path: Path) -> None:
         for read in (read_ids, read_probability):
             with pytest.raises(UserError, match=r"a\.tif: "):
                 read(tmp_path / "a.tif")
+    np.save(tmp_path / "a.npy", {"masks": 1})  # type: ignore[arg-type]  # a pickle: Cellpose's
+    np.save(tmp_path / "b.npy", np.zeros((2, 3, 4)))
+    np.save(tmp_path / "c.npy", np.zeros((0, 4)))
+    np.save(tmp_path / "d.npy", np.full((3, 4), "a"))
+    (tmp_path / "e.npy").write_bytes(b"")
+    for name in "abcde":
+        with pytest.raises(UserError, match=rf"{name}\.npy: .*save one \(H, W\) array"):
+            read_ids(tmp_path / f"{name}.npy")
     write_image(tmp_path / "a.jpg", np.zeros((8, 8), np.uint8))
     with pytest.raises(UserError, match="JPEG changes the values"):
         read_ids(tmp_path / "a.jpg")
@@ -117,7 +129,17 @@ def test_probabilities_of_every_kind(tmp_path: Path) -> None:
     write_image(tmp_path / "b.tif", (probs * 65535).round().astype(np.uint16))
     tifffile.imwrite(tmp_path / "c.tif", probs)
     tifffile.imwrite(tmp_path / "d.tif", probs.astype(np.float64))
-    for name, close in (("a.png", 0.5 / 255), ("b.tif", 1e-5), ("c.tif", 0), ("d.tif", 0)):
+    np.save(tmp_path / "e.npy", probs.astype(np.float16))
+    np.save(tmp_path / "f.npy", (probs * 65535).round().astype(np.uint16))
+    kinds = {
+        "a.png": 0.5 / 255,
+        "b.tif": 1e-5,
+        "c.tif": 0,
+        "d.tif": 0,
+        "e.npy": 5e-4,
+        "f.npy": 1e-5,
+    }
+    for name, close in kinds.items():
         found = read_probability(tmp_path / name)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, probs, rtol=0, atol=close + 1e-7)
