@@ -199,6 +199,8 @@ decoded(Numbers(log=Path(log), pause=0.05), Path(folder), workers=1)
 
 
 SLOW = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+
 class Slow(Numbers):
     def read(self, record):
         if record.id == "n3":
