@@ -23,7 +23,7 @@ quickstart: install
 	  --data.images quickstart/new/images --output quickstart/predicted --overlays
 
 test: install
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,11 @@
 """What all tests share: synthetic data written once, and nothing outside the test's own folders."""
 
 import os
+
+# Tests beside each other: one thread each, also in the processes that they start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+
 from collections.abc import Iterator
 from pathlib import Path
 

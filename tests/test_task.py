@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from segmentation import __version__
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import Split
 from segmentation.errors import UserError
@@ -266,6 +267,7 @@ def test_a_checkpoint_says_what_it_was_trained_on(tmp_path: Path) -> None:
     first.save_checkpoint(path)
     stored = torch.load(path, weights_only=True)["segmentation"]
     assert stored == {
+        "version": __version__,
         "config": {"class_path": "X"},
         "preprocess": PREPROCESS.plain(),
         "trained_on": {"data": ["b", "c"]},

@@ -1,6 +1,9 @@
 """Tuning: what is found, where it is kept, and who follows it."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from segmentation.__main__ import main
 from segmentation.checkpoint import load_task, read_checkpoint, sidecar
 from segmentation.errors import UserError
+from segmentation.signals import STATUS
 from segmentation.targets import Contour, Distance, Foreground, Target
 from segmentation.tune import Search, Tune
 from tests.helpers import arguments, fit, refusal, scores
@@ -129,6 +133,22 @@ def test_the_command_writes_a_sidecar_that_test_and_predict_follow(
 
     again = tuned(run, "--score=image_iou")  # from the checkpoint's own, not from the last search
     assert again["before"] == content["before"] and again["target"]["threshold"] == threshold
+
+
+def test_a_signal_during_the_search_ends_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no batch that it could wait for, and nothing half-written."""
+
+    def told(_: Search) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return 1.0
+
+    monkeypatch.setattr(Search, "run", told)
+    before = sorted((run / "checkpoints").iterdir())
+    with pytest.raises(SystemExit) as left:
+        tuned(run)
+    assert left.value.code == STATUS
+    assert sorted((run / "checkpoints").iterdir()) == before
 
 
 def test_a_sidecar_of_another_checkpoint_is_refused_and_replaced(

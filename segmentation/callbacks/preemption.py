@@ -54,6 +54,7 @@ class Preemption(Callback):
         self.state: dict[str, Any] | None = None  # to go on from, as loaded
         self._saving: dict[str, Any] | None = None  # the random state, while a checkpoint is made
         self._handlers: dict[int, Any] = {}
+        self._group: Any = None  # of processes that agree
 
     # Signals
 
@@ -132,6 +133,12 @@ class Preemption(Callback):
                 self._save(trainer, self._rng)
             self._stop(trainer)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self.running = False  # a search that follows has no batches to wait for
+            if self._agreed(trainer, 2 * self.asked):
+                self._stop(trainer)
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer, trainer.num_test_batches)
 
@@ -166,8 +173,10 @@ class Preemption(Callback):
         """The largest value of all processes."""
         if trainer.world_size == 1:
             return int(value)
-        tensor = torch.tensor(int(value), device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+        if self._group is None:  # on the CPU: asking a GPU would wait for all it has to do
+            self._group = torch.distributed.new_group(backend="gloo")
+        tensor = torch.tensor(int(value))
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=self._group)
         return int(tensor)
 
     def _save(self, trainer: Trainer, rng: dict[str, Any], over: bool = False) -> None:

@@ -121,6 +121,10 @@ class Store:
                 return None
             for found in trials:
                 if found.state == TrialState.RUNNING and self.left(found.number):
+                    # Its agent may have ended it since the list was made, and then let it go.
+                    now = self.study._storage.get_trial(found._trial_id)
+                    if now.state != TrialState.RUNNING:
+                        continue
                     deaths = found.user_attrs.get("deaths", 0)
                     if self._sign(found.number).exists():  # else it was given back
                         deaths += 1

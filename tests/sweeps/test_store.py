@@ -43,6 +43,26 @@ def test_agents_beside_each_other_take_each_combination_once(tmp_path: Path) -> 
     }
 
 
+def test_a_trial_that_ends_while_another_agent_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the list of trials was made and before its agent was looked for."""
+    sweep, one = opened(tmp_path, parameters={"x": {"values": [1, 2]}})
+    other = Store(tmp_path / "store")
+    trial = one.claim(sweep)
+    assert trial is not None and trial.number == 0
+    really = Store.left
+
+    def left(store: Store, number: int) -> bool:
+        one.study.tell(trial, 1.0)
+        one.release(number)
+        return really(store, number)
+
+    monkeypatch.setattr(Store, "left", left)
+    claimed = other.claim(sweep)
+    assert claimed is not None and claimed.number == 1
+
+
 @pytest.mark.parametrize("method", ["random", "bayes"])
 def test_draws_differ_and_can_be_repeated(method: str, tmp_path: Path) -> None:
     def draw(folder: Path) -> list[float]:
