@@ -1,19 +1,22 @@
 """What is predicted of one image file, and how it is written."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from segmentation.data.images import write_bytes
+from segmentation.data.images import write_bytes, write_image
 from segmentation.data.preprocess import Preprocess
-from segmentation.data.stacks import Planes
+from segmentation.data.stacks import Calibration, Planes
+from segmentation.data.stream import Spool, TiffWindows, write_tiff
 from segmentation.errors import UserError
-from segmentation.inference.large import predict_large, tiled
+from segmentation.inference.large import TILE, predict_large, tiled
 from segmentation.inference.tiles import GridTiles
 from segmentation.outputs import Outputs, rle
 from segmentation.outputs.geojson import encode_features, features
@@ -21,16 +24,17 @@ from segmentation.outputs.measurements import (
     count_areas,
     count_objects,
     measure_objects,
-    rounded,
 )
 from segmentation.outputs.outlines import outlines
 from segmentation.outputs.rasters import mask_suffix, smallest_ids, write_pixels
 from segmentation.outputs.rois import encode_rois, rois
+from segmentation.outputs.rows import Rows
+from segmentation.outputs.streamed import ObjectFiles, add_overlay, smaller
 from segmentation.overlays import tint
 from segmentation.task import SegmentationTask
 
 WHOLE = 2**22  # pixels (2048²): more go through the network in tiles
-STREAMED = 2**25  # pixels: more are streamed from disk to disk, with fewer kinds of output
+STREAMED = 2**25  # pixels: more are streamed from disk to disk
 
 
 @dataclass
@@ -115,47 +119,76 @@ def predict_file(
 
 def stream_file(
     tasks: Sequence[SegmentationTask], planes: Planes, outputs: Outputs, name: str, stem: str
-) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
-    """Predict an image from disk to disk: the files written, and rows of the tables.
+) -> tuple[list[str], Mapping[str, Iterable[dict[str, Any]]]]:
+    """Predict an image from disk to disk, plane by plane.
+
+    What is written is what :func:`write_prediction` writes of the same objects, except that large
+    overlays are made smaller, and ImageJ's files become OME-TIFF.
+
+    Returns:
+        The files written, below the output folder, and rows of the tables.
 
     Raises:
-        UserError: It cannot be read in windows, or something is wanted that needs it whole.
+        UserError: It cannot be read in windows, or the output not be written.
     """
-    path, (height, width) = planes.path, planes.size or (0, 0)
-    flags = [flag for flag in ("overlays", "geojson", "rle", "rois") if getattr(outputs, flag)]
-    if flags or planes.axes:
-        what = f"--{flags[0]}" if flags else "a stack"
+    path, size, pixel_size = planes.path, planes.size, planes.calibration.pixel_size
+    assert size is not None
+    if planes.axes and len(planes.pages[0]) > 1:
         raise UserError(
-            f"{path}: {height}×{width} pixels are predicted in tiles from disk, which "
-            f"{what} is not made for; leave it out, or cut the image"
+            f"{path}: {size[0]}×{size[1]} pixels are read in windows, which is not made for a "
+            "stack whose colours are planes; save it as RGB"
         )
-    wanted = {"masks": True, "labels": outputs.labels, "probabilities": outputs.probabilities}
+    suffixes = {"masks": path.suffix, "labels": ".tif", "probabilities": ".tif"}
+    suffixes |= {"overlays": ".tif" if planes.axes else ".png", "geojson": ".geojson"}
+    suffixes["rois"] = ".zip"
     files = {
-        kind: f"{kind}/{stem}{path.suffix if kind == 'masks' else '.tif'}"
-        for kind, on in wanted.items()
-        if on
+        kind: f"{kind}/{stem}{suffix}"
+        for kind, suffix in suffixes.items()
+        if kind == "masks" or getattr(outputs, kind)
     }
-    found = predict_large(
-        tasks,
-        path,
-        mask=outputs.folder / files["masks"],
-        labels=outputs.folder / files["labels"] if "labels" in files else None,
-        probabilities=outputs.folder / files["probabilities"] if "probabilities" in files else None,
-    )
-    if not found.exact:
-        print(f"approximate  {path}: the network sees farther than a quarter of a tile")
-    where, pixel_size = {"image": name, "plane": 0}, planes.calibration.pixel_size
-    counts = count_areas(found.areas, found.foreground_pixels, height * width, pixel_size)
-    rows: list[dict[str, Any]] = [
-        {**where, "object": i, "area": int(a)} for i, a in enumerate(found.areas, start=1)
-    ]
-    for row in rows if pixel_size is not None else ():
-        row["area_um2"] = rounded(row["area"] * math.prod(pixel_size or ()))
-    tables: dict[str, list[dict[str, Any]]] = {
-        "images": [{**where, **counts}],
-        "objects": rows,
-        "rle": [],
-    }
+    targets = {kind: outputs.folder / file for kind, file in files.items()}
+    counts = Rows()
+    with ExitStack() as stack:
+
+        def spool() -> Spool:
+            return stack.enter_context(Spool(outputs.folder / "masks"))
+
+        places = {kind: targets.get(kind) for kind in ("geojson", "rois")}
+        objects = ObjectFiles(planes, name, stem, stack, codes=outputs.rle, **places)
+        found, overlays = [], spool()
+        for number in range(len(planes)):
+            page = planes.pages[number][0] if planes.axes else None
+            with TiffWindows(path, TILE, page) as image:
+                plane = predict_large(tasks, image, spool, probabilities=outputs.probabilities)
+                objects.add(plane.labels, image, number)
+                if outputs.overlays:
+                    add_overlay(overlays, image, plane.mask)
+            found.append(plane)
+            row = count_areas(
+                plane.labels.areas, plane.foreground_pixels, math.prod(size), pixel_size
+            )
+            counts.add([{"image": name, "plane": number, **row}])
+        if not all(plane.exact for plane in found):
+            print(f"approximate  {path}: the network sees farther than a quarter of a tile")
+        most = max(len(plane.labels.areas) for plane in found)
+        wide = np.dtype(np.uint16 if most <= 65535 else np.uint32)
+        bands: dict[str, Iterable[np.ndarray]] = {
+            "masks": chain.from_iterable(plane.mask for plane in found),
+            "labels": (ids.astype(wide) for plane in found for ids in plane.labels),
+            "probabilities": chain.from_iterable(plane.probabilities for plane in found),
+        }
+        dtypes = {"masks": np.dtype(np.uint8), "labels": wide, "probabilities": np.dtype(np.uint16)}
+        shape = (*planes.lengths, *size)
+        for kind in bands:
+            if kind in targets:
+                write_tiff(targets[kind], shape, dtypes[kind], bands[kind], planes)
+        if outputs.overlays and planes.axes:
+            unscaled = replace(planes, calibration=Calibration(planes.calibration.layout))
+            shape = (*planes.lengths, *smaller(size), 3)
+            write_tiff(targets["overlays"], shape, np.dtype(np.uint8), overlays, unscaled, rgb=True)
+        elif outputs.overlays:
+            write_image(targets["overlays"], np.concatenate(list(overlays)))
+    tables = {"images": counts, "objects": objects.objects, "rle": objects.codes or Rows()}
     return list(files.values()), tables
 
 

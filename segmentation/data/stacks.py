@@ -259,27 +259,40 @@ def write_stack(pixels: np.ndarray, planes: Planes) -> bytes:
         pixels: (planes, H, W), or (planes, H, W, 3) RGB; unsigned integers.
         planes: Of the source.
     """
-    about, layout = planes.calibration, planes.calibration.layout
     rgb = pixels.ndim == 4
-    settings: dict[str, Any] = {"metadata": None}
-    if set(planes.axes) <= {"T", "Z"}:
-        axes = planes.axes + ("YXS" if rgb else "YX")
-        if layout == "imagej" and pixels.dtype in (np.uint8, np.uint16):
-            settings = {"imagej": True, "metadata": {"axes": axes, **about.metadata}}
-        elif layout != "plain":
-            told = about.metadata if layout == "ome" else _as_ome(about)
-            settings = {"ome": True, "metadata": {"axes": axes, **told}}
-    if about.resolution is not None:
-        settings |= {"resolution": about.resolution, "resolutionunit": about.resolution_unit}
     file = io.BytesIO()
     tifffile.imwrite(
         file,
         pixels.reshape(*planes.lengths, *pixels.shape[1:]),
         photometric="rgb" if rgb else "minisblack",
         compression="zlib",
-        **settings,
+        **layout(planes, pixels.dtype, rgb),
     )
     return file.getvalue()
+
+
+def layout(planes: Planes, dtype: np.dtype[Any], rgb: bool, tiled: bool = False) -> dict[str, Any]:
+    """Settings for ``tifffile.imwrite`` of a result: its metadata, and its resolution.
+
+    Args:
+        planes: Of the source.
+        dtype: Of the result.
+        rgb: Whether the result is one.
+        tiled: It is stored in tiles, which ImageJ itself does not open: OME-TIFF instead, for
+            Bio-Formats.
+    """
+    about, kind = planes.calibration, planes.calibration.layout
+    settings: dict[str, Any] = {"metadata": None}
+    if set(planes.axes) <= {"T", "Z"}:
+        axes = planes.axes + ("YXS" if rgb else "YX")
+        if kind == "imagej" and dtype in (np.uint8, np.uint16) and not tiled:
+            settings = {"imagej": True, "metadata": {"axes": axes, **about.metadata}}
+        elif kind != "plain":
+            told = about.metadata if kind == "ome" else _as_ome(about)
+            settings = {"ome": True, "metadata": {"axes": axes, **told}}
+    if about.resolution is not None:
+        settings |= {"resolution": about.resolution, "resolutionunit": about.resolution_unit}
+    return settings
 
 
 def _as_ome(about: Calibration) -> dict[str, Any]:

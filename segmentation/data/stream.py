@@ -2,19 +2,21 @@
 
 import contextlib
 import importlib.util
+import math
 import os
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC
 
+from segmentation.data.stacks import Planes, layout
 from segmentation.data.tiff import PLAIN, dress, named, refusal
 from segmentation.errors import UserError
 
@@ -35,6 +37,7 @@ class TiffWindows:
         path: 8 or 16 bits (or one); gray, RGB or RGBA, palette; tiles or strips; also BigTIFF.
         rows: As many of the image are kept decoded: the height of the windows, if they are read row
             by row.
+        page: Its number in the file, of a stack; by default the file's only one.
 
     Attributes:
         shape: (H, W, C) with C in {1, 3}.
@@ -44,7 +47,7 @@ class TiffWindows:
         UserError: The file is missing, broken or of a kind that cannot be read in windows.
     """
 
-    def __init__(self, path: str | Path, rows: int = 1024) -> None:
+    def __init__(self, path: str | Path, rows: int = 1024, page: int | None = None) -> None:
         self.name = str(path)
         try:
             self._tiff = tifffile.TiffFile(path)
@@ -53,16 +56,21 @@ class TiffWindows:
         except Exception as error:  # tifffile raises many kinds on a broken file
             raise _broken(self.name, error) from None
         try:
-            self._open(rows)
+            self._open(rows, page)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, rows: int) -> None:
+    def _open(self, rows: int, number: int | None) -> None:
         try:
-            first = self._tiff.series[0]
-            planes = len(first.pages) if first.is_pyramidal else len(self._tiff.pages)
-            self._page = page = self._tiff.pages.first
+            if number is None:
+                first = self._tiff.series[0]
+                planes = len(first.pages) if first.is_pyramidal else len(self._tiff.pages)
+            else:
+                planes = 1
+            page = self._tiff.pages[number or 0]
+            assert isinstance(page, tifffile.TiffPage)
+            self._page = page
             why = refusal(page, planes * page.imagedepth, most=2**48) or self._unreadable()
         except Exception as error:
             raise _broken(self.name, error) from None
@@ -181,7 +189,7 @@ class TiffWindows:
 
 
 class Spool:
-    """Rows of an image, put aside on disk, compressed, until they are asked for again in order.
+    """Rows of an image, put aside on disk, compressed, until they are asked for again.
 
     The file has no name (where the system can do that) and is gone when it is closed.
 
@@ -197,20 +205,44 @@ class Spool:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  __exit__ closes it
         self._folder = folder
-        self._parts: list[tuple[int, tuple[int, ...], np.dtype[Any]]] = []
+        self._parts: list[tuple[int, int, tuple[int, ...], np.dtype[Any]]] = []
+        self._end = 0  # of the file
 
     def append(self, rows: np.ndarray) -> None:
         """Add rows, an array of any kind, at the end."""
         data = zlib.compress(np.ascontiguousarray(rows).data, level=1)
         with _writing(self._folder):
+            self._file.seek(self._end)
             self._file.write(data)
-        self._parts.append((len(data), rows.shape, rows.dtype))
+        self._parts.append((self._end, len(data), rows.shape, rows.dtype))
+        self._end += len(data)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        with _writing(self._folder):
-            self._file.seek(0)
-        for length, shape, dtype in self._parts:
-            yield np.frombuffer(zlib.decompress(self._file.read(length)), dtype).reshape(shape)
+        return map(self._decode, range(len(self._parts)))
+
+    def reader(self) -> Callable[[slice, slice], np.ndarray]:
+        """A function that reads some rows, at least one, and columns of parts of one kind.
+
+        It keeps the latest four parts decoded.
+        """
+        decode = lru_cache(4)(self._decode)
+
+        def read(rows: slice, columns: slice) -> np.ndarray:
+            found, top = [], 0
+            for index, (_, _, (height, *_), _) in enumerate(self._parts):
+                if top < rows.stop and top + height > rows.start:
+                    own = slice(max(rows.start - top, 0), rows.stop - top)
+                    found.append(decode(index)[own, columns].copy())  # not all of the part
+                top += height
+            return found[0] if len(found) == 1 else np.concatenate(found)
+
+        return read
+
+    def _decode(self, index: int) -> np.ndarray:
+        start, length, shape, dtype = self._parts[index]
+        with _writing(self._folder):  # what was appended may be in a buffer still
+            self._file.seek(start)
+        return np.frombuffer(zlib.decompress(self._file.read(length)), dtype).reshape(shape)
 
     def __enter__(self) -> Self:
         return self
@@ -222,7 +254,12 @@ class Spool:
 
 
 def write_tiff(
-    path: Path, shape: tuple[int, int], dtype: np.dtype[Any], bands: Iterable[np.ndarray]
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    bands: Iterable[np.ndarray],
+    planes: Planes | None = None,
+    rgb: bool = False,
 ) -> None:
     """Write an image of which only some rows are in memory at a time, whole or not at all.
 
@@ -230,54 +267,78 @@ def write_tiff(
 
     Args:
         path: Its folders are made; a file of that name is replaced once all is written.
-        shape: (H, W).
+        shape: (H, W), (H, W, 3), or one of these after the lengths of a stack.
         dtype: uint8, uint16, uint32 or float32.
-        bands: (rows, W) arrays of that dtype, from top to bottom.
+        bands: (rows, W) or (rows, W, 3) arrays of that dtype, from top to bottom, of one plane
+            after another.
+        planes: Of the image whose axes and scale the file gets.
+        rgb: Whether the last axis are colours.
+
+    Raises:
+        UserError: The folder cannot be written, or the disk is full.
+    """
+    leading, page = (shape[:-3], shape[-3:]) if rgb else (shape[:-2], shape[-2:])
+    settings = {"metadata": None} if planes is None else layout(planes, dtype, rgb, tiled=True)
+    rows = iter(bands)
+    tiles = (tile for _ in range(math.prod(leading)) for tile in _tiles(rows, page, dtype))
+    large = math.prod(shape) * dtype.itemsize > _CLASSIC
+    with (
+        writing(path) as file,
+        tifffile.TiffWriter(file, bigtiff=large, ome=settings.pop("ome", False)) as tiff,
+    ):
+        tiff.write(
+            tiles,
+            shape=shape,
+            dtype=dtype,
+            tile=(_TILE, _TILE),
+            compression=_DEFLATE,
+            photometric="rgb" if rgb else "minisblack",
+            maxworkers=1,
+            **settings,
+        )
+
+
+def _tiles(
+    bands: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> Iterator[np.ndarray]:
+    """Cut bands of any height into whole tiles, row by row, up to one plane; 0 beyond it."""
+    height, width, *more = shape
+    wide = -(-width // _TILE) * _TILE
+    row, filled, seen = np.zeros((_TILE, wide, *more), dtype), 0, 0
+    for band in bands:
+        taken = 0
+        while taken < len(band):
+            count = min(len(band) - taken, _TILE - filled)
+            row[filled : filled + count, :width] = band[taken : taken + count]
+            taken, filled, seen = taken + count, filled + count, seen + count
+            if filled == _TILE or seen == height:
+                row[filled:] = 0
+                for left in range(0, wide, _TILE):
+                    yield np.ascontiguousarray(row[:, left : left + _TILE])
+                filled = 0
+        if seen >= height:
+            break
+    if seen != height:
+        raise ValueError(f"{seen} rows for an image of {height}")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that is written bit by bit, under a temporary name until all is: whole or absent.
 
     Raises:
         UserError: The folder cannot be written, or the disk is full.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    large = shape[0] * shape[1] * dtype.itemsize > _CLASSIC
     try:
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tifffile.TiffWriter(partial, bigtiff=large) as tiff:
-                tiff.write(
-                    _tiles(bands, shape, dtype),
-                    shape=shape,
-                    dtype=dtype,
-                    tile=(_TILE, _TILE),
-                    compression=_DEFLATE,
-                    photometric="minisblack",
-                    maxworkers=1,
-                    metadata=None,
-                )
+            with partial.open("wb") as file:
+                yield file
             partial.replace(path)
     finally:
         with contextlib.suppress(OSError):  # where the folder itself is unreachable
             partial.unlink(missing_ok=True)
-
-
-def _tiles(
-    bands: Iterable[np.ndarray], shape: tuple[int, int], dtype: np.dtype[Any]
-) -> Iterator[np.ndarray]:
-    """Cut bands of any height into whole tiles, row by row; 0 beyond the image."""
-    width = -(-shape[1] // _TILE) * _TILE
-    row, filled, seen = np.zeros((_TILE, width), dtype), 0, 0
-    for band in bands:
-        taken = 0
-        while taken < len(band):
-            more = min(len(band) - taken, _TILE - filled)
-            row[filled : filled + more, : shape[1]] = band[taken : taken + more]
-            taken, filled, seen = taken + more, filled + more, seen + more
-            if filled == _TILE or seen == shape[0]:
-                row[filled:] = 0
-                for left in range(0, width, _TILE):
-                    yield np.ascontiguousarray(row[:, left : left + _TILE])
-                filled = 0
-    if seen != shape[0]:
-        raise ValueError(f"{seen} rows for an image of {shape[0]}")
 
 
 @contextlib.contextmanager

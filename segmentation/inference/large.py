@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +10,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from segmentation.data.stream import Spool, TiffWindows, write_tiff
+from segmentation.data.preprocess import Preprocess
+from segmentation.data.stream import Spool, TiffWindows
 from segmentation.errors import UserError
 from segmentation.inference.merge import Merge, blocks
+from segmentation.inference.objects import LabelMap
 from segmentation.inference.sliding import Read, Tiling, receptive_radius, sliding
 from segmentation.inference.tiles import GridTiles
 from segmentation.task import SegmentationTask
@@ -26,31 +27,32 @@ _BLOCK = 2**22  # pixels that are decoded at once, without the halo; watershed t
 
 @dataclass(frozen=True)
 class Large:
-    """What was found in a large image.
+    """What was found in a large image. Its maps wait on disk, in blocks of rows.
 
     Attributes:
-        size: (H, W).
+        mask: (rows, W) uint8, 0 or 255.
+        labels: Ids of the objects.
+        probabilities: (rows, W) uint16 of the foreground, 65535 = 1; empty where not wanted.
         foreground_pixels: Of the mask.
-        areas: (objects,) int64: pixels of each object, in the order of its id, from 1.
         exact: Whether the probabilities are known to be those of the image in one piece, to
             rounding. They are not where a network sees farther than a quarter of a tile, nor with a
             margin that was given.
     """
 
-    size: tuple[int, int]
+    mask: Spool
+    labels: LabelMap
+    probabilities: Spool
     foreground_pixels: int
-    areas: np.ndarray
     exact: bool
 
 
 @torch.inference_mode()
 def predict_large(
     tasks: Sequence[SegmentationTask],
-    path: Path,
+    image: TiffWindows,
+    spool: Callable[[], Spool],
     *,
-    mask: Path | None = None,
-    labels: Path | None = None,
-    probabilities: Path | None = None,
+    probabilities: bool = False,
     tile: int = TILE,
     margin: int | None = None,
     halo: int = 64,
@@ -58,16 +60,14 @@ def predict_large(
     """Predict a TIFF that need not fit into memory.
 
     Memory: a tile in the network, as many rows of the image as a tile is high in float32 for each
-    class, and blocks of 4 million pixels to decode. What is written waits beside the outputs,
-    compressed, until all is known, so that there is no half of an output.
+    class, and blocks of 4 million pixels to decode. What is found is put aside, compressed.
 
     Args:
         tasks: In evaluation mode, on their device. The probabilities of several are averaged, and
             decoded by the first one's target.
-        path: The image; what ``segmentation.data.stream.TiffWindows`` reads.
-        mask: TIFF to write: uint8, 0 or 255.
-        labels: TIFF to write: instance ids from 1, uint16, or uint32 beyond 65,535 objects.
-        probabilities: TIFF to write: of the foreground, uint16, 65535 = 1.
+        image: The image, best with as many rows kept as ``tile``.
+        spool: Opens a place for what is found, three times; who calls closes them.
+        probabilities: Whether to keep them.
         tile: Height and width of the tiles in pixels: the larger, the less is computed twice.
         margin: Of the tiles; by default how far the networks see, measured.
         halo: Rows that are decoded beyond each block. Objects of whatever kind that are smaller
@@ -75,65 +75,51 @@ def predict_large(
             always do.
 
     Raises:
-        UserError: The image cannot be read in windows, a task needs it whole, the tile does not fit
-            a network, or an output cannot be written.
+        UserError: The image is broken, a task needs it whole, the tile does not fit a network, or
+            the disk is full.
     """
     for task in tasks:
         try:
             task.preprocess.check_windows()
         except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            raise UserError(f"{image.name}: {error}") from None
         if isinstance(task.net, GridTiles):
             raise UserError(
-                f"{path}: model.net is a GridTiles, which divides the whole image; predict a "
+                f"{image.name}: model.net is a GridTiles, which divides the whole image; predict a "
                 "smaller image"
             )
-    paths = {"mask": mask, "labels": labels, "probabilities": probabilities}
-    wanted = {name: out for name, out in paths.items() if out is not None}
     target = tasks[0].target
     decoder = copy.copy(target)  # small objects may be parts of large ones until they are merged
     decoder.min_size = 0
-    with ExitStack() as stack:
-        image = stack.enter_context(TiffWindows(path, rows=tile))
-        size = height, width = image.shape[:2]
-        spools = {n: stack.enter_context(Spool(out.parent)) for n, out in wanted.items()}
-        tilings = [choose_tiling(task, size, tile, margin) for task in tasks]
-        pieces = [
-            blocks(
-                sliding(_on_device(task), _prepared(task, image), size, tiling),
-                height,
-                max(_BLOCK // width, halo),
-                halo,
-            )
-            for task, (tiling, _) in zip(tasks, tilings, strict=True)
-        ]
-        merge, foreground_pixels = Merge(halo), 0
-        bar = stack.enter_context(tqdm(total=height, desc=path.name, leave=False, disable=None))
+    size = height, width = image.shape[:2]
+    tilings = [choose_tiling(task, size, tile, margin) for task in tasks]
+    pieces = [
+        blocks(
+            sliding(_on_device(task), prepared(task.preprocess, image), size, tiling),
+            height,
+            max(_BLOCK // width, halo),
+            halo,
+        )
+        for task, (tiling, _) in zip(tasks, tilings, strict=True)
+    ]
+    mask, labels, kept = spool(), LabelMap(size, spool()), spool()
+    merge, foreground_pixels, objects = Merge(halo), 0, 0
+    with tqdm(total=height, desc=Path(image.name).name, leave=False, disable=None) as bar:
         for several in zip(*pieces, strict=True):
             own = several[0][1]
             probs = np.asarray(np.mean([one for one, _ in several], axis=0))
             foreground = target.foreground(torch.from_numpy(probs)[None])[0, own].numpy()
             is_object = foreground > target.threshold
             foreground_pixels += int(is_object.sum())
-            provisional = merge.add(decoder.decode(probs), own)
-            for name, spool in spools.items():
-                if name == "mask":
-                    spool.append(is_object.astype(np.uint8) * 255)
-                elif name == "labels":
-                    spool.append(provisional)
-                else:
-                    spool.append((foreground * 65535).round().astype(np.uint16))
-            bar.update(len(provisional))
-        ids, areas = merge.finish(target.min_size)
-        wide = len(areas) > np.iinfo(np.uint16).max
-        for name, out in wanted.items():
-            if name == "labels":
-                final = ids.astype(np.uint32 if wide else np.uint16)
-                write_tiff(out, size, final.dtype, (final[rows] for rows in spools[name]))
-            else:
-                dtype = np.dtype(np.uint8 if name == "mask" else np.uint16)
-                write_tiff(out, size, dtype, spools[name])
-    return Large(size, foreground_pixels, areas, all(exact for _, exact in tilings))
+            mask.append(is_object.astype(np.uint8) * 255)
+            decoded = decoder.decode(probs)
+            objects += int(decoded.max(initial=0))
+            labels.append(merge.add(decoded, own), objects)
+            if probabilities:
+                kept.append((foreground * 65535).round().astype(np.uint16))
+            bar.update(len(foreground))
+    labels.finish(*merge.finish(target.min_size))
+    return Large(mask, labels, kept, foreground_pixels, all(exact for _, exact in tilings))
 
 
 @torch.inference_mode()
@@ -183,9 +169,9 @@ def _on_device(task: SegmentationTask) -> Callable[[Tensor], Tensor]:
     return lambda pixels: task(pixels.to(task.device))
 
 
-def _prepared(task: SegmentationTask, image: TiffWindows) -> Read:
-    """Windows of the image as the task's network sees them: (C, h, w) uint8."""
-    preprocess, (height, width) = task.preprocess, image.shape[:2]
+def prepared(preprocess: Preprocess, image: TiffWindows) -> Read:
+    """Windows of an image as ``preprocess`` shows them: (C, h, w) uint8."""
+    height, width = image.shape[:2]
     counts = np.zeros(1 << (8 * image.dtype.itemsize), np.int64)
     if preprocess.counted:
         for top in range(0, height, _BAND):

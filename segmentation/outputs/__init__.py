@@ -17,7 +17,8 @@ class Outputs:
         labels: Instance ids, 16 bits or, beyond 65,535 objects, 32. ``"png"`` gives TIFF all the
             same where PNG cannot hold it: a stack, or 32 bits.
         probabilities: Foreground probability as 16-bit TIFF, 65535 = 1.
-        overlays: The image with its objects tinted; PNG, or TIFF of a stack.
+        overlays: The image with its objects tinted; PNG, or TIFF of a stack. Of what is streamed
+            it is smaller where a side has more than 4096 pixels.
         geojson: Outlines for QuPath.
         rle: ``rle.csv``, run lengths as Kaggle wants them.
         rois: Outlines as zip of ImageJ's ROIs.

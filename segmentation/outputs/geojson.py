@@ -1,8 +1,10 @@
 """Objects as GeoJSON (RFC 7946, in pixels instead of degrees), which QuPath reads as detections."""
 
+import io
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from typing import Any, BinaryIO
 
 from segmentation.outputs.outlines import Outline
 
@@ -30,7 +32,27 @@ def features(objects: Sequence[Outline], position: Mapping[str, int]) -> list[di
     return found
 
 
-def encode_features(found: Sequence[Mapping[str, Any]]) -> bytes:
+class FeatureWriter:
+    """Writes a file of features as they are found; close it at the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._before = file, '{"type":"FeatureCollection","features":['
+
+    def add(self, found: Iterable[Mapping[str, Any]]) -> None:
+        """Append features."""
+        for feature in found:
+            text = json.dumps(feature, separators=(",", ":"))
+            self._file.write(f"{self._before}{text}".encode())
+            self._before = ","
+
+    def close(self) -> None:
+        """Complete the file, which stays open."""
+        self._file.write(f"{self._before.rstrip(',')}]}}".encode())
+
+
+def encode_features(found: Iterable[Mapping[str, Any]]) -> bytes:
     """The file's bytes."""
-    collection = {"type": "FeatureCollection", "features": list(found)}
-    return json.dumps(collection, separators=(",", ":")).encode()
+    file = io.BytesIO()
+    with closing(FeatureWriter(file)) as writer:
+        writer.add(found)
+    return file.getvalue()

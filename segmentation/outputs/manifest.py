@@ -2,16 +2,17 @@
 
 ``manifest.json`` is for people and other programs. Beside it ``.state/`` keeps one small file for
 each image that is done, with its rows of the tables: written last, whole or not at all, so that an
-interrupted prediction goes on where it stopped.
+interrupted prediction goes on where it stopped. It is read row by row, for there may be a million.
 """
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from segmentation.data.images import write_bytes
+from segmentation.data.stream import writing
 from segmentation.errors import UserError
 
 
@@ -35,10 +36,16 @@ class Manifest:
         self.write([], {}, complete=False)
 
     def record(self, image: str) -> dict[str, Any] | None:
-        """What :meth:`finish` was told of an image, if it was and its files are still there."""
+        """What :meth:`finish` was told of an image, if it was and its files are still there.
+
+        Each of its tables can be iterated once.
+        """
+        path = self._state(image)
         try:
-            told: dict[str, Any] = json.loads(self._state(image).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            with path.open(encoding="utf-8") as file:
+                told: dict[str, Any] = json.loads(file.readline())
+            told["tables"] = {name: _rows(path, name) for name in told.pop("names")}
+        except (OSError, ValueError, KeyError):
             return None
         return told if all((self.folder / name).is_file() for name in told["outputs"]) else None
 
@@ -46,20 +53,32 @@ class Manifest:
         """Those of the given images that are done, one after another."""
         return (told for told in map(self.record, images) if told is not None)
 
-    def finish(self, image: str, stamp: str, outputs: Sequence[str], **more: Any) -> None:
+    def finish(
+        self,
+        image: str,
+        stamp: str,
+        outputs: Sequence[str],
+        tables: Mapping[str, Iterable[Mapping[str, Any]]],
+        **more: Any,
+    ) -> None:
         """Note that an image is done.
 
         Args:
             image: Its path below the images' folder.
             stamp: What changes when it does.
             outputs: The files that were written, below the output folder.
-            more: Plain values to keep with it, such as rows of tables.
+            tables: Rows of each table; plain values.
+            more: Other plain values to keep with it.
 
         Raises:
             UserError: It cannot be written.
         """
-        told = {"image": image, "stamp": stamp, "outputs": list(outputs), **more}
-        write_bytes(self._state(image), json.dumps(told).encode())
+        told = {"image": image, "stamp": stamp, "outputs": list(outputs), "names": list(tables)}
+        with writing(self._state(image)) as file:
+            file.write(json.dumps({**told, **more}).encode() + b"\n")
+            for name, rows in tables.items():
+                for row in rows:
+                    file.write(json.dumps([name, row]).encode() + b"\n")
 
     def forget(self, image: str) -> None:
         """Remove what an earlier run made of an image that must be done anew, or cannot be.
@@ -124,6 +143,16 @@ class Manifest:
                     f"{self.folder}: holds predictions with {name} {_short(other)}, not "
                     f"{_short(mine)}; use another --output"
                 )
+
+
+def _rows(path: Path, table: str) -> Iterator[dict[str, Any]]:
+    """Rows of one table out of an image's file, as they are asked for."""
+    start = json.dumps([table])[:-1]
+    with path.open(encoding="utf-8") as file:
+        next(file)
+        for line in file:
+            if line.startswith(f"{start}, "):
+                yield json.loads(line)[1]
 
 
 def _short(value: Any) -> str:

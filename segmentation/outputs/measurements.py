@@ -1,6 +1,7 @@
 """Measurements of objects, and counts of images, as rows of two tables."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -28,7 +29,11 @@ _WHOLE = {"object", "area", "top", "left", "bottom", "right", "intensity_min", "
 
 
 def measure_objects(
-    labels: np.ndarray, image: np.ndarray, pixel_size: tuple[float, float] | None
+    labels: np.ndarray,
+    image: np.ndarray,
+    pixel_size: tuple[float, float] | None,
+    origin: tuple[int, int] = (0, 0),
+    size: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
     """One row for each object, with :data:`OBJECT_COLUMNS` but image and plane.
 
@@ -41,26 +46,38 @@ def measure_objects(
         labels: (H, W) instance ids, 0 = background.
         image: (H, W, C) as read; of colours the luminance is measured.
         pixel_size: (height, width) in µm; ``None``: those columns stay empty.
+        origin: Row and column where both lie, if they are cut from a larger image.
+        size: (H, W) of that image.
     """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image[..., 0]
     names = tuple(dict.fromkeys(key.partition("-")[0] for key in _MEASURED))
     table = regionprops_table(labels, gray, properties=names)
+    for axis, start in enumerate(origin):
+        for name in (f"centroid-{axis}", f"bbox-{axis}", f"bbox-{axis + 2}"):
+            table[name] = table[name] + start
     columns = {new: table[old].tolist() for old, new in _MEASURED.items()}
-    height, width = labels.shape
     rows = []
     for values in zip(*columns.values(), strict=True):
         row: dict[str, Any] = {
             name: int(value) if name in _WHOLE else round(value, 4)
             for name, value in zip(columns, values, strict=True)
         }
-        cut = row["top"] == 0 or row["left"] == 0 or row["bottom"] == height
-        row["border"] = int(cut or row["right"] == width)
-        if pixel_size is not None:
-            row["area_um2"] = rounded(row["area"] * math.prod(pixel_size))
-            if math.isclose(*pixel_size, rel_tol=1e-3):
-                row["perimeter_um"] = rounded(row["perimeter"] * pixel_size[0])
+        row |= follow(row, pixel_size, size or labels.shape)
         rows.append(row)
     return rows
+
+
+def follow(
+    row: Mapping[str, Any], pixel_size: tuple[float, float] | None, size: tuple[int, ...]
+) -> dict[str, Any]:
+    """What follows from an object's box, area and perimeter, where it has one: border and µm."""
+    cut = row["top"] == 0 or row["left"] == 0 or row["bottom"] == size[0]
+    more: dict[str, Any] = {"border": int(cut or row["right"] == size[1])}
+    if pixel_size is not None:
+        more["area_um2"] = rounded(row["area"] * math.prod(pixel_size))
+        if "perimeter" in row and math.isclose(*pixel_size, rel_tol=1e-3):
+            more["perimeter_um"] = rounded(row["perimeter"] * pixel_size[0])
+    return more
 
 
 def count_objects(

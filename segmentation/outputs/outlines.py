@@ -26,16 +26,22 @@ class Outline:
     polygons: list[list[Ring]]
 
 
-def outlines(labels: np.ndarray) -> list[Outline]:
+def outlines(labels: np.ndarray, origin: tuple[int, int] = (0, 0)) -> list[Outline]:
     """Outlines of all objects of an (H, W) integer label map, in the order of their ids.
 
     Area and pixels of an object are exactly those of its polygons.
+
+    Args:
+        labels: The label map.
+        origin: Row and column where it lies, if it is cut from a larger one.
     """
+    top, left = origin
     parts = label_regions(labels, connectivity=1)  # 4-connected parts of one value
     owner = np.zeros(parts.max(initial=0) + 1, np.int64)
     owner[parts] = labels
     found: dict[int, list[list[Ring]]] = {}
     for part, edges in _edges(parts):
+        edges[:] += np.array([left, top, left, top])
         rings = sorted(_rings(edges), key=_doubled_area, reverse=True)  # the outer one is positive
         found.setdefault(int(owner[part]), []).append(rings)
     return [Outline(label, found[label]) for label in sorted(found)]

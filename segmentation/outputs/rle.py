@@ -18,13 +18,28 @@ def runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     return row[inside], column[inside], column[inside + 1], value[inside]
 
 
-def run_lengths(labels: np.ndarray) -> list[str]:
+def run_lengths(
+    labels: np.ndarray, origin: tuple[int, int] = (0, 0), height: int | None = None
+) -> list[str]:
     """Kaggle's run lengths of each object of an (H, W) label map, in the order of their ids.
 
     Pixels count from 1 down the columns, then right: "1 3 10 5" are the pixels 1–3 and 10–14.
+
+    Args:
+        labels: The label map.
+        origin: Row and column where it lies, if it is cut from a larger one.
+        height: Of that one.
     """
-    _, start, stop, label = runs(labels.T.reshape(1, -1))
+    column, start, stop, label = runs(labels.T)
+    if not len(label):
+        return []
+    above = (column + origin[1]) * (height or len(labels)) + origin[0]
     order = np.argsort(label, kind="stable")
-    pairs = np.stack([start + 1, stop - start], axis=1)[order]
-    ends = np.flatnonzero(np.diff(label[order])) + 1
-    return [" ".join(map(str, o.reshape(-1).tolist())) for o in np.split(pairs, ends) if len(o)]
+    start, stop, label = (start + above)[order], (stop + above)[order], label[order]
+    # What reaches the image's lower border may go on at the top of the next column.
+    new = (start[1:] != stop[:-1]) | (label[1:] != label[:-1])
+    first, last = np.append(True, new), np.append(new, True)
+    start, stop, label = start[first], stop[last], label[first]
+    pairs = np.stack([start + 1, stop - start], axis=1)
+    ends = np.flatnonzero(np.diff(label)) + 1
+    return [" ".join(map(str, o.reshape(-1).tolist())) for o in np.split(pairs, ends)]

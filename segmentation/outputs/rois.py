@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from roifile import ROI_TYPE, ImagejRoi
@@ -28,12 +28,17 @@ def rois(
 
 
 def encode_rois(found: Sequence[tuple[str, bytes]]) -> bytes:
-    """The zip file's bytes; equal regions give equal bytes."""
+    """The zip file's bytes."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in found:
-            archive.writestr(zipfile.ZipInfo(f"{name}.roi"), data, zipfile.ZIP_DEFLATED)
+        add_rois(archive, found)
     return file.getvalue()
+
+
+def add_rois(archive: zipfile.ZipFile, found: Iterable[tuple[str, bytes]]) -> None:
+    """Append regions to a zip file; equal ones give equal bytes."""
+    for name, data in found:
+        archive.writestr(zipfile.ZipInfo(f"{name}.roi"), data, zipfile.ZIP_DEFLATED)
 
 
 def _roi(outline: Outline, plane: int, position: Mapping[str, int]) -> ImagejRoi:

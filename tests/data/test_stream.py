@@ -111,6 +111,20 @@ def test_a_pyramid_is_read_at_its_full_resolution(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image.read(slice(3, 40), slice(0, 9)), full[3:40, :9])
 
 
+@pytest.mark.parametrize("layout", ["mapped", "strips", "deflated tiles", "big endian"])
+def test_one_plane_of_a_stack(tmp_path: Path, layout: str) -> None:
+    settings = dict(LAYOUTS[layout])
+    order = {"byteorder": settings.pop("byteorder", "<")}
+    stack = pixels("uint16", 3).transpose(2, 0, 1)
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, stack, photometric="minisblack", **order, **settings)
+    for page, plane in enumerate(stack):
+        with TiffWindows(path, page=page) as image:
+            assert image.shape == (*SIZE, 1)
+            found = image.read(slice(3, 40), slice(5, 52))
+            np.testing.assert_array_equal(found[..., 0], plane[3:40, 5:52])
+
+
 def test_decoded_segments_are_kept_and_given_up(tmp_path: Path) -> None:
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, pixels("uint8"), tile=(16, 16), compression="zlib")
@@ -234,6 +248,16 @@ def test_what_is_written_in_bands_is_the_image(
         np.testing.assert_array_equal(read_image(path)[..., 0], image)
 
 
+def test_stacks_and_colours_are_written_in_bands(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    for shape, rgb in (((2, 3, 300, 270), False), ((2, 300, 270, 3), True), ((9, 7, 3), True)):
+        image = np.random.default_rng(0).integers(0, 256, shape, "uint8")
+        flat = image.reshape(-1, *shape[-3:]) if rgb else image.reshape(-1, *shape[-2:])
+        bands = (plane[top : top + 99] for plane in flat for top in range(0, shape[-2 - rgb], 99))
+        write_tiff(path, shape, image.dtype, bands, rgb=rgb)
+        np.testing.assert_array_equal(tifffile.imread(path).reshape(shape), image)
+
+
 def test_large_files_have_64_bit_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = pixels("uint8")
     for limit, big in ((image.size, False), (image.size - 1, True)):
@@ -275,6 +299,12 @@ def test_a_spool_gives_back_what_it_got(tmp_path: Path) -> None:
             for part, found in zip(parts, spool, strict=True):
                 np.testing.assert_array_equal(found, part)
                 assert found.dtype == part.dtype
+            read = spool.reader()
+            np.testing.assert_array_equal(read(slice(3, 9), slice(2, 5)), parts[0][3:9, 2:5])
+            joined = np.concatenate([parts[0][70:], parts[2][:5]])
+            np.testing.assert_array_equal(read(slice(70, 80), slice(0, 52)), joined)
+            spool.append(parts[0])
+            parts.append(parts[0])
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):

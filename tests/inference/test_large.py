@@ -1,5 +1,6 @@
 """From disk to disk in windows: what the task says of the image in memory."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -7,18 +8,23 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from scipy.ndimage import find_objects
 from torch import Tensor, nn
 
 from segmentation.data.images import read_image
 from segmentation.data.preprocess import Preprocess
+from segmentation.data.stream import Spool, TiffWindows
 from segmentation.data.synthetic import make_nuclei
 from segmentation.errors import UserError
 from segmentation.inference import large
 from segmentation.inference.large import choose_tiling, predict_large
+from segmentation.inference.objects import LabelMap
 from segmentation.inference.tiles import GridTiles
 from segmentation.prediction import mean_probabilities
 from segmentation.targets import Foreground
 from tests.tiny import PREPROCESS, task
+
+NAMES = ("mask", "labels", "probabilities")
 
 
 class Blurred(nn.Module):
@@ -48,13 +54,31 @@ def image(tmp_path: Path) -> Path:
 
 
 def predicted(tasks: Any, path: Path, **more: Any) -> tuple[large.Large, dict[str, np.ndarray]]:
-    names = ("mask", "labels", "probabilities")
-    outputs = {name: path.parent / "out" / f"{name}.tif" for name in names}
-    found = predict_large(tasks, path, **outputs, **more)
-    assert sorted(p.name for p in (path.parent / "out").iterdir()) == sorted(
-        f"{name}.tif" for name in names
-    )
-    return found, {name: tifffile.imread(out) for name, out in outputs.items()}
+    with ExitStack() as stack:
+        windows = stack.enter_context(TiffWindows(path))
+        found = predict_large(
+            tasks, windows, lambda: stack.enter_context(Spool(path.parent)), **more
+        )
+        maps = {name: list(getattr(found, name)) for name in NAMES[: None if more else 2]}
+        check_crops(found.labels, np.concatenate(maps["labels"]))
+        assert sorted(p.name for p in path.parent.iterdir()) == [path.name]
+    return found, {name: np.concatenate(parts) for name, parts in maps.items()}
+
+
+def check_crops(labels: LabelMap, whole: np.ndarray) -> None:
+    """Each object is shown once, with all its pixels and no others, in the order of the ids."""
+    shown = []
+    for crop in labels.crops():
+        ids = np.unique(crop.labels[crop.labels > 0]).tolist()
+        shown += ids
+        wanted = whole[crop.rows, crop.columns]
+        np.testing.assert_array_equal(crop.labels, np.where(np.isin(wanted, ids), wanted, 0))
+        assert (crop.labels > 0).sum() == labels.areas[np.array(ids) - 1].sum()
+    assert shown == sorted(shown)
+    assert sorted([*shown, *labels.too_large]) == list(range(1, len(labels.areas) + 1))
+    for box, place in zip(labels.boxes.tolist(), find_objects(whole), strict=True):
+        assert place is not None
+        assert box == [place[0].start, place[1].start, place[0].stop, place[1].stop]
 
 
 @pytest.mark.parametrize("members", [1, 2])
@@ -70,28 +94,29 @@ def test_it_is_what_the_task_says_of_the_whole_image(
     target = Foreground(min_size=min_size)
     tasks[0].target = target
     monkeypatch.setattr(large, "_BLOCK", 205 * 40)
-    found, files = predicted(tasks, image, tile=96, halo=5)
+    found, files = predicted(tasks, image, probabilities=True, tile=96, halo=5)
     probs = mean_probabilities(tasks, read_image(image))
     wanted = target.decode(probs)
-    assert found.exact and found.size == (310, 205)
+    assert found.exact and found.labels.size == (310, 205)
+    areas = found.labels.areas
     clear = np.abs(probs[0] - 0.5) > 1e-5  # elsewhere rounding may decide
     assert clear.mean() > 0.999
     np.testing.assert_allclose(files["probabilities"] / 65535, probs[0], atol=2e-5)
     np.testing.assert_array_equal((files["mask"] == 255)[clear], (probs[0] > 0.5)[clear])
     assert found.foreground_pixels == (files["mask"] > 0).sum()
-    assert len(found.areas) == wanted.max() > 10
-    np.testing.assert_array_equal(np.sort(found.areas), np.sort(np.bincount(wanted.ravel())[1:]))
-    np.testing.assert_array_equal(np.bincount(files["labels"].ravel())[1:], found.areas)
+    assert len(areas) == wanted.max() > 10
+    np.testing.assert_array_equal(np.sort(areas), np.sort(np.bincount(wanted.ravel())[1:]))
+    np.testing.assert_array_equal(np.bincount(files["labels"].ravel())[1:], areas)
     pairs = np.unique(np.stack([files["labels"].ravel(), wanted.ravel()]), axis=1)
     assert pairs.shape[1] == wanted.max() + 1
-    assert [files[n].dtype for n in ("mask", "labels", "probabilities")] == ["u1", "u2", "u2"]
+    assert [files[name].dtype for name in NAMES] == ["u1", "i4", "u2"]
 
 
 def test_symmetries_are_averaged(image: Path) -> None:
     whole = tifffile.imread(image)[:308, :204]  # multiples of the stride
     tifffile.imwrite(image, whole)
     tta = task(Blurred(), tta=True).eval()
-    _, files = predicted([tta], image, tile=96)
+    _, files = predicted([tta], image, probabilities=True, tile=96)
     probs = mean_probabilities([tta], read_image(image))
     np.testing.assert_allclose(files["probabilities"] / 65535, probs[0], atol=2e-5)
 
@@ -106,9 +131,8 @@ def test_more_objects_than_16_bits_count(tmp_path: Path) -> None:
             return image[:, :1] - 0.5
 
     bright = task(Bright(), preprocess=Preprocess()).eval()
-    found, files = predicted([bright], tmp_path / "image.tif", tile=256)
-    assert len(found.areas) == 300 * 300 and (found.areas == 1).all()
-    assert files["labels"].dtype == np.uint32
+    found, files = predicted([bright], tmp_path / "image.tif", probabilities=True, tile=256)
+    assert len(found.labels.areas) == 300 * 300 and (found.labels.areas == 1).all()
     assert np.array_equal(files["labels"][::2, ::2].ravel(), np.arange(1, 90001))
 
 
@@ -116,13 +140,13 @@ def test_an_image_without_objects(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "image.tif", np.zeros((50, 60), np.uint8))
     nothing = task(Blurred(gain=0.0), preprocess=Preprocess()).eval()
     found, files = predicted([nothing], tmp_path / "image.tif")
-    assert found.foreground_pixels == 0 and len(found.areas) == 0
+    assert found.foreground_pixels == 0 and len(found.labels.areas) == 0
     assert not files["labels"].any() and not files["mask"].any()
 
 
-def test_only_what_is_asked_for_is_written(image: Path) -> None:
-    predict_large([task(Blurred()).eval()], image, labels=image.parent / "labels.tif", tile=96)
-    assert sorted(p.name for p in image.parent.iterdir()) == ["image.tif", "labels.tif"]
+def test_only_what_is_asked_for_is_kept(image: Path) -> None:
+    found, _ = predicted([task(Blurred()).eval()], image)
+    assert not list(found.probabilities)
 
 
 class Pooled(Blurred):
@@ -145,18 +169,14 @@ def test_tiles_are_chosen_by_what_the_network_sees() -> None:
 
 
 def test_what_cannot_be_predicted_in_tiles(image: Path) -> None:
-    output = image.parent / "out" / "mask.tif"
     for what, fault in (
         (task(Blurred(), preprocess=Preprocess(clahe=True)), "clahe needs the whole image"),
         (task(GridTiles(Blurred(), 2)), "GridTiles, which divides the whole image"),
     ):
         with pytest.raises(UserError, match=fault):
-            predict_large([what.eval()], image, mask=output, tile=96)
+            predicted([what.eval()], image, tile=96)
     good = task(Blurred()).eval()
     with pytest.raises(UserError, match=r"tile of 98 pixels .* set it to 100"):
-        predict_large([good], image, mask=output, tile=98)
+        predicted([good], image, tile=98)
     with pytest.raises(UserError, match=r"tile of 96 pixels .* set it to 124"):
-        predict_large([good], image, mask=output, tile=96, margin=60)
-    with pytest.raises(UserError, match="cannot be read"):
-        predict_large([good], image.parent / "none.tif", mask=output)
-    assert not output.exists()
+        predicted([good], image, tile=96, margin=60)

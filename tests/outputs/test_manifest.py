@@ -114,6 +114,23 @@ def test_an_interrupted_prediction_goes_on(
     assert contents(out) == contents(tmp_path / "whole")
 
 
+class Full:
+    """A file that holds half of what is first written, and no more."""
+
+    def __init__(self, file: Any, stop: BaseException) -> None:
+        self.file, self.stop = file, stop
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data[: len(data) // 2])
+        raise self.stop
+
+    def __enter__(self) -> "Full":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left")])
 def test_stopped_while_writing(
     stop: BaseException,
@@ -124,24 +141,26 @@ def test_stopped_while_writing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whichever file it was, what has its name is whole, and the same command goes on."""
-    task, original, seen = load_task(checkpoint), Path.write_bytes, predicted(monkeypatch)
+    task, original, seen = load_task(checkpoint), Path.open, predicted(monkeypatch)
     monkeypatch.setattr(predict_module, "load_task", lambda _: task)
     assert main(argv(checkpoint, images, tmp_path / "whole", *ALL)) == 0
     whole = contents(tmp_path / "whole")
     for fatal in (2, 5, 8, 9, 16, 23, 26):  # a manifest, 7 files for each image, 3 tables and it
         out, writes = tmp_path / f"out{fatal}", 0
 
-        def write(path: Path, data: Any, fatal: int = fatal) -> int:
+        def open_file(
+            path: Path, mode: str = "r", *more: Any, last: int = fatal, **rest: Any
+        ) -> Any:
             nonlocal writes
+            file = original(path, mode, *more, **rest)
+            if mode != "wb":
+                return file
             writes += 1
-            if writes >= fatal:
-                original(path, data[: len(data) // 2])
-                raise stop
-            return original(path, data)
+            return Full(file, stop) if writes >= last else file
 
         capsys.readouterr()
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "write_bytes", write)
+            patch.setattr(Path, "open", open_file)
             status = main(argv(checkpoint, images, out, *ALL))
         errors = [line for line in capsys.readouterr().err.splitlines() if "predicting" not in line]
         left = contents(out)

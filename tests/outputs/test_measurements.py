@@ -78,3 +78,19 @@ def test_nothing_to_measure() -> None:
     assert measure_objects(labels, np.zeros((5, 5, 3), np.uint8), (1, 1)) == []
     row = count_objects(labels, labels > 0, None)
     assert row == {"objects": 0, "foreground_pixels": 0, "foreground_share": 0}
+
+
+def test_what_is_cut_out_is_measured_where_it_lies() -> None:
+    labels = np.zeros((40, 50), np.int32)
+    labels[0:7, 5:20], labels[12:20, 30:50], labels[25:31, 8:13] = 4, 9, 2
+    image = np.random.default_rng(0).integers(0, 9999, (40, 50, 1), np.uint16)
+    whole = {row["object"]: row for row in measure_objects(labels, image, (0.5, 0.5))}
+    for number, rows, columns in (
+        (4, slice(0, 7), slice(4, 21)),
+        (9, slice(11, 20), slice(30, 50)),
+        (2, slice(25, 31), slice(8, 13)),
+    ):
+        origin = rows.start, columns.start
+        crop = labels[rows, columns], image[rows, columns]
+        assert measure_objects(*crop, (0.5, 0.5), origin, (40, 50)) == [whole[number]]
+    assert [whole[number]["border"] for number in (4, 9, 2)] == [1, 1, 0]

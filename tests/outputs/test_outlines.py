@@ -13,7 +13,7 @@ from skimage.measure import label
 
 from segmentation.data.dsb2018 import rle_decode
 from segmentation.data.synthetic import rle_encode
-from segmentation.outputs.geojson import encode_features, features
+from segmentation.outputs.geojson import FeatureWriter, encode_features, features
 from segmentation.outputs.outlines import Ring, outlines
 from segmentation.outputs.rle import run_lengths
 from segmentation.outputs.rois import encode_rois, rois
@@ -174,3 +174,31 @@ def test_run_lengths(labels: np.ndarray) -> None:
 
 def test_run_lengths_of_nothing() -> None:
     assert run_lengths(np.zeros((4, 5), np.int32)) == []
+
+
+def test_what_is_cut_out_lies_where_it_was() -> None:
+    """A whole column of the image is in one run with the next one."""
+    labels = touching()
+    rows, columns = slice(11, 20), slice(1, 31)
+    crop = np.where(np.isin(labels, (11, 70000)), labels, 0)[rows, columns]
+    whole = {o.label: o for o in outlines(labels)}
+    found = outlines(crop, (rows.start, columns.start))
+    assert found == [whole[11], whole[70000]]
+    codes = dict(zip(np.unique(labels[labels > 0]).tolist(), run_lengths(labels), strict=True))
+    found_codes = run_lengths(crop, (rows.start, columns.start), len(labels))
+    assert found_codes == [codes[11], codes[70000]]
+    columns_of_one = np.ones((5, 2), int)
+    assert run_lengths(columns_of_one, (0, 3), 5) == ["16 10"]
+    assert run_lengths(columns_of_one, (0, 3), 6) == ["19 5 25 5"]
+
+
+def test_features_are_written_as_they_come() -> None:
+    found = features(outlines(touching()), {})
+    file = io.BytesIO()
+    writer = FeatureWriter(file)
+    for start in range(0, len(found), 2):
+        writer.add(found[start : start + 2])
+    writer.close()
+    assert file.getvalue() == encode_features(found)
+    collection = {"type": "FeatureCollection", "features": found}
+    assert json.loads(file.getvalue()) == json.loads(json.dumps(collection))
