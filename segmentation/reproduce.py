@@ -68,6 +68,11 @@ class Row:
             return [*self.budgets.get("cpu", []), *SMOKE]
         return self.budgets.get(budget, [])
 
+    def divided(self, budget: str) -> str:
+        """How the data are divided at a budget, in words."""
+        other = any(word.startswith("--data.split") for word in self.arguments(budget))
+        return f"random, not the {self.protocol}" if other else self.protocol
+
 
 def find_rows(configs: Path, what: str) -> list[Row]:
     """The rows of a system (``"b"``), or the one of ``"b/augmentation"``.
@@ -200,7 +205,12 @@ def table(rows: Sequence[Row], budget: str, done: dict[str, Any]) -> str:
             values = [run["scores"][name] for run in runs if name in run["scores"]]
             cells = [
                 *(row.name, name, "–" if published is None else f"{100 * published:.1f}"),
-                *(_mean(values), str(len(values)), row.protocol, "yes" if row.leak else "no"),
+                *(
+                    _mean(values),
+                    str(len(values)),
+                    row.divided(budget),
+                    "yes" if row.leak else "no",
+                ),
                 _average(runs, "fit_seconds", 60, ".1f"),
                 _average(runs, "peak_memory_bytes", 1e6, ".0f"),
                 _average(runs, "parameters", 1, ",.0f"),

@@ -82,6 +82,12 @@ def test_table_is_mean_and_standard_deviation() -> None:
     assert last == "| name | iou | 25.0 | 30.0 ± 14.1 | 2 | random | no | 1.5 | 500 | 1,234 |"
 
 
+def test_a_budget_with_another_split_says_so() -> None:
+    row = Row(Path("x/r.yaml"), "a", {}, "official test set", False, {"cpu": ["--data.split=X"]})
+    assert row.divided("full") == "official test set"
+    assert row.divided("cpu") == row.divided("smoke") == "random, not the official test set"
+
+
 def test_what_cannot_be_run(
     configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
