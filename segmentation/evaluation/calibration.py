@@ -64,7 +64,7 @@ def roc_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Two arrays (bins + 1,); NaN without one of the classes.
     """
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"):  # NumPy changed which
         tpr, fpr = (
             np.append(0.0, np.cumsum(side[::-1])) / side.sum() for side in hist.astype(np.float64)
         )
