@@ -56,8 +56,9 @@ def main() -> None:
                     for i in range(trainings)
                 ]
                 for child in children:
-                    if child.wait():
-                        sys.exit("A training failed: see its error above.")
+                    _, errors = child.communicate()
+                    if child.returncode:
+                        sys.exit(f"A training failed: {errors[-2000:]}")
                 return sum(speed(file) for file in Path(runs).glob("*/*/metrics.csv"))
 
         arms = {
@@ -65,7 +66,7 @@ def main() -> None:
             "two trainings at once": lambda: arm(2, 1),
             "DDP, two processes": lambda: arm(1, 2),
         }
-        taken = alternate(arms, args.repeats)
+        taken = alternate(arms, args.repeats, warm_up=False)
     for name, values in taken.items():
         report.add(name, "images/s", values)
     one, two, ddp = taken.values()
@@ -75,12 +76,13 @@ def main() -> None:
     report.finish(args.output)
 
 
-def start(words: list[str]) -> "subprocess.Popen[bytes]":
-    """One training with one thread a process, silent but for errors."""
+def start(words: list[str]) -> "subprocess.Popen[str]":
+    """One training with one thread a process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     environment["PYTHONPATH"] = str(HERE.parent)
     command = [sys.executable, "-W", "ignore", "-m", "segmentation", "fit", *words]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    quiet, kept = subprocess.DEVNULL, subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdout=quiet, stderr=kept, text=True)
 
 
 def speed(file: Path) -> float:
