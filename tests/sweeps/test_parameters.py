@@ -38,7 +38,7 @@ CONTINUOUS: list[tuple[dict[str, Any], Callable[[Any], Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("content", "cdf"), CONTINUOUS, ids=str)
+@pytest.mark.parametrize(("content", "cdf"), CONTINUOUS, ids=[str(c) for c, _ in CONTINUOUS])
 def test_continuous_draws_follow_scipys_distribution(
     content: dict[str, Any], cdf: Callable[[Any], Any]
 ) -> None:
