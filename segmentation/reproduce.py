@@ -70,7 +70,7 @@ class Row:
 
     def divided(self, budget: str) -> str:
         """How the data are divided at a budget, in words."""
-        other = any(word.startswith("--data.split") for word in self.arguments(budget))
+        other = any(word.startswith("--data.split=") for word in self.arguments(budget))
         return f"random, not the {self.protocol}" if other else self.protocol
 
 

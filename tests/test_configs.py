@@ -6,13 +6,17 @@ import pytest
 import yaml
 
 from segmentation.__main__ import main
+from segmentation.data.corrections import Corrected
+from segmentation.data.dsb2018 import DSB2018
 from segmentation.data.synthetic import write_bbbc039, write_dic_hela, write_ultrasound_nerve
 from segmentation.reproduce import dataset
 from tests.helpers import CONFIGS
 
 PUBLISHED = ("reproduce/a/unetpp", "reproduce/b", "reproduce/c", "reproduce/d", "reproduce/e")
-# Parts of experiments; and files that are no configs of fit, see tests/sweeps.
-PARTS = {CONFIGS / name for name in ("data", "model", "trainer", "sweeps", "cluster")}
+# Parts of experiments; and files that are no configs of fit, see tests/sweeps and the end.
+PARTS = {
+    CONFIGS / name for name in ("data", "model", "trainer", "sweeps", "cluster", "corrections")
+}
 EXPERIMENTS = [
     p
     for p in sorted(CONFIGS.rglob("*.yaml"))
@@ -58,7 +62,7 @@ def name(path: Path) -> str:
 
 
 def test_every_part_belongs_to_an_experiment_or_is_offered_beside_one() -> None:
-    other = (CONFIGS / "sweeps", CONFIGS / "cluster")
+    other = [CONFIGS / name for name in ("sweeps", "cluster", "corrections")]
     every = [path for path in CONFIGS.rglob("*.yaml") if path.parent not in other]
     lists = [yaml.safe_load(path.read_text()).get("compose", []) for path in every]
     named = {
@@ -113,3 +117,10 @@ def test_all_gpus_config_parses(dsb_root: Path, capsys: pytest.CaptureFixture[st
         main(argv)
     assert done.value.code == 0
     assert "strategy: ddp" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "corrections").glob("*.yaml")), ids=name)
+def test_corrections_fit_the_real_data(path: Path, real_data: Path) -> None:
+    source = DSB2018(str(real_data / "dsb2018"))
+    kept = Corrected(source, path).index()
+    assert (len(source.index()), len(kept)) == (670, 546)
