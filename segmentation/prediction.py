@@ -109,11 +109,8 @@ def predict_file(
         found.tables["images"].append({**where, **counts})
         found.tables["objects"] += [{**where, **row} for row in measured]
         if outputs.rle:
-            image_id = f"{stem}#{number}" if planes.axes else stem
             codes = rle.run_lengths(labels) or [""]  # an image without objects has a row as well
-            found.tables["rle"] += [
-                dict(zip(rle.COLUMNS, (image_id, c), strict=True)) for c in codes
-            ]
+            found.tables["rle"] += rle.rows(stem, number if planes.axes else None, codes)
     return found
 
 

@@ -8,9 +8,9 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -187,17 +187,38 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         UserError: The folder cannot be written, or the disk is full.
     """
+    with writing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that is written bit by bit, under a temporary name until all is: whole or absent.
+
+    Raises:
+        UserError: The folder cannot be written, or the disk is full.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
+        with unwritten(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                yield file
+            partial.replace(path)
+    finally:
         with contextlib.suppress(OSError):  # where the folder itself is unreachable
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def unwritten(path: Path) -> Iterator[None]:
+    """Within, what the system says against writing is told in one line, as :class:`UserError`."""
+    try:
+        yield
+    except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}); choose a folder with write access "
-            "and free space"
+            f"{path}: cannot be written ({error.strerror}); choose a folder with write access and "
+            "free space"
         ) from None
 
 

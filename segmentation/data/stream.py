@@ -1,6 +1,5 @@
 """Images too large for memory: windows of a TIFF on disk, and TIFFs written row by row."""
 
-import contextlib
 import importlib.util
 import math
 import os
@@ -10,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC
 
+from segmentation.data.images import unwritten, writing
 from segmentation.data.stacks import Planes, layout
 from segmentation.data.tiff import PLAIN, dress, named, refusal
 from segmentation.errors import UserError
@@ -201,7 +201,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path) -> None:
-        with _writing(folder):
+        with unwritten(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  __exit__ closes it
         self._folder = folder
@@ -211,7 +211,7 @@ class Spool:
     def append(self, rows: np.ndarray) -> None:
         """Add rows, an array of any kind, at the end."""
         data = zlib.compress(np.ascontiguousarray(rows).data, level=1)
-        with _writing(self._folder):
+        with unwritten(self._folder):
             self._file.seek(self._end)
             self._file.write(data)
         self._parts.append((self._end, len(data), rows.shape, rows.dtype))
@@ -240,7 +240,7 @@ class Spool:
 
     def _decode(self, index: int) -> np.ndarray:
         start, length, shape, dtype = self._parts[index]
-        with _writing(self._folder):  # what was appended may be in a buffer still
+        with unwritten(self._folder):  # what was appended may be in a buffer still
             self._file.seek(start)
         return np.frombuffer(zlib.decompress(self._file.read(length)), dtype).reshape(shape)
 
@@ -320,36 +320,6 @@ def _tiles(
             break
     if seen != height:
         raise ValueError(f"{seen} rows for an image of {height}")
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that is written bit by bit, under a temporary name until all is: whole or absent.
-
-    Raises:
-        UserError: The folder cannot be written, or the disk is full.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                yield file
-            partial.replace(path)
-    finally:
-        with contextlib.suppress(OSError):  # where the folder itself is unreachable
-            partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); choose a folder with write access and "
-            "free space"
-        ) from None
 
 
 def _broken(name: str, error: Exception) -> UserError:

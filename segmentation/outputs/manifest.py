@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segmentation.data.images import write_bytes
-from segmentation.data.stream import writing
+from segmentation.data.images import write_bytes, writing
 from segmentation.errors import UserError
 
 

@@ -1,5 +1,7 @@
 """Run lengths of all objects of a label map, as Kaggle's 2018 Data Science Bowl asks for them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 COLUMNS = ("ImageId", "EncodedPixels")
@@ -43,3 +45,9 @@ def run_lengths(
     pairs = np.stack([start + 1, stop - start], axis=1)
     ends = np.flatnonzero(np.diff(label)) + 1
     return [" ".join(map(str, o.reshape(-1).tolist())) for o in np.split(pairs, ends)]
+
+
+def rows(stem: str, plane: int | None, codes: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of ``rle.csv``; ``plane`` is the number in a stack."""
+    image_id = stem if plane is None else f"{stem}#{plane}"
+    return [dict(zip(COLUMNS, (image_id, code), strict=True)) for code in codes]

@@ -7,9 +7,10 @@ from zipfile import ZipFile
 
 import cv2
 
+from segmentation.data.images import writing
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.stacks import Planes
-from segmentation.data.stream import Spool, TiffWindows, writing
+from segmentation.data.stream import Spool, TiffWindows
 from segmentation.inference.large import prepared
 from segmentation.inference.objects import LabelMap
 from segmentation.outputs import rle
@@ -95,9 +96,8 @@ class ObjectFiles:
             )
 
     def _add_codes(self, plane: int, codes: list[str]) -> None:
-        image_id = f"{self._stem}#{plane}" if self._planes.axes else self._stem
         assert self.codes is not None
-        self.codes.add([dict(zip(rle.COLUMNS, (image_id, c), strict=True)) for c in codes])
+        self.codes.add(rle.rows(self._stem, plane if self._planes.axes else None, codes))
 
 
 def smaller(size: tuple[int, int]) -> tuple[int, int]:

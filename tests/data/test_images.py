@@ -6,6 +6,7 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -260,11 +261,15 @@ def test_tables(tmp_path: Path) -> None:
 def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bytes(tmp_path / "x", b"old")
 
-    def full(path: Path, data: bytes) -> int:
+    real = Path.open
+
+    def full(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        if "w" not in mode:
+            return real(path, mode, *more, **named)
         path.touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(UserError, match=r"x: cannot be written \(No space left on device\)"):
         write_bytes(tmp_path / "x", b"new")
     assert {path.name for path in tmp_path.iterdir()} == {"x"}
