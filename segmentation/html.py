@@ -13,7 +13,7 @@ body{font:15px/1.45 system-ui,sans-serif;max-width:1080px;margin:2em auto;paddin
 h1,h2,h3{line-height:1.2}h2{margin-top:2em;border-bottom:1px solid #ccc}code{font-size:.9em}
 table{border-collapse:collapse;margin:.6em 0;font-size:.88em}td,th{padding:.2em .7em;
 text-align:left;border-bottom:1px solid #e4e4e4;vertical-align:top;overflow-wrap:anywhere}
-th{background:#f4f4f4}
+th{background:#f4f4f4}.facts td:first-child{white-space:nowrap}
 figure{margin:1em 0;display:inline-block;max-width:100%}figcaption{font-size:.85em;max-width:964px;
 overflow-wrap:anywhere}img{max-width:100%}.close{width:192px;margin:.4em}svg{width:468px;
 max-width:100%;margin:.5em 1em .5em 0}rect{fill:#4a78b5}text{font-size:10px;fill:#444}
@@ -37,6 +37,12 @@ def table(head: Iterable[str], rows: Sequence[Iterable[str]], file: str) -> str:
         text += f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
     more = f"<p>… and {len(rows) - ROWS:,} more in {file}.</p>" if len(rows) > ROWS else ""
     return f"<table>{text}</table>{more}"
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    """A table of two columns: what it is, and its value, HTML; the first is never broken."""
+    cells = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in rows)
+    return f'<table class="facts">{cells}</table>'
 
 
 def figure(url: str, about: str, style: str = "") -> str:

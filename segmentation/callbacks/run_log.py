@@ -97,7 +97,7 @@ def chart(title: str, x_name: str, lines: Mapping[str, Points], log: bool = Fals
     shapes = [f'<text x="{x0}" y="12" class="t">{escape(title)}</text>']
     for y in np.linspace(low, high, 4 if high > low else 1):
         _, py = place(left, y)
-        label = f"{10**y if log else y:.4g}"
+        label = f"{10**y if log else y:.3g}"
         shapes.append(f'<line x1="{x0}" x2="{x0 + width}" y1="{py:.1f}" y2="{py:.1f}" class="g"/>')
         shapes.append(f'<text x="{x0 - 4}" y="{py + 3:.1f}" class="r">{label}</text>')
     for x in dict.fromkeys((left, right)):

@@ -21,7 +21,7 @@ from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.page import curve
 from segmentation.evaluation.scores import better
 from segmentation.evaluation.tables import FILE, read_images
-from segmentation.html import data_url, document, figure, table
+from segmentation.html import data_url, document, facts, figure, table
 from segmentation.messages import one_line
 
 PAGE, SUMMARY = "report.html", "summary.json"
@@ -129,7 +129,7 @@ def _about(folder: Path, about: dict[str, Any]) -> str:
     ]
     shown = [(name, escape(str(value))) for name, value in rows if value not in (None, "")]
     note = "" if used else '<p class="bad">The training has not ended.</p>'
-    return note + table(("", ""), shown, "run.json and resources.json")
+    return note + facts(shown)
 
 
 def _scores(scores: dict[str, Any]) -> str:

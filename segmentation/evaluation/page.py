@@ -13,7 +13,7 @@ from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.evaluate import METHOD, Curves, Inputs
 from segmentation.evaluation.scores import better
 from segmentation.evaluation.tables import Images
-from segmentation.html import data_url, document, figure, histogram, table
+from segmentation.html import data_url, document, facts, figure, histogram, table
 from segmentation.overlays import tint
 
 WORST = 6  # images shown by each of the scores below
@@ -74,7 +74,7 @@ def _about(report: dict[str, Any]) -> str:
         )
     if drawn["how_many"] < 10:
         text += f'<span class="bad">With fewer than ten {drawn["what"]} they are a hint.</span>'
-    return f"{table(('', ''), rows, 'scores.json')}{text}</p>"
+    return f"{facts(rows)}{text}</p>"
 
 
 def _scores(report: dict[str, Any]) -> str:
