@@ -35,6 +35,8 @@ _MICROMETRES = {
 _RESOLUTION_UNITS = {2: "inch", 3: "cm"}
 # Programs write 72 or 300 dpi into any file, for printers. Finer than this it was a microscope.
 _COARSEST = 10.0  # µm; 2540 dpi
+# Narrower planes are (H, W, C) that a writer stored as H planes of W×C, for nobody told it better.
+_NARROWEST = 10  # pixels
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,11 @@ def _examine(tiff: TiffFile, path: Path, channels: int) -> Planes:
         order = np.moveaxis(order[..., 0], at, -1)
         axes, lengths = axes.replace("C", ""), (*lengths[:at], *lengths[at + 1 :])
     pages = tuple(tuple(map(int, row)) for row in order.reshape(-1, order.shape[-1]))
+    if len(pages) > 1 and size[1] <= _NARROWEST < size[0]:
+        raise UserError(
+            f"{path}: {len(pages)} planes of {size[0]}×{size[1]} pixels (H×W): {size[1]} channels "
+            "that were stored as columns? Save the one that matters, or RGB, as its own file"
+        )
     return Planes(path, axes, lengths, size, _calibration(tiff), pages)
 
 

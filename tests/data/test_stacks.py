@@ -145,6 +145,14 @@ def test_channels_first_in_the_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack(list(planes)), RGB)
 
 
+def test_channels_that_a_writer_took_for_columns_are_refused(tmp_path: Path) -> None:
+    image = np.zeros((40, 30, 5), np.uint8)  # (H, W, C): tifffile makes 40 pages of it
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, image)
+    with pytest.raises(UserError, match=r"x.tif: 40 planes of 30×5 pixels .* 5 channels"):
+        open_planes(path)
+
+
 def test_refusals(tmp_path: Path) -> None:
     path, small = tmp_path / "x.tif", STACK[0, :10]
     for made, says in (
