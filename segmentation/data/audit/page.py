@@ -128,7 +128,7 @@ def _duplicates(report: dict[str, Any], store: Store, found: Duplicates) -> str:
         f"each other where their foregrounds’ intersection over union (IoU) is below {agree:g}.</p>"
     )
     if found.compared:
-        title = "Pairs by difference of their fingerprints (at most that of the images)"
+        title = "Pairs by difference of their fingerprints, ≤ that of the images"
         edges = EDGES.tolist()
         text += histogram(title, edges, found.counts, near)
     pairs = [_pair_row(pair, agree) for pair in found.pairs]
