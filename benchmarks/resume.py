@@ -2,7 +2,7 @@
 
     python benchmarks/resume.py --kills 20 --output benchmarks/results/resume.json
 
-Every training is a process of its own (or two, with DDP over gloo), forked from one that has
+Every training is a process of its own (or several, with DDP over gloo), forked from one that has
 imported everything. A kill comes up to 20 ms after a random hook of a random process: at the start,
 in training, validation or test. After SIGTERM or SIGUSR1 the same command goes on from the very
 batch; after SIGKILL, of all processes at once, from the last checkpoint, made every 60 ms at most.
@@ -176,6 +176,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="of a training")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     os.environ["WANDB_MODE"] = "disabled"
@@ -189,7 +190,8 @@ def main() -> int:
         data = write_dsb2018(home / "data", images=12, size=(64, 80), test_images=4)
         while (done := sum(len(case["kills"]) for case in cases)) < arguments.kills:
             number = len(cases)
-            world, name = 1 + number % 2, list(SETTINGS)[number // 4 % len(SETTINGS)]
+            turn, which = divmod(number, len(arguments.processes))
+            world, name = arguments.processes[which], list(SETTINGS)[turn // 2 % len(SETTINGS)]
             settings = SETTINGS[name]
             if (world, name) not in references:
                 root = home / f"undisturbed-{world}-{name}"
@@ -198,7 +200,7 @@ def main() -> int:
                 count = min(int(line.split()[1]) for line in log.splitlines() if "HOOKS" in line)
                 references[world, name] = count, outcome(root)
             hooks, wanted = references[world, name]
-            hard = number // 2 % 2 == 1
+            hard = turn % 2 == 1
             every = ["--run.save_every=0.001" if hard else "--run.save_every=10"]
             case: dict[str, Any] = {"processes": world, "settings": name, "kills": []}
             root = home / str(number)
