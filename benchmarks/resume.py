@@ -31,6 +31,9 @@ from lightning import Callback
 from segmentation.cli import run
 from segmentation.data.synthetic import write_dsb2018
 
+# DDP orders its gradients anew after the first step, also after that of a resumed run. To two
+# processes that is the same; more add their gradients in an order that depends on the place.
+DDP = ("ddp", "ddp_find_unused_parameters_true")
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 TINY = [
     *("--model.net.width=4", "--model.net.depth=3", "--data.crop=32", "--data.batch_size=4"),
@@ -105,8 +108,8 @@ def fit(
         port = free.getsockname()[1]
     argv = ["fit", f"--config={CONFIG}", *TINY, *settings, f"--data.root={data}"]
     argv += [f"--run.root={root}", f"--trainer.devices={world}"]
-    if world > 1:  # as torchrun starts them
-        argv.append("--trainer.strategy=ddp")
+    if world > 1:  # as torchrun starts them; each needs an image
+        argv += [f"--trainer.strategy={DDP[world > 2]}", f"--data.split.val={max(2, world)}"]
     pids = []
     for rank in range(world):
         if (pid := os.fork()) == 0:

@@ -41,6 +41,9 @@ class Preemption(Callback):
     the middle of an epoch, skip a validation that is due, forget the sums of the epoch's means and
     the scheduler that waits for its end, and begin with the first epoch's order in the workers.
 
+    With three processes or more it is exact under ``ddp_find_unused_parameters_true``: plain
+    ``ddp`` changes the order in which gradients are added up after its first step.
+
     Must be the first of the callbacks.
 
     Args:
