@@ -51,6 +51,7 @@ class Search:
         self.truth: list[np.ndarray] = []
         self.tried: list[dict[str, Any]] = []
         self._found: tuple[Any, list[np.ndarray]] = (None, [])
+        self._scores: dict[tuple[Any, ...], float] = {}  # rounds come by the same settings again
         # Pixels count as foreground by their probability alone.
         self.names = ["threshold"] if score in PIXELS else list(target.tunable)
 
@@ -82,20 +83,24 @@ class Search:
 
     def value(self) -> float:
         """The score of the present settings over all images."""
+        key = tuple(self.settings().values())
+        if key not in self._scores:
+            self._scores[key] = self._measured()
+            self.tried.append({**self.settings(), self.score: round(self._scores[key], 6)})
+        return self._scores[key]
+
+    def _measured(self) -> float:
         if self.score in PIXELS:
             metric = PIXELS[self.score](threshold=self.target.threshold)
             for probs, truth in zip(self.probs, self.truth, strict=True):
                 batch = torch.from_numpy(probs.astype(np.float32))[None]
                 metric.update(self.target.foreground(batch), torch.from_numpy(truth > 0)[None])
-            score = float(metric.compute())
-        else:
-            objects = ObjectScores()
-            for found, truth in zip(self._instances(), self.truth, strict=True):
-                labels = cleaned(found, self.target.min_size, self.target.fill_holes)
-                objects.update(torch.from_numpy(labels)[None], torch.from_numpy(truth)[None])
-            score = float(objects.compute()[self.score])
-        self.tried.append({**self.settings(), self.score: round(score, 6)})
-        return score
+            return float(metric.compute())
+        objects = ObjectScores()
+        for found, truth in zip(self._instances(), self.truth, strict=True):
+            labels = cleaned(found, self.target.min_size, self.target.fill_holes)
+            objects.update(torch.from_numpy(labels)[None], torch.from_numpy(truth)[None])
+        return float(objects.compute()[self.score])
 
     def _instances(self) -> list[np.ndarray]:
         """Label maps before cleaning: made anew only when a setting that matters changed."""
