@@ -131,10 +131,9 @@ def _run(options: Any, extra: list[str]) -> int:
     from segmentation.sweeps.sweep_file import read_sweep
 
     sweep = read_sweep(options.file)
+    if not (options.storage / "journal.log").exists():
+        check_parameters(sweep, extra)  # before anything is written: the file is to be mended
     store = make_store(options.storage, sweep, options.stale)
-    if not store.study.user_attrs.get("checked"):
-        check_parameters(sweep, extra)
-        store.study.set_user_attr("checked", True)
     if options.agents == 1:
         return Agent(sweep, store, extra).run()
     argv = [
