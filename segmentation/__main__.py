@@ -1,5 +1,7 @@
 """The ``segmentation`` command. Nothing heavy is imported before a command needs it."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -124,7 +126,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # its reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else leaving fails, too
+        status = 128 + signal.SIGPIPE
+    sys.exit(status)
 
 
 def _line(error: UserError) -> str:
