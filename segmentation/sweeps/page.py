@@ -19,7 +19,9 @@ WIDTH, HEIGHT, TOP, SIDE = 1100, 420, 40, 70  # of the drawing, in pixels
 STYLE = """
 svg { width: 100%; } svg text { font-size: 11px; } td { text-align: right; }
 path { fill: none; stroke-width: 1.5; opacity: .55; } path:hover { stroke-width: 4; opacity: 1; }
-td.text { text-align: left; } .bar { background: #4477aa; height: 1em; display: inline-block; }
+td.text { text-align: left; } .wide { overflow-x: auto; }
+.wide td, .wide th { white-space: nowrap; text-align: right; }
+.bar { background: #4477aa; height: 1em; display: inline-block; }
 """
 
 
@@ -148,4 +150,4 @@ def _table(rows: Sequence[Row], metric: str) -> str:
             row.reason,
         ]
         lines.append(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
-    return f"<table>{''.join(lines)}</table>"
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
