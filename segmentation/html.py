@@ -12,8 +12,8 @@ STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222}
 h1,h2,h3{line-height:1.2}h2{margin-top:2em;border-bottom:1px solid #ccc}code{font-size:.9em}
 table{border-collapse:collapse;margin:.6em 0;font-size:.88em}td,th{padding:.2em .7em;
-text-align:left;border-bottom:1px solid #e4e4e4;vertical-align:top;overflow-wrap:anywhere}
-th{background:#f4f4f4}.facts td:first-child{white-space:nowrap}
+text-align:left;border-bottom:1px solid #e4e4e4;vertical-align:top}th{background:#f4f4f4}
+td:first-child,.facts td{overflow-wrap:anywhere}.facts td:first-child{white-space:nowrap}
 figure{margin:1em 0;display:inline-block;max-width:100%}figcaption{font-size:.85em;max-width:964px;
 overflow-wrap:anywhere}img{max-width:100%}.close{width:192px;margin:.4em}svg{width:468px;
 max-width:100%;margin:.5em 1em .5em 0}rect{fill:#4a78b5}text{font-size:10px;fill:#444}
