@@ -187,7 +187,8 @@ class Preemption(Callback):
             return
         self._saving = {"rng": rng, "over": over}
         try:
-            trainer.save_checkpoint(os.path.join(trainer.default_root_dir, "checkpoints", FILE))
+            path = os.path.join(trainer.default_root_dir, "checkpoints", FILE)
+            trainer.save_checkpoint(path, weights_only=False)  # said, or Lightning remarks on it
         finally:
             self._saving = None
         self._saved = time.monotonic()
