@@ -127,11 +127,11 @@ def _count(options: Any, extra: list[str]) -> int:
 def _run(options: Any, extra: list[str]) -> int:
     from segmentation.sweeps.agent import Agent
     from segmentation.sweeps.check import check_parameters
-    from segmentation.sweeps.store import make_store
+    from segmentation.sweeps.store import JOURNAL, make_store
     from segmentation.sweeps.sweep_file import read_sweep
 
     sweep = read_sweep(options.file)
-    if not (options.storage / "journal.log").exists():
+    if not (options.storage / JOURNAL).exists():
         check_parameters(sweep, extra)  # before anything is written: the file is to be mended
     store = make_store(options.storage, sweep, options.stale)
     if options.agents == 1:

@@ -32,6 +32,7 @@ from segmentation.errors import UserError
 from segmentation.sweeps.sweep_file import Hyperband, Sweep
 
 STUDY = "sweep"
+JOURNAL = "journal.log"  # in a sweep's folder
 DEATHS = 3  # agents that may vanish over one trial before it counts as failed
 
 
@@ -77,7 +78,7 @@ class Store:
     def __init__(self, root: Path, stale: float = 120) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.root, self.stale = root.resolve(), stale
-        journal = self.root / "journal.log"
+        journal = self.root / JOURNAL
         if not journal.is_file():
             raise UserError(f"{root}: holds no sweep; start one with segmentation sweep run")
         try:
@@ -238,7 +239,7 @@ def make_store(root: Path, sweep: Sweep, stale: float) -> Store:
             (root / name / f".{os.getpid()}").touch()
             (root / name / f".{os.getpid()}").unlink()
         (root / "claim").touch()
-        (root / "journal.log").touch()
+        (root / JOURNAL).touch()
     except OSError as error:
         raise UserError(
             f"{root}: cannot be written ({error.strerror}); choose another --storage"
@@ -246,7 +247,7 @@ def make_store(root: Path, sweep: Sweep, stale: float) -> Store:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = json.loads(json.dumps(sweep.search, default=str))
     try:
-        storage = JournalStorage(JournalFileBackend(str(root / "journal.log")))
+        storage = JournalStorage(JournalFileBackend(str(root / JOURNAL)))
         study = optuna.create_study(
             storage=storage,
             study_name=STUDY,
