@@ -29,6 +29,7 @@ from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
 from segmentation.memory import keep_freed_memory
 from segmentation.messages import one_line, parser_gist, root_cause, shortened
+from segmentation.models.encoder import is_file, load_encoder
 from segmentation.runs import (
     RUN_FOLDER,
     checkpoint_of,
@@ -253,10 +254,13 @@ class CLI(LightningCLI):
             os.environ[RUN_FOLDER] = str(folder)
             config["ckpt_path"] = checkpoint_of(folder) or config.get("ckpt_path")
         path = config.get("ckpt_path")
+        self.encoder_file: str | None = None
+        for key, value in config["model"].items():
+            if key.endswith("encoder_weights") and (path is not None or is_file(value)):
+                config["model"][key] = None  # for smp, which knows names alone
+                if path is None:  # else a checkpoint's weights are about to replace them
+                    self.encoder_file = value
         if path is not None:
-            for key, _ in config["model"].items():
-                if key.endswith("encoder_weights"):  # about to be replaced: do not fetch them
-                    config["model"][key] = None
             if self.subcommand == "fit":
                 stored = _stored(str(path), False)["config"] or {}
                 self._refuse_other_optimizer(self.plain_config["model"], stored)
@@ -277,6 +281,8 @@ class CLI(LightningCLI):
             raise UserError(f"--run.ensemble is of test alone, not of {self.subcommand}; leave it")
         for member in settings.ensemble or ():
             self.model.add_member(load_task(member), member)
+        if self.encoder_file is not None:
+            load_encoder(self.model.net, self.encoder_file)
         weights = settings.weights
         if weights is not None:
             try:

@@ -1,6 +1,5 @@
 """U-Net on VGG-16, with three plain up-convolutions, for ultrasound frames."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from segmentation.models.blocks import (
     check_positive,
     init_he_normal,
 )
+from segmentation.models.encoder import read_state_dict
 
 STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # multiples of the width, convolutions
 TORCHVISION = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # the 13 in its `features`
@@ -112,7 +112,10 @@ class VGGUNet(SegmentationNet):
 
 
 def _fill(convolutions: list[nn.Conv2d], weights: str) -> None:
-    state = _downloaded() if weights == "imagenet" else _read(Path(weights))
+    if weights == "imagenet":
+        state = _downloaded()
+    else:
+        state = read_state_dict(Path(weights), "model.net.weights")
     for index, convolution in zip(TORCHVISION, convolutions, strict=True):
         for name, own in convolution.named_parameters():
             theirs = state.get(f"features.{index}.{name}")
@@ -122,9 +125,6 @@ def _fill(convolutions: list[nn.Conv2d], weights: str) -> None:
                     f"(features.{index}.{name} does not fit); use vgg16, without batch norm"
                 )
             own.data.copy_(theirs)
-
-
-# Errors are raised behind the handlers: the command line tells the first of a chain of errors.
 
 
 def _downloaded() -> dict[str, Any]:
@@ -143,15 +143,3 @@ def _downloaded() -> dict[str, Any]:
         f"model.net.weights: imagenet could not be had ({fault}); download {source.url} elsewhere "
         "and set model.net.weights to the file, or to null"
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"model.net.weights: {path} is no file; name one, or imagenet, or null")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return state if isinstance(state, dict) else {}
-    except Exception as error:  # on a broken file torch raises whatever its parser trips over
-        refused = isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)
-        fault = "holds more than tensors" if refused else "is broken, or no state dict"
-    raise UserError(f"model.net.weights: {path} {fault}; use torchvision's file")

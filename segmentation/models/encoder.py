@@ -1,0 +1,91 @@
+"""Pretrained weights of an encoder of segmentation-models-pytorch, from a file."""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segmentation.errors import UserError
+
+SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
+
+
+def is_file(weights: object) -> bool:
+    """Whether a value of ``encoder_weights`` is a file rather than a name like "imagenet"."""
+    return isinstance(weights, str) and Path(weights).suffix in SUFFIXES
+
+
+def load_encoder(net: nn.Module, path: str | Path) -> None:
+    """Start a network's encoder from the weights that timm, torchvision or smp published for it.
+
+    For machines without a network: what ``encoder_weights: imagenet`` would download, from a file.
+
+    Args:
+        net: A model of segmentation-models-pytorch, with its network as ``encoder``.
+        path: A state dict, of torch.save or safetensors. Tensors that the encoder lacks (the
+            classifier's) are left out.
+
+    Raises:
+        UserError: The file cannot be read, lacks a tensor of the encoder, or has one of another
+            shape; or ``net`` has no encoder.
+    """
+    option = "model.net.encoder_weights"
+    encoder = getattr(net, "encoder", None)
+    if not isinstance(encoder, nn.Module) or isinstance(encoder, nn.ModuleList):
+        raise UserError(
+            f"{option}: {type(net).__name__} has no encoder for {path}; leave it out, or choose a "
+            "network of segmentation_models_pytorch"
+        )
+    theirs = {
+        _plain(name): value
+        for name, value in read_state_dict(Path(path), "model.net.encoder_weights").items()
+    }
+    fitting: dict[str, Tensor] = {}
+    for name, own in encoder.state_dict().items():
+        found = theirs.get(_plain(name.removeprefix("model.")))  # of timm's, within smp's wrapper
+        if isinstance(found, Tensor) and found.shape == own.shape:
+            fitting[name] = found
+        elif not name.endswith("num_batches_tracked"):  # which old files lack
+            fault = f"has it as {tuple(found.shape)}" if isinstance(found, Tensor) else "lacks it"
+            raise UserError(
+                f"{option}: {path} is not of this encoder, whose {name} is {tuple(own.shape)} "
+                f"({fault}); choose the file published for its encoder_name, with in_channels: 3"
+            )
+    # Not load_state_dict of smp's encoders: some answer nothing and expect a classifier.
+    nn.Module.load_state_dict(encoder, fitting, strict=False)
+
+
+def _plain(name: str) -> str:
+    """timm flattens ``stages.0`` to ``stages_0`` where features alone are asked for."""
+    return re.sub(r"_(?=\d)", ".", name)
+
+
+def read_state_dict(path: Path, option: str) -> dict[str, Any]:
+    """Read published weights, as tensors only.
+
+    Args:
+        path: Of torch.save, or ``.safetensors``.
+        option: That named the file, for the message.
+
+    Raises:
+        UserError: The file is missing, broken, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"{option}: {path} is no file; name one, or imagenet, or null")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # of smp's dependencies; few need it
+
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        fault = "" if isinstance(state, dict) else "is no state dict"
+    except Exception as error:  # on a broken file both raise whatever their parsers trip over
+        refused = isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)
+        fault = "holds more than tensors" if refused else "is broken, or no state dict"
+    # Raised behind the handlers: the command line tells the first of a chain of errors.
+    if fault:
+        raise UserError(f"{option}: {path} {fault}; use the file that was published")
+    return dict(state)

@@ -1,0 +1,159 @@
+"""Weights of an encoder from a file: those of torchvision and timm, under their own names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from segmentation.__main__ import main
+from segmentation.checkpoint import load_task
+from segmentation.errors import UserError
+from segmentation.models import UNet
+from segmentation.models.encoder import is_file, load_encoder
+from tests.helpers import arguments, refusal
+
+DECODER = [16, 8, 4, 4, 4]
+
+
+@pytest.fixture(scope="module")
+def published() -> nn.Module:
+    """A classifier of torchvision's as it would be published, with random weights."""
+    torch.manual_seed(7)
+    network: nn.Module = resnet18(weights=None)
+    for buffer in network.buffers():  # a batch norm that has seen something
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def file(published: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(published.state_dict(), path)
+    return path
+
+
+def unet(encoder: str, **options: Any) -> nn.Module:
+    options = {"encoder_weights": None, "decoder_channels": DECODER, **options}
+    net: nn.Module = smp.Unet(encoder, **options)
+    return net.eval()
+
+
+def deepest(network: nn.Module, image: Tensor) -> Tensor:
+    """What torchvision's ResNet makes of an image, before pooling and classifier."""
+    parts = [part for name, part in network.named_children() if name not in ("avgpool", "fc")]
+    features: Tensor = nn.Sequential(*parts)(image)
+    return features
+
+
+def test_the_encoder_then_is_the_published_network(published: nn.Module, file: Path) -> None:
+    net = unet("resnet18")
+    decoder = {k: v.clone() for k, v in net.decoder.state_dict().items()}
+    load_encoder(net, file)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(net.encoder(image)[-1], deepest(published, image))
+    for name, value in net.decoder.state_dict().items():
+        assert torch.equal(value, decoder[name])
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_atto"])
+def test_timms_encoders_under_timms_names(name: str, tmp_path: Path) -> None:
+    """Also those whose names timm changes where it is asked for features alone (convnext)."""
+    torch.manual_seed(3)
+    network = timm.create_model(name, pretrained=False).eval()
+    save_file(network.state_dict(), tmp_path / "timm.safetensors")
+    net = unet(f"tu-{name}")
+    load_encoder(net, tmp_path / "timm.safetensors")
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = network.forward_intermediates(image, intermediates_only=True)[-1]
+        torch.testing.assert_close(net.encoder(image)[-1], expected)
+
+
+def test_files_and_names_are_told_apart() -> None:
+    assert is_file("resnet34.pth") and is_file("w/x.safetensors") and is_file("a.b/c.bin")
+    assert not any(map(is_file, ("imagenet", "advprop", None, 3, "noisy-student", "a.b/c")))
+
+
+def test_bad_files(file: Path, tmp_path: Path) -> None:
+    def refused(message: str, path: Path, net: nn.Module | None = None) -> None:
+        with pytest.raises(UserError, match=message) as error:
+            load_encoder(net or unet("resnet18"), path)
+        assert str(error.value).startswith("model.net.encoder_weights: ")
+        assert error.value.__context__ is None
+
+    refused(r"gone\.pth is no file; name one, or imagenet, or null", tmp_path / "gone.pth")
+    (tmp_path / "cut.pth").write_bytes(file.read_bytes()[:5000])
+    refused(r"cut\.pth is broken, or no state dict; use the file", tmp_path / "cut.pth")
+    (tmp_path / "cut.safetensors").write_bytes(b"{}")
+    refused(r"cut\.safetensors is broken", tmp_path / "cut.safetensors")
+    torch.save(nn.ReLU(), tmp_path / "code.pth")
+    refused(r"code\.pth holds more than tensors", tmp_path / "code.pth")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    refused(r"tensor\.pth is no state dict", tmp_path / "tensor.pth")
+    refused(
+        r"resnet18\.pth is not of this encoder, whose layer1\.0\.conv1\.weight is "
+        r"\(64, 64, 1, 1\) \(has it as \(64, 64, 3, 3\)\); choose the file",
+        file,
+        unet("resnet50"),
+    )
+    refused(
+        r"conv1\.weight is \(64, 1, 7, 7\) \(has it as \(64, 3, 7, 7\)\).*in_channels: 3",
+        file,
+        unet("resnet18", in_channels=1),
+    )
+    refused("UNet has no encoder for", file, UNet(width=2, depth=2))
+
+
+def smp_arguments(root: Path, runs: Path, *typed: str) -> list[str]:
+    chosen = arguments(
+        "fit",
+        root,
+        runs,
+        "--model.net=segmentation_models_pytorch.Unet",
+        "--model.net.encoder_name=resnet18",
+        f"--model.net.decoder_channels={DECODER}",
+        *typed,
+    )
+    return [a for a in chosen if not a.startswith(("--model.net.width", "--model.net.depth"))]
+
+
+def test_training_starts_from_the_file(
+    dsb_root: Path, tmp_path: Path, published: nn.Module, file: Path
+) -> None:
+    """And neither a test nor a prediction asks for it again."""
+    copy = tmp_path / "mine.pth"
+    copy.write_bytes(file.read_bytes())
+    weights = f"--model.net.encoder_weights={copy}"
+    still = "--model.optimizer.lr=1e-12"
+    assert main(smp_arguments(dsb_root, tmp_path / "runs", weights, still)) == 0
+    copy.unlink()
+    (run,) = (tmp_path / "runs").glob("*/*")
+    assert str(copy) in (run / "config.yaml").read_text()
+    task = load_task(run / "checkpoints/last.ckpt")
+    learnt = task.net.encoder.state_dict()  # type: ignore[union-attr, operator]
+    for name, value in published.named_parameters():
+        if not name.startswith("fc."):
+            torch.testing.assert_close(learnt[name], value)
+    tested = ["test", f"--config={run / 'config.yaml'}", f"--run.root={tmp_path / 't'}"]
+    assert main([*tested, f"--ckpt_path={run / 'checkpoints/best.ckpt'}"]) == 0
+
+
+def test_a_file_that_does_not_fit_is_named_before_a_run_begins(
+    dsb_root: Path, tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = smp_arguments(
+        dsb_root,
+        tmp_path / "runs",
+        f"--model.net.encoder_weights={file}",
+        "--model.net.encoder_name=resnet34",
+    )
+    line = refusal(capsys, argv)
+    assert "resnet18.pth is not of this encoder, whose layer1.2.conv1.weight" in line
