@@ -19,6 +19,9 @@ def result(run: Path) -> dict[str, Any]:
     """Scores, cost and config of a run's folder."""
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"]["init_args"].pop("root", None)
+    net = config["model"]["init_args"]["net"].get("init_args", {})
+    if net.get("encoder_weights"):  # a name, or a file
+        net["encoder_weights"] = Path(net["encoder_weights"]).name
     split = json.loads((run / "split.json").read_text())
     kept = {
         "hardware": hardware(),

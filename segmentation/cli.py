@@ -29,7 +29,7 @@ from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
 from segmentation.memory import keep_freed_memory
 from segmentation.messages import one_line, parser_gist, root_cause, shortened
-from segmentation.models.encoder import is_file, load_encoder
+from segmentation.models.encoder import is_file, load_encoder, unreachable
 from segmentation.runs import (
     RUN_FOLDER,
     checkpoint_of,
@@ -255,11 +255,11 @@ class CLI(LightningCLI):
             config["ckpt_path"] = checkpoint_of(folder) or config.get("ckpt_path")
         path = config.get("ckpt_path")
         self.encoder_file: str | None = None
+        replaced = path is not None or config.run.weights is not None
         for key, value in config["model"].items():
-            if key.endswith("encoder_weights") and (path is not None or is_file(value)):
-                config["model"][key] = None  # for smp, which knows names alone
-                if path is None:  # else a checkpoint's weights are about to replace them
-                    self.encoder_file = value
+            if key.endswith("encoder_weights") and (replaced or is_file(value)):
+                config["model"][key] = None  # smp knows names alone, and would fetch them
+                self.encoder_file = None if replaced else value
         if path is not None:
             if self.subcommand == "fit":
                 stored = _stored(str(path), False)["config"] or {}
@@ -268,10 +268,21 @@ class CLI(LightningCLI):
             raise UserError(f"{self.subcommand} needs --ckpt_path FILE, the checkpoint to score")
 
     def instantiate_classes(self) -> None:
+        wrong = (ValueError, TypeError, KeyError, ImportError, MisconfigurationException)
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, KeyError, ImportError, MisconfigurationException) as error:
-            raise UserError(f"the config cannot be built: {root_cause(error)}") from error
+        except UserError:
+            raise
+        except Exception as error:  # of a hub: whatever it and its library for HTTP raise
+            if unreachable(error):
+                raise UserError(
+                    "model.net.encoder_weights: they could not be fetched "
+                    f"({root_cause(error)}); fetch the encoder's file elsewhere and set "
+                    "model.net.encoder_weights to it, or to null"
+                ) from error
+            if isinstance(error, wrong):
+                raise UserError(f"the config cannot be built: {root_cause(error)}") from error
+            raise
 
     def after_instantiate_classes(self) -> None:
         check_loss(self.model.loss, self.model.target)

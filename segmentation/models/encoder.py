@@ -11,11 +11,21 @@ from torch import Tensor, nn
 from segmentation.errors import UserError
 
 SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
+HUBS = {"huggingface_hub", "httpx", "httpcore", "requests", "urllib3", "urllib", "socket", "ssl"}
 
 
 def is_file(weights: object) -> bool:
     """Whether a value of ``encoder_weights`` is a file rather than a name like "imagenet"."""
     return isinstance(weights, str) and Path(weights).suffix in SUFFIXES
+
+
+def unreachable(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, is of a hub or the network on the way there."""
+    while error is not None:
+        if type(error).__module__.partition(".")[0] in HUBS:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def load_encoder(net: nn.Module, path: str | Path) -> None:

@@ -51,8 +51,13 @@ class EncoderUNet(SegmentationNet):
         # Not at the top: it takes seconds, and other networks do without.
         from segmentation_models_pytorch.encoders import get_encoder
 
+        # timm has one set of weights for a name, and smp warns of any other word for it than True.
+        timms = encoder_name.startswith("tu-") and encoder_weights is not None
         self.encoder = get_encoder(
-            encoder_name, in_channels=in_channels, depth=LEVELS, weights=encoder_weights
+            encoder_name,
+            in_channels=in_channels,
+            depth=LEVELS,
+            weights=True if timms else encoder_weights,
         )
         self.detail = ConvBlock(in_channels, detail)
         self.decoder = nn.ModuleList()

@@ -1,5 +1,6 @@
 """Weights of an encoder from a file: those of torchvision and timm, under their own names."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,23 @@ def test_a_file_that_does_not_fit_is_named_before_a_run_begins(
     )
     line = refusal(capsys, argv)
     assert "resnet18.pth is not of this encoder, whose layer1.2.conv1.weight" in line
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tu-tf_efficientnet_lite0"])
+def test_a_hub_out_of_reach_is_said_with_the_remedy(
+    name: str,
+    dsb_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", nobody)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    net = ["--model.net=segmentation.models.EncoderUNet", f"--model.net.encoder_name={name}"]
+    argv = smp_arguments(dsb_root, tmp_path / "runs", *net, "--model.net.encoder_weights=imagenet")
+    line = refusal(capsys, argv)
+    assert "model.net.encoder_weights: they could not be fetched (" in line
+    assert "set model.net.encoder_weights to it, or to null" in line
