@@ -172,6 +172,7 @@ def test_a_hub_out_of_reach_is_said_with_the_remedy(
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr("socket.getaddrinfo", nobody)
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between a hub's attempts
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     net = ["--model.net=segmentation.models.EncoderUNet", f"--model.net.encoder_name={name}"]
     argv = smp_arguments(dsb_root, tmp_path / "runs", *net, "--model.net.encoder_weights=imagenet")
