@@ -1,11 +1,12 @@
 """Averages of the weights over training: what is validated, kept as the best, and tested."""
 
+from functools import partial
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.optim.swa_utils import get_ema_avg_fn
+from torch import Tensor
 
 from segmentation.errors import UserError
 
@@ -13,11 +14,14 @@ from segmentation.errors import UserError
 class AveragedWeights(WeightAveraging):
     """Validate, keep and test the average of the weights instead of the last ones.
 
-    With ``decay`` an exponential moving average over steps (Polyak & Juditsky 1992; ``decay`` d
-    looks back about 1 / (1 - d) steps); without, the plain mean of the weights after each epoch
-    from ``start_epoch`` on (stochastic weight averaging, Izmailov et al. 2018, arXiv:1803.05407).
-    Checkpoints hold the average where ``predict`` and ``test`` look for weights, and the last
-    weights beside it, to go on from.
+    With ``decay`` an exponential moving average over steps (Polyak & Juditsky 1992), average ►
+    d · average + (1 - d) · weights, where d is ``decay``, which looks back about 1 / (1 - d) steps,
+    but at most (1 + n) / (10 + n) after n steps, as TensorFlow's ``ExponentialMovingAverage`` has
+    it: otherwise a training of a few hundred steps ends with an average of what it began with.
+    Without ``decay``, the plain mean of the weights after each epoch from ``start_epoch`` on
+    (stochastic weight averaging, Izmailov et al. 2018, arXiv:1803.05407). Checkpoints hold the
+    average where ``predict`` and ``test`` look for weights, and the last weights beside it, to go
+    on from.
 
     Lightning's own callback restores the *last* weights when the best checkpoint is tested at the
     end of ``fit``: the score would be of other weights than ``predict`` uses. This one does not.
@@ -36,7 +40,7 @@ class AveragedWeights(WeightAveraging):
         if start_epoch < 0:
             raise UserError(f"AveragedWeights.start_epoch: {start_epoch} must not be negative")
         # Batch norm's statistics are averaged like the weights that they belong to.
-        average = None if decay is None else get_ema_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average = None if decay is None else partial(_moved, decay)
         super().__init__(use_buffers=True, avg_fn=average)
         self.decay, self.start_epoch = decay, start_epoch
 
@@ -70,3 +74,9 @@ class AveragedWeights(WeightAveraging):
         """To go on training, the last weights and their average; to test, the average alone."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+def _moved(decay: float, average: Tensor, now: Tensor, steps: Tensor) -> Tensor:
+    """The next average, ``steps`` after the first; no value is asked of the device, which waits."""
+    d = ((1 + steps) / (10 + steps)).clamp(max=decay)
+    return d * average + (1 - d) * now

@@ -55,10 +55,11 @@ def fitted(averaged: AveragedWeights, tmp_path: Path, epochs: int = 3) -> tuple[
 
 
 def test_exponential_average_is_what_it_says_and_what_is_seen(tmp_path: Path) -> None:
-    _, watch, _ = fitted(AveragedWeights(decay=0.9), tmp_path)
-    average, expected = watch.steps[0], []
-    for step, now in enumerate(watch.steps):
-        average = now if step == 0 else 0.9 * average + 0.1 * now
+    _, watch, _ = fitted(AveragedWeights(decay=0.3), tmp_path)
+    average, expected = watch.steps[0], [watch.steps[0]]
+    for n, now in enumerate(watch.steps[1:], start=1):
+        decay = min(0.3, (1 + n) / (10 + n))  # the limit holds for the first two: 2/11 and 3/12
+        average = decay * average + (1 - decay) * now
         expected.append(average)
     assert len(watch.seen) == 3
     for epoch, seen in enumerate(watch.seen):
@@ -111,7 +112,17 @@ def test_accumulated_gradients_count_as_one_step(tmp_path: Path) -> None:
     trainer = tiny.trainer(callbacks=[AveragedWeights(decay=0.5), watch], accumulate_grad_batches=2)
     trainer.fit(task, tiny.loader(*BATCHES, BATCHES[0]), tiny.loader(BATCHES[0]))
     first, second = watch.steps[1], watch.steps[3]
-    torch.testing.assert_close(weight(task), 0.5 * first + 0.5 * second)
+    torch.testing.assert_close(weight(task), 2 / 11 * first + 9 / 11 * second)
+
+
+def test_a_short_training_forgets_what_it_began_with(tmp_path: Path) -> None:
+    """Of 30 steps at d = .998, the first would otherwise keep 94 % of the average."""
+    _, watch, _ = fitted(AveragedWeights(), tmp_path, epochs=10)
+    share = 1.0
+    for n in range(1, 30):
+        share *= (1 + n) / (10 + n)
+    assert share < 1e-5
+    assert (watch.seen[-1] - watch.steps[-1]).norm() < (watch.seen[-1] - watch.steps[0]).norm() / 2
 
 
 @pytest.mark.parametrize("settings", [{"decay": 1.0}, {"decay": 0.0}, {"start_epoch": -1}])
