@@ -39,7 +39,7 @@ TINY = [
     *("--model.net.width=4", "--model.net.depth=3", "--data.crop=32", "--data.batch_size=4"),
     *("--data.num_workers=0", "--data.split.val=2", "--data.split.test=3", "--data.length=24"),
     *("--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"),
-    *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+    "--trainer.enable_model_summary=false",
     *("--run.wandb=off", "--run.name=killed", "--run.resume=true"),
 ]
 SETTINGS = {  # of which a resumed run has to restore more and more

@@ -290,10 +290,7 @@ class Preemption(Callback):
             known = {key: value.to(pl_module.device) for key, value in values.items()}
             setattr(connector, f"_{name}_metrics", known)
         connector._first_loop_iter = False
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            # Lightning begins no epoch, for it was begun: what shows and measures it has to know.
-            if isinstance(callback, ProgressBar | Tracking):
-                callback.on_train_epoch_start(trainer, pl_module)
+        _begin_epoch(trainer, Tracking)
         epoch: Any = loop.epoch_progress.current
         batches = loop.epoch_loop.batch_progress.current.completed
         skip_batches(trainer, epoch.processed, batches)
@@ -303,6 +300,7 @@ class Preemption(Callback):
         if self.state is None:
             return
         state, self.state = self.state, None
+        _begin_epoch(trainer, ProgressBar)  # only now: before, it has not begun its own training
         loop = trainer.fit_loop
         loop._restarting = False  # or the epoch's end would leave out schedulers that watch a score
         loop.epoch_loop.max_steps = self._max_steps
@@ -324,6 +322,13 @@ class Preemption(Callback):
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, WeightAveraging):
                     callback.on_train_end(trainer, pl_module)
+
+
+def _begin_epoch(trainer: Trainer, kind: type[Callback]) -> None:
+    """Lightning begins no epoch, for it was begun: what shows and measures it has to know."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, kind):
+            callback.on_train_epoch_start(trainer, trainer.lightning_module)
 
 
 def _rows(trainer: Trainer) -> int:
