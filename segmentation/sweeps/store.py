@@ -266,8 +266,8 @@ def make_store(root: Path, sweep: Sweep, stale: float) -> Store:
     for key in sorted(search.keys() | (known or search).keys()):
         if known is not None and known.get(key) != search.get(key):
             raise UserError(
-                f"{root}: keeps another sweep ({study.user_attrs.get('file')}): its {key} differs "
-                f"from that of {sweep.path}; choose another --storage"
+                f"{root}: keeps another sweep ({study.user_attrs.get('file')}), which differs from "
+                f"{sweep.path} in {key}; choose another --storage"
             )
     store = Store(root, stale)
     if sweep.hyperband is not None:
