@@ -4,7 +4,6 @@ import argparse
 import errno
 import functools
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from segmentation.checkpoint import load_task, read_checkpoint, without_download
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
 from segmentation.memory import keep_freed_memory
-from segmentation.messages import one_line, parser_gist, root_cause, shortened
+from segmentation.messages import one_line, parser_gist, root_cause, shortened, silence_noise
 from segmentation.models.encoder import is_file, load_encoder, unreachable
 from segmentation.runs import (
     RUN_FOLDER,
@@ -94,8 +93,7 @@ def run(
         UserError: Config or data are at fault.
     """
     keep_freed_memory()
-    # Every run keeps its checkpoints in its own folder: of course it is not the loaded one's.
-    warnings.filterwarnings("ignore", message="The dirpath has changed")
+    silence_noise()
     launched = RUN_FOLDER in os.environ
     _stored.cache_clear()  # the file may have changed since another run of this process
     try:

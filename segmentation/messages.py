@@ -1,6 +1,7 @@
 """Other people's error messages, cut down to one line that says what is wrong."""
 
 import re
+import warnings
 
 from segmentation.errors import UserError
 
@@ -42,3 +43,14 @@ def one_line(message: str) -> str:
 def shortened(text: str, limit: int = 400) -> str:
     """A text of at most ``limit`` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def silence_noise() -> None:
+    """Leave out what Lightning warns of in every run, and need not."""
+    for message in (
+        "The dirpath has changed",  # a run's checkpoints are in its own folder
+        "Checkpoint directory .* exists and is not empty",  # of a run that goes on
+        r"It is recommended to use `self\.log\(.*sync_dist",  # scores are sums over processes
+        ".*LeafSpec",  # Lightning itself, on torch 2.15
+    ):
+        warnings.filterwarnings("ignore", message=message)
