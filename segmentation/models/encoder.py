@@ -49,10 +49,8 @@ def load_encoder(net: nn.Module, path: str | Path) -> None:
             f"{option}: {type(net).__name__} has no encoder for {path}; leave it out, or choose a "
             "network of segmentation_models_pytorch"
         )
-    theirs = {
-        _plain(name): value
-        for name, value in read_state_dict(Path(path), "model.net.encoder_weights").items()
-    }
+    state = read_state_dict(Path(path), option)
+    theirs = {_plain(name): value for name, value in state.items()}
     fitting: dict[str, Tensor] = {}
     for name, own in encoder.state_dict().items():
         found = theirs.get(_plain(name.removeprefix("model.")))  # of timm's, within smp's wrapper
