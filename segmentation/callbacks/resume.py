@@ -178,7 +178,8 @@ class _Writer(ExperimentWriter):
         with self.path.open(newline="") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
-        return list(reader.fieldnames or ()), rows
+            # Here, where the file is open: of an empty one the reader looks for a header once more.
+            return list(reader.fieldnames or ()), rows
 
     def _write(self, header: list[str], rows: list[dict[str, str]]) -> None:
         partial = self.path.with_name(f".{self.path.name}.part")

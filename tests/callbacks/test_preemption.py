@@ -71,3 +71,13 @@ def test_the_log_goes_on_after_the_rows_that_hold(tmp_path: Path) -> None:
     ]
     again.experiment.keep(0)
     assert (tmp_path / "metrics.csv").read_text().split() == ["a,b,c,step"]
+
+
+def test_a_log_that_was_opened_and_never_written_goes_on(tmp_path: Path) -> None:
+    """Its process was killed at that moment."""
+    (tmp_path / "metrics.csv").touch()
+    log = ContinuedCSVLogger(tmp_path)
+    log.experiment.keep(0)
+    log.log_metrics({"a": 1.0}, 0)
+    log.save()
+    assert (tmp_path / "metrics.csv").read_text().split() == ["a,step", "1.0,0"]
