@@ -35,6 +35,17 @@ def arguments(
     return [command, f"--config={CONFIGS / config}", *TINY, *data, *more]
 
 
+def smp_arguments(root: Path, runs: Path, *more: str) -> list[str]:
+    """``fit`` of segmentation-models-pytorch's smallest U-Net on the same settings."""
+    smp = [
+        "--model.net=segmentation_models_pytorch.Unet",
+        "--model.net.encoder_name=resnet18",
+        "--model.net.decoder_channels=[16,8,4,4,4]",
+    ]
+    ours = ("--model.net.width", "--model.net.depth")  # which it does not have
+    return [a for a in arguments("fit", root, runs, *smp, *more) if not a.startswith(ours)]
+
+
 def fit(root: Path, runs: Path, *more: str) -> Path:
     """Train for an epoch and return the run's folder."""
     before = set(runs.glob("*/*"))

@@ -12,7 +12,7 @@ from segmentation.__main__ import main
 from segmentation.checkpoint import load_task, read_checkpoint
 from segmentation.cli import RUN_FOLDER, composed, run_folder
 from segmentation.errors import UserError
-from tests.helpers import arguments, fit, refusal, scores
+from tests.helpers import arguments, fit, refusal, scores, smp_arguments
 
 
 @pytest.fixture(scope="module")
@@ -195,16 +195,7 @@ def test_the_last_checkpoint_is_of_the_last_epoch(dsb_root: Path, tmp_path: Path
 def test_encoder_weights_are_not_fetched_for_a_checkpoint(
     dsb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    smp = [
-        "--model.net=segmentation_models_pytorch.Unet",
-        "--model.net.encoder_name=resnet18",
-        "--model.net.decoder_channels=[16,8,4,4,4]",
-    ]
-    argv = [
-        a
-        for a in arguments("fit", dsb_root, tmp_path, *smp, "--model.net.encoder_weights=null")
-        if not a.startswith(("--model.net.width", "--model.net.depth"))
-    ]
+    argv = smp_arguments(dsb_root, tmp_path, "--model.net.encoder_weights=null")
     assert main(argv) == 0
     (run,) = tmp_path.glob("*/*")
     path = run / "checkpoints/best.ckpt"

@@ -17,7 +17,7 @@ from segmentation.checkpoint import load_task
 from segmentation.errors import UserError
 from segmentation.models import UNet
 from segmentation.models.encoder import is_file, load_encoder
-from tests.helpers import arguments, refusal
+from tests.helpers import refusal, smp_arguments
 
 DECODER = [16, 8, 4, 4, 4]
 
@@ -111,19 +111,6 @@ def test_bad_files(file: Path, tmp_path: Path) -> None:
         unet("resnet18", in_channels=1),
     )
     refused("UNet has no encoder for", file, UNet(width=2, depth=2))
-
-
-def smp_arguments(root: Path, runs: Path, *typed: str) -> list[str]:
-    chosen = arguments(
-        "fit",
-        root,
-        runs,
-        "--model.net=segmentation_models_pytorch.Unet",
-        "--model.net.encoder_name=resnet18",
-        f"--model.net.decoder_channels={DECODER}",
-        *typed,
-    )
-    return [a for a in chosen if not a.startswith(("--model.net.width", "--model.net.depth"))]
 
 
 def test_training_starts_from_the_file(

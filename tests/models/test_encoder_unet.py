@@ -26,9 +26,7 @@ class TestEncoderUNet(NetContract):
 def test_size_of_the_shipped_config() -> None:
     net = EncoderUNet("tu-tf_efficientnet_lite0")
     encoder = sum(p.numel() for p in net.encoder.parameters())
-    assert (
-        encoder == 3_371_008 - 320 * 1280 - 2 * 1280
-    )  # smp's count, without its unused last layer
+    assert encoder == 3_371_008 - 1280 * (320 + 2)  # smp counts its unused last layer, too
     # Decoder: concatenated channels to its own, twice, with batch norm; then detail and head.
     blocks = zip((320, 128, 64, 48, 32), (112, 40, 24, 16, 16), (128, 64, 48, 32, 16), strict=True)
     rest = sum(9 * (a + b) * c + 9 * c * c + 4 * c for a, b, c in blocks)
