@@ -23,7 +23,7 @@ def result(run: Path) -> dict[str, Any]:
     if net.get("encoder_weights"):  # a name, or a file
         net["encoder_weights"] = Path(net["encoder_weights"]).name
     split = json.loads((run / "split.json").read_text())
-    kept = {
+    kept: dict[str, Any] = {
         "hardware": hardware(),
         "versions": versions(),
         "split": {k: split[k] for k in ("sha256", "counts")},

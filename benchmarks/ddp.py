@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4, help="of each process")
     parser.add_argument("--steps", type=int, default=60)
     args = parser.parse_args()
+    if args.steps < 20:
+        parser.error("--steps: at least 20; every fifth is logged, and the first are left out")
     report = Report(
         "ddp",
         "two processes do 95 % of what two lone trainings do at the same time",

@@ -61,7 +61,7 @@ def main() -> None:
             part = Part(store, tuple(entry.id for entry in store.entries[::step][: args.images]))
             crop = None if resize else (CROP, CROP)
             windows = Windows(recipe, crop, (1.0, 1.0), 0)
-            examples = TrainSet(part, Preprocess(), Foreground(), windows)
+            examples = TrainSet(part, settings, Foreground(), windows)
             pairs = in_memory(part, resize)
             arms[f"{recipe}: package"] = partial(run_package, examples, args.draws)
             arms[f"{recipe}: bare albumentations"] = bare(recipe, pairs, crop, args.draws)
