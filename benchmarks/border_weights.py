@@ -27,14 +27,16 @@ def stacked(labels: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    options = arguments("border_weights", __doc__).parse_args()
+    parser = arguments("border_weights", __doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
+    options = parser.parse_args()
     cv2.setNumThreads(1)
     report = Report(
         "border_weights",
         "at least 15 times at 256² and 80 times at 512², equal to 1e-5",
         {"w0": W0, "sigma": SIGMA, "data": "synthetic fluorescence"},
     )
-    for side in (256, 512):
+    for side in options.sizes:
         _, labels = make_nuclei(np.random.default_rng(0), side, side, "fluorescence")
         error = float(np.abs(border_weights(labels, W0, SIGMA) - stacked(labels)).max())
         assert error < 1e-5, error

@@ -1,0 +1,80 @@
+"""Every benchmark still runs: a small round of each that does not start many processes."""
+
+import json
+import math
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from segmentation.data.synthetic import write_dsb2018
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+TRAINING = ["--steps=2", "--width=4", "--batch-size=2"]
+ON_IMAGES = {
+    "cache": ["--images=4"],
+    "duplicates": [],
+    "logging_cost": TRAINING,
+    "loop": TRAINING,
+    "pipeline": ["--images=2", "--draws=4"],
+}
+ON_NUMBERS = {
+    "border_weights": ["--sizes=64"],
+    "deep_supervision": ["--width=4", "--images=1"],
+    "instance_metrics": ["--sizes=128", "--objects=9"],
+    "metrics": ["--sizes=64", "--updates=1"],
+}
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """A benchmark that chose a number of threads must not choose that of the tests after it."""
+    torch_threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    yield
+    torch.set_num_threads(torch_threads)
+    cv2.setNumThreads(cv_threads)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images enough for the benchmarks' own splits."""
+    return write_dsb2018(tmp_path_factory.mktemp("dsb2018"), images=20, size=(256, 256))
+
+
+def measured(
+    name: str, options: list[str], output: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, float]:
+    """The median of each figure of one round."""
+    monkeypatch.delenv("SEGMENTATION_DATA", raising=False)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", [name, "--repeats=1", f"--output={output}", *options])
+    runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    result = json.loads(output.read_text())
+    assert result["benchmark"] == name and result["expected"]
+    return {figure["what"]: figure["median"] for figure in result["figures"]}
+
+
+@pytest.mark.parametrize("name", ON_IMAGES)
+def test_a_round_on_images(
+    name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [f"--root={root}", *ON_IMAGES[name]]
+    figures = measured(name, options, tmp_path / "result.json", monkeypatch)
+    assert figures and all(map(math.isfinite, figures.values()))
+
+
+@pytest.mark.parametrize("name", ON_NUMBERS)
+def test_a_round_on_numbers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = measured(name, ON_NUMBERS[name], tmp_path / "result.json", monkeypatch)
+    assert figures and all(map(math.isfinite, figures.values()))
+
+
+def test_each_benchmark_is_in_the_table_of_benchmarks() -> None:
+    about = (FOLDER / "README.md").read_text()
+    parts = {"common", "hand_loop", "lite0", "monai_pipeline", "monai_sliding"}  # of others
+    for script in sorted(FOLDER.glob("*.py")):
+        assert script.stem in parts or f"python benchmarks/{script.name}" in about, script.name
