@@ -9,13 +9,12 @@ for the corner's last field, which has other neighbours.
 """
 
 import csv
-import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +26,19 @@ from segmentation.data.stacks import Calibration, Planes
 from segmentation.data.stream import write_tiff
 
 FIELD = 1000
+STEP = 2000  # a multiple of 16, as strides are: padding would shift what the network pools
 OUTPUTS = ("--labels", "tiff", "--probabilities", "--overlays", "--geojson", "--rois", "--rle")
+KINDS = ("probabilities", "masks", "labels")  # that are compared
 
 
 def main() -> None:
     parser = arguments("large", __doc__)
     parser.add_argument("--ckpt_path", type=Path, required=True, help="of any trained network")
-    parser.add_argument("--side", type=int, default=20_000, help=f"a multiple of {FIELD}")
-    parser.add_argument("--corner", type=int, default=4_000, help=f"a multiple of {FIELD}")
+    parser.add_argument("--side", type=int, default=20_000, help=f"a multiple of {STEP}")
+    parser.add_argument("--corner", type=int, default=4_000, help=f"a multiple of {STEP}")
     args = parser.parse_args()
-    if args.side % FIELD or args.corner % FIELD or not FIELD < args.corner <= args.side:
-        parser.error(f"--side, --corner: multiples of {FIELD}, corner within side")
+    if args.side % STEP or args.corner % STEP or not 0 < args.corner < args.side:
+        parser.error(f"--side, --corner: multiples of {STEP}, corner less than side")
     report = Report(
         "large",
         "less than 2 GiB; the corner's probabilities to a step of 16 bits (1.5e-5), masks, objects",
@@ -67,20 +68,12 @@ def main() -> None:
     report.finish(args.output)
 
 
-KINDS = ("probabilities", "masks", "labels")
-
-
 def write_slide(path: Path, field: np.ndarray, side: int) -> None:
     """The field repeated to a slide of half a micrometre a pixel."""
-
-    def rows() -> Iterator[np.ndarray]:
-        band = np.tile(field, (1, math.ceil(side / FIELD)))
-        for _ in range(side // FIELD):
-            yield band
-
+    count = side // FIELD
     scale = Calibration("ome", (0.5, 0.5), {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5})
     planes = Planes(path, size=(side, side), calibration=scale)
-    write_tiff(path, (side, side), field.dtype, rows(), planes)
+    write_tiff(path, (side, side), field.dtype, repeat(np.tile(field, (1, count)), count), planes)
 
 
 def predict(checkpoint: Path, folder: Path) -> tuple[float, float]:
