@@ -2,14 +2,16 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from segmentation.__main__ import main
 from segmentation.cores import usable_cores
-from segmentation.doctor import system
+from segmentation.doctor import speed, system
 from segmentation.doctor.data import check_data, check_wandb
 from segmentation.doctor.finding import GIB, Finding
 from segmentation.doctor.gpu import Gpu, Torch, check_gpus, nvidia_smi, read_torch, supported
@@ -237,6 +239,23 @@ def test_the_speed_test_measures() -> None:
     advice = measure(2, 2, lines.append, crop=32, width=2)
     assert advice.batch_size in (4, 8, 16, 32, 64, 128) and advice.num_workers in (0, 1, 2)
     assert "32-true" in lines[0] and lines[1].startswith("batch 4")
+
+
+def test_the_start_of_loading_processes_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def loaded() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        clock[0] += 100  # until the first batch is there
+        while True:
+            yield torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, 8, 8)
+
+    class Trainer(speed._Trainer):
+        def _step(self, *_: object) -> None:
+            clock[0] += 2
+
+    monkeypatch.setattr("segmentation.doctor.speed.time.perf_counter", lambda: clock[0])
+    trainer = Trainer(torch.nn.Conv2d(3, 1, 1), torch.device("cpu"))
+    assert trainer.rate(loaded(), FULL, seconds=10) == 2
 
 
 def test_the_page(

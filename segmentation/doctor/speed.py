@@ -181,11 +181,16 @@ class _Trainer:
     def rate(
         self, batches: Iterator[tuple[Tensor, Tensor]], precision: str, seconds: float
     ) -> float:
-        """Images a second, without the first step, which sets everything up."""
+        """Images a second, without the first step, which sets everything up.
+
+        Nor does the wait for the first batch count: processes that load take seconds to start.
+        """
         scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "16-mixed")
         images = 0
-        start = end = time.perf_counter()
+        start = end = 0.0
         for steps, (image, target) in enumerate(batches):
+            if steps == 0:
+                start = time.perf_counter()
             self._step(image, target, precision, scaler)
             now = time.perf_counter()
             if steps == 0 and now - start < seconds:
