@@ -16,6 +16,7 @@ from tifffile import TIFF, TiffFile, TiffPage
 from segmentation.data.images import read_image
 from segmentation.data.tiff import (
     TRUNCATED,
+    broken,
     by_opencv,
     byte_order,
     dress,
@@ -131,14 +132,12 @@ def open_planes(path: Path, channels: int = 1) -> Planes:
 
 @contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """What tifffile raises on a broken file, of many kinds, becomes one line."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"{path}: the TIFF is broken ({why}); copy or export it again") from None
+        raise broken(path, error) from None
 
 
 def _examine(tiff: TiffFile, path: Path, channels: int) -> Planes:

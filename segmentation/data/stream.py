@@ -17,7 +17,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC
 
 from segmentation.data.images import unwritten, writing
 from segmentation.data.stacks import Planes, layout
-from segmentation.data.tiff import PLAIN, dress, named, refusal
+from segmentation.data.tiff import PLAIN, broken, dress, named, refusal
 from segmentation.errors import UserError
 
 _LARGEST = 2**30  # bytes of one segment, which is decoded as a whole
@@ -54,7 +54,7 @@ class TiffWindows:
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
         except Exception as error:  # tifffile raises many kinds on a broken file
-            raise _broken(self.name, error) from None
+            raise broken(self.name, error) from None
         try:
             self._open(rows, page)
         except BaseException:
@@ -73,7 +73,7 @@ class TiffWindows:
             self._page = page
             why = refusal(page, planes * page.imagedepth, most=2**48) or self._unreadable()
         except Exception as error:
-            raise _broken(self.name, error) from None
+            raise broken(self.name, error) from None
         if why is not None:
             raise UserError(f"{self.name}: {why}")
         # A segment spans these rows, columns and samples; planes that are stored one after another
@@ -127,7 +127,7 @@ class TiffWindows:
             colours = self._page.photometric == PHOTOMETRIC.YCBCR
             pixels = samples if colours else dress(samples, self._page, mask=False)
         except Exception as error:
-            raise _broken(self.name, error) from None
+            raise broken(self.name, error) from None
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
     def close(self) -> None:
@@ -320,8 +320,3 @@ def _tiles(
             break
     if seen != height:
         raise ValueError(f"{seen} rows for an image of {height}")
-
-
-def _broken(name: str, error: Exception) -> UserError:
-    why = " ".join(str(error).split())
-    return UserError(f"{name}: the TIFF is broken ({why}); copy or export it again")

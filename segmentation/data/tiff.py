@@ -68,11 +68,18 @@ def decode_tiff(data: bytes, name: str, mask: bool) -> np.ndarray:
             if why is None and is_plain(page):
                 return dress(samples(page), page, mask)
     except Exception as error:  # tifffile raises many kinds on a broken file
-        told = " ".join(str(error).split())
-        raise UserError(f"{name}: the TIFF is broken ({told}); copy or export it again") from None
+        raise broken(name, error) from None
     if why is not None:
         raise UserError(f"{name}: {why}")
     return by_opencv(data, page, name, mask)
+
+
+def broken(name: object, error: Exception) -> UserError:
+    """One line for what tifffile raises on a broken file, of many kinds."""
+    told = " ".join(str(error).split())
+    if " " not in told:  # the bare key of a KeyError, say
+        told = f"{type(error).__name__} {told}".strip()
+    return UserError(f"{name}: the TIFF is broken ({told}); copy or export it again")
 
 
 def is_whole(tiff: tifffile.TiffFile) -> bool:
