@@ -125,8 +125,7 @@ class SegmentationTask(LightningModule):
 
         With test-time augmentation and with the other members of an ensemble, where there are any.
         """
-        answers = [task._probabilities(image, self.tta) for task in (self, *self.members)]
-        return answers[0] if len(answers) == 1 else torch.stack(answers).mean(0)
+        return self._averaged(self._probabilities(image, self.tta), image)
 
     def add_member(self, task: "SegmentationTask", name: str) -> None:
         """Average every answer but the loss with another task's: an ensemble.
@@ -252,14 +251,19 @@ class SegmentationTask(LightningModule):
         net = partial(d4_mean, answer) if tta else answer
         return padded(net, self._input(image), self.stride)
 
+    def _averaged(self, own: Tensor, image: Tensor) -> Tensor:
+        """This task's answer, averaged with those of the other members of the ensemble."""
+        answers = [own, *(task._probabilities(image, self.tta) for task in self.members)]
+        return own if len(answers) == 1 else torch.stack(answers).mean(0)
+
     def _evaluate(
         self, batch: Batch, pixels: Any, objects: Any, mean_loss: MeanMetric, tta: bool = False
     ) -> Evaluated:
-        logits = padded(self.net, self._input(batch["image"]), self.stride)
+        image = batch["image"]
+        logits = padded(self.net, self._input(image), self.stride)
         mean_loss.update(self._loss(logits, batch), weight=len(logits))
-        more = tta or self.members
-        probs = self(batch["image"]) if more else self.target.probabilities(logits)
-        probs = self._as_scored(probs, batch["labels"])
+        own = self._probabilities(image, tta) if tta else self.target.probabilities(logits)
+        probs = self._as_scored(self._averaged(own, image), batch["labels"])
         foreground = self.target.foreground(probs)
         pixels.update(foreground, batch["labels"] > 0)
         decoded = [torch.from_numpy(self.target.decode(p)) for p in probs.cpu().numpy()]
