@@ -31,6 +31,8 @@ commands:
              segmentation tune --config FILE --ckpt_path X
   prune      the best head of a U-Net++, alone
              segmentation prune --config FILE --ckpt_path X --output Y
+  export     a checkpoint to give away: without what training needs, smaller
+             segmentation export --ckpt_path X --output Y --half
   crossvalidate
              train and test on every fold, and pool the scores
              segmentation crossvalidate --config FILE --folds 5
@@ -94,6 +96,7 @@ OWN = (
     "compare",
     "tune",
     "prune",
+    "export",
     "crossvalidate",
     "prepare",
     "audit",

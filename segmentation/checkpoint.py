@@ -1,5 +1,6 @@
 """Reading checkpoints safely, and rebuilding the task that a checkpoint holds."""
 
+import io
 import json
 import pickle
 from pathlib import Path
@@ -7,11 +8,15 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
+from torch import Tensor
 
 from segmentation import __version__
-from segmentation.data.images import sha256_of
+from segmentation.data.images import sha256_of, write_bytes
 from segmentation.errors import UserError
 from segmentation.task import SegmentationTask
+
+# What a checkpoint needs to be tested and to predict; the rest goes on with a training.
+INFERENCE = ("segmentation", "state_dict", "epoch", "global_step", "pytorch-lightning_version")
 
 
 def sidecar(path: str | Path) -> Path:
@@ -100,6 +105,34 @@ def load_task(path: str | Path) -> SegmentationTask:
             "trained with"
         ) from error
     return task.eval()
+
+
+def save_for_inference(checkpoint: dict[str, Any], output: Path, half: bool = False) -> None:
+    """Write a checkpoint that ``predict`` and ``test`` take as any other, without what trains on.
+
+    Args:
+        checkpoint: As :func:`read_checkpoint` gives it.
+        output: The file.
+        half: Store numbers in float16, half the size. They are computed with in float32 as before;
+            a tensor that float16 cannot hold stays as it is.
+
+    Raises:
+        UserError: The output cannot be written.
+    """
+    kept = {name: checkpoint[name] for name in INFERENCE if name in checkpoint}
+    kept["segmentation"] = {**kept["segmentation"], "exported": True}
+    if half:
+        kept["state_dict"] = {name: _half(value) for name, value in kept["state_dict"].items()}
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    write_bytes(output, buffer.getvalue())
+
+
+def _half(value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    small = value.half()
+    return small if torch.isfinite(small).all() else value
 
 
 def build_task(config: dict[str, Any]) -> SegmentationTask:

@@ -260,8 +260,13 @@ class CLI(LightningCLI):
                 self.encoder_file = None if replaced else value
         if path is not None:
             if self.subcommand == "fit":
-                stored = _stored(str(path), False)["config"] or {}
-                self._refuse_other_optimizer(self.plain_config["model"], stored)
+                stored = _stored(str(path), False)
+                if stored.get("exported"):
+                    raise UserError(
+                        f"{path}: cannot be trained on, its optimizer was left out; start anew "
+                        "from its weights with --run.weights"
+                    )
+                self._refuse_other_optimizer(self.plain_config["model"], stored["config"] or {})
         elif self.subcommand != "fit":
             raise UserError(f"{self.subcommand} needs --ckpt_path FILE, the checkpoint to score")
 

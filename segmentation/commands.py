@@ -109,6 +109,28 @@ def prune(arguments: Sequence[str]) -> int:
     return 0
 
 
+def export(arguments: Sequence[str]) -> int:
+    """Write a checkpoint with nothing but what test and predict need, to give away."""
+    parser = _Parser("segmentation export", description=export.__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--ckpt_path", required=True, type=Path, metavar="FILE", help="written by fit"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the new one")
+    parser.add_argument(
+        "--half", action="store_true", help="in float16: half the size, the same scores to rounding"
+    )
+    parser.epilog = "What segmentation tune found for it becomes part of it."
+    options = parser.parse_args(arguments)
+    if options.output.exists():
+        raise UserError(f"{options.output}: exists already; choose another --output")
+    from segmentation.checkpoint import read_checkpoint, save_for_inference
+
+    save_for_inference(read_checkpoint(options.ckpt_path), options.output, options.half)
+    before, after = (path.stat().st_size / 1e6 for path in (options.ckpt_path, options.output))
+    print(f"{options.output}: {after:.1f} MB of {before:.1f} MB")
+    return 0
+
+
 def synthetic(arguments: Sequence[str]) -> int:
     """Make synthetic images (nuclei, cells, ultrasound) with truth to try everything with."""
     parser = _Parser("segmentation synthetic", description=synthetic.__doc__, allow_abbrev=False)

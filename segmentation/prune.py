@@ -1,7 +1,6 @@
 """U-Net++'s fast mode: the head that validation prefers, and the network pruned to it."""
 
 import copy
-import io
 import time
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ import torch
 from lightning import Callback, Trainer
 from torchmetrics import MeanMetric
 
-from segmentation.checkpoint import read_checkpoint
+from segmentation.checkpoint import read_checkpoint, save_for_inference
 from segmentation.data.datasets import Batch
-from segmentation.data.images import write_bytes
 from segmentation.errors import UserError
 from segmentation.metrics import pixel_metrics
 from segmentation.models import UNetPlusPlus
@@ -103,12 +101,7 @@ def save_pruned(source: Path, output: Path, level: int, weights: dict[str, Any])
     net.update(depth=level + 1, deep_supervision=False, mode="accurate", head=None)
     kept = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("net.")}
     state = kept | {f"net.{name}": value for name, value in weights.items()}
-    pruned = {**checkpoint, "segmentation": about, "state_dict": state}
-    for training_only in ("optimizer_states", "lr_schedulers", "loops", "callbacks"):
-        pruned.pop(training_only, None)
-    buffer = io.BytesIO()
-    torch.save(pruned, buffer)
-    write_bytes(output, buffer.getvalue())
+    save_for_inference(checkpoint | {"segmentation": about, "state_dict": state}, output)
 
 
 def _synchronize(device: torch.device) -> None:

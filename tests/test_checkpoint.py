@@ -1,5 +1,6 @@
 """Checkpoints beyond what the commands try: see test_cli and test_predict for the rest."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,15 @@ from torch.optim import SGD
 
 from segmentation import __version__
 from segmentation.__main__ import main
-from segmentation.checkpoint import build_task, load_task, read_checkpoint, without_download
+from segmentation.checkpoint import (
+    build_task,
+    load_task,
+    read_checkpoint,
+    save_for_inference,
+    sidecar,
+    without_download,
+)
+from segmentation.data.images import sha256_of
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
 from segmentation.losses import BCEDice
@@ -107,6 +116,47 @@ def test_a_test_reads_its_checkpoint_twice(
     best.write_text("broken since")  # nothing of the first time is left
     for command in ("test", "validate", "fit"):
         assert "best.ckpt: not a checkpoint" in refusal(capsys, [command, *argv[1:]])
+
+
+def test_an_exported_checkpoint_is_small_and_says_the_same(
+    dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = fit(dsb_root, tmp_path / "fit") / "checkpoints/best.ckpt"
+    settings = {"target": {"threshold": 0.25}, "checkpoint_sha256": sha256_of(best)}
+    sidecar(best).write_text(json.dumps(settings))
+    image = torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8)
+    trained = load_task(best)
+    with torch.no_grad():
+        told = trained(image)
+    sizes = [best.stat().st_size]
+    for name, more, apart in (("full", [], 0.0), ("half", ["--half"], 2e-3)):
+        output = tmp_path / f"{name}.ckpt"
+        argv = ["export", f"--ckpt_path={best}", f"--output={output}", *more]
+        assert main(argv) == 0
+        sizes.append(output.stat().st_size)
+        assert f"{output}: {sizes[-1] / 1e6:.1f} MB of {sizes[0] / 1e6:.1f} MB" in (
+            capsys.readouterr().out
+        )
+        task = load_task(output)
+        assert task.target.threshold == 0.25  # without the file beside it
+        assert task.trained_on == trained.trained_on  # leaks are still refused
+        with torch.no_grad():
+            assert (task(image) - told).abs().max() <= apart
+        assert next(task.parameters()).dtype == torch.float32
+        assert main(arguments("test", dsb_root, tmp_path / name, f"--ckpt_path={output}")) == 0
+        assert "exists already; choose another --output" in refusal(capsys, argv)
+    assert sizes[0] > 1.5 * sizes[1] > 2 * sizes[2]
+    goes_on = arguments("fit", dsb_root, tmp_path / "on", f"--ckpt_path={output}")
+    assert "half.ckpt: cannot be trained on" in refusal(capsys, goes_on)
+
+
+def test_what_half_precision_cannot_hold_stays_as_it_is(tmp_path: Path) -> None:
+    checkpoint = {"segmentation": {}, "state_dict": {"a": torch.tensor([1e5]), "b": torch.ones(2)}}
+    checkpoint["state_dict"]["n"] = torch.tensor(70_000)
+    save_for_inference(checkpoint, tmp_path / "x.ckpt", half=True)
+    state = read_checkpoint(tmp_path / "x.ckpt")["state_dict"]
+    assert state["a"].item() == 1e5 and state["b"].dtype == torch.float16
+    assert state["n"].item() == 70_000
 
 
 @pytest.mark.parametrize(
