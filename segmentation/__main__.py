@@ -31,6 +31,8 @@ commands:
              segmentation tune --config FILE --ckpt_path X
   prune      the best head of a U-Net++, alone
              segmentation prune --config FILE --ckpt_path X --output Y
+  serve      a page in the browser to try a checkpoint on images
+             segmentation serve --ckpt_path X
   export     a checkpoint to give away: without what training needs, smaller
              segmentation export --ckpt_path X --output Y --half
   crossvalidate
@@ -96,6 +98,7 @@ OWN = (
     "compare",
     "tune",
     "prune",
+    "serve",
     "export",
     "crossvalidate",
     "prepare",

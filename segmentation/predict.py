@@ -54,7 +54,7 @@ def predict_folder(
             other settings made what the output folder holds; or it cannot be written at all.
     """
     stems = _find_images(images, outputs.folder)
-    tasks = _load(checkpoints, device, tta)
+    tasks = load_tasks(checkpoints, device, tta)
     manifest = Manifest(
         outputs.folder,
         _settings(tasks, checkpoints, images, outputs),
@@ -137,7 +137,7 @@ def _find_images(folder: Path, output: Path) -> dict[str, str]:
     return names
 
 
-def _load(checkpoints: Sequence[Path], device: str, tta: bool) -> list[SegmentationTask]:
+def load_tasks(checkpoints: Sequence[Path], device: str, tta: bool) -> list[SegmentationTask]:
     """The tasks of checkpoints that can be averaged, on their device."""
     tasks = [load_task(path) for path in checkpoints]
     first = tasks[0].target

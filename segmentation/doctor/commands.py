@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segmentation.arguments import Parser
 from segmentation.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 
 def doctor(arguments: Sequence[str]) -> int:
     """Examine the machine, and time a small training, as one page with remedies."""
-    from segmentation.commands import _Parser
-
-    parser = _Parser("segmentation doctor", description=doctor.__doc__, allow_abbrev=False)
+    parser = Parser("segmentation doctor", description=doctor.__doc__, allow_abbrev=False)
     parser.add_argument(
         "--data.root",
         type=Path,

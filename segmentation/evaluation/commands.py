@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from segmentation.arguments import Parser
+
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Score a folder of masks or label maps, from any tool, against the truth."""
-    from segmentation.commands import _Parser
-
-    parser = _Parser("segmentation evaluate", description=evaluate.__doc__, allow_abbrev=False)
+    parser = Parser("segmentation evaluate", description=evaluate.__doc__, allow_abbrev=False)
     for name, about in (
         ("--truth", "masks or label maps: PNG, TIFF, BMP or NPY; subfolders are groups (subjects)"),
         ("--prediction", "the same names, whatever the suffix"),
@@ -59,9 +59,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def compare(arguments: Sequence[str]) -> int:
     """Runs and evaluations beside each other, paired over the same images."""
-    from segmentation.commands import _Parser
-
-    parser = _Parser("segmentation compare", description=compare.__doc__, allow_abbrev=False)
+    parser = Parser("segmentation compare", description=compare.__doc__, allow_abbrev=False)
     parser.add_argument(
         "runs",
         nargs="+",

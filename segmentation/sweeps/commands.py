@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segmentation.commands import _Parser
+from segmentation.arguments import Parser
 from segmentation.cores import usable_cores
 from segmentation.errors import UserError
 
@@ -22,7 +22,7 @@ Without: `segmentation sweep run FILE --storage DIR` on as many machines as shar
 
 def sweep(arguments: Sequence[str]) -> int:
     """Count, run and look at sweeps."""
-    parser = _Parser(
+    parser = Parser(
         "segmentation sweep",
         description=ABOUT,
         allow_abbrev=False,
