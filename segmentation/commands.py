@@ -14,17 +14,23 @@ from segmentation.evaluation.commands import compare as compare
 from segmentation.evaluation.commands import evaluate as evaluate
 
 
-def predict(arguments: Sequence[str]) -> int:
-    """Masks, objects and their measurements for a folder of images, from trained checkpoints."""
-    parser = Parser("segmentation predict", description=predict.__doc__, allow_abbrev=False)
+def _add_networks(parser: Parser) -> None:
+    """Options of what applies trained networks."""
     parser.add_argument(
         "--ckpt_path",
         required=True,
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="written by fit or prune; the probabilities of several are averaged",
+        help="written by fit, prune or export; the probabilities of several are averaged",
     )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Masks, objects and their measurements for a folder of images, from trained checkpoints."""
+    parser = Parser("segmentation predict", description=predict.__doc__, allow_abbrev=False)
+    _add_networks(parser)
     parser.add_argument(
         "--data.images",
         required=True,
@@ -56,7 +62,6 @@ def predict(arguments: Sequence[str]) -> int:
         ("tta", "average over eight symmetries: better, 8 times slower"),
     ):
         parser.add_argument(f"--{name}", action="store_true", help=text)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.epilog = "The status is 1 when files were left out; they are named at the end."
     options = parser.parse_args(arguments)
     from segmentation.outputs import Outputs
@@ -123,19 +128,11 @@ def export(arguments: Sequence[str]) -> int:
 def serve(arguments: Sequence[str]) -> int:
     """Try trained checkpoints on one image after another, on a page in the browser."""
     parser = Parser("segmentation serve", description=serve.__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--ckpt_path",
-        required=True,
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="written by fit, prune or export; the probabilities of several are averaged",
-    )
+    _add_networks(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="to listen on (127.0.0.1: this machine alone)"
     )
     parser.add_argument("--port", type=int, default=8000, help="(8000)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.epilog = "Whoever reaches the address may use it: there is no login. No image is kept."
     options = parser.parse_args(arguments)
     from segmentation.predict import load_tasks

@@ -146,13 +146,14 @@ def stream_file(
     targets = {kind: outputs.folder / file for kind, file in files.items()}
     counts = Rows()
     with ExitStack() as stack:
+        overlays = stack.enter_context(Spool(outputs.folder / "masks"))
 
         def spool() -> Spool:
-            return stack.enter_context(Spool(outputs.folder / "masks"))
+            return Spool(outputs.folder / "masks", beside=overlays)
 
         places = {kind: targets.get(kind) for kind in ("geojson", "rois")}
         objects = ObjectFiles(planes, name, stem, stack, codes=outputs.rle, **places)
-        found, overlays = [], spool()
+        found = []
         for number in range(len(planes)):
             page = planes.pages[number][0] if planes.axes else None
             with TiffWindows(path, TILE, page) as image:

@@ -16,6 +16,7 @@ from segmentation.__main__ import main
 from segmentation.checkpoint import load_task
 from segmentation.data.images import read_image
 from segmentation.data.stacks import open_planes
+from segmentation.data.stream import Spool
 from segmentation.inference import large, objects
 from segmentation.inference.large import tiled
 from segmentation.outputs import streamed
@@ -151,6 +152,13 @@ def stream(monkeypatch: pytest.MonkeyPatch, block: int = 12) -> None:
     monkeypatch.setattr(prediction, "predict_large", small)
 
 
+def counted(opened: list[Path], folder: Path, **more: Any) -> Spool:
+    """A spool; ``opened`` tells of those with a file of their own."""
+    if "beside" not in more:
+        opened.append(folder)
+    return Spool(folder, **more)
+
+
 def test_a_streamed_image_has_the_same_files(
     images: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +166,10 @@ def test_a_streamed_image_has_the_same_files(
     outs = tmp_path / "whole", tmp_path / "streamed"
     assert main(argv(checkpoint, images, outs[0], *ALL)) == 0
     stream(monkeypatch)
+    opened: list[Path] = []
+    monkeypatch.setattr(prediction, "Spool", lambda folder, **k: counted(opened, folder, **k))
     assert main(argv(checkpoint, images, outs[1], *ALL)) == 0
+    assert len(opened) == 1  # of a stack, too: files are limited
     planes = open_planes(images / "sub/a.tif")
     one, other = (json.loads((o / "manifest.json").read_text())["files"][0] for o in outs)
     assert sorted(one["outputs"]) == sorted(other["outputs"]) and len(one["outputs"]) == 6

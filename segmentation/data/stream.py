@@ -195,27 +195,30 @@ class Spool:
 
     Args:
         folder: Where there is room for it.
+        beside: Use the file of this one, which is closed with it: a stack of many planes would
+            otherwise meet the limit of open files.
 
     Raises:
         UserError: In any method, where the folder cannot be written or the disk is full.
     """
 
-    def __init__(self, folder: Path) -> None:
-        with unwritten(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  __exit__ closes it
+    def __init__(self, folder: Path, beside: "Spool | None" = None) -> None:
+        if beside is None:
+            with unwritten(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  __exit__ closes it
+        else:
+            self._file = beside._file
         self._folder = folder
         self._parts: list[tuple[int, int, tuple[int, ...], np.dtype[Any]]] = []
-        self._end = 0  # of the file
 
     def append(self, rows: np.ndarray) -> None:
         """Add rows, an array of any kind, at the end."""
         data = zlib.compress(np.ascontiguousarray(rows).data, level=1)
         with unwritten(self._folder):
-            self._file.seek(self._end)
+            start = self._file.seek(0, os.SEEK_END)
             self._file.write(data)
-        self._parts.append((self._end, len(data), rows.shape, rows.dtype))
-        self._end += len(data)
+        self._parts.append((start, len(data), rows.shape, rows.dtype))
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return map(self._decode, range(len(self._parts)))

@@ -66,7 +66,7 @@ def predict_large(
         tasks: In evaluation mode, on their device. The probabilities of several are averaged, and
             decoded by the first one's target.
         image: The image, best with as many rows kept as ``tile``.
-        spool: Opens a place for what is found, three times; who calls closes them.
+        spool: Opens a place for what is found, three times; who calls closes it.
         probabilities: Whether to keep them.
         tile: Height and width of the tiles in pixels: the larger, the less is computed twice.
         margin: Of the tiles; by default how far the networks see, measured.

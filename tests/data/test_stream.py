@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,21 @@ def test_a_spool_gives_back_what_it_got(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         Spool(tmp_path / "file")
+
+
+def test_spools_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    real = tempfile.TemporaryFile
+    monkeypatch.setattr(
+        tempfile, "TemporaryFile", lambda **k: opened.append(real(**k)) or opened[0]
+    )
+    with Spool(tmp_path) as first:
+        spools = [first, *(Spool(tmp_path, beside=first) for _ in range(3))]
+        for value in range(12):
+            spools[value % 4].append(np.full((2, 3), value))
+        for number, spool in enumerate(spools):
+            assert [int(rows[0, 0]) for rows in spool] == [number, number + 4, number + 8]
+    assert len(opened) == 1 and opened[0].closed
 
 
 @pytest.mark.parametrize("compression", ["jpeg", "lzw", "zstd"])
