@@ -75,6 +75,6 @@ def test_a_round_on_numbers(name: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_each_benchmark_is_in_the_table_of_benchmarks() -> None:
     about = (FOLDER / "README.md").read_text()
-    parts = {"common", "hand_loop", "lite0", "monai_pipeline", "monai_sliding"}  # of others
+    parts = {"common", "hand_loop", "lite", "monai_pipeline", "monai_sliding"}  # of others
     for script in sorted(FOLDER.glob("*.py")):
         assert script.stem in parts or f"python benchmarks/{script.name}" in about, script.name

@@ -1,0 +1,115 @@
+"""The README's tables of scores: how they are made, and that they are what was measured."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.helpers import CONFIGS, TINY
+
+ROOT = CONFIGS.parent
+FOLDER = ROOT / "benchmarks"
+
+
+def load() -> ModuleType:
+    sys.path.insert(0, str(FOLDER))
+    try:
+        about = importlib.util.spec_from_file_location("studies", FOLDER / "studies.py")
+        assert about is not None and about.loader is not None
+        module = importlib.util.module_from_spec(about)
+        sys.modules["studies"] = module  # dataclasses look their module up
+        about.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(FOLDER))
+    return module
+
+
+studies = load()
+STUDIES = studies.read_studies()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_rows_that_are_tested_anew_are_of_trained_ones(name: str) -> None:
+    trained = {key for key, row in STUDIES[name].rows.items() if row.of is None}
+    for row in STUDIES[name].rows.values():
+        assert row.of is None or {row.of, *row.ensemble} <= trained
+        assert row.of is None or not row.fit
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_readme_shows_what_was_measured(name: str) -> None:
+    study = STUDIES[name]
+    found = json.loads((FOLDER / "results" / f"{name}.json").read_text())
+    assert {key: list(row) for key, row in found["rows"].items()} == {
+        key: [str(seed) for seed in study.seeds] for key in study.rows
+    }
+    for key, row in study.rows.items():
+        for seed, result in found["rows"][key].items():  # by what the study says today
+            assert result["arguments"] == studies.typed(study, row, int(seed))
+    for text in studies.table(study, found).split("\n\n"):
+        assert text in (ROOT / "README.md").read_text()
+
+
+def test_a_cell() -> None:
+    def result(value: float) -> dict[str, Any]:
+        return {
+            "scores": {"iou": value, "auroc": None},
+            "intervals": {"iou": [0.25, 1.0]},
+            "kinds": {"dim": {"iou": 0.125}},
+        }
+
+    one, two = [result(0.5)], [result(0.5), result(0.75)]
+    assert studies.cell("iou", one) == ".500"
+    assert studies.cell("iou[]", one) == ".500 [.250, 1.000]"
+    assert studies.cell("iou[]", two) == ".625 ± .177"
+    assert studies.cell("iou@dim", one) == ".125"
+    assert studies.cell("auroc", two) == studies.cell("f1", one) == "–"
+
+
+def test_a_study_is_run_and_goes_on(
+    dsb_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    row = studies.Row
+    study = studies.Study(
+        about="small",
+        data=dsb_root.name,
+        fit=[f"--config={CONFIGS / 'quickstart.yaml'}", *TINY],
+        rows={
+            "first": row("one"),
+            "second": row("another", fit=["--seed_everything=1"]),
+            "both": row("the mean", of="first", ensemble=["second"]),
+            "tuned": row("tuned", of="first", tune=True),
+            "half": row("half as large", of="first", half=True),
+        },
+        tables=[{"IoU": "iou[]", "AP": "image_ap"}],
+        baselines=["otsu"],
+    )
+    monkeypatch.setattr(studies, "read_studies", lambda: {"small": study})
+    output = tmp_path / "small.json"
+    argv = ["studies.py", "small", f"--data={dsb_root.parent}", f"--work={tmp_path / 'work'}"]
+    monkeypatch.setattr(sys, "argv", [*argv, f"--output={output}"])
+    studies.main()
+    found = json.loads(output.read_text())
+    assert list(found["rows"]) == list(study.rows)
+    scores = {key: found["rows"][key]["0"]["scores"] for key in study.rows}
+    assert len({row["iou"] for row in scores.values()}) > 2
+    assert scores["first"]["iou"] != scores["second"]["iou"]
+    assert found["rows"]["first"]["0"]["resources"]["steps"] > 0
+    assert scores["half"]["iou"] == pytest.approx(scores["first"]["iou"], abs=0.01)
+    assert found["rows"]["tuned"]["0"]["arguments"] == ["of first", "tune"]
+    assert str(tmp_path) not in output.read_text()
+    printed = capfd.readouterr().out
+    assert "first, seed 0 …" in printed and studies.table(study, found) in printed
+    assert printed.count("| Otsu's threshold |") == 1
+
+    (tmp_path / "work/small/both-0.json").unlink()
+    studies.main()
+    assert json.loads(output.read_text())["rows"] == found["rows"]
+    assert "…" not in capfd.readouterr().out  # nothing is trained again
