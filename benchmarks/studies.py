@@ -155,7 +155,7 @@ class Runner:
         if not sidecar(copy).exists():
             copy.parent.mkdir(exist_ok=True)
             shutil.copy(checkpoint, copy)
-            self.call("tune", *config, "--ckpt_path", str(copy), *self.loading)
+            self.call("tune", *config, "--ckpt_path", str(copy), *self.common("tune"))
         return copy
 
     def common(self, key: str) -> list[str]:

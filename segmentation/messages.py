@@ -1,5 +1,6 @@
 """Other people's error messages, cut down to one line that says what is wrong."""
 
+import logging
 import re
 import warnings
 
@@ -46,7 +47,7 @@ def shortened(text: str, limit: int = 400) -> str:
 
 
 def silence_noise() -> None:
-    """Leave out what Lightning warns of in every run, and need not."""
+    """Leave out what Lightning says in every run, and need not."""
     for message in (
         "The dirpath has changed",  # a run's checkpoints are in its own folder
         "Checkpoint directory .* exists and is not empty",  # of a run that goes on
@@ -54,3 +55,9 @@ def silence_noise() -> None:
         ".*LeafSpec",  # Lightning itself, on torch 2.15
     ):
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    """Lightning praises its services in every run."""
+    return "Tip:" not in record.getMessage()

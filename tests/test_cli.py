@@ -61,8 +61,11 @@ def test_the_pooled_scores_agree_with_the_rows_per_image(trained: Path) -> None:
     assert scores(trained)["network"]["image_iou"] == pytest.approx(mean, abs=1e-5)
 
 
-def test_the_runs_own_config_repeats_it_exactly(trained: Path, tmp_path: Path) -> None:
+def test_the_runs_own_config_repeats_it_exactly(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert main(["fit", f"--config={trained / 'config.yaml'}", f"--run.root={tmp_path}"]) == 0
+    assert "GPU available" in caplog.text and "Tip:" not in caplog.text
     (again,) = tmp_path.glob("*/*")
     assert scores(again) == scores(trained)
     first, second = (
