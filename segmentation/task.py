@@ -261,8 +261,13 @@ class SegmentationTask(LightningModule):
     ) -> Evaluated:
         image = batch["image"]
         logits = padded(self.net, self._input(image), self.stride)
-        mean_loss.update(self._loss(logits, batch), weight=len(logits))
         own = self._probabilities(image, tta) if tta else self.target.probabilities(logits)
+        if torch.isnan(own).any():  # an epoch's last step may have ruined the network
+            raise UserError(
+                f"the network answers NaN to {', '.join(batch['id'])}: its training diverged; "
+                "lower model.optimizer.lr, or use --trainer.precision 32-true"
+            )
+        mean_loss.update(self._loss(logits, batch), weight=len(logits))
         probs = self._as_scored(self._averaged(own, image), batch["labels"])
         foreground = self.target.foreground(probs)
         pixels.update(foreground, batch["labels"] > 0)

@@ -243,6 +243,9 @@ def test_a_loss_that_is_not_finite_is_named_one_step_late(
     assert loss.calls == bad + 1  # no further step was made
     ours.loss = Scripted(1.0)
     trainer().fit(ours, loader(*batches))  # what is over does not come up again
+    ours = task(optimizer=lambda parameters: SGD(parameters, lr=math.nan))  # ruined by a last step
+    with pytest.raises(UserError, match=r"answers NaN to c, d: its training diverged; lower model"):
+        trainer().fit(ours, loader(batches[0]), loader(batches[1]))
 
 
 LEAK = Split(train=("c",), val=(), test=("a", "b"))

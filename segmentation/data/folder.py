@@ -55,7 +55,7 @@ class ImageFolder:
         """Every image, with its mask.
 
         Raises:
-            UserError: A folder is missing or empty, or an image has no mask.
+            UserError: A folder is missing or empty, an image has no mask, or a mask no image.
         """
         root = check_root(self.root, f"it should hold {self.images}/ and {self.masks}/")
         folders = [
@@ -65,15 +65,23 @@ class ImageFolder:
         images = find_images(folders[0])
         masks = self._find_masks(folders[1])
         records = []
+        alone = set(masks)
         for name, path in images.items():
-            found = next((masks[name + end] for end in MASK_ENDINGS if name + end in masks), None)
-            if found is None:
+            mask = next((name + end for end in MASK_ENDINGS if name + end in masks), None)
+            if mask is None:
                 raise UserError(
                     f"{path}: no mask {folders[1] / name}.*; add it or remove the image"
                 )
+            alone.discard(mask)
+            found = masks[mask]
             stamp = "|".join(f"{file.name}-{file_stamp(file)}" for file in (path, *found))
             group = name.rpartition("/")[0]
             records.append(Record(name, str(path), tuple(map(str, found)), stamp, group))
+        if alone:
+            raise UserError(
+                f"{folders[1] / min(alone)}: a mask without an image below {folders[0]} (of "
+                f"{len(alone)} such); add its image or remove it"
+            )
         return records
 
     def read(self, record: Record) -> Sample:

@@ -149,6 +149,14 @@ def test_what_is_missing(root: Path, tmp_path: Path) -> None:
     (root / "masks" / "field_0002.png").unlink()
     with pytest.raises(UserError, match=r"field_0002\.png: no mask .*masks/field_0002\.\*; add it"):
         read(root)
+    image = root / "images" / "field_0002.png"
+    image.rename(root / "images" / "moved.png")
+    (root / "masks" / "field_0003.png").rename(root / "masks" / "moved.png")
+    (root / "images" / "field_0003.png").unlink()
+    assert len(read(root)) == 3
+    (root / "images" / "moved.png").unlink()
+    with pytest.raises(UserError, match=r"masks/moved: a mask without an image below .*images"):
+        read(root)
     shutil.rmtree(root / "masks")
     (root / "masks").mkdir()
     with pytest.raises(UserError, match="masks: the data root is empty"):
