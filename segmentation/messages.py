@@ -24,6 +24,12 @@ def parser_gist(message: str) -> str:
         "",
         text,
     )
+    text = re.sub(
+        r"(Expected a path but \S+ either not accessible or invalid )?"
+        r"Expected a dot import path string: (\S+)",
+        r"no class is called \2; write it as module.Class",
+        text,
+    )
     return shortened(f"{option}{text.strip()}; see the names and types in {HELP_ALL}")
 
 

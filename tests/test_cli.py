@@ -228,6 +228,8 @@ def test_encoder_weights_are_not_fetched_for_a_checkpoint(
 
 BAD = [
     (["--model.net=segmentation.models.Nope"], ["--model.net", "segmentation.models.Nope"]),
+    (["--model.net=Nope"], ["--model.net Nope: no class is called Nope; write it as module.Class"]),
+    (["--data.split=Random"], ["no class is called Random; write it as module.Class"]),
     (["--model.net.widht=8"], ["--model.net.widht", "not accepted"]),
     (["--model.net.width=abc"], ["--model.net.width", "int", "abc"]),
     (["--model.net.depth=0"], ["depth must be at least 1, got 0"]),
