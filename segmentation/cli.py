@@ -34,6 +34,7 @@ from segmentation.runs import (
     checkpoint_of,
     finish,
     first_process,
+    forsake,
     mark,
     run_folder,
     unfinished,
@@ -138,6 +139,7 @@ def run(
         ) from error
     finally:
         if not launched:
+            forsake()
             os.environ.pop(RUN_FOLDER, None)
 
 
@@ -316,7 +318,7 @@ class CLI(LightningCLI):
             raise UserError("run.artifact is for W&B, and run.wandb is off; leave one of them out")
         self.folder = run_folder(Path(settings.root), settings.name, str(self.subcommand))
         kept = self.subcommand == "fit" and not self.quick
-        self.run_id = mark(self.folder) if kept and first_process() else None
+        self.run_id = mark(self.folder, self.plain_config) if kept and first_process() else None
         logger: list[Logger] = [ContinuedCSVLogger(self.folder)]
         if settings.wandb != "off" and not self.quick:
             logger.append(self._wandb(settings))

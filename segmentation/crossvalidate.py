@@ -66,12 +66,14 @@ def crossvalidate(arguments: Sequence[str], folds: int, output: Path) -> int:
         found = _run(arguments, fold, folds, output)
         if found is None:
             missing += 1
+            if missing > 1 and not done:
+                break  # the others would most likely fail for the same reason
             continue
         done[str(fold)] = found
         _write_state(output, words, folds, done)
     if missing:
         print(
-            f"{folds - missing} of {folds} folds are done and kept; nothing is pooled before all "
+            f"{len(done)} of {folds} folds are done and kept; nothing is pooled before all "
             "are. The same command goes on with the others."
         )
         return 1

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with status 2.
     """
+
+
+class Unwritten(UserError):
+    """The output is at fault, not what is read: a full disk, or a folder without write access."""

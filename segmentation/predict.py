@@ -18,7 +18,7 @@ from segmentation.checkpoint import load_task
 from segmentation.data.images import IMAGE_SUFFIXES, sha256_of, write_table
 from segmentation.data.stacks import open_planes
 from segmentation.data.tree import file_stamp, is_junk
-from segmentation.errors import UserError
+from segmentation.errors import Unwritten, UserError
 from segmentation.outputs import Outputs, rle
 from segmentation.outputs.manifest import Manifest
 from segmentation.outputs.measurements import IMAGE_COLUMNS, OBJECT_COLUMNS
@@ -89,6 +89,8 @@ def predict_folder(
                 else:
                     prediction = predict_file(tasks, planes, outputs, name, stem)
                     tables = prediction.tables
+            except Unwritten as error:  # a streamed image is written as it is predicted
+                return _stopped(error, done, len(stems))
             except UserError as error:
                 faults[name] = str(error)
                 continue

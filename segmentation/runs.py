@@ -1,20 +1,22 @@
 """Which folder a run gets: a new one, or that of an unfinished run to go on with."""
 
+import contextlib
 import fcntl
+import hashlib
+import json
 import os
 import secrets
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from segmentation.checkpoint import read_checkpoint
 from segmentation.errors import UserError
 
 RUN_FOLDER = "SEGMENTATION_RUN_FOLDER"  # how the processes of one run agree on its folder
 FILE, PREVIOUS = "resume.ckpt", "resume.previous.ckpt"
-MARKER = "unfinished"  # in the folder of a run from its start to its end; holds its W&B id
+# In the folder of a run from its start to its end; holds its W&B id, and what its config was.
+MARKER = "unfinished"
 
 
 def run_folder(root: Path, name: str, command: str) -> Path:
@@ -66,25 +68,28 @@ def unfinished(home: Path, config: dict[str, Any], chosen: str | None = None) ->
 
     Args:
         home: The folder of the runs of one name.
-        config: As it was written to ``config.yaml``.
+        config: All plain values.
         chosen: The folder, where another process of the run has chosen it already.
     """
     if chosen is not None:
         return Path(chosen)
-    files = [file for file in home.glob("*/config.yaml") if (file.parent / MARKER).exists()]
-    wanted = os.environ.get("WANDB_RUN_ID")
+    wanted, own = os.environ.get("WANDB_RUN_ID"), _digest(config)
     first = first_process()  # of several that a launcher starts: it alone holds the lock
-    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True):
-        with (file.parent / MARKER).open("r+") as marker:
-            if wanted not in (None, marker.read().strip()):
-                continue
-            if yaml.safe_load(file.read_text()) == config and (not first or _lock(marker)):
+    files = sorted(home.glob(f"*/{MARKER}"), key=lambda f: f.stat().st_mtime_ns, reverse=True)
+    for file in files:
+        with file.open("r+") as marker:
+            run_id, _, digest = marker.read().strip().partition(" ")
+            if wanted in (None, run_id) and digest == own and (not first or _lock(marker)):
                 return file.parent
     return None
 
 
-def mark(folder: Path) -> str:
+def mark(folder: Path, config: dict[str, Any]) -> str:
     """Mark a run as unfinished, and as at work until this process ends; returns its W&B id.
+
+    Args:
+        folder: The run's.
+        config: All plain values; a run that ended before it began is known by them.
 
     Raises:
         UserError: Another process is at work on it.
@@ -94,8 +99,13 @@ def mark(folder: Path) -> str:
         os.close(file)
         raise UserError(f"{folder}: another process is at work on this run; wait for it")
     if not os.fstat(file).st_size:
-        os.write(file, (os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)).encode())
-    return os.pread(file, 200, 0).decode().strip()
+        run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        os.write(file, f"{run_id} {_digest(config)}".encode())
+    return os.pread(file, 400, 0).decode().partition(" ")[0]
+
+
+def _digest(config: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _lock(file: int | IO[str]) -> bool:
@@ -119,6 +129,16 @@ def checkpoint_of(folder: Path) -> Path | None:
             except UserError as error:
                 print(f"{error}; going on from the one before it")
     return None
+
+
+def forsake() -> None:
+    """Remove the folder of a run that was refused before anything was written into it."""
+    folder = Path(os.environ.get(RUN_FOLDER, ""))
+    with contextlib.suppress(OSError):
+        if {path.name for path in folder.iterdir()} <= {MARKER}:
+            (folder / MARKER).unlink(missing_ok=True)
+            folder.rmdir()
+            folder.parent.rmdir()  # unless there are others
 
 
 def finish(folder: Path) -> None:

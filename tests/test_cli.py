@@ -260,6 +260,7 @@ def test_bad_input_gets_one_clear_line(
     line = refusal(capsys, arguments("fit", dsb_root, tmp_path, *typed))
     assert all(word in line for word in said), line
     assert len(line) < 600
+    assert not list(tmp_path.iterdir())  # no folder of a run that never was
 
 
 def test_an_unknown_encoder_is_named(

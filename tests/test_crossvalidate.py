@@ -79,7 +79,7 @@ class Runs:
     """Stands for ``segmentation fit``: writes what a run of four images and two folds writes."""
 
     def __init__(self) -> None:
-        self.failing: set[int] = set()
+        self.folds, self.failing = 2, set[int]()
         self.started: list[int] = []
         self.tested = [["a", "b"], ["c", "d"]]
 
@@ -87,7 +87,7 @@ class Runs:
         given = dict(word[2:].partition("=")[::2] for word in argv if word.startswith("--"))
         fold = int(given["data.fold"])
         assert argv[:4] == [sys.executable, "-m", "segmentation", "fit"]
-        assert given["data.folds"] == "2" and given["data.root"] == "x"
+        assert given["data.folds"] == str(self.folds) and given["data.root"] == "x"
         self.started.append(fold)
         if fold in self.failing:
             stdout.write(b"some words\nsegmentation: error: the reason\n")
@@ -159,6 +159,14 @@ def test_a_fold_that_fails_is_done_later(
     (out / "fold1/now").rename(out / "gone")
     assert main(command(out)) == 0
     assert runs.started == [0, 1, 0, 1]
+
+
+def test_two_folds_that_fail_are_enough(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs.folds, runs.failing = 4, {0, 1, 2, 3}
+    assert main([*command(tmp_path / "cv"), "--folds=4"]) == 1
+    assert runs.started == [0, 1] and "0 of 4 folds are done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

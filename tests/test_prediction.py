@@ -1,5 +1,6 @@
 """Large images: through the network in tiles, and from disk to disk."""
 
+import errno
 import json
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,7 @@ from roifile import roiread
 from segmentation import predict, prediction
 from segmentation.__main__ import main
 from segmentation.checkpoint import load_task
-from segmentation.data.images import read_image
+from segmentation.data.images import read_image, unwritten
 from segmentation.data.stacks import open_planes
 from segmentation.data.stream import Spool
 from segmentation.inference import large, objects
@@ -261,6 +262,27 @@ def test_overlays_of_large_images_are_smaller(
     assert small.shape == (75, 105, 3) and np.abs(small - mean).max() <= 0.5
     stack = open_planes(out / "overlays/sub/a.tif")
     assert (stack.size, stack.axes, stack.calibration.pixel_size) == ((75, 105), "Z", None)
+
+
+def test_a_full_disk_stops_a_streamed_prediction(
+    images: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is no fault of the image, and the next one would meet it as well."""
+    stream(monkeypatch)
+
+    def full(*_: object, **__: object) -> None:
+        with unwritten(tmp_path / "out"):
+            raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(prediction, "write_tiff", full)
+    assert main(argv(checkpoint, images, tmp_path / "out")) == 1
+    (line,) = [w for w in capsys.readouterr().err.splitlines() if "No space left" in w]
+    assert line.startswith("stopped ") and "0 of 1 images are done" in line
+    assert not json.loads((tmp_path / "out/manifest.json").read_text())["complete"]
 
 
 def test_streamed_images_that_are_refused(

@@ -9,14 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from lightning.pytorch.trainer.states import TrainerFn
 
 from segmentation import __version__
 from segmentation.callbacks.preemption import Preemption
 from segmentation.callbacks.resume import AtomicCheckpointIO
 from segmentation.errors import UserError
-from segmentation.runs import FILE, MARKER, checkpoint_of, finish, mark, unfinished
+from segmentation.runs import FILE, MARKER, _digest, checkpoint_of, finish, mark, unfinished
 from tests.helpers import CONFIGS
 
 CONFIG = {"model": {"lr": 0.1}, "run": {"resume": True}}
@@ -41,10 +40,11 @@ def test_killed_trainings_end_as_undisturbed_ones(tmp_path: Path) -> None:
 
 
 def start(folder: Path, config: dict[str, object] = CONFIG) -> Path:
+    """A run that was ended before it had written anything else."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    (folder / MARKER).write_text(os.environ.get("WANDB_RUN_ID", "id"))
-    os.utime(folder / "config.yaml", ns=(0, int(folder.name)))
+    run_id = os.environ.get("WANDB_RUN_ID", "id")
+    (folder / MARKER).write_text(f"{run_id} {_digest(config)}")  # not by mark, which holds a lock
+    os.utime(folder / MARKER, ns=(0, int(folder.name)))
     return folder
 
 
@@ -76,7 +76,7 @@ def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         assert unfinished(tmp_path, CONFIG) is None
         with pytest.raises(UserError, match="at work"):
-            mark(folder)
+            mark(folder, CONFIG)
         holder.kill()
     assert unfinished(tmp_path, CONFIG) == folder
 
@@ -89,7 +89,7 @@ def test_wandbs_agent_names_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("WANDB_RUN_ID", "one")
     assert unfinished(tmp_path, CONFIG) == one
     monkeypatch.delenv("WANDB_RUN_ID")
-    assert mark(one) == "one"
+    assert mark(one, CONFIG) == "one"
 
 
 def test_a_broken_checkpoint_is_told_and_the_previous_one_taken(

@@ -60,6 +60,7 @@ class RunLogger(WandbLogger):
                 self._say(f"W&B cannot be reached ({_gist(error)}); this run goes on offline")
             self._wandb_init["mode"] = "offline"
             try:
+                wandb.teardown()  # its service still holds the run's id
                 return super().experiment
             except Exception as error:
                 self._say(f"W&B cannot be used ({_gist(error)}); this run goes on without")

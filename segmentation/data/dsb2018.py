@@ -6,7 +6,7 @@ Caicedo et al., "Nucleus segmentation across imaging experiments", Nature Method
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.images import (
     binary_mask,
     check_size,
-    consecutive,
     decode_image,
     decode_mask,
     label_components,
@@ -89,9 +88,13 @@ class DSB2018:
             UserError: A mask is broken.
         """
         tree = self._trees[record.subset]
-        return overlap(
-            (tree.name(p), decode_mask(tree.read(p), tree.name(p))) for p in record.masks
-        )
+        if record.masks or record.subset != "test":
+            return overlap(
+                (tree.name(p), decode_mask(tree.read(p), tree.name(p))) for p in record.masks
+            )
+        image = decode_image(tree.read(record.image), tree.name(record.image))
+        shape = (image.shape[0], image.shape[1])
+        return overlap(_solved(self._solution.get(record.id, []), shape))
 
     def _subset(self, tree: Tree, subset: str) -> list[Record]:
         images: dict[str, str] = {}
@@ -114,6 +117,11 @@ class DSB2018:
             raise UserError(
                 f"{tree.name(masks[name][0])}: masks without an image; add {name}/images/*.png or "
                 f"remove {name}"
+            )
+        for name in self._solution.keys() - images.keys() if subset == "test" else ():
+            raise UserError(
+                f"stage1_solution.csv: {name} has no image in {tree.path.name}; add it or remove "
+                "its rows"
             )
         for name in images:
             if subset == "train" and name not in masks:
@@ -239,8 +247,12 @@ def _read_solution(path: Path) -> Solution:
 
 
 def _decode_solution(rows: list[dict[str, str]], shape: tuple[int, int]) -> np.ndarray:
-    labels = np.zeros(shape, np.int32)
-    for number, row in enumerate(rows, start=1):
+    return merge_objects(_solved(rows, shape), shape)
+
+
+def _solved(rows: list[dict[str, str]], shape: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and mask of each object of an image's rows."""
+    for row in rows:
         name = f"stage1_solution.csv, {row['ImageId']}"
         try:
             size = int(row["Height"]), int(row["Width"])
@@ -248,5 +260,4 @@ def _decode_solution(rows: list[dict[str, str]], shape: tuple[int, int]) -> np.n
             what = f"{row['Height']}×{row['Width']}"
             raise UserError(f"{name}: {what!r} is no size; download it again") from None
         check_size(name, size, shape)
-        labels[rle_decode(row["EncodedPixels"], shape, name)] = number
-    return consecutive(labels)
+        yield name, rle_decode(row["EncodedPixels"], shape, name)

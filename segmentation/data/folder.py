@@ -25,6 +25,7 @@ from segmentation.data.tree import check_root, file_stamp, is_junk
 from segmentation.errors import UserError
 
 Masks = Literal["binary", "labels", "objects"]
+_AS_LABELS = "set mask_type: labels if these are instance ids, or "
 MASK_ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_seg")
 
 
@@ -98,7 +99,7 @@ class ImageFolder:
             mask = read_mask(record.masks[0])
             check_size(record.masks[0], mask.shape, shape)
             if self.mask_type == "binary":
-                labels = label_components(binary_mask(mask, record.masks[0]))
+                labels = label_components(binary_mask(mask, record.masks[0], _AS_LABELS))
             else:
                 labels = consecutive(mask.astype(np.int32))
         return Sample(record.id, image, labels, record.group)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from segmentation.data.tiff import decode_tiff
-from segmentation.errors import UserError
+from segmentation.errors import Unwritten, UserError
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
@@ -69,8 +69,13 @@ def decode_mask(data: bytes, name: str) -> np.ndarray:
     return np.ascontiguousarray(pixels[..., 0])
 
 
-def binary_mask(mask: np.ndarray, name: str) -> np.ndarray:
+def binary_mask(mask: np.ndarray, name: str, remedy: str = "") -> np.ndarray:
     """Check that an (H, W) mask holds at most two values, 0 and one other, and return it as bool.
+
+    Args:
+        mask: Integers.
+        name: What to call it in messages.
+        remedy: What else may help, told before saving it anew.
 
     Raises:
         UserError: There are other values (a label map, an interpolated or a JPEG mask).
@@ -82,8 +87,8 @@ def binary_mask(mask: np.ndarray, name: str) -> np.ndarray:
     values = np.unique(mask)
     shown = ", ".join(str(v) for v in values[:6]) + (", …" if len(values) > 6 else "")
     raise UserError(
-        f"{name}: a binary mask holds 0 and one other value, this one holds {shown}; set "
-        "mask_type: labels if these are instance ids, or save the mask without smoothing"
+        f"{name}: a binary mask holds 0 and one other value, this one holds {shown}; "
+        f"{remedy}save the mask without smoothing"
     )
 
 
@@ -212,11 +217,11 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def unwritten(path: Path) -> Iterator[None]:
-    """Within, what the system says against writing is told in one line, as :class:`UserError`."""
+    """Within, what the system says against writing is told in one line, as :class:`Unwritten`."""
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise Unwritten(
             f"{path}: cannot be written ({error.strerror}); choose a folder with write access and "
             "free space"
         ) from None

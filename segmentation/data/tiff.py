@@ -77,9 +77,8 @@ def decode_tiff(data: bytes, name: str, mask: bool) -> np.ndarray:
 def broken(name: object, error: Exception) -> UserError:
     """One line for what tifffile raises on a broken file, of many kinds."""
     told = " ".join(str(error).split())
-    if " " not in told:  # the bare key of a KeyError, say
-        told = f"{type(error).__name__} {told}".strip()
-    return UserError(f"{name}: the TIFF is broken ({told}); copy or export it again")
+    why = f" ({told})" if " " in told else ""  # not the bare key of a KeyError
+    return UserError(f"{name}: the TIFF is broken{why}; copy or export it again")
 
 
 def is_whole(tiff: tifffile.TiffFile) -> bool:

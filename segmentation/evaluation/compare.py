@@ -57,11 +57,17 @@ def compare(
     """
     entries = read_entries(specs)
     groups = next((run.clusters for e in entries for run in e.runs if run.clusters), None)
-    rows = _rows(entries, groups)
-    names = list(dict.fromkeys(row["score"] for row in rows))
+    tables = _comparable(entries)
+    names = [
+        name
+        for name in tables[0][0]
+        if all(name in run for entry, runs in zip(entries, tables, strict=True)
+               if not entry.is_baseline for run in runs)
+    ]  # fmt: skip
     for name in shown:
         if name not in names:
             raise UserError(f"--score {name}: not recorded by all; choose from {', '.join(names)}")
+    rows = _rows(entries, tables, names, groups)
     first = entries[0]
     report = {
         "reference": first.name,
@@ -190,15 +196,13 @@ def _check_same(path: str, found: Images, other: str, wanted: Images) -> None:
             )
 
 
-def _rows(entries: Sequence[Entry], groups: Sequence[str] | None) -> list[dict[str, Any]]:
-    """A row for each score and entry."""
-    tables = _comparable(entries)
-    common = [
-        name
-        for name in tables[0][0]
-        if all(name in run for entry, runs in zip(entries, tables, strict=True)
-               if not entry.is_baseline for run in runs)
-    ]  # fmt: skip
+def _rows(
+    entries: Sequence[Entry],
+    tables: Sequence[Sequence[dict[str, Score]]],
+    common: Sequence[str],
+    groups: Sequence[str] | None,
+) -> list[dict[str, Any]]:
+    """A row for each common score and entry."""
     flat = [run[name] for name in common for runs in tables for run in runs if name in run]
     drawn = {id(s): several for s, several in zip(flat, resample(flat, groups), strict=True)}
     rows = []

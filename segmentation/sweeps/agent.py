@@ -17,6 +17,7 @@ from typing import Any
 from optuna.trial import Trial, TrialState
 
 from segmentation.errors import UserError
+from segmentation.process import FINISHED
 from segmentation.sweeps.store import Store
 from segmentation.sweeps.sweep_file import Sweep
 
@@ -97,6 +98,14 @@ class Agent:
         """Run a trial and write down what came of it; ``False``: the agent shall end."""
         number, store = trial.number, self.store
         self._end_leftover(number)
+        folder = store.run_folder(number)
+        if folder is not None and (folder / FINISHED).exists():
+            # Trained and tested for an agent that was killed before it wrote the score down.
+            try:
+                self._conclude(trial, False, 0)
+            finally:
+                store.release(number)
+            return self.stopped is None
         values = {p.name: p.suggest(trial) for p in self.sweep.parameters}
         log = store.log(number)
         argv = [
@@ -189,7 +198,7 @@ class Agent:
 
     def _conclude(self, trial: Trial, pruned: bool, status: int) -> None:
         study, number, metric = self.store.study, trial.number, self.sweep.metric
-        took = f"in {trial.user_attrs['seconds']:.0f} s"
+        took = f"in {trial.user_attrs.get('seconds', 0):.0f} s"
         history, columns = read_history(metrics_file(self.store, number), metric)
         finite = [value for value in history if abs(value) < float("inf")]
         reason = ""

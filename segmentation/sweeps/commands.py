@@ -118,8 +118,8 @@ def _count(options: Any, extra: list[str]) -> int:
     if sweep.count is not None:
         # Agents finish together but for the last run of each.
         turns = -(-sweep.count // options.agents)
-        hours = turns * mean / 3600
-        long = f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"
+        days = turns * mean / 86400
+        long = clock(turns * mean) if days < 2 else f"{days:.1f} days"
         print(f"the sweep: roughly {long} with {options.agents} agent(s)")
     return 0
 

@@ -87,12 +87,12 @@ def test_a_dead_server_delays_and_the_run_goes_on_offline(
     online: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_logger, "INIT_SECONDS", 1)
-    logger = RunLogger(tmp_path, project="x")
+    logger = RunLogger(tmp_path, project="x", id="1a2b", resume="allow")
     start = time.monotonic()
     with pytest.warns(UserWarning, match="cannot be reached .*; this run goes on offline"):
         run = logger.experiment
     assert time.monotonic() - start < 60
-    assert run.settings.mode == "offline" and run.settings.init_timeout == 1
+    assert run.settings.mode == "offline" and run.settings.init_timeout == 1 and run.id == "1a2b"
     logger.log_metrics({"val/iou": 0.5}, 0)
     run.finish()
     assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 1

@@ -158,6 +158,22 @@ def test_solution(dsb_root: Path) -> None:
     assert {sample.image.shape[2] for sample in tests.values()} <= {1, 3}
 
 
+def test_overlaps_in_the_solution_are_counted(dsb_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(dsb_root / "stage1_test", tmp_path / "stage1_test")
+    first, second, *_ = sorted(p.name for p in (tmp_path / "stage1_test").iterdir())
+    head = "ImageId,EncodedPixels,Height,Width\n"
+    text = f"{head}{first},1 10,64,80\n{first},5 10,64,80\n"
+    (tmp_path / "stage1_solution.csv").write_text(text)
+    source = DSB2018(str(tmp_path))
+    records = {record.id: record for record in source.index()}
+    assert (source.overlaps(records[first]), source.overlaps(records[second])) == (6, 0)
+    labels = source.read(records[first]).labels
+    assert labels is not None and np.bincount(labels.ravel())[1:].tolist() == [4, 10]
+    (tmp_path / "stage1_solution.csv").write_text(text + "gone,1 1,64,80\n")
+    with pytest.raises(UserError, match=r"solution\.csv: gone has no image in stage1_test; add it"):
+        source.index()
+
+
 def test_test_images_without_solution(dsb_root: Path, tmp_path: Path) -> None:
     for subset in ("train", "test"):
         shutil.copytree(dsb_root / f"stage1_{subset}", tmp_path / f"stage1_{subset}")

@@ -76,6 +76,24 @@ def test_a_killed_agents_trial_is_taken_up_again(tmp_path: Path) -> None:
     assert Store(store).study.trials[1].user_attrs["deaths"] == 1
 
 
+def test_a_trial_that_ended_after_its_agent_is_not_trained_again(tmp_path: Path) -> None:
+    path, store = sweep_file(tmp_path), tmp_path / "store"
+    hold = store / "runs" / "hold-2"
+    hold.parent.mkdir(parents=True)
+    hold.touch()
+    agent = start("run", path, f"--storage={store}")
+    first = wait_until(lambda: begun(store, 1))[0]
+    wait_until(lambda: read_history(first.with_name("metrics.csv"), "val/iou")[0])
+    agent.kill()
+    agent.communicate()
+    first.with_name("scores.json").write_text("{}")
+    hold.unlink()
+    assert finished("run", path, f"--storage={store}")[0] == 0
+    assert states(store) == ["complete"] * 4
+    assert [len(begun(store, number)) for number in range(4)] == [1] * 4
+    assert rows(Store(store))[1].score == 0.99
+
+
 def test_a_signal_reaches_the_trial_and_gives_it_back(tmp_path: Path) -> None:
     path, store = sweep_file(tmp_path), tmp_path / "store"
     hold = store / "runs" / "hold-1"
