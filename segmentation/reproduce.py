@@ -82,7 +82,8 @@ def find_rows(configs: Path, what: str) -> list[Row]:
     """
     system, _, name = what.partition("/")
     folder = configs / system
-    paths = sorted(folder.glob("*.yaml")) if system else []
+    # What begins with an underscore is shared by the rows and is none itself.
+    paths = sorted(folder.glob("[!_]*.yaml")) if system else []
     if not paths:
         there = ", ".join(sorted(p.name for p in configs.glob("*/"))) or "none"
         raise UserError(
@@ -96,8 +97,7 @@ def find_rows(configs: Path, what: str) -> list[Row]:
                 f"{folder}: no row is called {name!r}; choose from "
                 + ", ".join(path.stem for path in paths)
             )
-    # What begins with an underscore is shared by the rows and is none itself.
-    return [_row(path) for path in paths if not path.stem.startswith("_")]
+    return [_row(path) for path in paths]
 
 
 def _row(path: Path) -> Row:

@@ -96,7 +96,7 @@ def test_what_cannot_be_run(
         return refusal(capsys, argv)
 
     assert "no published system is called 'q' (there: z)" in error("q")
-    assert "no row is called 'q'; choose from" in error("z/q")
+    assert "no row is called 'q'; choose from bad, good" in error("z/q")
     assert "invalid choice: 'huge'" in error("z", "--budget=huge")
     (configs / "z/bad.yaml").write_text("reproduces: {row: 1}\n")
     assert "bad.yaml: its block reproduces lacks 'published'" in error("z/bad")
