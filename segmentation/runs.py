@@ -132,8 +132,11 @@ def checkpoint_of(folder: Path) -> Path | None:
 
 
 def forsake() -> None:
-    """Remove the folder of a run that was refused before anything was written into it."""
-    folder = Path(os.environ.get(RUN_FOLDER, ""))
+    """Remove the folder of a run that ended before anything was written into it."""
+    chosen = os.environ.get(RUN_FOLDER)
+    if chosen is None or not first_process():
+        return
+    folder = Path(chosen)
     with contextlib.suppress(OSError):
         if {path.name for path in folder.iterdir()} <= {MARKER}:
             (folder / MARKER).unlink(missing_ok=True)

@@ -15,7 +15,17 @@ from segmentation import __version__
 from segmentation.callbacks.preemption import Preemption
 from segmentation.callbacks.resume import AtomicCheckpointIO
 from segmentation.errors import UserError
-from segmentation.runs import FILE, MARKER, _digest, checkpoint_of, finish, mark, unfinished
+from segmentation.runs import (
+    FILE,
+    MARKER,
+    RUN_FOLDER,
+    _digest,
+    checkpoint_of,
+    finish,
+    forsake,
+    mark,
+    unfinished,
+)
 from tests.helpers import CONFIGS
 
 CONFIG = {"model": {"lr": 0.1}, "run": {"resume": True}}
@@ -122,3 +132,20 @@ def test_another_version_does_not_go_on_to_the_bit() -> None:
     checkpoint["segmentation"]["version"] = __version__
     callback.on_load_checkpoint(trainer, task, checkpoint)
     assert callback.state == {"over": False}
+
+
+def test_only_an_empty_run_is_forsaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = start(tmp_path / "home" / "1")
+    monkeypatch.setenv(RUN_FOLDER, str(folder))
+    monkeypatch.setenv("RANK", "1")  # the first of several is at work there
+    forsake()
+    assert (folder / MARKER).exists()
+    monkeypatch.delenv("RANK")
+    (folder / "metrics.csv").touch()
+    forsake()
+    assert (folder / MARKER).exists()
+    (folder / "metrics.csv").unlink()
+    start(tmp_path / "home" / "2")
+    forsake()
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["2"]
+    forsake()  # it is gone already
