@@ -113,8 +113,9 @@ class Runner:
         row = self.study.rows[key]
         if self.result(key, seed) is None:
             print(f"{key}, seed {seed} …", flush=True)
-            arguments = [*typed(self.study, row, seed), *self.common(key)]
-            fitted = run_fit(arguments, self.work / key, self.work / f"{key}-{seed}.log", key)
+            name = f"{key}-{seed}"  # of its own: run_fit looks for the folder that is new there
+            arguments = [*typed(self.study, row, seed), *self.common(name)]
+            fitted = run_fit(arguments, self.work / name, self.work / f"{name}.log", name)
             if fitted is not None:
                 self.keep(key, seed, fitted[0])
         for other, derived in self.study.rows.items():
@@ -142,12 +143,13 @@ class Runner:
             checkpoints = [exported, *checkpoints[1:]]
         more = [str(checkpoint) for checkpoint in checkpoints[1:]]
         arguments = [f"--run.ensemble={json.dumps(more)}"] if more else []
-        before = set((self.work / key).glob("*"))
+        name = f"{key}-{seed}"
+        before = set((self.work / name).glob("*"))
         self.call(
             *("test", *config, "--ckpt_path", str(checkpoints[0]), *arguments, *row.test),
-            *self.common(key),
+            *self.common(name),
         )
-        (run,) = set((self.work / key).glob("*")) - before
+        (run,) = set((self.work / name).glob("*")) - before
         self.keep(key, seed, run)
 
     def tuned(self, config: list[str], checkpoint: Path) -> Path:
@@ -155,13 +157,19 @@ class Runner:
         if not sidecar(copy).exists():
             copy.parent.mkdir(exist_ok=True)
             shutil.copy(checkpoint, copy)
-            self.call("tune", *config, "--ckpt_path", str(copy), *self.common("tune"))
+            self.call(
+                "tune",
+                *config,
+                "--ckpt_path",
+                str(copy),
+                *self.common(f"tune-{checkpoint.parents[1].name}"),
+            )
         return copy
 
-    def common(self, key: str) -> list[str]:
+    def common(self, name: str) -> list[str]:
         return [
             f"--data.root={self.data / self.study.data}",
-            *(f"--run.root={self.work}", f"--run.name={key}", "--run.wandb=off"),
+            *(f"--run.root={self.work}", f"--run.name={name}", "--run.wandb=off"),
             *self.loading,
         ]
 

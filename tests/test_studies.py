@@ -70,6 +70,22 @@ def test_a_cell() -> None:
     assert studies.cell("auroc", two) == studies.cell("f1", one) == "–"
 
 
+def test_seeds_that_are_trained_at_a_time_do_not_share_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes = []
+
+    def fails(arguments: list[str], home: Path, log: Path, title: str) -> None:
+        assert f"--run.root={home.parent}" in arguments and f"--run.name={home.name}" in arguments
+        homes.append(home)
+
+    monkeypatch.setattr(studies, "run_fit", fails)
+    runner = studies.Runner(STUDIES["dic_hela"], Path("data"), tmp_path, threads=None)
+    for seed in (0, 1):
+        runner.train("unet", seed)
+    assert len(set(homes)) == 2
+
+
 def test_a_study_is_run_and_goes_on(
     dsb_root: Path,
     tmp_path: Path,
