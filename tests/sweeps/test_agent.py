@@ -29,6 +29,20 @@ def begun(store: Path, number: int) -> list[Path]:
     return sorted(path for path in found if path.read_text())
 
 
+def killed_within_the_second_trial(folder: Path) -> tuple[Path, Path, Path, Path]:
+    """An agent, by SIGKILL: sweep file, storage, what holds x = 2 up, and what its start left."""
+    path, store = sweep_file(folder), folder / "store"
+    hold = store / "runs" / "hold-2"
+    hold.parent.mkdir(parents=True)
+    hold.touch()
+    agent = start("run", path, f"--storage={store}")
+    first = wait_until(lambda: begun(store, 1))[0]
+    wait_until(lambda: read_history(first.with_name("metrics.csv"), "val/iou")[0])
+    agent.kill()
+    agent.communicate()
+    return path, store, hold, first
+
+
 def in_process(path: Path, store: Path, *extra: str) -> int:
     return main(["sweep", "run", str(path), f"--storage={store}", "--", *extra])
 
@@ -57,14 +71,7 @@ def test_a_grid_to_the_end_with_one_crash(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix" or not Path("/proc").exists(), reason="needs /proc")
 def test_a_killed_agents_trial_is_taken_up_again(tmp_path: Path) -> None:
-    path, store = sweep_file(tmp_path), tmp_path / "store"
-    hold = store / "runs" / "hold-2"
-    hold.parent.mkdir(parents=True)
-    hold.touch()
-    agent = start("run", path, f"--storage={store}")
-    first = wait_until(lambda: begun(store, 1))[0]
-    agent.kill()
-    agent.communicate()
+    path, store, hold, first = killed_within_the_second_trial(tmp_path)
     assert states(store) == ["complete", "interrupted"]
     process = int(first.read_text())
     wait_until(lambda: not Path(f"/proc/{process}").exists())  # it does not outlive its agent
@@ -77,15 +84,7 @@ def test_a_killed_agents_trial_is_taken_up_again(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_ended_after_its_agent_is_not_trained_again(tmp_path: Path) -> None:
-    path, store = sweep_file(tmp_path), tmp_path / "store"
-    hold = store / "runs" / "hold-2"
-    hold.parent.mkdir(parents=True)
-    hold.touch()
-    agent = start("run", path, f"--storage={store}")
-    first = wait_until(lambda: begun(store, 1))[0]
-    wait_until(lambda: read_history(first.with_name("metrics.csv"), "val/iou")[0])
-    agent.kill()
-    agent.communicate()
+    path, store, hold, first = killed_within_the_second_trial(tmp_path)
     first.with_name("scores.json").write_text("{}")
     hold.unlink()
     assert finished("run", path, f"--storage={store}")[0] == 0
