@@ -1,6 +1,6 @@
 """Kill trainings at random moments, start them again, and compare them with undisturbed ones.
 
-    python benchmarks/resume.py --kills 20 --output benchmarks/results/resume.json
+    python benchmarks/resume.py --kills 20
 
 Every training is a process of its own (or several, with DDP over gloo), forked from one that has
 imported everything. A kill comes up to 20 ms after a random hook of a random process: at the start,
@@ -182,7 +182,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="of a training")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).with_name("results") / "resume.json"
+    )
     arguments = parser.parse_args()
     os.environ["WANDB_MODE"] = "disabled"
     torch.set_num_threads(1)
