@@ -11,6 +11,7 @@ A row is an experiment's config with a block ``reproduces`` that says what it re
 """
 
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,8 @@ SMOKE = (
     "--trainer.val_check_interval=null",
 )
 HEADER = (
-    "row", "score", "published", "measured", "n", "protocol", "leak", "minutes", "memory MB",
-    "parameters",
+    "row", "protocol", "leak", "score", "published", "measured", "Otsu", "n", "minutes",
+    "memory MB", "parameters",
 )  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def find_rows(configs: Path, what: str) -> list[Row]:
     system, _, name = what.partition("/")
     folder = configs / system
     # What begins with an underscore is shared by the rows and is none itself.
-    paths = sorted(folder.glob("[!_]*.yaml")) if system else []
+    paths = sorted(folder.glob("[!_]*.yaml"), key=_natural) if system else []
     if not paths:
         there = ", ".join(sorted(p.name for p in configs.glob("*/"))) or "none"
         raise UserError(
@@ -98,6 +99,11 @@ def find_rows(configs: Path, what: str) -> list[Row]:
                 + ", ".join(path.stem for path in paths)
             )
     return [_row(path) for path in paths]
+
+
+def _natural(path: Path) -> list[str]:
+    """``batch_22`` before ``batch_121``."""
+    return [part.zfill(9) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
 
 
 def _row(path: Path) -> Row:
@@ -192,7 +198,13 @@ def _run(row: Row, budget: str, seed: int, data: Path, output: Path) -> dict[str
 
 
 def table(rows: Sequence[Row], budget: str, done: dict[str, Any]) -> str:
-    """The rows as a Markdown table: published beside measured (mean ± standard deviation)."""
+    """The rows as a Markdown table: published beside measured (mean ± standard deviation).
+
+    Args:
+        rows: A line each.
+        budget: Of which runs.
+        done: Runs as :func:`reproduce` keeps them, by row, budget and seed.
+    """
     lines = [
         f"Budget: {budget}. Scores in %, mean ± standard deviation over n seeds.",
         "",
@@ -201,29 +213,27 @@ def table(rows: Sequence[Row], budget: str, done: dict[str, Any]) -> str:
     ]
     for row in rows:
         runs = [v for k, v in done.items() if k.startswith(f"{row.key} {budget} ")]
-        for name, published in row.published.items():
-            values = [run["scores"][name] for run in runs if name in run["scores"]]
-            cells = [
-                *(row.name, name, "–" if published is None else f"{100 * published:.1f}"),
-                *(
-                    _mean(values),
-                    str(len(values)),
-                    row.divided(budget),
-                    "yes" if row.leak else "no",
-                ),
-                _average(runs, "fit_seconds", 60, ".1f"),
-                _average(runs, "peak_memory_bytes", 1e6, ".0f"),
-                _average(runs, "parameters", 1, ",.0f"),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+        names = list(row.published)
+        cells = [
+            *(row.name, row.divided(budget), "yes" if row.leak else "no", " / ".join(names)),
+            " / ".join(_mean([row.published[name]]) for name in names),
+            " / ".join(_mean([run["scores"].get(name) for run in runs]) for name in names),
+            " / ".join(_mean([run["otsu"].get(name) for run in runs[:1]]) for name in names),
+            str(len(runs)),
+            _average(runs, "fit_seconds", 60, ".1f"),
+            _average(runs, "peak_memory_bytes", 1e6, ".0f"),
+            _average(runs, "parameters", 1, ",.0f"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _mean(values: list[float]) -> str:
-    if not values:
+def _mean(values: Sequence[float | None]) -> str:
+    known = [100 * value for value in values if value is not None]
+    if not known:
         return "–"
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{spread}"
+    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.1f}{spread}"
 
 
 def _average(runs: list[dict[str, Any]], name: str, unit: float, form: str) -> str:

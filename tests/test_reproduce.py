@@ -62,24 +62,26 @@ def test_runs_go_on_and_end_in_a_table(
     assert "failed    z/bad: segmentation: error: " in printed.err and "width" in printed.err
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in printed.out.splitlines()]
     rows = [line for line in lines if line and line[0] in ("good", "bad")]
-    assert [row[:3] for row in rows] == [
-        ["bad", "iou", "50.0"],
-        ["bad", "f1", "–"],
-        ["good", "iou", "50.0"],
-        ["good", "f1", "–"],
-    ]
-    assert rows[0][3:5] == ["–", "0"] and rows[2][4:7] == ["2", "random", "yes"]
-    assert "±" in rows[2][3]
+    bad, good = rows
+    assert bad[:6] == ["bad", "random", "yes", "iou / f1", "50.0 / –", "– / –"]
+    assert bad[6:8] == ["– / –", "0"] and good[:5] == ["good", *bad[1:5]] and good[7] == "2"
+    assert good[5].count("±") == 2 and good[6] == " / ".join(
+        f"{100 * first['otsu'][name]:.1f}" for name in ("iou", "f1")
+    )
     assert (tmp_path / "out/z-cpu.md").read_text().strip() in printed.out
 
 
 def test_table_is_mean_and_standard_deviation() -> None:
-    row = Row(Path("x/r.yaml"), "name", {"iou": 0.25}, "random", False)
-    about = {"fit_seconds": 90, "peak_memory_bytes": 5e8, "parameters": 1234}
+    published = {"iou": 0.25, "seg": None}
+    row = Row(Path("x/r.yaml"), "name", published, "random", False)
+    about = {"fit_seconds": 90, "peak_memory_bytes": 5e8, "parameters": 1234, "otsu": {"iou": 0.1}}
     done = {f"x/r full {i}": {"scores": {"iou": v}, **about} for i, v in enumerate((0.2, 0.4))}
     done["x/r cpu 0"] = {"scores": {"iou": 0.9}, **about}
     last = table([row], "full", done).splitlines()[-1]
-    assert last == "| name | iou | 25.0 | 30.0 ± 14.1 | 2 | random | no | 1.5 | 500 | 1,234 |"
+    assert last == (
+        "| name | random | no | iou / seg | 25.0 / – | 30.0 ± 14.1 / – | 10.0 / – | 2 | 1.5 | 500 "
+        "| 1,234 |"
+    )
 
 
 def test_a_budget_with_another_split_says_so() -> None:
@@ -105,6 +107,11 @@ def test_what_cannot_be_run(
     (tmp_path / "o").mkdir()
     (tmp_path / "o/results.json").write_text("[")
     assert "results.json: cannot be read" in error("z/good")
+
+
+def test_rows_come_in_the_order_of_their_numbers() -> None:
+    names = [row.path.stem for row in find_rows(CONFIGS / "reproduce", "d")]
+    assert names[:5] == ["batch_1", "batch_11", "batch_22", "batch_44", "batch_121"]
 
 
 @pytest.mark.parametrize("path", ROWS, ids=lambda p: f"{p.parent.name}/{p.stem}")
