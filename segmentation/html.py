@@ -71,7 +71,7 @@ def histogram(
         counts: At least one.
         mark: A value to draw a line at.
     """
-    width, height, left, base = 460, 150, 40, 150
+    width, height, left, base = 470, 150, 50, 150  # 100,000 fits beside it
     heights = np.log10(np.array(counts, float) + 1)
     top = max(1.0, float(np.ceil(heights.max())))
     step = (width - left) / len(counts)

@@ -25,6 +25,7 @@ from segmentation.evaluation.images import TOLERANCE, as_images, finite, score_i
 from segmentation.evaluation.maps import (
     Facts,
     Kind,
+    check_probabilities,
     check_same_size,
     facts_of,
     find_maps,
@@ -138,9 +139,10 @@ def evaluate(
     from segmentation.evaluation.page import page
 
     text = page(report, inputs, table, curves)
+    # The page is by far the largest: where the disk has no room for it, nothing is written.
+    write_bytes(output / "report.html", text.encode())
     write_images(output / FILE, rows)
     write_bytes(output / "scores.json", json.dumps(finite(report), indent=1).encode())
-    write_bytes(output / "report.html", text.encode())
     return report
 
 
@@ -182,6 +184,8 @@ def find_inputs(
         check_same_size(found[name], seen[1][found[name]].shape, wanted[name], size)
         if name in probs:
             check_same_size(probs[name], read_probability(probs[name]).shape, wanted[name], size)
+    if probs:
+        check_probabilities(list(probs.values()))
     instances = (
         holds_instances(seen[0], labels, "--truth"),
         holds_instances(seen[1], labels, "--prediction"),

@@ -1,5 +1,6 @@
 """Two folders of masks, label maps or probability maps: paired by name, read and checked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -142,6 +143,34 @@ def read_probability(path: Path) -> np.ndarray:
             "a sigmoid first)"
         )
     return wide.astype(np.float32)
+
+
+def check_probabilities(paths: Sequence[Path]) -> None:
+    """Refuse a folder of label maps, which as probabilities would be tiny ones.
+
+    Integers of 8 or 16 bits that never reach half of their range and hold one value an object.
+
+    Raises:
+        UserError: That is what the files hold.
+    """
+    many: dict[Path, Facts] = {}
+    for path in paths:
+        pixels = _wide(path)
+        pixels = read_mask(path) if pixels is None else pixels
+        if pixels.dtype.kind == "f" or 2 * int(pixels.max()) >= np.iinfo(pixels.dtype).max:
+            return
+        many[path] = facts_of(pixels)
+    most, path = max((facts.values, path) for path, facts in many.items())
+    unlike, pairs, values, regions = (
+        sum(getattr(facts, name) for facts in many.values())
+        for name in ("unlike", "pairs", "values", "regions")
+    )
+    if most > 1 and unlike <= _SLOPE * pairs and regions <= _PARTS * values:
+        raise UserError(
+            f"{path}: a label map? Its {most} values are small and change only from object to "
+            "object; as --probabilities give maps that reach from 0 to 255 or 65535, or float "
+            "TIFFs from 0 to 1"
+        )
 
 
 def facts_of(ids: np.ndarray) -> Facts:

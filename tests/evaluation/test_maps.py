@@ -10,6 +10,7 @@ from segmentation.data.images import write_image
 from segmentation.errors import UserError
 from segmentation.evaluation.maps import (
     Kind,
+    check_probabilities,
     facts_of,
     find_maps,
     holds_instances,
@@ -208,3 +209,18 @@ def test_classes_are_no_labels() -> None:
     ids[20:40:4, 55:58] = 127
     with pytest.raises(UserError, match=r"2 values lie in 1\d separate regions, .*instances"):
         decided(ids.astype(np.uint8))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_labels_are_no_probabilities(tmp_path: Path, bits: int) -> None:
+    path = tmp_path / "a.png"
+    write_image(path, cells().astype(f"u{bits // 8}"))
+    with pytest.raises(UserError, match=r"a\.png: a label map\? Its 9 values are small"):
+        check_probabilities([path])
+    # A network that is sure of nothing, a smooth one, and one map that reaches the top.
+    for probs in (np.full((60, 60), 0.1), 0.3 * blobs()):
+        write_image(path, (probs * (2**bits - 1)).astype(f"u{bits // 8}"))
+        check_probabilities([path])
+    write_image(path, cells().astype(f"u{bits // 8}"))
+    write_image(tmp_path / "b.png", (blobs() * (2**bits - 1)).astype(f"u{bits // 8}"))
+    check_probabilities([path, tmp_path / "b.png"])

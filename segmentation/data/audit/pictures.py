@@ -35,7 +35,7 @@ def closeup(sample: Sample, number: int, x: int, y: int) -> str:
     (height, width), half = sample.labels.shape, WINDOW // 2
     left, top = max(0, min(x - half, width - WINDOW)), max(0, min(y - half, height - WINDOW))
     window = np.s_[top : top + WINDOW, left : left + WINDOW]
-    rgb = Preprocess(channels=3).prepare(sample.image)[window]
+    rgb = Preprocess(channels=3).prepare(sample.image[window])  # shows what is dim in its image
     labels = sample.labels[window]
     scale = 2
     size = rgb.shape[0] * scale, rgb.shape[1] * scale
