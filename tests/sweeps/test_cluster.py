@@ -44,8 +44,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
     for name, text in (("scontrol", SCONTROL), ("srun", SRUN), ("wandb", AGENT)):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    (folder / "qrerun").write_text('#!/bin/bash\necho "qrerun $*" >> "$CALLS"; exit 1\n')
-    (folder / "qrerun").chmod(0o755)
+    for name in ("qrerun", "qsub"):
+        (folder / name).write_text(f'#!/bin/bash\necho "{name} $*" >> "$CALLS"; exit 1\n')
+        (folder / name).chmod(0o755)
     (folder / "segmentation").write_text(
         f'#!/bin/bash\nexec "{sys.executable}" -m segmentation "$@"\n'
     )
@@ -135,15 +136,23 @@ def test_a_run_on_several_nodes_gives_all_its_processes_the_same(
     assert seen[0][:2] == ["--x=3", "--y=None"]
 
 
-def test_wandbs_agent_is_told_to_end(tmp_path: Path, environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("warned", ["by a signal", "by the timer"])
+def test_wandbs_agent_is_told_to_end(
+    tmp_path: Path, environment: dict[str, str], warned: str
+) -> None:
     environment |= {"WANDB_SWEEP": "entity/project/id", "PBS_JOBID": "7[2].server"}
+    if warned == "by the timer":  # the walltime is told in seconds
+        environment |= {"PBS_WALLTIME": "63", "WARNING": "60"}
     running = job("pbs.sh", environment)
     wait_until((tmp_path / "calls.ready").exists)
-    running.send_signal(signal.SIGUSR1)
+    if warned == "by a signal":
+        running.send_signal(signal.SIGUSR1)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 143
+    more = ",WARNING=60" if warned == "by the timer" else ",WARNING=180"
     assert (tmp_path / "calls").read_text().splitlines() == [
         "wandb agent --forward-signals entity/project/id", "TERM", "qrerun 7[2].server",
+        f"qsub -J 0-0 -v WANDB_SWEEP=entity/project/id{more} configs/cluster/pbs.sh",
     ]  # fmt: skip
     assert "submit the job again" in err
 
