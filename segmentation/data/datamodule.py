@@ -25,6 +25,7 @@ from segmentation.data.datasets import (
     draw_weights,
     fixed,
 )
+from segmentation.data.images import to_gray
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Source
 from segmentation.data.samplers import TrainSampler, UnrepeatedDistributedSampler
@@ -203,7 +204,7 @@ class SegmentationDataModule(LightningDataModule):
         image = self.raw[self._places[name]].image
         if self.score_at == "network":
             image = self.preprocess.fit_image(image)
-        return image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        return to_gray(image)
 
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The prepared (H, W, C) uint8 image and its true (H, W) foreground, as scored."""

@@ -151,6 +151,11 @@ def consecutive(labels: np.ndarray) -> np.ndarray:
     return np.searchsorted(present, labels).astype(np.int32)
 
 
+def to_gray(image: np.ndarray) -> np.ndarray:
+    """(H, W, 1 or 3) uint8 or uint16 ► (H, W) of the same type: colours by their luminance."""
+    return image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
 def check_size(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     """Raise :class:`UserError` when a mask's height and width are not its image's."""
     if tuple(found[:2]) != tuple(wanted[:2]):

@@ -22,7 +22,10 @@ def evaluate(arguments: Sequence[str]) -> int:
         help="foreground probabilities: 8 or 16 bit (the largest value is 1), or float TIFF",
     )
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="show the worst ones under their outlines"
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="score Otsu's threshold on them, too, and show the worst ones under their outlines",
     )
     parser.add_argument(
         "--labels",

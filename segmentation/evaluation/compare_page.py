@@ -63,7 +63,8 @@ def _forest(rows: list[dict[str, Any]]) -> str:
             f'stroke-width="2"/><circle cx="{place(row["difference"]):.1f}" cy="{y}" r="4" '
             'fill="#4a78b5"/>'
         )
-    for value in (low, 0.0, high):
+    ends = [end for end in (low, high) if abs(place(end) - place(0)) > 36]  # else they overlap
+    for value in (0.0, *ends):
         shapes.append(
             f'<text x="{place(value):.1f}" y="{base + 12}" text-anchor="middle">{value:+.3g}</text>'
         )

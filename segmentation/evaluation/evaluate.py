@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from segmentation.data.folder import find_images
-from segmentation.data.images import write_bytes
+from segmentation.data.images import label_components, read_image, to_gray, write_bytes
 from segmentation.data.tree import check_root
 from segmentation.errors import UserError
 from segmentation.evaluation.bootstrap import RESAMPLES, percentile_interval, resampled_sums
@@ -38,8 +38,9 @@ from segmentation.evaluation.maps import (
 from segmentation.evaluation.scores import resample, scores_of
 from segmentation.evaluation.tables import FILE, Images, write_images
 from segmentation.metrics import functional
+from segmentation.targets import otsu
 
-METHOD = "prediction"
+METHOD, BASELINE = "prediction", "otsu"
 _CURVE_RESAMPLES = 1000  # of the sums of whole histograms
 
 
@@ -73,6 +74,18 @@ class Inputs:
             for side, instances in zip((self.truth, self.prediction), self.instances, strict=True)
         )
         return first, second
+
+    def otsu(self, name: str) -> np.ndarray:
+        """Objects of an image by Otsu's threshold, (H, W) int32 ids.
+
+        Raises:
+            UserError: The image is broken or not of its truth's size.
+        """
+        image = read_image(self.images[name])
+        check_same_size(
+            self.images[name], image.shape[:2], self.truth[name], read_ids(self.truth[name]).shape
+        )
+        return label_components(otsu(to_gray(image)))
 
     @property
     def objects(self) -> dict[str, str]:
@@ -108,7 +121,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a folder of predictions and write ``per_image.csv``, ``scores.json``, ``report.html``.
 
-    All files are read and checked before anything is written. Where the names have folders, these
+    All files are read and checked before anything is written. With an image for each, Otsu's
+    threshold is scored beside the prediction. Where the names have folders, these
     are groups (a subject, a film), and the intervals resample groups, not images.
 
     Args:
@@ -116,7 +130,7 @@ def evaluate(
         prediction: The same names, by path without suffix.
         output: Folder; is made.
         probabilities: Folder of maps of the probability of the foreground.
-        images: Folder of the images themselves, to be shown under the overlays.
+        images: Folder of the images themselves, for Otsu's threshold and under the overlays.
         labels: What the values mean; ``auto`` finds out for each of the two folders.
         allow_missing: Leave out what one side alone has.
 
@@ -127,7 +141,7 @@ def evaluate(
         UserError: A folder or a file is at fault, or the output cannot be written.
     """
     inputs = find_inputs(truth, prediction, probabilities, images, labels, allow_missing)
-    rows, curves = _score(inputs)
+    rows, baseline, curves = _score(inputs)
     table = as_images(rows)
     report: dict[str, Any] = {
         "images": len(rows),
@@ -136,12 +150,15 @@ def evaluate(
         "boundary_tolerance": TOLERANCE,
         **_totals(table, curves),
     }
+    if baseline:
+        scores = scores_of(as_images(baseline).columns)
+        report[BASELINE] = {name: score.value for name, score in scores.items()}
     from segmentation.evaluation.page import page
 
     text = page(report, inputs, table, curves)
     # The page is by far the largest: where the disk has no room for it, nothing is written.
     write_bytes(output / "report.html", text.encode())
-    write_images(output / FILE, rows)
+    write_images(output / FILE, [*rows, *baseline])
     write_bytes(output / "scores.json", json.dumps(finite(report), indent=1).encode())
     return report
 
@@ -193,12 +210,17 @@ def find_inputs(
     return Inputs(names, wanted, found, probs, shown, instances, sorted(left_out))
 
 
-def _score(inputs: Inputs) -> tuple[list[dict[str, Any]], Curves | None]:
-    rows, histograms, reliabilities = [], [], []
+def _score(inputs: Inputs) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Curves | None]:
+    """The rows of the prediction, those of the baseline if it can be had, and the curves."""
+    rows, baseline, histograms, reliabilities = [], [], [], []
+    with_baseline = inputs.images.keys() >= set(inputs.names)
     for name in tqdm(inputs.names, "scoring", disable=None):
         truth, prediction = inputs.labels(name)
-        row: dict[str, Any] = {"method": METHOD, "id": name, "kind": ""}
-        row |= {"group": name.rpartition("/")[0], **score_image(truth, prediction)}
+        about = {"id": name, "kind": "", "group": name.rpartition("/")[0]}
+        row: dict[str, Any] = {"method": METHOD, **about, **score_image(truth, prediction)}
+        if with_baseline:
+            scores = score_image(truth, inputs.otsu(name))
+            baseline.append({"method": BASELINE, **about, **scores})
         if inputs.probabilities:
             row |= {"auroc": math.nan, "average_precision": math.nan, "ece": math.nan}
         if name in inputs.probabilities:
@@ -213,9 +235,9 @@ def _score(inputs: Inputs) -> tuple[list[dict[str, Any]], Curves | None]:
             }
         rows.append(row)
     if not histograms:
-        return rows, None
+        return rows, baseline, None
     names = [name for name in inputs.names if name in inputs.probabilities]
-    return rows, Curves(names, np.stack(histograms), np.stack(reliabilities))
+    return rows, baseline, Curves(names, np.stack(histograms), np.stack(reliabilities))
 
 
 def _totals(table: Images, curves: Curves | None) -> dict[str, Any]:
@@ -283,8 +305,13 @@ def format_scores(report: dict[str, Any], names: Iterable[str] | None = None) ->
     ]
     if report["left_out"]:
         lines.append(f"left out, for one side lacks them: {len(report['left_out'])}")
+    baseline = report.get(BASELINE, {})
+    if baseline:
+        lines.append(f"{'':24}{METHOD:>10}   {'':20}{'Otsu':>10}")
     for name in names or values:
         if name in values:
             low, high = intervals[name]
-            lines.append(f"{name:24}{values[name]:10.4f}   [{low:.4f}, {high:.4f}]")
+            line = f"{name:24}{values[name]:10.4f}   {f'[{low:.4f}, {high:.4f}]':20}"
+            line += f"{baseline[name]:10.4f}" if name in baseline else ""
+            lines.append(line.rstrip())
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """The report of an evaluation as one HTML page that needs nothing else."""
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -10,7 +11,7 @@ from segmentation.data.audit.pictures import outlined
 from segmentation.data.images import check_size, read_image
 from segmentation.data.preprocess import Preprocess, resize_image, resize_labels
 from segmentation.evaluation.calibration import pr_curve, roc_curve
-from segmentation.evaluation.evaluate import METHOD, Curves, Inputs
+from segmentation.evaluation.evaluate import BASELINE, METHOD, Curves, Inputs
 from segmentation.evaluation.scores import better
 from segmentation.evaluation.tables import Images
 from segmentation.html import data_url, document, facts, figure, histogram, table
@@ -83,15 +84,17 @@ def _scores(report: dict[str, Any]) -> str:
         low, high = report["intervals"][name]
         good = {"lower": "lower is better", "near 0": "0 is best", "higher": ""}[better(name)]
         interval = f"{_number(low)} … {_number(high)}"
-        rows.append(
-            (escape(name), _number(value), interval, str(report["images_with"][name]), good)
-        )
+        cells = [escape(name), _number(value), interval]
+        if BASELINE in report:
+            cells.append(_number(report[BASELINE].get(name, math.nan)))
+        rows.append((*cells, str(report["images_with"][name]), good))
     text = (
         "<h2>Scores</h2><p><code>image_…</code> is a mean over images, every other score is pooled "
         "over all pixels or objects. <code>boundary_f</code> allows "
         f"{report['boundary_tolerance']} pixels.</p>"
     )
-    return text + table(("score", "", "95 % interval", "images", ""), rows, "scores.json")
+    otsu = ["Otsu’s threshold"] if BASELINE in report else []
+    return text + table(("score", "", "95 % interval", *otsu, "images", ""), rows, "scores.json")
 
 
 def _distributions(images: Images) -> str:

@@ -88,6 +88,33 @@ def test_page_is_sound_and_stands_alone(tmp_path: Path) -> None:
     assert not re.search(r"https?://|<script|<link", text)
 
 
+def test_otsu_stands_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bright squares, one of them too dim for the threshold: it misses a ninth."""
+    names = dict.fromkeys("ab", 2)
+    truth(tmp_path / "t", "ab")
+    shifted(tmp_path / "p", names)
+    gray = np.where(grid() > 0, np.uint8(200), np.uint8(10))
+    gray[grid() == 9] = 12
+    write(tmp_path / "i", dict.fromkeys(names, gray), ".png")
+    argv = ["--truth=t", "--prediction=p", "--images=i", "--output=out"]
+    argv = [f"{word.replace('=', f'={tmp_path}/')}" for word in argv]
+    assert main(["evaluate", *argv]) == 0
+    printed = capsys.readouterr().out
+    report = json.loads((tmp_path / "out/scores.json").read_text())
+    assert report["otsu"]["iou"] == report["otsu"]["ap50"] == pytest.approx(8 / 9)
+    assert report["prediction"]["iou"] == pytest.approx(0.5)
+    assert re.search(r"\niou +0\.5000 +\[.*\] +0\.8889\n", printed)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "Otsu’s threshold" in page and "0.8889" in page
+    assert set(read_images(tmp_path / "out/per_image.csv")) == {"prediction", "otsu"}
+    assert main(["compare", str(tmp_path / "out")]) == 0  # with the baseline, alone
+    assert re.search(r"otsu +0\.8889 .*\+0\.3889", capsys.readouterr().out)
+    (tmp_path / "i/b.png").unlink()  # not of the same images: left out
+    assert main(["evaluate", *argv]) == 0
+    assert "otsu" not in json.loads((tmp_path / "out/scores.json").read_text())
+    assert set(read_images(tmp_path / "out/per_image.csv")) == {"prediction"}
+
+
 def test_probabilities(tmp_path: Path) -> None:
     """One at .8 where the truth is and 0 elsewhere: right order, off by .2 on the foreground."""
     truth(tmp_path / "t", "ab")
@@ -160,7 +187,7 @@ def test_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ("probabilities", np.zeros((40, 60), np.uint8), r"q/c\.tif: is 40×60 \(H×W\) but"),
         ("prediction", np.zeros((48, 60), np.float32), r"p/c\.tif: a label map of float32"),
         ("prediction", np.full((48, 60, 3), (0, 9, 0), np.uint8), "this one has colours"),
-        ("images", np.zeros((40, 60), np.uint8), r"t/c\.tif: the mask is 48×60"),
+        ("images", np.zeros((40, 60), np.uint8), r"i/c\.tif: is 40×60 \(H×W\) but its truth"),
         ("labels", np.zeros((48, 60), np.uint8), r"t/\w\.tif: a binary mask holds 0 and one"),
     ],
 )
