@@ -122,6 +122,24 @@ def test_rank_test_is_exact_for_few_images() -> None:
     assert rank_test(mixed) == pytest.approx(p)
 
 
+@pytest.mark.parametrize("zeros", [0, 3])
+def test_rank_test_of_ties_as_scipy_by_all_signs(zeros: int) -> None:
+    for _ in range(5):
+        values = np.append(RNG.integers(-3, 6, 7) / 10, np.zeros(zeros))
+        if values.any():
+            theirs = stats.wilcoxon(
+                values, zero_method="pratt", method=stats.PermutationMethod(n_resamples=np.inf)
+            )
+            assert rank_test(values) == pytest.approx(theirs.pvalue)
+
+
+def test_rank_test_of_many_goes_over_into_scipys() -> None:
+    values = np.random.default_rng(0).normal(0.1, 1, 50)
+    assert rank_test(values) == pytest.approx(stats.wilcoxon(values).pvalue)
+    approximate = stats.wilcoxon(values, method="approx").pvalue
+    assert rank_test(values) == pytest.approx(approximate, abs=0.01)
+
+
 def test_rank_test_of_equals_and_of_nothing() -> None:
     assert rank_test(np.zeros(12)) == 1
     # Beyond the digits of the files there are no differences.
