@@ -1,8 +1,9 @@
 """HTML pages that need nothing else: no network, no script, no other file."""
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,6 +59,12 @@ def data_url(rgb: np.ndarray, lossless: bool = False) -> str:
     done, data = cv2.imencode(f".{kind}", np.ascontiguousarray(rgb[..., ::-1]), options)
     assert done
     return f"data:image/{kind};base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def caution(resampled: Mapping[str, Any]) -> str:
+    """A red line where intervals are not to be trusted; what ``scores.json`` says of them."""
+    text: str = resampled.get("caution", "")
+    return f'<p class="bad">{escape(text[0].upper() + text[1:])}.</p>' if text else ""
 
 
 def histogram(

@@ -78,3 +78,26 @@ def test_each_benchmark_is_in_the_table_of_benchmarks() -> None:
     parts = {"common", "hand_loop", "lite", "monai_pipeline", "monai_sliding"}  # of others
     for script in sorted(FOLDER.glob("*.py")):
         assert script.stem in parts or f"python benchmarks/{script.name}" in about, script.name
+
+
+def test_published_rows_are_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From two folders, of one budget, without paths."""
+    run = {
+        **{"arguments": [], "scores": {"f1": 0.5}, "otsu": {"f1": 0.25}, "fit_seconds": 60},
+        **{"peak_memory_bytes": 1e6, "parameters": 7},
+    }
+    for name, key in (("one", "e/by_frame cpu 1"), ("two", "e/by_subject smoke 0")):
+        (tmp_path / name).mkdir()
+        text = json.dumps({key: {**run, "run": f"/home/somebody/{name}"}})
+        (tmp_path / name / "results.json").write_text(text)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    output = tmp_path / "out.json"
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    monkeypatch.setattr(sys, "argv", ["published", *folders, f"--output={output}"])
+    runpy.run_path(str(FOLDER / "published.py"), run_name="__main__")
+    assert json.loads(output.read_text())["runs"] == {"e/by_frame cpu 1": run}
+    assert "| by frame | random frames | yes | f1 | 75.0 | 50.0 | 25.0 | 1 |" in (
+        capsys.readouterr().out
+    )

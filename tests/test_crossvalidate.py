@@ -144,7 +144,7 @@ def test_a_fold_that_fails_is_done_later(
     assert main(command(out)) == 0
     assert runs.started == [0, 1, 0]  # the finished one is not run again
     scores = json.loads((out / "scores.json").read_text())
-    assert list(scores) == ["images", "network", "nothing", "by_kind", "intervals"]
+    assert list(scores) == ["images", "network", "nothing", "by_kind", "intervals", "resampled"]
     # Every column, of the images that have a number there.
     pooled = {"iou": 0.75, "image_iou": 0.75, "image_ap": 0.25}
     assert pooled.items() <= scores["network"].items()

@@ -126,6 +126,18 @@ def test_every_row_says_what_it_reproduces(path: Path) -> None:
     assert path.read_text().startswith("# ")
 
 
+@pytest.mark.parametrize("system", "abcde")
+def test_the_readme_shows_what_was_measured(system: str) -> None:
+    """The table that benchmarks/published.py printed, from runs with the arguments of today."""
+    root = CONFIGS.parent
+    runs = json.loads((root / "benchmarks/results/reproduce_cpu.json").read_text())["runs"]
+    rows = find_rows(CONFIGS / "reproduce", system)
+    for row in rows:
+        mine = [run for key, run in runs.items() if key.startswith(f"{row.key} cpu ")]
+        assert mine and all(run["arguments"] == row.arguments("cpu") for run in mine)
+    assert table(rows, "cpu", runs).partition("\n\n")[2] in (root / "README.md").read_text()
+
+
 def test_no_two_rows_of_a_system_have_one_name() -> None:
     for system in sorted(p for p in (CONFIGS / "reproduce").iterdir()):
         names = [row.name for row in find_rows(CONFIGS / "reproduce", system.name)]

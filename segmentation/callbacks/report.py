@@ -175,6 +175,8 @@ def format_scores(scores: dict[str, Any]) -> str:
             ends = [scores["intervals"][method].get(name) or (None, None) for name in COLUMNS]
             for side, title in enumerate(("  95 % interval from", "  to")):
                 lines.append(f"{title:24}" + _cells(end[side] for end in ends))
+    if caution := scores["resampled"]["caution"]:
+        lines.append(f"caution: {caution}")
     kinds = scores["by_kind"]["network"]
     if len(kinds) > 1:
         titles = ("images", "IoU/image", "Otsu", "IoU", "Otsu", "AP/image", "Otsu")

@@ -21,7 +21,7 @@ from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.page import curve
 from segmentation.evaluation.scores import better
 from segmentation.evaluation.tables import FILE, read_images
-from segmentation.html import data_url, document, facts, figure, table
+from segmentation.html import caution, data_url, document, facts, figure, table
 from segmentation.messages import one_line
 
 PAGE, SUMMARY = "report.html", "summary.json"
@@ -151,7 +151,8 @@ def _scores(scores: dict[str, Any]) -> str:
     return (
         f"<h2>Test</h2><p>{scores['images']:,} images. <code>image_…</code> is a mean over images, "
         "every other score is pooled over all pixels or objects. Intervals hold the middle 95 % of "
-        f"bootstrap resamples.</p>{table(head, rows, 'scores.json')}"
+        f"bootstrap resamples.</p>{caution(scores.get('resampled', {}))}"
+        + table(head, rows, "scores.json")
     )
 
 

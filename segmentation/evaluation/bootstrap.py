@@ -100,8 +100,8 @@ def rank_test(differences: np.ndarray, groups: Sequence[str] | None = None) -> f
     the few on which they differ as if the others had not been seen. If all are 0, p is 1. With
     groups each group is one observation, the mean of its differences.
 
-    Up to fifty it is exact, ties and zeros or not, as the ranks are given all signs; beyond, SciPy's
-    normal approximation.
+    Up to fifty it is exact, ties and zeros or not, as the ranks are given all signs; beyond,
+    SciPy's normal approximation.
 
     Args:
         differences: (images,); NaN, where one of the two has no score, is left out.
@@ -125,8 +125,8 @@ def rank_test(differences: np.ndarray, groups: Sequence[str] | None = None) -> f
         return 1.0
     if len(values) > _EXACT:
         return float(wilcoxon(values, zero_method="pratt").pvalue)
-    # SciPy is exact by trying all signs where there are ties: seconds for a dozen images. The sums of
-    # ranks (doubled: ties have halves) are counted instead, one rank after another.
+    # With ties SciPy tries all signs: seconds for a dozen images. Here the sums of ranks
+    # (doubled: ties have halves) are counted, one rank after another.
     doubled = (2 * rankdata(np.abs(values))).astype(int)[values != 0]
     counts = np.ones(1)
     for rank in doubled:

@@ -11,7 +11,8 @@ import numpy as np
 
 from segmentation.data.images import write_bytes, write_table
 from segmentation.errors import UserError
-from segmentation.evaluation.bootstrap import RESAMPLES, percentile_interval, rank_test
+from segmentation.evaluation.bootstrap import percentile_interval, rank_test
+from segmentation.evaluation.images import resampled
 from segmentation.evaluation.scores import Score, better, resample, scores_of
 from segmentation.evaluation.tables import COUNTS, FILE, Images, read_images
 
@@ -73,12 +74,7 @@ def compare(
         "reference": first.name,
         "images": len(first.runs[0].ids),
         "runs": {entry.name: entry.paths for entry in entries},
-        "resampled": {
-            "what": "images" if groups is None else "groups",
-            "how_many": len(set(groups or first.runs[0].ids)),
-            "times": RESAMPLES,
-            "level": 0.95,
-        },
+        "resampled": resampled(replace(first.runs[0], groups=groups or first.runs[0].groups)),
         "shown": list(shown) or [name for name in DEFAULT if name in names],
         "scores": rows,
     }
@@ -139,6 +135,8 @@ def format_comparison(report: dict[str, Any]) -> str:
         "p: Wilcoxon's signed-rank test of the images' own scores, not corrected for several "
         "comparisons; ±: standard deviation between runs (seeds)",
     ]
+    if caution := drawn["caution"]:
+        lines.append(f"caution: {caution}")
     width = max(len(name) for name in report["runs"]) + 2
     for score in report["shown"]:
         lines.append(f"\n{score} ({better(score)} is better)")

@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from segmentation.html import document, table
+from segmentation.html import caution, document, table
 
 
 def page(report: dict[str, Any]) -> str:
@@ -14,7 +14,7 @@ def page(report: dict[str, Any]) -> str:
         f"with {escape(report['reference'])}. Intervals hold the middle 95 % of "
         f"{drawn['times']:,} bootstrap resamples of the {drawn['how_many']:,} {drawn['what']}, the "
         "same for all rows. p is that of Wilcoxon’s signed-rank test of the images’ own scores, "
-        "not corrected for several comparisons.</p>"
+        f"not corrected for several comparisons.</p>{caution(drawn)}"
     )
     for score in report["shown"]:
         rows = [row for row in report["scores"] if row["score"] == score]

@@ -15,13 +15,19 @@ from segmentation.data.folder import find_images
 from segmentation.data.images import label_components, read_image, to_gray, write_bytes
 from segmentation.data.tree import check_root
 from segmentation.errors import UserError
-from segmentation.evaluation.bootstrap import RESAMPLES, percentile_interval, resampled_sums
+from segmentation.evaluation.bootstrap import percentile_interval, resampled_sums
 from segmentation.evaluation.calibration import (
     expected_calibration_error,
     reliability_counts,
     reliability_curve,
 )
-from segmentation.evaluation.images import TOLERANCE, as_images, finite, score_image
+from segmentation.evaluation.images import (
+    TOLERANCE,
+    as_images,
+    finite,
+    resampled,
+    score_image,
+)
 from segmentation.evaluation.maps import (
     Facts,
     Kind,
@@ -249,12 +255,7 @@ def _totals(table: Images, curves: Curves | None) -> dict[str, Any]:
         values[score.name], images[score.name] = score.value, score.images
         intervals[score.name] = percentile_interval(several)
     result: dict[str, Any] = {METHOD: values, "intervals": intervals, "images_with": images}
-    result["resampled"] = {
-        "what": "images" if table.clusters is None else "groups",
-        "how_many": len(set(table.clusters or table.ids)),
-        "times": RESAMPLES,
-        "level": 0.95,
-    }
+    result["resampled"] = resampled(table)
     if curves is not None:
         totals, ends = _curve_totals(curves, table)
         values |= totals
@@ -281,8 +282,8 @@ def _curve_totals(
     counts = curves.reliability
     drawn = resampled_sums(counts.reshape(len(counts), -1), clusters)
     values["ece"] = float(expected_calibration_error(counts.sum(0)))
-    resampled = expected_calibration_error(drawn.reshape(-1, *counts.shape[1:]))
-    intervals["ece"] = percentile_interval(resampled)
+    eces = expected_calibration_error(drawn.reshape(-1, *counts.shape[1:]))
+    intervals["ece"] = percentile_interval(eces)
     return values, intervals
 
 
@@ -305,6 +306,8 @@ def format_scores(report: dict[str, Any], names: Iterable[str] | None = None) ->
     ]
     if report["left_out"]:
         lines.append(f"left out, for one side lacks them: {len(report['left_out'])}")
+    if caution := drawn["caution"]:
+        lines.append(f"caution: {caution}")
     baseline = report.get(BASELINE, {})
     if baseline:
         lines.append(f"{'':24}{METHOD:>10}   {'':20}{'Otsu':>10}")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segmentation.evaluation.bootstrap import percentile_interval
+from segmentation.evaluation.bootstrap import LEVEL, RESAMPLES, percentile_interval
 from segmentation.evaluation.scores import resample, scores_of
 from segmentation.evaluation.tables import ABOUT, COUNTS, OBJECT_COUNTS, Images
 from segmentation.metrics import functional
@@ -79,7 +79,29 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             for kind in kinds
             if (some := [row for row in mine if row["kind"] == kind])
         }
-    return result | {"by_kind": by_kind, "intervals": intervals}
+    about = {"by_kind": by_kind, "intervals": intervals}
+    return result | about | {"resampled": resampled(table)}
+
+
+def resampled(table: Images) -> dict[str, Any]:
+    """What the intervals are drawn from, and how far to trust them.
+
+    Returns:
+        ``what`` (images or groups), ``how_many``, ``times``, ``level``, and ``caution``: what must
+        be said beside the intervals, in a sentence, or nothing.
+    """
+    groups = table.clusters
+    what, count = ("images", len(table.ids)) if groups is None else ("groups", len(set(groups)))
+    caution = ""
+    if groups is None and count > 1 and table.groups[0]:
+        caution = (
+            f"all images are of one group ({table.groups[0]}) and resemble each other: the "
+            "intervals are too narrow, and say nothing of other groups"
+        )
+    elif count < 10:
+        caution = f"with fewer than ten {what} the intervals are a hint"
+    about = {"what": what, "how_many": count, "times": RESAMPLES, "level": LEVEL}
+    return {**about, "caution": caution}
 
 
 def _values(table: Images) -> dict[str, float]:

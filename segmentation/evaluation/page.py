@@ -14,7 +14,7 @@ from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.evaluate import BASELINE, METHOD, Curves, Inputs
 from segmentation.evaluation.scores import better
 from segmentation.evaluation.tables import Images
-from segmentation.html import data_url, document, facts, figure, histogram, table
+from segmentation.html import caution, data_url, document, facts, figure, histogram, table
 from segmentation.overlays import tint
 
 WORST = 6  # images shown by each of the scores below
@@ -68,14 +68,12 @@ def _about(report: dict[str, Any]) -> str:
     )
     if drawn["what"] == "groups":
         text += "Folders of the names are groups: images of one group are not independent. "
-    else:
+    elif not drawn["caution"]:
         text += (
             "Images count as independent; where several come from one subject or film, the "
             "intervals are too narrow: put each subject’s files into one subfolder. "
         )
-    if drawn["how_many"] < 10:
-        text += f'<span class="bad">With fewer than ten {drawn["what"]} they are a hint.</span>'
-    return f"{facts(rows)}{text}</p>"
+    return f"{facts(rows)}{text}</p>{caution(drawn)}"
 
 
 def _scores(report: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -165,6 +166,28 @@ def test_groups_are_resampled(tmp_path: Path) -> None:
     assert report["intervals"]["image_iou"] == pytest.approx((0.5, 1))
     text = (tmp_path / "out" / "report.html").read_text()
     assert "fewer than ten groups" in text
+
+
+def test_one_film_is_no_sample_of_films(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its frames are not independent, and there is no other film to resample: that is said."""
+    names = {f"film/{i:02}": i % 3 for i in range(12)}
+    write(tmp_path / "t", {name: grid() for name in names})
+    shifted(tmp_path / "p", names)
+    argv = [f"--{k}={tmp_path / v}" for k, v in (("truth", "t"), ("prediction", "p"))]
+    assert main(["evaluate", *argv, f"--output={tmp_path / 'out'}"]) == 0
+    said = (
+        "all images are of one group (film) and resemble each other: the intervals are too narrow"
+    )
+    assert f"caution: {said}" in capsys.readouterr().out
+    page = (tmp_path / "out/report.html").read_text()
+    assert f'<p class="bad">A{said[1:]}' in page and "Images count as independent" not in page
+    again = [str(shutil.copytree(tmp_path / "out", tmp_path / "copy")), str(tmp_path / "out")]
+    assert main(["compare", *again, f"--output={tmp_path / 'cmp'}"]) == 0
+    assert f"caution: {said}" in capsys.readouterr().out
+    assert f'<p class="bad">A{said[1:]}' in (tmp_path / "cmp/compare.html").read_text()
+    flat = {name: grid() for name in "abcdefghij"}
+    report = evaluate(write(tmp_path / "f", flat), tmp_path / "f", tmp_path / "out2")
+    assert report["resampled"]["caution"] == ""
 
 
 def test_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
