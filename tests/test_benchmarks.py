@@ -1,6 +1,7 @@
 """Every benchmark still runs: a small round of each that does not start many processes."""
 
 import json
+import logging
 import math
 import runpy
 import sys
@@ -31,12 +32,16 @@ ON_NUMBERS = {
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """A benchmark that chose a number of threads must not choose that of the tests after it."""
+def settings() -> Iterator[None]:
+    """What a benchmark chose for its process must not hold for the tests after it."""
     torch_threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    levels = [logger.level for logger in loggers]
     yield
     torch.set_num_threads(torch_threads)
     cv2.setNumThreads(cv_threads)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="module")
