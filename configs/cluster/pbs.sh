@@ -16,43 +16,26 @@
 set -u
 cd "${PBS_O_WORKDIR:-.}" || exit 1
 
-agent=''
-told=''
-tell() {
-  told=$1
-  if [ -n "$agent" ]; then kill -s "$1" "$agent" 2>/dev/null; fi
-}
-trap 'tell TERM' TERM
-trap 'tell USR1' USR1
-bash configs/cluster/agent.sh "$@" &
-agent=$!
-if [ -n "$told" ]; then tell "$told"; fi # came before there was an agent
-
-WARNING=${WARNING:-180}
-timer=''
-if [ "${PBS_WALLTIME:-0}" -gt "$WARNING" ]; then
-  ( # ends its own sleep, which would keep the job's output open
-    trap 'kill "$!"' TERM
-    sleep $((PBS_WALLTIME - WARNING)) &
-    wait "$!" && kill -s USR1 $$
-  ) &
-  timer=$!
-fi
-wait "$agent"
-status=$?
-while kill -0 "$agent" 2>/dev/null; do # a signal ends `wait`, not the agent
-  wait "$agent"
-  status=$?
-done
-if [ -n "$timer" ]; then kill "$timer" 2>/dev/null; fi
-
-if [ "$status" -eq 143 ] && ! qrerun "$PBS_JOBID"; then
+requeue() {
+  qrerun "$PBS_JOBID" && return
   # On many clusters rerunning a job is not its owner's right: one new job goes on instead.
-  settings=()
+  local settings=() name
   for name in SWEEP STORAGE WANDB_SWEEP AGENTS WARNING; do
     if [ -n "${!name:-}" ]; then settings+=("$name=${!name}"); fi
   done
-  qsub -J 0-0 -v "$(IFS=,; echo "${settings[*]}")" configs/cluster/pbs.sh ||
-    echo "not requeued: submit the job again to go on" >&2
+  qsub -J 0-0 -v "$(IFS=,; echo "${settings[*]}")" configs/cluster/pbs.sh
+}
+export -f requeue # the agent's shell calls it
+
+export WARNING=${WARNING:-180}
+if [ "${PBS_WALLTIME:-0}" -gt "$WARNING" ]; then
+  ( # looks every second whether the job is over, so as not to outlive it
+    end=$((SECONDS + PBS_WALLTIME - WARNING))
+    while [ "$SECONDS" -lt "$end" ]; do
+      sleep 1
+      kill -0 $$ || exit
+    done
+    kill -s USR1 $$
+  ) >/dev/null 2>&1 &
 fi
-exit "$status"
+REQUEUE=requeue exec bash configs/cluster/agent.sh "$@"

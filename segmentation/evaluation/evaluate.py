@@ -81,16 +81,14 @@ class Inputs:
         )
         return first, second
 
-    def otsu(self, name: str) -> np.ndarray:
-        """Objects of an image by Otsu's threshold, (H, W) int32 ids.
+    def otsu(self, name: str, truth: np.ndarray) -> np.ndarray:
+        """Objects of an image by Otsu's threshold, (H, W) int32 ids as its truth.
 
         Raises:
             UserError: The image is broken or not of its truth's size.
         """
         image = read_image(self.images[name])
-        check_same_size(
-            self.images[name], image.shape[:2], self.truth[name], read_ids(self.truth[name]).shape
-        )
+        check_same_size(self.images[name], image.shape[:2], self.truth[name], truth.shape)
         return label_components(otsu(to_gray(image)))
 
     @property
@@ -225,7 +223,7 @@ def _score(inputs: Inputs) -> tuple[list[dict[str, Any]], list[dict[str, Any]], 
         about = {"id": name, "kind": "", "group": name.rpartition("/")[0]}
         row: dict[str, Any] = {"method": METHOD, **about, **score_image(truth, prediction)}
         if with_baseline:
-            scores = score_image(truth, inputs.otsu(name))
+            scores = score_image(truth, inputs.otsu(name, truth))
             baseline.append({"method": BASELINE, **about, **scores})
         if inputs.probabilities:
             row |= {"auroc": math.nan, "average_precision": math.nan, "ece": math.nan}

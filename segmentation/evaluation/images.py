@@ -69,9 +69,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         mine = [row for row in rows if row["method"] == method]
         table = as_images(mine)
         scores = scores_of(table.columns)
-        drawn = resample(list(scores.values()), table.clusters)
+        samples = resample(list(scores.values()), table.clusters)
         intervals[method] = {
-            name: percentile_interval(several) for name, several in zip(scores, drawn, strict=True)
+            name: percentile_interval(some) for name, some in zip(scores, samples, strict=True)
         }
         result[method] = {name: score.value for name, score in scores.items()}
         by_kind[method] = {
@@ -79,8 +79,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             for kind in kinds
             if (some := [row for row in mine if row["kind"] == kind])
         }
-    about = {"by_kind": by_kind, "intervals": intervals}
-    return result | about | {"resampled": resampled(table)}
+    drawn = resampled(table)  # of any method, for all have the same images
+    return result | {"by_kind": by_kind, "intervals": intervals, "resampled": drawn}
 
 
 def resampled(table: Images) -> dict[str, Any]:

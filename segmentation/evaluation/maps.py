@@ -126,23 +126,22 @@ def read_probability(path: Path) -> np.ndarray:
     Raises:
         UserError: The file is broken, has colours, or holds values outside 0…1.
     """
-    wide = _wide(path)
-    if wide is None or wide.dtype in (np.uint8, np.uint16):
-        pixels = read_mask(path) if wide is None else wide
+    pixels = _pixels(path)
+    if pixels.dtype in (np.uint8, np.uint16):
         probs: np.ndarray = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
         return probs
-    if wide.dtype.kind != "f":
+    if pixels.dtype.kind != "f":
         raise UserError(
-            f"{path}: probabilities of {wide.dtype}; save them as 8 or 16 bit integers, or as "
+            f"{path}: probabilities of {pixels.dtype}; save them as 8 or 16 bit integers, or as "
             "float32 from 0 to 1"
         )
-    low, high = float(wide.min()), float(wide.max())  # both are NaN if any value is
+    low, high = float(pixels.min()), float(pixels.max())  # both are NaN if any value is
     if not (low >= 0 and high <= 1):
         raise UserError(
             f"{path}: probabilities from {low:g} to {high:g}; they must lie in 0 … 1 (logits need "
             "a sigmoid first)"
         )
-    return wide.astype(np.float32)
+    return pixels.astype(np.float32)
 
 
 def check_probabilities(paths: Sequence[Path]) -> None:
@@ -155,16 +154,12 @@ def check_probabilities(paths: Sequence[Path]) -> None:
     """
     many: dict[Path, Facts] = {}
     for path in paths:
-        pixels = _wide(path)
-        pixels = read_mask(path) if pixels is None else pixels
+        pixels = _pixels(path)
         if pixels.dtype.kind == "f" or 2 * int(pixels.max()) >= np.iinfo(pixels.dtype).max:
             return
         many[path] = facts_of(pixels)
     most, path = max((facts.values, path) for path, facts in many.items())
-    unlike, pairs, values, regions = (
-        sum(getattr(facts, name) for facts in many.values())
-        for name in ("unlike", "pairs", "values", "regions")
-    )
+    unlike, pairs, values, regions = _sums(many, "unlike", "pairs", "values", "regions")
     if most > 1 and unlike <= _SLOPE * pairs and regions <= _PARTS * values:
         raise UserError(
             f"{path}: a label map? Its {most} values are small and change only from object to "
@@ -209,7 +204,7 @@ def holds_instances(facts: dict[Path, Facts], kind: Kind, option: str) -> bool:
     if most < 2:
         return False
     many = {path: f for path, f in facts.items() if f.values > 1}
-    unlike, pairs = (sum(getattr(f, n) for f in many.values()) for n in ("unlike", "pairs"))
+    unlike, pairs = _sums(many, "unlike", "pairs")
     if unlike > _SLOPE * pairs:
         path = max(many, key=lambda p: many[p].values)
         raise UserError(
@@ -217,7 +212,7 @@ def holds_instances(facts: dict[Path, Facts], kind: Kind, option: str) -> bool:
             f"map, or a smoothed mask? Give {option} masks or label maps (and probabilities as "
             "--probabilities), or say --labels instances"
         )
-    values, regions = (sum(getattr(f, n) for f in many.values()) for n in ("values", "regions"))
+    values, regions = _sums(many, "values", "regions")
     if regions > _PARTS * values:
         path = max(many, key=lambda p: many[p].regions / many[p].values)
         f = many[path]
@@ -241,6 +236,16 @@ def check_same_size(path: Path, found: tuple[int, ...], truth: Path, size: tuple
             f"{path}: is {found[0]}×{found[1]} (H×W) but its truth {truth} is {size[0]}×{size[1]}; "
             "export both at one size"
         )
+
+
+def _pixels(path: Path) -> np.ndarray:
+    """The values of a map as they are, of any type."""
+    wide = _wide(path)
+    return read_mask(path) if wide is None else wide
+
+
+def _sums(facts: dict[Path, Facts], *names: str) -> list[int]:
+    return [sum(getattr(one, name) for one in facts.values()) for name in names]
 
 
 def _wide(path: Path) -> np.ndarray | None:
