@@ -3,6 +3,8 @@
 A store is a folder with ``data.bin`` (all arrays, one after another) and ``index.json``. Its
 folder name holds the key, so a changed file, reader or setting means another folder. It is built
 under a temporary name and renamed when whole; a lock lets one process build while others wait.
+Several users may share the folder: each has locks of their own (another's cannot be opened), and
+of two that build the same store the first one's stays.
 
 Old stores do not pile up: whenever one is built, those that nobody opened for ``KEEP_DAYS`` are
 removed. Each opening is noted in the folder's modification time.
@@ -33,7 +35,8 @@ from segmentation.errors import UserError
 LAYOUT = 2  # raise when the format of a store changes
 KEEP_DAYS = 14
 
-_FOLDER = re.compile(r".+-[0-9a-f]{16}(\.part)?")  # a store, or what a killed build left of one
+# a store, or what a killed build left of one
+_FOLDER = re.compile(r"\.?(?P<store>.+-[0-9a-f]{16})(\.(\d+\.)?part)?")
 _DATA, _INDEX = "data.bin", "index.json"
 
 T = TypeVar("T")
@@ -199,7 +202,7 @@ def _open(name: str, key: str, samples: Iterable[Sample], count: int, folder: Pa
         store = _whole(target)
         if store is None:
             parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(parent / f".{name}.lock"):
+            with FileLock(parent / f".{name}.{_user()}.lock"):
                 store = _whole(target)  # another process may have built it while we waited
                 if store is None:
                     _build(target, tqdm(samples, f"caching {name}", count, disable=None))
@@ -225,7 +228,7 @@ def _whole(target: Path) -> Store | None:
 
 
 def _build(target: Path, samples: Iterable[Sample]) -> None:
-    partial = target.with_name(f".{target.name}.part")
+    partial = _partial(target)
     shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed; we hold the lock
     partial.mkdir()
     try:
@@ -236,11 +239,19 @@ def _build(target: Path, samples: Iterable[Sample]) -> None:
             file.flush()
             os.fsync(file.fileno())
         (partial / _INDEX).write_text(json.dumps([asdict(entry) for entry in entries]))
-        shutil.rmtree(target, ignore_errors=True)  # it was not whole
-        partial.replace(target)
-    except BaseException:  # also on Ctrl-C: half a store must not stay behind
+        if _whole(target) is None:  # else another user was faster
+            shutil.rmtree(target, ignore_errors=True)
+            partial.replace(target)
+    finally:  # also on Ctrl-C: half a store must not stay behind
         shutil.rmtree(partial, ignore_errors=True)
-        raise
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{_user()}.part")
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0  # Windows has no folder that all may write
 
 
 def _remove_old(parent: Path) -> None:
@@ -251,11 +262,10 @@ def _remove_old(parent: Path) -> None:
     oldest = time.time() - KEEP_DAYS * 24 * 3600
     for path in parent.iterdir():
         with contextlib.suppress(OSError):  # it is gone already, or belongs to someone else
-            ours = _FOLDER.fullmatch(path.name) and path.stat().st_mtime < oldest
-            if ours and {file.name for file in path.iterdir()} <= {_DATA, _INDEX}:
-                doomed = path.with_name(
-                    f".{path.name.removeprefix('.').removesuffix('.part')}.part"
-                )
+            named = _FOLDER.fullmatch(path.name)
+            old = named and path.stat().st_mtime < oldest
+            if named and old and {file.name for file in path.iterdir()} <= {_DATA, _INDEX}:
+                doomed = _partial(path.with_name(named["store"]))
                 path.rename(doomed)  # at once, so that nobody opens half of it
                 shutil.rmtree(doomed)
 

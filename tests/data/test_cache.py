@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from segmentation.data import cache
 from segmentation.data.cache import Store, cache_folder, decoded, map_ordered, prepared
@@ -325,3 +326,37 @@ def test_old_stores_are_removed_when_another_is_built(tmp_path: Path) -> None:
     new = decoded(Numbers(version=4), tmp_path).folder
     assert stores(tmp_path) == sorted(p.name for p in (opened, recent, new, foreign, other))
     assert mapped[4].image.max() == 1200  # who has it mapped keeps it
+
+
+def test_users_of_one_folder_do_not_wait_for_each_others_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock file belongs to who made it: another user cannot even open it."""
+    monkeypatch.setattr(cache, "_user", lambda: 1)
+    decoded(Numbers(), tmp_path)
+    (lock,) = tmp_path.glob(".*.lock")
+    monkeypatch.setattr(cache, "_user", lambda: 2)
+    with FileLock(lock):
+        assert len(decoded(Numbers(count=4), tmp_path)) == 4
+    assert decoded(Numbers(), tmp_path).folder == decoded(Numbers(), tmp_path).folder
+    assert len(stores(tmp_path)) == 2
+
+
+def test_of_two_users_that_build_the_same_the_first_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Numbers):
+        def read(self, record: Record) -> Sample:
+            if record.id == "n4":  # the last one: now somebody else is done
+                monkeypatch.setattr(cache, "_user", lambda: 1)
+                decoded(Numbers(), tmp_path)
+                monkeypatch.setattr(cache, "_user", lambda: 2)
+            return super().read(record)
+
+    built = []
+    monkeypatch.setattr(Path, "replace", lambda self, to: built.append(self) or self.rename(to))
+    monkeypatch.setattr(cache, "_user", lambda: 2)
+    store = decoded(Slow(), tmp_path)
+    assert [path.name.split(".")[2] for path in built] == ["1"]
+    assert stores(tmp_path) == [store.folder.name]
+    assert store[4].image.shape == (7, 5, 1)
