@@ -123,8 +123,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(arguments[0])(arguments)
     except UserError as error:
-        print(f"segmentation: error: {_line(error)}", file=sys.stderr)
-        return 2
+        return _refused(_line(error))
+    except (RuntimeError, OSError) as error:
+        from segmentation.messages import machine_gist
+
+        if (line := machine_gist(error)) is None:
+            raise
+        return _refused(line)
     except KeyboardInterrupt:
         print("segmentation: interrupted", file=sys.stderr)
         return 130
@@ -139,6 +144,15 @@ def entry() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else leaving fails, too
         status = 128 + signal.SIGPIPE
     sys.exit(status)
+
+
+def _refused(line: str) -> int:
+    line = f"segmentation: error: {line}"
+    if tqdm := sys.modules.get("tqdm"):
+        tqdm.tqdm.write(line, sys.stderr)  # on a line of its own, if a progress bar stands there
+    else:
+        print(line, file=sys.stderr)
+    return 2
 
 
 def _line(error: UserError) -> str:

@@ -118,24 +118,13 @@ def run(
     except _ParserError as error:
         raise UserError(parser_gist(str(error))) from None
     except OSError as error:
-        if error.filename is None and error.strerror is None:
+        if error.errno in (None, errno.EMFILE):
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
         where = os.environ.get(RUN_FOLDER) if full else error.filename
         raise UserError(
             f"{where or 'output'}: {error.strerror}; choose a --run.root with write "
             "access and free space"
-        ) from error
-    except RuntimeError as error:
-        if "Early stopping conditioned on metric" in str(error):
-            raise UserError(
-                f"{one_line(str(error)).partition(' Pass in')[0]}: nothing was validated before "
-                "the training ended; lower trainer.val_check_interval, or leave EarlyStopping out"
-            ) from None
-        if "PytorchStreamWriter" not in str(error):
-            raise
-        raise UserError(
-            "a checkpoint cannot be written; choose a --run.root with write access and free space"
         ) from error
     finally:
         if not launched:

@@ -33,6 +33,48 @@ def parser_gist(message: str) -> str:
     return shortened(f"{option}{text.strip()}; see the names and types in {HELP_ALL}")
 
 
+def machine_gist(error: RuntimeError | OSError) -> str | None:
+    """What to do about an error that means: this machine cannot do what was asked of it.
+
+    Returns:
+        One line; ``None`` for any other error, whose traceback somebody will have to read.
+    """
+    text = str(error)
+    for pattern, remedy in _MACHINE.items():
+        if found := re.search(pattern, text, re.DOTALL):
+            return remedy.format(shortened(one_line(found[0])))
+    return None
+
+
+_FEWER = "lower --data.batch_size, --data.crop or --data.num_workers"
+# What PyTorch and Lightning say, as a pattern ► what it means and what to do; {}: what was found.
+_MACHINE = {
+    "Early stopping conditioned on metric.*?(?= Pass in)": (
+        "{}: nothing was validated before the training ended; lower trainer.val_check_interval, "
+        "or leave EarlyStopping out"
+    ),
+    "PytorchStreamWriter": (
+        "a checkpoint cannot be written; choose a --run.root with write access and free space"
+    ),
+    "Too many open files|received 0 items of ancdata": (
+        "more files are open than this system allows: each tensor on its way from a loading "
+        "process is one; ulimit -n 4096 before the command, or --data.num_workers 0"
+    ),
+    r"unable to .*</torch_|workers are out of shared memory|Bus error": (
+        "/dev/shm is full, where loading processes hand batches over; make it larger (docker run "
+        "--shm-size 8g; Kubernetes: emptyDir of medium Memory), or take --data.num_workers 0"
+    ),
+    r"(CUDA|MPS|XPU) (error: |backend )?out of memory(\. Tried to allocate [\d.]+ \w+)?": (
+        "{}: lower --data.batch_size or --data.crop, or take --trainer.precision bf16-mixed"
+    ),
+    "can't allocate memory.*?bytes": f"not enough memory ({{}}): {_FEWER}",
+    r"DataLoader worker .*(signal: Killed|exited unexpectedly)": (
+        "a loading process was killed, for want of memory or, in a container, of /dev/shm: "
+        f"{_FEWER}, or start the container with --shm-size 8g"
+    ),
+}
+
+
 def root_cause(error: BaseException) -> str:
     """What first went wrong, of an error that others were raised from; a `UserError` says it."""
     while not isinstance(error, UserError):
