@@ -1,5 +1,7 @@
 """Pictures of a prediction's errors."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # System E's colours, RGB: true positive purple, false negative yellow, false positive green.
@@ -45,3 +47,17 @@ def tint(rgb: np.ndarray, predicted: np.ndarray, truth: np.ndarray, opacity: flo
     alpha = opacity * (truth | predicted)[..., None]
     tinted: np.ndarray = (rgb * (1 - alpha) + wanted * alpha).round().astype(np.uint8)
     return tinted
+
+
+def on_one_size(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Put images on white canvases as high and wide as the highest and the widest.
+
+    Args:
+        images: (H, W, 3) uint8 each, of any sizes.
+    """
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    canvases = []
+    for image in images:
+        canvases.append(np.full((height, width, 3), 255, np.uint8))
+        canvases[-1][: image.shape[0], : image.shape[1]] = image
+    return canvases

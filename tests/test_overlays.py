@@ -8,6 +8,7 @@ from segmentation.overlays import (
     FALSE_POSITIVE,
     TRUE_POSITIVE,
     error_overlay,
+    on_one_size,
     tint,
 )
 
@@ -37,3 +38,11 @@ def test_error_overlay_is_image_bar_and_colours(channels: int) -> None:
     rgb = np.repeat(image[..., :1], 3, axis=2)
     np.testing.assert_array_equal(picture[:, 8:], tint(rgb, PREDICTED, TRUTH, 0.5))
     assert (image == 100).all()
+
+
+def test_on_one_size() -> None:
+    tall, wide = np.zeros((3, 2, 3), np.uint8), np.full((1, 5, 3), 7, np.uint8)
+    one, other = on_one_size([tall, wide])
+    assert one.shape == other.shape == (3, 5, 3)
+    assert (one[:, :2] == 0).all() and (one[:, 2:] == 255).all()
+    assert (other[:1] == 7).all() and (other[1:] == 255).all()

@@ -14,10 +14,10 @@ from lightning.pytorch.loggers import WandbLogger
 from segmentation.callbacks.run_logger import RunLogger, log_table
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.datasets import Batch
-from segmentation.data.images import label_components, write_bytes, write_image
+from segmentation.data.images import label_components, read_image, write_bytes, write_image
 from segmentation.evaluation.images import finite, score_image, summary
 from segmentation.evaluation.tables import FILE, write_images
-from segmentation.overlays import error_overlay
+from segmentation.overlays import error_overlay, on_one_size
 from segmentation.targets import otsu
 
 METHODS = ("network", "otsu", "nothing")
@@ -106,9 +106,9 @@ class TestReport(Callback):
         ious = {row["id"]: row["iou"] for row in rows if row["method"] == "network"}
         paths = self._overlays(trainer, ious, masks)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                captions = [path.stem for path in paths]
-                logger.log_image("test/overlays", [str(p) for p in paths], caption=captions)
+            if paths and isinstance(logger, WandbLogger):
+                shown = on_one_size([read_image(path) for path in paths])  # as W&B shows them
+                logger.log_image("test/overlays", shown, caption=[path.stem for path in paths])
             if isinstance(logger, RunLogger):
                 picture = partial(_picture, trainer, masks)
                 log_table(logger, [row for row in rows if row["method"] == "network"], picture)

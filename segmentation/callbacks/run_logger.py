@@ -39,6 +39,10 @@ class RunLogger(WandbLogger):
         if offline and os.environ.get("WANDB_MODE") != "disabled":
             self._wandb_init["mode"] = "offline"
         self._wandb_init.pop("anonymous", None)  # W&B warns of Lightning's None
+        if os.environ.get("WANDB_SWEEP_ID"):  # its agent says both, and W&B warns of ours
+            self._wandb_init = {
+                k: v for k, v in self._wandb_init.items() if k not in ("project", "id")
+            }
         self.failed = False
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import arguments
 from tests.sweeps.common import ENVIRONMENT, FAST, ROOT, SPEC, sweep_file, wait_until
 from tests.sweeps.wandb_server import Server, serving
 
@@ -102,3 +103,47 @@ def test_an_agent_hands_signals_on(tmp_path: Path) -> None:
     (run,) = server.runs.values()
     assert run.exitcode == 143
     assert run.state == "failed"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_real_training_is_preempted_and_goes_on_in_the_same_run(
+    dsb_root: Path, tmp_path: Path
+) -> None:
+    """``fit`` itself: W&B sees one run, whose history goes on where it was interrupted."""
+    runs = tmp_path / "runs"
+    more = ("--run.wandb=online", "--run.resume=true", "--trainer.max_epochs=4")
+    base = arguments("fit", dsb_root, runs, *more)
+    path = sweep_file(
+        tmp_path,
+        parameters={"model.optimizer.lr": {"values": [0.01]}},
+        command=["${env}", "${interpreter}", "-m", "segmentation", *base, "${args}"],
+    )
+    with serving() as server:
+        printed, _ = wandb(server, tmp_path, "sweep", str(path)).communicate(timeout=100)
+        assert server.config, printed
+        words = ("agent", "--forward-signals", "entity/project/sweep1")
+        agent = wandb(server, tmp_path, *words)
+        try:
+            log = wait_until(lambda: next(runs.glob("*/*/metrics.csv"), None), 100)
+            wait_until(lambda: len(log.read_text().splitlines()) > 5, 100)
+            agent.send_signal(signal.SIGTERM)
+            printed, _ = agent.communicate(timeout=100)
+            run = server.runs["run0"]
+            assert (run.state, run.exitcode, run.preempting) == ("failed", 143, True), printed
+            before = len(run.history)
+            server.requeue("run0")
+            agent = wandb(server, tmp_path, *words)
+            printed, _ = agent.communicate(timeout=200)
+        finally:
+            agent.kill()
+            agent.communicate()
+    assert list(server.runs) == ["run0"]
+    assert (run.state, run.exitcode, run.starts) == ("finished", 0, 2), printed
+    assert 0 < before < len(run.history) and run.rewound == 0
+    assert [row["_step"] for row in run.history] == [*range(len(run.history))]
+    epochs = [row["epoch"] for row in run.history if "val/iou" in row]
+    assert epochs == [*range(4)], "each epoch once"
+    keys = {key for row in run.history for key in row}
+    assert {"train/grad_norm", "train/images_per_second", "val/image_1", "test/images"} <= keys
+    assert run.config["model.optimizer.lr"]["value"] == 0.01 and "split_sha256" in run.config
+    assert "Ignoring" not in printed

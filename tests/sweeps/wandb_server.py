@@ -25,7 +25,10 @@ class Run:
         args: Value of each parameter.
         agent: Who has it now.
         state: ``running``, ``finished``, ``failed`` or ``preempted``, as agents and runs tell.
+        preempting: Whether it said that it will end for no fault of its own.
         history: What it logged.
+        rewound: Lines of the history that came at a place where there was one already.
+        files: Names of what it uploaded.
         config: What it says of itself.
         starts: How often it was handed out.
     """
@@ -34,7 +37,10 @@ class Run:
     args: dict[str, Any]
     agent: str = ""
     state: str = "pending"
+    preempting: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
+    rewound: int = 0
+    files: set[str] = field(default_factory=set)
     config: dict[str, Any] = field(default_factory=dict)
     exitcode: int | None = None
     starts: int = 0
@@ -88,6 +94,10 @@ class Server:
             commands = self._heartbeat(given["id"], json.loads(given["runState"]))
             agent = {"id": given["id"]}
             return {"agentHeartbeat": {"agent": agent, "commands": json.dumps(commands)}}
+        if operation == "RunResumeStatus":
+            known = self.runs.get(given["name"])
+            bucket = self._resumed(known) if known and known.history else None
+            return {"model": {**project, "bucket": bucket}}
         if operation == "UpsertBucket":
             run = self.runs.setdefault(given["name"], Run(given["name"], {}))
             run.config |= json.loads(given.get("config") or "{}")
@@ -98,6 +108,7 @@ class Server:
             }  # fmt: skip
             return {"upsertBucket": {"bucket": bucket, "inserted": True}}
         if operation == "CreateRunFiles":
+            self.runs[given["run"]].files |= set(given["files"])
             files = [
                 {"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in given["files"]
             ]
@@ -115,6 +126,15 @@ class Server:
             fields = re.findall(r"(\w+)\s*:\s*__type", query)
             return {name: {"fields": [], "inputFields": [], "args": []} for name in fields}
         return None
+
+    def _resumed(self, run: Run) -> dict[str, Any]:
+        return {
+            "id": run.name, "name": run.name, "displayName": run.name, "summaryMetrics": "{}",
+            "logLineCount": 0, "historyLineCount": len(run.history), "eventsLineCount": 0,
+            "historyTail": json.dumps([json.dumps(run.history[-1])]), "eventsTail": "[]",
+            "config": json.dumps(run.config), "tags": [], "notes": "",
+            "wandbConfig": json.dumps({"t": 1}),
+        }  # fmt: skip
 
     def _grid(self) -> Iterator[dict[str, Any]]:
         parameters = dict(sorted(self.config["parameters"].items()))
@@ -146,9 +166,11 @@ class Server:
         """What a run sends while it goes on."""
         run = self.runs[name]
         chunk = sent.get("files", {}).get("wandb-history.jsonl", {})
-        run.history += [json.loads(line) for line in chunk.get("content", [])]
-        if sent.get("preempting"):
-            run.state = "preempting"
+        lines = [json.loads(line) for line in chunk.get("content", [])]
+        place = chunk.get("offset", 0)
+        run.rewound += len(run.history[place : place + len(lines)])
+        run.history[place : place + len(lines)] = lines
+        run.preempting |= bool(sent.get("preempting"))
         if sent.get("complete"):
             run.exitcode = sent.get("exitcode")
             run.state = "finished" if not run.exitcode else "failed"
