@@ -1,6 +1,6 @@
 """Kill trainings at random moments, start them again, and compare them with undisturbed ones.
 
-    python benchmarks/resume.py --kills 20
+    python benchmarks/resume.py
 
 Every training is a process of its own (or several, with DDP over gloo), forked from one that has
 imported everything. A kill comes up to 20 ms after a random hook of a random process: at the start,
@@ -77,7 +77,7 @@ class Killer(Callback):
     def hook(self, name: str) -> None:
         self.count += 1
         if self.count == self.at:
-            print(f"KILL {name}", flush=True)
+            print(f"\nKILL {name}", flush=True)  # not behind a progress bar
             threading.Timer(self.delay, os.kill, (os.getpid(), self.number)).start()
 
 
@@ -139,7 +139,7 @@ def _child(argv: list[str], log: Path, killer: Killer) -> None:
         os.dup2(output, 2)
         with leaving():  # as the command does: between training and test no callback listens
             run(argv, [killer])
-        print(f"HOOKS {killer.count}")
+        print(f"\nHOOKS {killer.count}")
         status = 0
     except SystemExit as error:
         status = int(error.code or 0)
@@ -179,7 +179,7 @@ def same(one: Any, other: Any) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="of a training")
     parser.add_argument(
@@ -204,7 +204,9 @@ def main() -> int:
                 root = home / f"undisturbed-{world}-{name}"
                 statuses, log = fit(data, root, settings, world)
                 assert statuses == [0] * world, log
-                count = min(int(line.split()[1]) for line in log.splitlines() if "HOOKS" in line)
+                count = min(
+                    int(line.split()[1]) for line in log.splitlines() if line.startswith("HOOKS")
+                )
                 references[world, name] = count, outcome(root)
             hooks, wanted = references[world, name]
             hard = turn % 2 == 1
@@ -219,6 +221,7 @@ def main() -> int:
                 start = time.monotonic()
                 statuses, log = fit(data, root, [*settings, *every], world, plan)
                 hook = [line.split()[1] for line in log.splitlines() if line.startswith("KILL")]
+                assert hook or not any(statuses), log  # each kill is counted
                 expected = -int(signal.SIGKILL) if hard else 143
                 # Where the kill came after the end, there was none.
                 right = expected in statuses or set(statuses) == {0}
