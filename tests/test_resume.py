@@ -32,10 +32,10 @@ CONFIG = {"model": {"lr": 0.1}, "run": {"resume": True}}
 
 
 def test_killed_trainings_end_as_undisturbed_ones(tmp_path: Path) -> None:
-    """Four kills, both ways, of one and of two processes."""
+    """Twenty kills, both ways, of one and of two processes."""
     output = tmp_path / "resume.json"
     done = subprocess.run(
-        [sys.executable, "benchmarks/resume.py", "--kills=4", f"--output={output}"],
+        [sys.executable, "benchmarks/resume.py", "--kills=20", f"--output={output}"],
         cwd=CONFIGS.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -45,8 +45,11 @@ def test_killed_trainings_end_as_undisturbed_ones(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     result = json.loads(output.read_text())
-    assert result["exact"] and result["kills"] == 4
+    assert result["exact"] and result["kills"] == 20
     assert {case["processes"] for case in result["cases"]} == {1, 2}
+    kills = [kill for case in result["cases"] for kill in case["kills"]]
+    assert {kill["signal"] for kill in kills} == {"SIGKILL", "SIGTERM", "SIGUSR1"}
+    assert len({hook for kill in kills for hook in kill["after"]}) > 5  # anywhere, batches too
 
 
 def start(folder: Path, config: dict[str, object] = CONFIG) -> Path:
