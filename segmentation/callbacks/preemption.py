@@ -23,6 +23,7 @@ from segmentation.callbacks.resume import (
     set_random_state,
     skip_batches,
 )
+from segmentation.callbacks.run_logger import stopped_by_server
 from segmentation.callbacks.tracking import Tracking
 from segmentation.errors import UserError
 from segmentation.runs import FILE
@@ -195,8 +196,9 @@ class Preemption(Callback):
 
     def _stop(self, trainer: Trainer) -> NoReturn:
         wandb = sys.modules.get("wandb")
-        if trainer.is_global_zero and wandb is not None and wandb.run is not None:
-            wandb.mark_preempting()
+        if trainer.is_global_zero and wandb is not None and (own := wandb.run) is not None:
+            if own.offline or not stopped_by_server(own):
+                wandb.mark_preempting()
             # Now, for the launcher may end this process as soon as another has ended.
             wandb.finish(exit_code=STATUS)
         trainer.strategy.barrier()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
@@ -16,6 +17,7 @@ from segmentation.evaluation.tables import ABOUT, COUNTS, OBJECT_COUNTS
 from segmentation.messages import one_line, shortened
 
 INIT_SECONDS, FINISH_SECONDS = 30, 120  # that W&B's server may keep a run waiting
+ASK_SECONDS = 5  # that it may keep one waiting that was asked to stop
 TABLE_IMAGES = 200  # in the table of test images; per_image.csv has all
 _CLASSES = {1: "foreground"}
 
@@ -172,6 +174,38 @@ def upload(logger: RunLogger, path: Path) -> None:
     # it where it is when it is uploaded.
     artifact.add_file(str(path.resolve()), path.name, policy="immutable", skip_cache=True)
     run.log_artifact(artifact, aliases=["best"])
+
+
+_STOP = """query RunShouldStop($entity: String, $project: String, $run: String!) {
+  project(entityName: $entity, name: $project) { run(name: $run) { shouldStop stopped } }
+}"""
+
+
+def stopped_by_server(run: Any) -> bool:
+    """Whether W&B's server wants a run to end: early termination, or the button on its page.
+
+    Its agent sends SIGTERM then, as a cluster does that takes its machine back. But a run that is
+    marked as preempted is handed out again, and would be ended anew, over and over.
+
+    Args:
+        run: Of ``wandb.init``.
+
+    Returns:
+        ``False``, too, where there is no answer within 5 seconds.
+    """
+    asked = {"entity": run.entity, "project": run.project, "run": run.id}
+    key = run.settings.api_key  # else requests finds the one of `wandb login` in ~/.netrc
+    try:
+        answer = requests.post(
+            f"{run.settings.base_url}/graphql",
+            json={"query": _STOP, "variables": asked},
+            auth=("api", key) if key else None,
+            timeout=ASK_SECONDS,  # wandb.Api() would take its time over a dead network
+        )
+        told = answer.json()["data"]["project"]["run"]
+        return bool(told["shouldStop"] or told["stopped"])
+    except (requests.RequestException, KeyError, TypeError):  # or an answer that is none
+        return False
 
 
 def _gist(error: BaseException) -> str:

@@ -16,14 +16,19 @@ import wandb
 
 from segmentation.callbacks import run_logger
 from segmentation.callbacks.run_folder import RunFolder
-from segmentation.callbacks.run_logger import RunLogger, layered, log_curves, log_table, upload
+from segmentation.callbacks.run_logger import (
+    RunLogger,
+    layered,
+    log_curves,
+    log_table,
+    stopped_by_server,
+    upload,
+)
 from segmentation.callbacks.tracking import Tracking
 from segmentation.data.splits import Split
 from tests import tiny
 from tests.callbacks.test_tracking import Data
 from tests.sweeps.wandb_server import Server, serving
-
-RESUME = {"id": "p", "name": "p", "entity": {"id": "e", "name": "entity"}, "bucket": None}
 
 
 class Failing:
@@ -117,6 +122,24 @@ def test_without_any_wandb_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     wandb.finish()
 
 
+@pytest.mark.parametrize("login", ["key", "netrc"])
+def test_whether_the_server_wants_a_run_to_end(
+    login: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1\n  login user\n  password secret\n")
+    settings = SimpleNamespace(base_url="http://127.0.0.1:9", api_key=None)
+    run = SimpleNamespace(entity="e", project="p", id="x", settings=settings)
+    assert not stopped_by_server(run), "nobody answers"
+    with serving() as server:
+        settings.base_url, settings.api_key = server.url, "secret" if login == "key" else None
+        assert not stopped_by_server(run)
+        server.stopping.add("x")
+        assert stopped_by_server(run)
+        assert server.operations == ["RunShouldStop"] * 2
+        assert server.secrets == {"secret"}
+
+
 def test_an_offline_run_is_uploaded_whole(
     online: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,8 +177,6 @@ def test_an_offline_run_is_uploaded_whole(
     def more(self: Server, operation: str, query: str, given: dict[str, Any]) -> Any:
         if operation == "CreateArtifact":
             asked.append(given["input"])
-        if operation == "RunResumeStatus":
-            return {"model": RESUME}
         return answer(self, operation, query, given)
 
     monkeypatch.setattr(Server, "answer", more)

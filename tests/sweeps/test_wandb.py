@@ -106,16 +106,19 @@ def test_an_agent_hands_signals_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_real_training_is_preempted_and_goes_on_in_the_same_run(
+def test_a_real_training_is_preempted_and_another_ended_early(
     dsb_root: Path, tmp_path: Path
 ) -> None:
-    """``fit`` itself: W&B sees one run, whose history goes on where it was interrupted."""
+    """``fit`` itself: W&B sees one run, whose history goes on where it was interrupted.
+
+    The second one is ended by the server and is not to be handed out again.
+    """
     runs = tmp_path / "runs"
-    more = ("--run.wandb=online", "--run.resume=true", "--trainer.max_epochs=4")
+    more = ("--run.wandb=online", "--run.resume=true")
     base = arguments("fit", dsb_root, runs, *more)
     path = sweep_file(
         tmp_path,
-        parameters={"model.optimizer.lr": {"values": [0.01]}},
+        parameters={"trainer.max_epochs": {"values": [20, 5000]}},
         command=["${env}", "${interpreter}", "-m", "segmentation", *base, "${args}"],
     )
     with serving() as server:
@@ -133,17 +136,21 @@ def test_a_real_training_is_preempted_and_goes_on_in_the_same_run(
             before = len(run.history)
             server.requeue("run0")
             agent = wandb(server, tmp_path, *words)
-            printed, _ = agent.communicate(timeout=200)
+            wait_until(lambda: len([*runs.glob("*/*/checkpoints/last.ckpt")]) == 2, 100)
+            server.stopping.add("run1")
+            printed, _ = agent.communicate(timeout=100)
         finally:
             agent.kill()
             agent.communicate()
-    assert list(server.runs) == ["run0"]
+    assert list(server.runs) == ["run0", "run1"]
+    early = server.runs["run1"]
+    assert (early.state, early.exitcode, early.preempting) == ("failed", 143, False), printed
     assert (run.state, run.exitcode, run.starts) == ("finished", 0, 2), printed
     assert 0 < before < len(run.history) and run.rewound == 0
     assert [row["_step"] for row in run.history] == [*range(len(run.history))]
     epochs = [row["epoch"] for row in run.history if "val/iou" in row]
-    assert epochs == [*range(4)], "each epoch once"
+    assert epochs == [*range(20)], "each epoch once"
     keys = {key for row in run.history for key in row}
     assert {"train/grad_norm", "train/images_per_second", "val/image_1", "test/images"} <= keys
-    assert run.config["model.optimizer.lr"]["value"] == 0.01 and "split_sha256" in run.config
+    assert run.config["trainer.max_epochs"]["value"] == 20 and "split_sha256" in run.config
     assert "Ignoring" not in printed

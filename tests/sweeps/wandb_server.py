@@ -4,6 +4,7 @@ It serves grids: each combination once, a run that is requeued (``requeue``) onc
 the operations that the client sends by their names, and keeps what the runs log.
 """
 
+import base64
 import itertools
 import json
 import re
@@ -57,6 +58,8 @@ class Server:
         operations: Names of the operations that were asked for.
         unknown: Operations that had no answer.
         hold: Names of runs to hand out again, to whichever agent comes first.
+        secrets: What those who asked logged in with.
+        stopping: Names of runs that are to end, as early termination wants it.
     """
 
     url: str = ""
@@ -65,6 +68,8 @@ class Server:
     operations: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     hold: list[str] = field(default_factory=list)
+    secrets: set[str] = field(default_factory=set)
+    stopping: set[str] = field(default_factory=set)
     agents: dict[str, list[str]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -94,6 +99,9 @@ class Server:
             commands = self._heartbeat(given["id"], json.loads(given["runState"]))
             agent = {"id": given["id"]}
             return {"agentHeartbeat": {"agent": agent, "commands": json.dumps(commands)}}
+        if operation == "RunShouldStop":
+            stop = given["run"] in self.stopping
+            return {"project": {"run": {"shouldStop": stop, "stopped": False}}}
         if operation == "RunResumeStatus":
             known = self.runs.get(given["name"])
             bucket = self._resumed(known) if known and known.history else None
@@ -145,7 +153,8 @@ class Server:
     def _heartbeat(self, agent: str, running: dict[str, bool]) -> list[dict[str, Any]]:
         with self.lock:
             if running:
-                return []
+                ending = self.stopping.intersection(running)
+                return [{"type": "stop", "run_id": name} for name in ending]
             if self.hold:
                 run = self.runs[self.hold.pop(0)]
                 kind, more = "resume", {"_wandb": {"value": {"requeued": True}}}
@@ -192,6 +201,8 @@ def serving() -> Iterator[Server]:
                 return self._send({"exitcode": None, "limits": {}})
             if self.path != "/graphql":
                 return self._send({})
+            login = self.headers.get("Authorization", "").removeprefix("Basic ")
+            server.secrets.add(base64.b64decode(login).decode().partition(":")[2])
             asked = json.loads(body)
             query = asked["query"]
             name = re.search(r"(?:query|mutation)\s+(\w+)", query)
