@@ -197,7 +197,8 @@ class Preemption(Callback):
     def _stop(self, trainer: Trainer) -> NoReturn:
         wandb = sys.modules.get("wandb")
         if trainer.is_global_zero and wandb is not None and (own := wandb.run) is not None:
-            if own.offline or not stopped_by_server(own):
+            # Only W&B's agent may have been told to end it.
+            if "WANDB_SWEEP_ID" not in os.environ or not stopped_by_server(own):
                 wandb.mark_preempting()
             # Now, for the launcher may end this process as soon as another has ended.
             wandb.finish(exit_code=STATUS)
