@@ -56,8 +56,8 @@ def on_one_size(images: Sequence[np.ndarray]) -> list[np.ndarray]:
         images: (H, W, 3) uint8 each, of any sizes.
     """
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-    canvases = []
-    for image in images:
-        canvases.append(np.full((height, width, 3), 255, np.uint8))
-        canvases[-1][: image.shape[0], : image.shape[1]] = image
-    return canvases
+    gaps = [(height - image.shape[0], width - image.shape[1]) for image in images]
+    return [
+        np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=255)
+        for image, (below, right) in zip(images, gaps, strict=True)
+    ]

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from segmentation.callbacks.run_logger import RunLogger, log_table
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.datasets import Batch
-from segmentation.data.images import label_components, read_image, write_bytes, write_image
+from segmentation.data.images import label_components, write_bytes, write_image
 from segmentation.evaluation.images import finite, score_image, summary
 from segmentation.evaluation.tables import FILE, write_images
 from segmentation.overlays import error_overlay, on_one_size
@@ -104,11 +104,11 @@ class TestReport(Callback):
         write_bytes(self.folder / "scores.json", json.dumps(scores, indent=1).encode())
         write_images(self.folder / FILE, rows)
         ious = {row["id"]: row["iou"] for row in rows if row["method"] == "network"}
-        paths = self._overlays(trainer, ious, masks)
+        overlays = self._overlays(trainer, ious, masks)
         for logger in trainer.loggers:
-            if paths and isinstance(logger, WandbLogger):
-                shown = on_one_size([read_image(path) for path in paths])  # as W&B shows them
-                logger.log_image("test/overlays", shown, caption=[path.stem for path in paths])
+            if overlays and isinstance(logger, WandbLogger):
+                shown = on_one_size([*overlays.values()])  # as W&B shows them
+                logger.log_image("test/overlays", shown, caption=[*overlays])
             if isinstance(logger, RunLogger):
                 picture = partial(_picture, trainer, masks)
                 log_table(logger, [row for row in rows if row["method"] == "network"], picture)
@@ -122,7 +122,8 @@ class TestReport(Callback):
 
     def _overlays(
         self, trainer: Trainer, ious: dict[str, float], masks: dict[str, bytes]
-    ) -> list[Path]:
+    ) -> dict[str, np.ndarray]:
+        """Write the overlays of some images; returns them by their files' stems."""
         ranked = sorted(ious, key=lambda name: ious[name])
         count = min(self.pictures, len(ranked))
         middle = (len(ranked) - count) // 2
@@ -131,14 +132,14 @@ class TestReport(Callback):
             "median": ranked[middle : middle + count],
             "best": ranked[::-1][:count],
         }
-        paths = []
+        overlays = {}
         for title, some in picked.items():
             for place, name in enumerate(some, start=1):
                 image, mask, truth = _picture(trainer, masks, name)
                 stem = f"{title}-{place}_iou{ious[name]:.3f}_{name.replace('/', '_')[:40]}"
-                paths.append(self.folder / "overlays" / f"{stem}.png")
-                write_image(paths[-1], error_overlay(image, mask, truth))
-        return paths
+                overlays[stem] = error_overlay(image, mask, truth)
+                write_image(self.folder / "overlays" / f"{stem}.png", overlays[stem])
+        return overlays
 
 
 def _picture(

@@ -42,9 +42,7 @@ class RunLogger(WandbLogger):
             self._wandb_init["mode"] = "offline"
         self._wandb_init.pop("anonymous", None)  # W&B warns of Lightning's None
         if os.environ.get("WANDB_SWEEP_ID"):  # its agent says both, and W&B warns of ours
-            self._wandb_init = {
-                k: v for k, v in self._wandb_init.items() if k not in ("project", "id")
-            }
+            del self._wandb_init["project"], self._wandb_init["id"]
         self.failed = False
 
     @property

@@ -297,4 +297,5 @@ def test_pictures_go_to_wandb_and_the_best_checkpoint_is_named(
     ((key, images, captions),) = logger.logged
     assert key == "test/overlays" and captions[0] == "worst-1_iou0.000_b"
     assert len(images) == 3 and len({image.shape for image in images}) == 1
+    assert all((tmp_path / "overlays" / f"{caption}.png").is_file() for caption in captions)
     assert "weights   x/best.ckpt" in capsys.readouterr().out

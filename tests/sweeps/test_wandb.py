@@ -152,5 +152,6 @@ def test_a_real_training_is_preempted_and_another_ended_early(
     assert epochs == [*range(20)], "each epoch once"
     keys = {key for row in run.history for key in row}
     assert {"train/grad_norm", "train/images_per_second", "val/image_1", "test/images"} <= keys
+    assert any(name.endswith(".mask.png") for name in run.files)
     assert run.config["trainer.max_epochs"]["value"] == 20 and "split_sha256" in run.config
     assert "Ignoring" not in printed
