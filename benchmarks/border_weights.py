@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from common import Report, alternate, arguments, ratio, seconds
 
-from segmentation.data.nuclei import make_nuclei
-from segmentation.data.weights import border_weights
+from segmentation.datasets.synthetic_nuclei import make_nuclei
+from segmentation.targets.border_weights import border_weights
 
 W0, SIGMA = 10.0, 5.0
 

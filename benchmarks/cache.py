@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from common import Report, add_root, arguments, dsb2018, ratio
 
+from segmentation.data.augment import random_crop
 from segmentation.data.cache import Store, decoded
-from segmentation.data.dsb2018 import DSB2018
 from segmentation.data.sample import Record
-from segmentation.data.transforms import random_crop
+from segmentation.datasets.dsb2018 import DSB2018
 
 BLOCK = 10  # images after which the arms take turns
 

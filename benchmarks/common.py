@@ -24,8 +24,8 @@ sys.path.insert(0, str(HERE.parent))  # run from a clone, installed or not
 
 import torch  # noqa: E402
 
-from segmentation.data.dsb2018 import DSB2018  # noqa: E402
-from segmentation.data.synthetic import write_dsb2018  # noqa: E402
+from segmentation.datasets.dsb2018 import DSB2018  # noqa: E402
+from segmentation.datasets.synthetic import write_dsb2018  # noqa: E402
 
 PACKAGES = (
     "torch", "torchvision", "lightning", "torchmetrics", "albumentations", "opencv-python-headless",

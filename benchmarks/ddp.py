@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common import HERE, Report, alternate, arguments, device, ratio
 
-from segmentation.data.synthetic import write_dsb2018
+from segmentation.datasets.synthetic import write_dsb2018
 
 CONFIG = HERE.parent / "configs" / "quickstart.yaml"
 COLUMN = "train/images_per_second"

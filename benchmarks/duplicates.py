@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 from common import Report, add_root, alternate, arguments, dsb2018, ratio, seconds
 
-from segmentation.data.audit.duplicates import difference, find_duplicates, standardised
 from segmentation.data.cache import Store, decoded
-from segmentation.data.ultrasound_nerve import UltrasoundNerve
+from segmentation.datasets.ultrasound_nerve import UltrasoundNerve
+from segmentation.evaluation.audit.duplicates import difference, find_duplicates, standardised
 
 WIDER = (0.4, 0.6, 0.8, 1.0)
 MEAN_ABSOLUTE = 2.0  # 255ths

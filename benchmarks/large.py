@@ -21,9 +21,9 @@ import numpy as np
 import tifffile
 from common import HERE, Report, arguments
 
-from segmentation.data.nuclei import make_nuclei
-from segmentation.data.stacks import Calibration, Planes
-from segmentation.data.stream import write_tiff
+from segmentation.datasets.synthetic_nuclei import make_nuclei
+from segmentation.io.stacks import Calibration, Planes
+from segmentation.io.windows import write_tiff
 
 FIELD = 1000
 STEP = 2000  # a multiple of 16, as strides are: padding would shift what the network pools

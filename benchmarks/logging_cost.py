@@ -33,15 +33,15 @@ from lightning.pytorch.loggers import CSVLogger
 from loop import module
 from torch import nn
 
-from segmentation.callbacks.run_folder import RunFolder
-from segmentation.callbacks.run_logger import RunLogger
-from segmentation.callbacks.tracking import Tracking
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.preprocess import Preprocess
 from segmentation.losses import BCEDice
 from segmentation.models import UNet
 from segmentation.targets import Foreground
 from segmentation.task import SegmentationTask
+from segmentation.training.run_logger import RunLogger
+from segmentation.training.run_record import RunFolder
+from segmentation.training.tracking import Tracking
 
 HOOKS = ("on_before_optimizer_step", "on_train_batch_end")  # those of every step
 

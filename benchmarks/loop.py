@@ -30,9 +30,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from segmentation.data.datamodule import SegmentationDataModule
-from segmentation.data.dsb2018 import DSB2018
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import RandomSplit
+from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.losses import BCEDice
 from segmentation.models import UNet
 from segmentation.targets import Foreground

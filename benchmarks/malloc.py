@@ -12,7 +12,7 @@ from common import Report, arguments, ratio
 STEP = """
 import sys, time, torch
 from segmentation.losses import BCEDice
-from segmentation.memory import keep_freed_memory
+from segmentation.training.memory import keep_freed_memory
 from segmentation.models import UNet
 if sys.argv[1] == "keep":
     assert keep_freed_memory()

@@ -30,7 +30,7 @@ from torchmetrics.classification import (
     BinaryRecall,
 )
 
-from segmentation.data.synthetic import make_nuclei
+from segmentation.datasets.synthetic import make_nuclei
 from segmentation.metrics import pixel_metrics
 
 

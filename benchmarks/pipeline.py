@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from common import HERE, Report, add_root, alternate, answer, arguments, dsb2018, ratio, seconds
 
+from segmentation.data.augment import RECIPES
 from segmentation.data.cache import decoded, prepared
-from segmentation.data.datasets import Part, TrainSet, Windows
+from segmentation.data.examples import Part, TrainSet, Windows
 from segmentation.data.preprocess import Preprocess, resize_labels
 from segmentation.data.samplers import Draw
-from segmentation.data.transforms import RECIPES
 from segmentation.targets import Foreground
 
 CROP = 256

@@ -13,7 +13,7 @@ from typing import Any
 
 from common import HERE, hardware, versions
 
-from segmentation.reproduce import find_rows, table
+from segmentation.experiments.reproduce import find_rows, table
 
 CONFIGS = HERE.parent / "configs" / "reproduce"
 BUDGET = "cpu"

@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from lightning import Callback
 
-from segmentation.cli import run
-from segmentation.data.synthetic import write_dsb2018
-from segmentation.signals import leaving
+from segmentation.datasets.synthetic import write_dsb2018
+from segmentation.training.cli import run
+from segmentation.training.signals import leaving
 
 # DDP orders its gradients anew after the first step, also after that of a resumed run. To two
 # processes that is the same; more add their gradients in an order that depends on the place.
@@ -47,7 +47,7 @@ SETTINGS = {  # of which a resumed run has to restore more and more
     "plain": [],
     "averaged": [
         *("--model.net.dropout=0.3", "--trainer.val_check_interval=0.5"),
-        "--trainer.callbacks+=segmentation.callbacks.averaging.AveragedWeights",
+        "--trainer.callbacks+=segmentation.training.averaging.AveragedWeights",
         "--trainer.callbacks.decay=0.9",
     ],
     "accumulated": [

@@ -22,9 +22,9 @@ from typing import Any
 import yaml
 from common import HERE, hardware, versions
 
-from segmentation.checkpoint import sidecar
+from segmentation.checkpoints import sidecar
 from segmentation.cores import usable_cores
-from segmentation.process import run_fit
+from segmentation.experiments.process import run_fit
 
 BASELINES = {"otsu": "Otsu's threshold", "nothing": "nothing"}
 

@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 from common import HERE, Report, alternate, arguments, ratio, seconds
 
-from segmentation.data.synthetic import write_dsb2018
-from tests.sweeps.wandb_server import serving
+from segmentation.datasets.synthetic import write_dsb2018
+from tests.experiments.sweep.wandb_server import serving
 
 ROOT = HERE.parent
 CONFIG = ROOT / "configs" / "quickstart.yaml"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from segmentation import __version__
 from segmentation.errors import UserError
-from segmentation.signals import leaving
+from segmentation.training.signals import leaving
 
 HELP = f"""\
 segmentation {__version__}: train, compare and apply segmentation networks
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _refused(_line(error))
     except (RuntimeError, OSError) as error:
-        from segmentation.messages import machine_gist
+        from segmentation.training.messages import machine_gist
 
         if (line := machine_gist(error)) is None:
             raise
@@ -180,7 +180,7 @@ def _trainer(arguments: list[str]) -> int:
         print(TRAINER_HELP.format(command=command, about=about, ckpt=ckpt))
         return 0
     with leaving():  # the imports take seconds, too
-        from segmentation.cli import run
+        from segmentation.training.cli import run
 
         run(["--help" if a == "--help-all" else a for a in arguments])
     return 0
@@ -188,7 +188,7 @@ def _trainer(arguments: list[str]) -> int:
 
 def _own(arguments: list[str]) -> int:
     if arguments[0] == "sweep":
-        from segmentation.sweeps.commands import sweep
+        from segmentation.experiments.sweep.commands import sweep
 
         return sweep(arguments[1:])
     from segmentation import commands

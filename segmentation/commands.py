@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segmentation.arguments import Parser
-from segmentation.data.commands import audit as audit
-from segmentation.data.commands import prepare as prepare
-from segmentation.data.commands import synthetic as synthetic
-from segmentation.data.commands import weights as weights
+from segmentation.data_commands import audit as audit
+from segmentation.data_commands import prepare as prepare
+from segmentation.data_commands import synthetic as synthetic
+from segmentation.data_commands import weights as weights
 from segmentation.doctor.commands import doctor as doctor
 from segmentation.errors import UserError
 from segmentation.evaluation.commands import compare as compare
@@ -64,8 +64,8 @@ def predict(arguments: Sequence[str]) -> int:
         parser.add_argument(f"--{name}", action="store_true", help=text)
     parser.epilog = "The status is 1 when files were left out; they are named at the end."
     options = parser.parse_args(arguments)
-    from segmentation.outputs import Outputs
-    from segmentation.predict import predict_folder
+    from segmentation.predict.folder import predict_folder
+    from segmentation.predict.outputs import Outputs
 
     outputs = Outputs(
         options.output,
@@ -93,8 +93,8 @@ def prune(arguments: Sequence[str]) -> int:
     parser.add_argument("--level", type=int, help="keep this head instead of the best")
     parser.epilog = "All other options (--config, --data.…, --trainer.…) are those of validate."
     options, rest = parser.parse_known_args(arguments)
-    from segmentation.cli import run
-    from segmentation.prune import ChooseHead
+    from segmentation.experiments.prune import ChooseHead
+    from segmentation.training.cli import run
 
     run(
         ["validate", "--ckpt_path", options.ckpt_path, *rest],
@@ -117,7 +117,7 @@ def export(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if options.output.exists():
         raise UserError(f"{options.output}: exists already; choose another --output")
-    from segmentation.checkpoint import read_checkpoint, save_for_inference
+    from segmentation.checkpoints import read_checkpoint, save_for_inference
 
     save_for_inference(read_checkpoint(options.ckpt_path), options.output, options.half)
     before, after = (path.stat().st_size / 1e6 for path in (options.ckpt_path, options.output))
@@ -135,8 +135,8 @@ def serve(arguments: Sequence[str]) -> int:
     parser.add_argument("--port", type=int, default=8000, help="(8000)")
     parser.epilog = "Whoever reaches the address may use it: there is no login. No image is kept."
     options = parser.parse_args(arguments)
-    from segmentation.predict import load_tasks
-    from segmentation.serve import server
+    from segmentation.app.server import server
+    from segmentation.predict.folder import load_tasks
 
     tasks = load_tasks(options.ckpt_path, options.device, tta=False)
     title = ", ".join(path.name for path in options.ckpt_path)
@@ -171,8 +171,8 @@ def reproduce(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--configs", default=Path("configs/reproduce"), type=Path, metavar="DIR")
     options = parser.parse_args(arguments)
-    from segmentation.reproduce import find_rows
-    from segmentation.reproduce import reproduce as run_rows
+    from segmentation.experiments.reproduce import find_rows
+    from segmentation.experiments.reproduce import reproduce as run_rows
 
     rows = find_rows(options.configs, options.what)
     return run_rows(rows, options.budget, options.seeds, options.data, options.output)
@@ -203,8 +203,8 @@ def crossvalidate(arguments: Sequence[str]) -> int:
         name = word.partition("=")[0]
         if name in ("--data.fold", "--data.folds", "--run.root", "--run.name", "--ckpt_path"):
             raise UserError(f"{name}: is not for all folds; leave it out, give --folds or --output")
-    from segmentation.crossvalidate import crossvalidate as run_folds
-    from segmentation.crossvalidate import output_folder
+    from segmentation.experiments.crossvalidate import crossvalidate as run_folds
+    from segmentation.experiments.crossvalidate import output_folder
 
     fit = [*(f"--config={path}" for path in options.config), *rest]
     output = options.output or output_folder(fit, options.folds)
@@ -225,8 +225,8 @@ def tune(arguments: Sequence[str]) -> int:
         "are kept beside the checkpoint, in NAME.tuned.json; test and predict follow them."
     )
     options, rest = parser.parse_known_args(arguments)
-    from segmentation.cli import run
-    from segmentation.tune import Tune
+    from segmentation.experiments.tune import Tune
+    from segmentation.training.cli import run
 
     command = ["validate", "--ckpt_path", options.ckpt_path, *rest]
     run(command, [Tune(options.score)], tuned=False)

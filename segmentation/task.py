@@ -15,12 +15,12 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from segmentation import __version__
-from segmentation.data.datasets import Batch
+from segmentation.data.examples import Batch
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import Split
 from segmentation.errors import UserError
+from segmentation.experiments.grid_tiles import GridTiles
 from segmentation.inference.padding import network_stride, padded
-from segmentation.inference.tiles import GridTiles
 from segmentation.inference.tta import d4_mean
 from segmentation.metrics import object_metrics, pixel_metrics
 from segmentation.schedules import PerStep

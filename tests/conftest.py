@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import segmentation  # noqa: F401  before albumentations, which it keeps from looking for updates
-from segmentation.data.synthetic import write_dsb2018, write_folder
+from segmentation.datasets.synthetic import write_dsb2018, write_folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,7 +12,7 @@ import cv2
 import pytest
 import torch
 
-from segmentation.data.synthetic import write_dsb2018
+from segmentation.datasets.synthetic import write_dsb2018
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TRAINING = ["--steps=2", "--width=4", "--batch-size=2"]

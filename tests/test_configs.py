@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from segmentation.__main__ import main
-from segmentation.data.corrections import Corrected
-from segmentation.data.dsb2018 import DSB2018
-from segmentation.data.synthetic import write_bbbc039, write_dic_hela, write_ultrasound_nerve
-from segmentation.reproduce import dataset
+from segmentation.datasets.corrections import Corrected
+from segmentation.datasets.dsb2018 import DSB2018
+from segmentation.datasets.synthetic import write_bbbc039, write_dic_hela, write_ultrasound_nerve
+from segmentation.experiments.reproduce import dataset
 from tests.helpers import CONFIGS
 
 PUBLISHED = ("reproduce/a/unetpp", "reproduce/b", "reproduce/c", "reproduce/d", "reproduce/e")

@@ -11,10 +11,11 @@ from torch._utils import ExceptionWrapper
 
 import segmentation
 from segmentation.__main__ import main
-from segmentation.data.images import label_components, read_image, write_image
-from segmentation.data.weights import BorderWeight, weight_figure
 from segmentation.errors import UserError
+from segmentation.io.images import read_image, write_image
+from segmentation.objects import label_components
 from segmentation.targets import Foreground
+from segmentation.targets.border_weights import BorderWeight, weight_figure
 from tests.helpers import arguments, refusal
 
 HEAVY = ("torch", "lightning", "albumentations", "cv2", "wandb", "torchmetrics", "numpy")

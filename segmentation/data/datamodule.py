@@ -14,9 +14,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from segmentation.cores import usable_cores
+from segmentation.data.augment import Augmentation
 from segmentation.data.cache import Store, decoded, prepared
-from segmentation.data.corrections import Corrected
-from segmentation.data.datasets import (
+from segmentation.data.examples import (
     Batch,
     EvalSet,
     Part,
@@ -25,15 +25,15 @@ from segmentation.data.datasets import (
     draw_weights,
     fixed,
 )
-from segmentation.data.images import to_gray
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Source
 from segmentation.data.samplers import TrainSampler, UnrepeatedDistributedSampler
 from segmentation.data.splits import PARTS, RandomSplit, Split, Splitter, straddling
-from segmentation.data.transforms import Augmentation
-from segmentation.data.weights import WeightMap
+from segmentation.datasets.corrections import Corrected
 from segmentation.errors import UserError
+from segmentation.objects import to_gray
 from segmentation.targets import Foreground, Target
+from segmentation.targets.border_weights import WeightMap
 
 
 class SegmentationDataModule(LightningDataModule):
@@ -48,7 +48,7 @@ class SegmentationDataModule(LightningDataModule):
             class it would hand its numbers on to whatever class a config chooses.)
         crop: Training window, one side or (height, width); ``null`` trains on whole images.
         zoom: Range of random magnification of the window, such as ``[0.6, 1.6]``.
-        augmentation: Name of a recipe in ``segmentation.data.transforms``.
+        augmentation: Name of a recipe in ``segmentation.data.augment``.
         balance: 0 shows each image once an epoch. Above 0 images are drawn at random with
             probability ∝ (pixels / images of its kind) ^ balance: rare kinds and large images more
             often. 0.5 evens kinds out by the square root.
@@ -59,13 +59,13 @@ class SegmentationDataModule(LightningDataModule):
         copies_in_val: Enlarge the validation images likewise. Some published studies did; the
             scores are then not those of the images.
         division: Cut each training image into a grid of so many rows and columns, and train on the
-            tiles; wrap the network in ``segmentation.inference.tiles.GridTiles`` to evaluate so.
+            tiles; wrap the network in ``GridTiles`` to evaluate so.
         blank: Training tiles (with division 1, images) without any object: ``"keep"`` or ``"drop"``
             them, or ``"add"`` for each image one of nothing but its background.
         empty: Images without any object: ``"keep"``; ``"drop"`` them from training; ``"balance"``
             draws images with and without objects equally often; ``"drop_everywhere"`` also leaves
             them out of validation and test, whose scores then say nothing of false alarms.
-        weight: Weights of the pixels in the loss, such as ``segmentation.data.weights``'.
+        weight: Weights of the pixels in the loss, such as ``segmentation.targets.border_weights``'.
         batch_size: Per device, in training. Evaluation takes one image at a time, at its own size.
         num_workers: Loading processes; ``null`` takes one a core, at most 8, shared by the devices.
         score_at: ``"native"`` scores at the image's own size; ``"network"`` at

@@ -54,7 +54,7 @@ def _timed(seconds: float, cores: int) -> bool:
     """Run the speed test; false if it fails, which is said."""
     from segmentation.doctor.finding import Finding
     from segmentation.doctor.speed import measure
-    from segmentation.messages import one_line, shortened
+    from segmentation.training.messages import one_line, shortened
 
     try:
         advice = measure(seconds, cores, lambda line: print(f"  {line}", flush=True))

@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from segmentation.cli import _has_account
-from segmentation.data.bbbc039 import BBBC039
-from segmentation.data.dic_hela import DICHeLa
-from segmentation.data.dsb2018 import DSB2018
-from segmentation.data.folder import ImageFolder
 from segmentation.data.sample import Source
-from segmentation.data.ultrasound_nerve import UltrasoundNerve
+from segmentation.datasets.bbbc039 import BBBC039
+from segmentation.datasets.dic_hela import DICHeLa
+from segmentation.datasets.dsb2018 import DSB2018
+from segmentation.datasets.folder import ImageFolder
+from segmentation.datasets.ultrasound_nerve import UltrasoundNerve
 from segmentation.doctor.finding import Finding
 from segmentation.errors import UserError
+from segmentation.training.cli import _has_account
 
 PREPARE = "segmentation prepare dsb2018 --root data/dsb2018, or --data.root DIR"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from segmentation.doctor.finding import GIB, Finding
-from segmentation.messages import one_line, shortened
+from segmentation.training.messages import one_line, shortened
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from segmentation.data.dsb2018 import DSB2018DataModule
 from segmentation.data.splits import RandomSplit
-from segmentation.data.synthetic import write_dsb2018
-from segmentation.memory import keep_freed_memory
+from segmentation.datasets.dsb2018 import DSB2018DataModule
+from segmentation.datasets.synthetic import write_dsb2018
 from segmentation.models import UNet
+from segmentation.training.memory import keep_freed_memory
 
 FULL = "32-true"
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

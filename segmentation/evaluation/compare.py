@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from segmentation.data.images import write_bytes, write_table
 from segmentation.errors import UserError
 from segmentation.evaluation.bootstrap import percentile_interval, rank_test
 from segmentation.evaluation.images import resampled
 from segmentation.evaluation.scores import Score, better, resample, scores_of
 from segmentation.evaluation.tables import COUNTS, FILE, Images, read_images
+from segmentation.io.files import write_bytes, write_table
 
 SUBJECTS = ("network", "prediction")  # the method of `test`, and that of `evaluate`
 DEFAULT = ("image_iou", "iou", "image_ap", "ap50", "seg")  # printed, of those there are

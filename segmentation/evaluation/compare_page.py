@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from segmentation.html import caution, document, table
+from segmentation.evaluation.html import caution, document, table
 
 
 def page(report: dict[str, Any]) -> str:

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from segmentation.data.folder import find_images
-from segmentation.data.images import label_components, read_image, to_gray, write_bytes
-from segmentation.data.tree import check_root
+from segmentation.datasets.folder import find_images
 from segmentation.errors import UserError
 from segmentation.evaluation.bootstrap import percentile_interval, resampled_sums
 from segmentation.evaluation.calibration import (
@@ -43,7 +41,11 @@ from segmentation.evaluation.maps import (
 )
 from segmentation.evaluation.scores import resample, scores_of
 from segmentation.evaluation.tables import FILE, Images, write_images
+from segmentation.io.files import write_bytes
+from segmentation.io.images import read_image
+from segmentation.io.tree import check_root
 from segmentation.metrics import functional
+from segmentation.objects import label_components, to_gray
 from segmentation.targets import otsu
 
 METHOD, BASELINE = "prediction", "otsu"

@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 import tifffile
 
-from segmentation.data.folder import MASK_ENDINGS, find_images
-from segmentation.data.images import IMAGE_SUFFIXES, consecutive, label_components, read_mask
-from segmentation.data.tree import check_root
+from segmentation.datasets.folder import MASK_ENDINGS, find_images
 from segmentation.errors import UserError
+from segmentation.io.images import IMAGE_SUFFIXES, read_mask
+from segmentation.io.tree import check_root
+from segmentation.objects import consecutive, label_components
 
 Kind = Literal["auto", "instances", "mask"]
 SUFFIXES = (*IMAGE_SUFFIXES, ".npy")

@@ -7,15 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from segmentation.data.audit.pictures import outlined
-from segmentation.data.images import check_size, read_image
 from segmentation.data.preprocess import Preprocess, resize_image, resize_labels
+from segmentation.evaluation.audit.pictures import outlined
 from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.evaluate import BASELINE, METHOD, Curves, Inputs
+from segmentation.evaluation.html import (
+    caution,
+    data_url,
+    document,
+    facts,
+    figure,
+    histogram,
+    table,
+)
+from segmentation.evaluation.overlays import tint
 from segmentation.evaluation.scores import better
 from segmentation.evaluation.tables import Images
-from segmentation.html import caution, data_url, document, facts, figure, histogram, table
-from segmentation.overlays import tint
+from segmentation.io.images import read_image
+from segmentation.objects import check_size
 
 WORST = 6  # images shown by each of the scores below
 _WORST_BY = {"iou": "IoU of the foreground", "ap": "mean AP of the objects"}

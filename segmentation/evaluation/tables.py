@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from segmentation.data.images import write_table
 from segmentation.errors import UserError
+from segmentation.io.files import write_table
 
 FILE = "per_image.csv"
 ABOUT = ("method", "id", "kind", "group")

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmentation.data.images import distance_transform
 from segmentation.metrics.base import UNIT, ExactMetric
 from segmentation.metrics.functional import real_dtype
+from segmentation.objects import distance_transform
 
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 _PIXEL_UNIT = 2.0**-24  # of sums of distances, which are no larger than diagonals

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from segmentation.errors import UserError
-from segmentation.inference.instances import cleaned
+from segmentation.objects import cleaned
 
 
 class Target(ABC):

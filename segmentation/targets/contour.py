@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmentation.data.images import consecutive, label_components
-from segmentation.data.weights import rims, square_filter
 from segmentation.errors import UserError
-from segmentation.inference.instances import grown
+from segmentation.objects import consecutive, grown, label_components
 from segmentation.targets.base import Target, check_share
+from segmentation.targets.border_weights import rims, square_filter
 
 
 class Contour(Target):

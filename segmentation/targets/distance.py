@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmentation.data.images import consecutive, distance_transform, label_components
-from segmentation.data.weights import rims
-from segmentation.inference.instances import grown
+from segmentation.objects import consecutive, distance_transform, grown, label_components
 from segmentation.targets.base import Target, check_share
+from segmentation.targets.border_weights import rims
 
 
 class Distance(Target):

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmentation.data.weights import separated
-from segmentation.inference.instances import components
+from segmentation.objects import components
 from segmentation.targets.base import Target, check_natural
+from segmentation.targets.border_weights import separated
 
 
 class Foreground(Target):

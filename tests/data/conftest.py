@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from segmentation.data.synthetic import write_dsb2018
+from segmentation.datasets.synthetic import write_dsb2018
 
 
 @pytest.fixture(scope="session")

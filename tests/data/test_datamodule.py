@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segmentation.data.datamodule import SegmentationDataModule
-from segmentation.data.dsb2018 import DSB2018DataModule
-from segmentation.data.folder import FolderDataModule
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Record, Sample
 from segmentation.data.splits import Item, ListSplit, RandomSplit, Split, Splitter
+from segmentation.datasets.dsb2018 import DSB2018DataModule
+from segmentation.datasets.folder import FolderDataModule
 from segmentation.errors import UserError
 from segmentation.targets import Foreground
 

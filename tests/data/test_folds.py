@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from segmentation.data.dsb2018 import DSB2018DataModule
 from segmentation.data.splits import (
     PARTS,
     BlockSplit,
@@ -22,6 +21,7 @@ from segmentation.data.splits import (
     Split,
     Splitter,
 )
+from segmentation.datasets.dsb2018 import DSB2018DataModule
 from segmentation.errors import UserError
 from tests.data.test_splits import EVERY, FILMS, Thing, film, things
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segmentation.data.images import write_image
+from segmentation.io.images import write_image
 
 
 def grid(shift: int = 0, skip: int = 0) -> np.ndarray:

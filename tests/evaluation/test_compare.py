@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 
 from segmentation.__main__ import main
-from segmentation.data.images import write_table
 from segmentation.evaluation.compare import compare
 from segmentation.evaluation.evaluate import evaluate
 from segmentation.evaluation.tables import write_images
+from segmentation.io.files import write_table
 from tests.evaluation.folders import shifted, truth
 from tests.helpers import refusal
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from segmentation.__main__ import main
-from segmentation.data.images import write_image
 from segmentation.evaluation.evaluate import evaluate
 from segmentation.evaluation.tables import read_images
+from segmentation.io.images import write_image
 from tests.evaluation.folders import grid, shifted, truth, write
 from tests.helpers import refusal
 

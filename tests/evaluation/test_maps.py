@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from segmentation.data.images import write_image
 from segmentation.errors import UserError
 from segmentation.evaluation.maps import (
     Kind,
@@ -19,6 +18,7 @@ from segmentation.evaluation.maps import (
     read_probability,
     to_labels,
 )
+from segmentation.io.images import write_image
 
 RNG = np.random.default_rng(0)
 

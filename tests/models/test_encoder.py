@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from segmentation.__main__ import main
-from segmentation.checkpoint import load_task
+from segmentation.checkpoints import load_task
 from segmentation.errors import UserError
 from segmentation.models import UNet
 from segmentation.models.encoder import is_file, load_encoder

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from segmentation.data.preprocess import Preprocess
+from segmentation.experiments.grid_tiles import GridTiles
 from segmentation.inference.padding import network_stride, padded
-from segmentation.inference.tiles import GridTiles
 from segmentation.targets import Foreground
 from segmentation.task import check_fit
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from segmentation.checkpoint import build_task, load_task, without_download
+from segmentation.checkpoints import build_task, load_task, without_download
 from segmentation.errors import UserError
 from segmentation.models import VGGUNet
 

@@ -1,1 +1,0 @@
-"""What happens beside training: run folder, test report, overlays, head choice."""

@@ -1,0 +1,158 @@
+"""Cell Tracking Challenge, 2D training sets, such as DIC-C2DH-HeLa: living cells filmed.
+
+Maška et al., "The Cell Tracking Challenge: 10 years of objective benchmarking", Nature Methods
+2023. Gold truth was drawn by people: few frames, and of some only part of the cells. Silver truth
+is what the best algorithms agreed on: all frames, nearly all cells.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from segmentation.data.datamodule import SegmentationDataModule
+from segmentation.data.sample import Record, Sample
+from segmentation.data.splits import SequenceSplit, Splitter
+from segmentation.errors import UserError
+from segmentation.io.images import decode_image, decode_mask
+from segmentation.io.tree import Tree, check_root, is_junk
+from segmentation.objects import check_size, consecutive
+
+Truth = Literal["gold", "silver", "best"]
+REMEDY = "put DIC-C2DH-HeLa.zip (or its unpacked folder DIC-C2DH-HeLa/) there"
+
+_FILE = re.compile(r"(?:^|/)(\d\d)(?:/t|_(GT|ST)/SEG/man_seg)(\d{3,4})\.tif$")
+_FOLDERS: dict[Truth, tuple[str, ...]] = {
+    "gold": ("GT",),
+    "silver": ("ST",),
+    "best": ("GT", "ST"),
+}
+
+
+class DICHeLa:
+    """Reads the archive as downloaded, or unpacked; any 2D training set of the challenge.
+
+    Layout: frames ``0N/tTTT.tif``, gold truth ``0N_GT/SEG/man_segTTT.tif``, silver truth
+    ``0N_ST/SEG/man_segTTT.tif`` (label maps); numbers have three or four digits. Frames without the
+    truth that is asked for are left out. A sample is called ``01/t007``, its group is ``01``.
+
+    Args:
+        root: Folder that holds the archive or its unpacked folder, or that folder itself.
+        truth: ``"gold"``: as drawn; where people drew a part of the cells, the others count as
+            background. ``"silver"``. ``"best"``: gold's cells where there are any, silver's where
+            gold has none: in other frames, and in its own the cells that it leaves out.
+    """
+
+    version = 1
+
+    def __init__(self, root: str, truth: Truth = "best") -> None:
+        self.root, self.truth = root, truth
+        self.name = f"dic_hela-{truth}"
+
+    def index(self) -> Sequence[Record]:
+        """All frames with truth.
+
+        Raises:
+            UserError: There are no frames, a mask has no frame, or a sequence has no truth.
+        """
+        self._tree = tree = _find(check_root(self.root, REMEDY))
+        files: dict[str | None, dict[tuple[str, int], str]] = {None: {}, "GT": {}, "ST": {}}
+        stamps = tree.files()
+        for path in stamps:
+            if found := _FILE.search(path):
+                sequence, folder, number = found.groups()
+                first = files[folder].setdefault((sequence, int(number)), path)
+                if first != path:
+                    raise UserError(f"{tree.name(path)}: is the same frame as {first}; keep one")
+        frames = files[None]
+        for folder in ("GT", "ST"):
+            for sequence, number in files[folder].keys() - frames.keys():
+                raise UserError(
+                    f"{tree.name(files[folder][sequence, number])}: a mask with no image; add "
+                    f"{sequence}/t{number:03}.tif or remove it"
+                )
+        wanted = [files[folder] for folder in _FOLDERS[self.truth]]
+        records = []
+        for place, path in frames.items():
+            if masks := tuple(truth[place] for truth in wanted if place in truth):
+                name = f"{place[0]}/{Path(path).stem}"
+                stamp = "|".join(stamps[file] for file in (path, *masks))
+                records.append(Record(name, path, masks, stamp, place[0]))
+        for sequence in sorted({place[0] for place in frames} - {r.group for r in records}):
+            folders = " or ".join(f"{sequence}_{folder}/SEG" for folder in _FOLDERS[self.truth])
+            raise UserError(
+                f"{tree.path}: no frame of sequence {sequence} has truth in {folders}; add it, "
+                f"remove {sequence}, or change the truth from {self.truth}"
+            )
+        if not records:
+            raise UserError(f"{tree.path}: holds no frames 01/tTTT.tif; {REMEDY}")
+        return sorted(records, key=lambda record: record.id)
+
+    def read(self, record: Record) -> Sample:
+        """One frame with its cells.
+
+        Raises:
+            UserError: A file is broken, or frame and truth do not fit together.
+        """
+        tree = self._tree
+        image = decode_image(tree.read(record.image), tree.name(record.image))
+        maps = []
+        for path in record.masks:
+            maps.append(decode_mask(tree.read(path), tree.name(path)))
+            check_size(tree.name(path), maps[-1].shape, image.shape)
+        labels = maps[0] if len(maps) == 1 else completed(maps[0], maps[1])
+        return Sample(record.id, image, consecutive(labels), record.group)
+
+
+class DICHeLaDataModule(SegmentationDataModule):
+    """A 2D training set of the Cell Tracking Challenge.
+
+    Args:
+        root: Folder with ``DIC-C2DH-HeLa.zip`` or ``DIC-C2DH-HeLa/``.
+        truth: ``gold``, ``silver`` or ``best``; see :class:`DICHeLa`.
+        split: ``null`` is ``SequenceSplit()``: neighbouring frames show the same cells.
+        kwargs: See :class:`SegmentationDataModule`.
+    """
+
+    def __init__(
+        self, root: str, truth: Truth = "best", split: Splitter | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(DICHeLa(root, truth), split or SequenceSplit(), **kwargs)
+
+
+def completed(gold: np.ndarray, silver: np.ndarray) -> np.ndarray:
+    """Gold's objects, and those of ``silver`` that gold leaves out: covers not half of.
+
+    Args:
+        gold: (H, W) instance ids; these pixels stay as they are.
+        silver: (H, W) instance ids.
+
+    Returns:
+        (H, W) int32 instance ids, with gaps.
+    """
+    areas = np.bincount(silver.reshape(-1))
+    covered = np.bincount(silver[gold > 0], minlength=len(areas))
+    left_out = 2 * covered < areas
+    left_out[0] = False
+    kept = left_out[silver] & (gold == 0)
+    return np.where(kept, silver.astype(np.int32) + int(gold.max()), gold.astype(np.int32))
+
+
+def _find(root: Path) -> Tree:
+    """The one dataset in ``root``: itself, a folder (in a folder of its name), or an archive."""
+    folders = {
+        path.parent
+        for depth in ("", "*/", "*/*/")
+        for path in root.glob(f"{depth}[0-9][0-9]")
+        if path.is_dir() and not is_junk(path.relative_to(root).as_posix())
+    }
+    found = sorted(folders or (path for path in root.glob("*.zip") if not is_junk(path.name)))
+    if not found:
+        raise UserError(f"{root}: holds no Cell Tracking Challenge data; {REMEDY}")
+    if len(found) > 1:
+        raise UserError(
+            f"{root}: holds {found[0].name} and {found[1].name}; put each into a root of its own"
+        )
+    return Tree(found[0])

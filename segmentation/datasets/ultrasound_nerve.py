@@ -1,0 +1,125 @@
+"""Ultrasound Nerve Segmentation (Kaggle, 2016): the brachial plexus in the neck, 47 subjects.
+
+Frames of one subject are near-duplicates, and some near-duplicates have contradicting masks. In
+about 59 % of the official frames no nerve was marked: an empty mask is a right answer.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from segmentation.data.datamodule import SegmentationDataModule
+from segmentation.data.sample import Record, Sample
+from segmentation.data.splits import GroupSplit, Splitter
+from segmentation.datasets.dsb2018 import csv_rows, rle_decode
+from segmentation.errors import UserError
+from segmentation.io.images import decode_image, decode_mask
+from segmentation.io.tree import Tree, check_root, find_tree
+from segmentation.objects import binary_mask, check_size, label_components
+
+REMEDY = "put Kaggle's train.zip (or its unpacked folder train/) there"
+RUNS = "train_masks.csv"
+
+_FILE = re.compile(r"(?:^|/)((\d+)_\d+)(_mask)?\.tif$")
+
+
+class UltrasoundNerve:
+    """Reads the training archive as downloaded, or unpacked.
+
+    Layout: frames ``S_I.tif`` of subject S with masks ``S_I_mask.tif``, 580×420 (W×H) uint8. Where
+    there is no mask file at all, Kaggle's run lengths ``train_masks.csv`` (``subject,img,pixels``)
+    are the truth. The group of a sample is its subject; its kind ``"nerve"`` or ``"empty"``.
+
+    Args:
+        root: Folder that holds ``train`` or ``train.zip`` (or Kaggle's archive of everything).
+    """
+
+    name = "ultrasound_nerve"
+    version = 1
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._runs: dict[str, str] = {}
+
+    def index(self) -> Sequence[Record]:
+        """All frames.
+
+        Raises:
+            UserError: There are none, or a frame and a mask lack one another.
+        """
+        root = check_root(self.root, REMEDY)
+        # The root may be the unpacked folder itself.
+        self._tree = tree = find_tree(root, "train", "ultrasound-nerve-segmentation") or Tree(root)
+        images: dict[str, str] = {}
+        masks: dict[str, str] = {}
+        stamps = tree.files()
+        for path in stamps:
+            if found := _FILE.search(path):
+                first = (masks if found[3] else images).setdefault(found[1], path)
+                if first != path:
+                    raise UserError(f"{tree.name(path)}: is there again as {first}; keep one")
+        if not images:
+            raise UserError(f"{tree.path}: holds no frames S_I.tif; {REMEDY}")
+        self._runs = {}
+        if not masks:
+            file = next((path for path in stamps if path.rpartition("/")[2] == RUNS), None)
+            folder, name = (tree, file) if file else (Tree(root), RUNS)
+            if file or (root / RUNS).is_file():
+                self._runs = _read_runs(folder.read(name), folder.name(name))
+                masks = dict.fromkeys(self._runs, folder.name(name))
+        for frame in sorted(masks.keys() - images.keys()):
+            where = f"{masks[frame]}, {frame}" if self._runs else tree.name(masks[frame])
+            raise UserError(f"{where}: a mask with no image; add {frame}.tif or remove it")
+        records = []
+        for frame, path in images.items():
+            if frame not in masks:
+                raise UserError(
+                    f"{tree.name(path)}: no mask; add {frame}_mask.tif or remove the image"
+                )
+            truth = self._runs[frame] if self._runs else stamps[masks[frame]]
+            stamp = f"{stamps[path]}|{truth}"
+            records.append(Record(frame, path, (masks[frame],), stamp, frame.partition("_")[0]))
+        return sorted(records, key=lambda record: record.id)
+
+    def read(self, record: Record) -> Sample:
+        """One frame with its nerve, if it shows one.
+
+        Raises:
+            UserError: A file is broken, or frame and mask do not fit together.
+        """
+        tree, (path,) = self._tree, record.masks
+        image = decode_image(tree.read(record.image), tree.name(record.image))
+        if self._runs:
+            shape = (image.shape[0], image.shape[1])
+            mask = rle_decode(self._runs[record.id], shape, f"{path}, {record.id}")
+        else:
+            values = decode_mask(tree.read(path), tree.name(path))
+            check_size(tree.name(path), values.shape, image.shape)
+            mask = binary_mask(values, tree.name(path))
+        kind = "nerve" if mask.any() else "empty"
+        return Sample(record.id, image, label_components(mask), record.group, kind)
+
+
+class UltrasoundNerveDataModule(SegmentationDataModule):
+    """Nerves in ultrasound.
+
+    Args:
+        root: Folder with ``train.zip`` or ``train/``.
+        split: ``null`` tests on a fifth of the subjects and validates on a tenth.
+        kwargs: See :class:`SegmentationDataModule`; ``empty`` says what becomes of frames without
+            a nerve.
+    """
+
+    def __init__(self, root: str, split: Splitter | None = None, **kwargs: Any) -> None:
+        super().__init__(UltrasoundNerve(root), split or GroupSplit(val=0.1, test=0.2), **kwargs)
+
+
+def _read_runs(data: bytes, name: str) -> dict[str, str]:
+    """Run lengths by frame."""
+    runs: dict[str, str] = {}
+    for row in csv_rows(data, name, ("subject", "img", "pixels")):
+        frame = f"{row['subject']}_{row['img']}"
+        if frame in runs:
+            raise UserError(f"{name}: a second row for {frame}; keep one")
+        runs[frame] = row["pixels"]
+    return runs

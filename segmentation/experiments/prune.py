@@ -1,0 +1,109 @@
+"""U-Net++'s fast mode: the head that validation prefers, and the network pruned to it."""
+
+import copy
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from torchmetrics import MeanMetric
+
+from segmentation.checkpoints import read_checkpoint, save_for_inference
+from segmentation.data.examples import Batch
+from segmentation.errors import UserError
+from segmentation.metrics import pixel_metrics
+from segmentation.models import UNetPlusPlus
+
+
+class ChooseHead(Callback):
+    """During a validation: score each pruned network beside the whole one, save the best.
+
+    Zhou et al., "UNet++", 2018, section 3.2: *fast* mode takes the output of one branch, and the
+    choice decides how far the network is pruned.
+
+    Args:
+        output: Where the pruned network's checkpoint goes.
+        level: Keep this head; the one of the highest IoU by default.
+    """
+
+    def __init__(self, output: Path, level: int | None = None) -> None:
+        self.output, self.level = output, level
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Prune the network to each of its heads."""
+        net = pl_module.net
+        if not isinstance(net, UNetPlusPlus) or not net.deep_supervision:
+            raise UserError("prune needs a UNetPlusPlus trained with deep_supervision: true")
+        if self.level is not None and self.level not in net.levels:
+            raise UserError(f"--level {self.level}: the network has the heads {net.levels}")
+        self.nets = {str(level): net.pruned(level).eval() for level in net.levels} | {"all": net}
+        metrics = pixel_metrics(pl_module.target.threshold)
+        self.scores = {name: metrics.clone().to(pl_module.device) for name in self.nets}
+        self.seconds = {name: MeanMetric().to(pl_module.device) for name in self.nets}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Score and time every network on the same image."""
+        for name, net in self.nets.items():
+            _synchronize(pl_module.device)
+            start = time.perf_counter()
+            foreground = pl_module.foreground(net, batch)
+            _synchronize(pl_module.device)
+            self.seconds[name].update(time.perf_counter() - start)
+            self.scores[name].update(foreground, batch["labels"] > 0)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Print the table and save."""
+        rows = {
+            name: {k: float(v) for k, v in m.compute().items()} for name, m in self.scores.items()
+        }
+        seconds = {name: float(m.compute()) for name, m in self.seconds.items()}
+        levels = pl_module.net.levels
+        best = self.level or max(levels, key=lambda level: rows[str(level)]["iou"])
+        if not trainer.is_global_zero:
+            return
+        print(f"\n{'':18}{'parameters':>12}{'ms/image':>10}{'IoU':>9}{'IoU/image':>11}{'F1':>9}")
+        for name, net in self.nets.items():
+            title = (
+                "all (accurate)" if name == "all" else f"L{name}{' *' if int(name) == best else ''}"
+            )
+            count = sum(p.numel() for p in net.parameters())
+            row = rows[name]
+            print(
+                f"{title:18}{count:12,}{seconds[name] * 1e3:10.1f}"
+                f"{row['iou']:9.4f}{row['image_iou']:11.4f}{row['f1']:9.4f}"
+            )
+        save_pruned(trainer.ckpt_path, self.output, best, self.nets[str(best)].state_dict())  # type: ignore[arg-type]
+        print(f"\nL{best} is kept in {self.output}")
+
+
+def save_pruned(source: Path, output: Path, level: int, weights: dict[str, Any]) -> None:
+    """Write the checkpoint of U-Net++ L``level``, which ``predict`` and ``test`` take as any other.
+
+    Raises:
+        UserError: The source was trained without a config, or the output cannot be written.
+    """
+    checkpoint = read_checkpoint(source, tuned=False)
+    about = copy.deepcopy(checkpoint["segmentation"])
+    if about["config"] is None:
+        raise UserError(
+            f"{source}: was trained without a config; use UNetPlusPlus.pruned in Python"
+        )
+    net = about["config"]["init_args"]["net"]["init_args"]
+    net.update(depth=level + 1, deep_supervision=False, mode="accurate", head=None)
+    kept = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("net.")}
+    state = kept | {f"net.{name}": value for name, value in weights.items()}
+    save_for_inference(checkpoint | {"segmentation": about, "state_dict": state}, output)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,192 @@
+"""Settings of the decoding, chosen on the validation images and kept beside the checkpoint."""
+
+import copy
+import inspect
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, Trainer
+from torchmetrics import Metric
+
+from segmentation.checkpoints import read_checkpoint, sidecar
+from segmentation.data.examples import Batch
+from segmentation.errors import UserError
+from segmentation.io.files import sha256_of, write_bytes
+from segmentation.metrics import F1, ImageF1, ImageIoU, IoU
+from segmentation.metrics.instance import ObjectScores
+from segmentation.metrics.matching import SCORES
+from segmentation.objects import cleaned
+from segmentation.targets import Target
+
+PIXELS: Mapping[str, Callable[..., Metric]] = {
+    "iou": IoU,
+    "image_iou": ImageIoU,
+    "f1": F1,
+    "image_f1": ImageF1,
+}
+OBJECTS = [prefix + name for prefix in ("image_", "") for name in SCORES if name != "count_error"]
+CLEANING = ("min_size", "fill_holes")  # what happens after instances are found
+
+
+class Search:
+    """Coordinate ascent over a target's tunable settings, on probabilities that are kept.
+
+    One setting after the other takes the value of the highest score with the others as they are,
+    until a whole round changes nothing. A tie keeps what was there before: with a few dozen images
+    a setting that does not matter should stay as it is.
+
+    Args:
+        target: The settings to start from; it is not changed.
+        score: One of ``OBJECTS`` or ``PIXELS``.
+    """
+
+    def __init__(self, target: Target, score: str) -> None:
+        self.target, self.score = copy.copy(target), score
+        self.probs: list[np.ndarray] = []  # (K, H, W) float16: half the memory, off by .0002
+        self.truth: list[np.ndarray] = []
+        self.tried: list[dict[str, Any]] = []
+        self._found: tuple[Any, list[np.ndarray]] = (None, [])
+        self._scores: dict[tuple[Any, ...], float] = {}  # rounds come by the same settings again
+        # Pixels count as foreground by their probability alone.
+        self.names = ["threshold"] if score in PIXELS else list(target.tunable)
+
+    def add(self, probs: np.ndarray, truth: np.ndarray) -> None:
+        """Keep an image's (K, H, W) probabilities and (H, W) true ids."""
+        self.probs.append(probs.astype(np.float16))
+        self.truth.append(truth.astype(np.int32))
+
+    def settings(self) -> dict[str, Any]:
+        """The values that are chosen now."""
+        return {name: getattr(self.target, name) for name in self.target.tunable}
+
+    def run(self) -> float:
+        """Choose, and return the score of what was chosen."""
+        best = self.value()
+        changed = True
+        while changed:
+            changed = False
+            for name in self.names:
+                before = kept = getattr(self.target, name)
+                for value in self.target.tunable[name]:
+                    if value == before:
+                        continue
+                    setattr(self.target, name, value)
+                    if (score := self.value()) > best:
+                        best, kept, changed = score, value, True
+                setattr(self.target, name, kept)
+        return best
+
+    def value(self) -> float:
+        """The score of the present settings over all images."""
+        key = tuple(self.settings().values())
+        if key not in self._scores:
+            self._scores[key] = self._measured()
+            self.tried.append({**self.settings(), self.score: round(self._scores[key], 6)})
+        return self._scores[key]
+
+    def _measured(self) -> float:
+        if self.score in PIXELS:
+            metric = PIXELS[self.score](threshold=self.target.threshold)
+            for probs, truth in zip(self.probs, self.truth, strict=True):
+                batch = torch.from_numpy(probs.astype(np.float32))[None]
+                metric.update(self.target.foreground(batch), torch.from_numpy(truth > 0)[None])
+            return float(metric.compute())
+        objects = ObjectScores()
+        for found, truth in zip(self._instances(), self.truth, strict=True):
+            labels = cleaned(found, self.target.min_size, self.target.fill_holes)
+            objects.update(torch.from_numpy(labels)[None], torch.from_numpy(truth)[None])
+        return float(objects.compute()[self.score])
+
+    def _instances(self) -> list[np.ndarray]:
+        """Label maps before cleaning: made anew only when a setting that matters changed."""
+        key = {k: v for k, v in self.settings().items() if k not in CLEANING}
+        if key != self._found[0]:
+            labels = [self.target.instances(probs.astype(np.float32)) for probs in self.probs]
+            self._found = key, labels
+        return self._found[1]
+
+
+class Tune(Callback):
+    """During a validation: keep the probabilities, then search and write the sidecar.
+
+    Args:
+        score: What is to be highest.
+    """
+
+    def __init__(self, score: str) -> None:
+        if score not in (*OBJECTS, *PIXELS):
+            names = ", ".join((*OBJECTS[:4], "…", *PIXELS))
+            raise UserError(f"--score {score}: not a score to tune for; choose from {names}")
+        self.score = score
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Start from the checkpoint's own settings, not from those of an earlier search."""
+        if trainer.world_size > 1:
+            raise UserError("tune looks at all images at once; set trainer.devices to 1")
+        self.path = Path(trainer.ckpt_path)  # type: ignore[arg-type]
+        config = read_checkpoint(self.path, tuned=False)["segmentation"]["config"]
+        if config is None:
+            raise UserError(f"{self.path}: was trained without a config; tune in Python")
+        own = config["init_args"]["target"].get("init_args", {})
+        target = copy.copy(pl_module.target)
+        signature = inspect.signature(type(target)).parameters
+        for name in target.tunable:
+            setattr(target, name, own.get(name, signature[name].default))
+        self.search = Search(target, self.score)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what the network says of each image."""
+        for probs, truth in zip(outputs["probs"], batch["labels"], strict=True):
+            self.search.add(probs.cpu().numpy(), truth.cpu().numpy())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Search, write, and say what it was worth."""
+        search = self.search
+        before, own = search.value(), search.settings()
+        start = time.perf_counter()
+        after = search.run()
+        seconds, chosen = time.perf_counter() - start, search.settings()
+        write_bytes(
+            sidecar(self.path),
+            json.dumps(
+                {
+                    "checkpoint_sha256": sha256_of(self.path),
+                    "score": self.score,
+                    "images": len(search.probs),
+                    "before": before,
+                    "after": after,
+                    "target": chosen,
+                    "tried": search.tried,
+                },
+                indent=1,
+            ).encode(),
+        )
+        print(summary(self.score, before, after, own, chosen))
+        print(
+            f"\n{len(search.tried)} settings tried on {len(search.probs)} validation images in "
+            f"{seconds:.0f} s\nkept in {sidecar(self.path)}, which test and predict follow"
+        )
+
+
+def summary(
+    score: str, before: float, after: float, own: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> str:
+    """The table that is printed: each setting before and after, and the score."""
+    lines = [f"\n{'':16}{'before':>10}{'tuned':>10}"]
+    for name in own:
+        lines.append(f"{name:16}{own[name]!s:>10}{chosen[name]!s:>10}")
+    lines.append(f"{'val/' + score:16}{before:10.4f}{after:10.4f}")
+    return "\n".join(lines)

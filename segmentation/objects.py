@@ -1,0 +1,204 @@
+"""Operations on label maps: number, merge, watershed, clean, distances."""
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+from skimage.segmentation import watershed
+
+from segmentation.errors import UserError
+
+
+def components(mask: np.ndarray, seed_distance: int = 0) -> np.ndarray:
+    """The objects of a mask: its 8-connected components, cut where they have waists.
+
+    Args:
+        mask: (H, W) bool.
+        seed_distance: Each peak of the distance to the background that is highest within so many
+            pixels becomes an object of its own, by watershed (Vincent & Soille 1991); 0 leaves the
+            components whole. About a third of an object's diameter is a good start.
+
+    Returns:
+        (H, W) int32 ids, 0 = background.
+    """
+    if seed_distance == 0 or not mask.any():
+        return label_components(mask)
+    # Jagged outlines have peaks of their own.
+    distance = cv2.GaussianBlur(distance_transform(mask), (0, 0), 1.0)
+    return grown(peaks(distance, seed_distance, mask), -distance, mask)
+
+
+def peaks(height: np.ndarray, distance: int, mask: np.ndarray) -> np.ndarray:
+    """Number the pixels that nothing within ``distance`` rises above; plateaus count once.
+
+    Args:
+        height: (H, W) float32.
+        distance: In pixels, ≥ 1.
+        mask: (H, W) bool: where peaks are looked for.
+
+    Returns:
+        (H, W) int32 seeds, 0 = none.
+    """
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * distance + 1, 2 * distance + 1))
+    return label_components((height >= cv2.dilate(height, disc)) & mask)
+
+
+def grown(seeds: np.ndarray, landscape: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Flood a landscape from seeds: each pixel of the mask gets the id of its basin.
+
+    Components of the mask without a seed become objects of their own, so that all of the mask
+    belongs to objects.
+
+    Args:
+        seeds: (H, W) int32 ids, 0 = none; within the mask.
+        landscape: (H, W) float32, lowest at the seeds.
+        mask: (H, W) bool.
+
+    Returns:
+        (H, W) int32 ids 1…n.
+    """
+    whole = label_components(mask)
+    seeded = np.zeros(int(whole.max(initial=0)) + 1, bool)
+    seeded[whole[seeds > 0]] = True
+    bare = mask & ~seeded[whole]
+    seeds = np.where(bare, whole + seeds.max(initial=0), seeds)
+    return consecutive(watershed(landscape, seeds, mask=mask, connectivity=2))
+
+
+def cleaned(labels: np.ndarray, min_size: int, fill_holes: bool) -> np.ndarray:
+    """Fill the holes within single objects, then drop objects of fewer than ``min_size`` pixels.
+
+    Args:
+        labels: (H, W) int32 ids.
+        min_size: In pixels.
+        fill_holes: A gap among several objects is none of theirs and stays.
+
+    Returns:
+        (H, W) int32 ids 1…n.
+    """
+    if fill_holes:
+        labels = _filled(labels)
+    if min_size > 1:
+        small = np.bincount(labels.reshape(-1)) < min_size
+        labels = np.where(small[labels], 0, labels)
+    return consecutive(labels)
+
+
+def _filled(labels: np.ndarray) -> np.ndarray:
+    # Objects are 8-connected, so their holes are 4-connected. A border keeps the outside in one.
+    around = np.pad(labels == 0, 1, constant_values=True).astype(np.uint8)
+    holes = cv2.connectedComponents(around, connectivity=4)[1]
+    outside, holes = int(holes[0, 0]), holes[1:-1, 1:-1]
+    inner = (holes > 0) & (holes != outside)
+    if not inner.any():
+        return labels
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    ids = labels.astype(np.float32)  # OpenCV's filters do not know 32-bit integers
+    highest = cv2.dilate(ids, cross)
+    lowest = cv2.erode(np.where(labels > 0, ids, np.inf), cross)
+    # The first and the last id around each hole: an owner where they are the same.
+    hole = holes[inner]
+    first = np.full(int(holes.max()) + 1, np.inf, np.float32)
+    last = np.zeros_like(first)
+    np.minimum.at(first, hole, lowest[inner])
+    np.maximum.at(last, hole, highest[inner])
+    owner = np.where(first == last, last, 0).astype(np.int32)
+    filled = labels.copy()
+    filled[inner] = owner[hole]
+    return filled
+
+
+def binary_mask(mask: np.ndarray, name: str, remedy: str = "") -> np.ndarray:
+    """Check that an (H, W) mask holds at most two values, 0 and one other, and return it as bool.
+
+    Args:
+        mask: Integers.
+        name: What to call it in messages.
+        remedy: What else may help, told before saving it anew.
+
+    Raises:
+        UserError: There are other values (a label map, an interpolated or a JPEG mask).
+    """
+    foreground = mask > 0
+    # Much faster than listing the values, and nearly always enough.
+    if (mask[foreground] == mask.max(initial=0)).all():
+        return foreground
+    values = np.unique(mask)
+    shown = ", ".join(str(v) for v in values[:6]) + (", …" if len(values) > 6 else "")
+    raise UserError(
+        f"{name}: a binary mask holds 0 and one other value, this one holds {shown}; "
+        f"{remedy}save the mask without smoothing"
+    )
+
+
+def label_components(mask: np.ndarray) -> np.ndarray:
+    """Number the 8-connected components of an (H, W) bool mask: int32, 0 = background."""
+    labels: np.ndarray = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
+    return labels.astype(np.int32, copy=False)
+
+
+def distance_transform(mask: np.ndarray) -> np.ndarray:
+    """Each pixel's Euclidean distance to the nearest pixel outside the mask.
+
+    OpenCV's result differs in the last bit with the number of threads and with where in memory
+    the array happens to lie. Distances are roots of whole numbers: rounding their squares makes
+    the result the same everywhere (exact up to some 1,600 pixels).
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        (H, W) float32 in pixels, 0 outside; the image's diagonal everywhere where nothing is
+        outside.
+    """
+    if mask.all():
+        return np.full(mask.shape, np.hypot(*mask.shape), np.float32)
+    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(np.sqrt(np.rint(np.square(distance))))
+
+
+def merge_objects(masks: Iterable[tuple[str, np.ndarray]], shape: tuple[int, int]) -> np.ndarray:
+    """Merge one binary mask per object into an (H, W) int32 label map, ids in the order given.
+
+    Where objects overlap the later one wins; an object that vanishes so keeps no id.
+
+    Args:
+        masks: Name, for messages, and (H, W) mask of each object.
+        shape: (H, W) of the image.
+
+    Raises:
+        UserError: A mask's size is not ``shape``, or it is not binary.
+    """
+    labels = np.zeros(shape, np.int32)
+    for number, (name, mask) in enumerate(masks, start=1):
+        check_size(name, mask.shape, shape)
+        labels[binary_mask(mask, name)] = number
+    return consecutive(labels)
+
+
+def overlap(masks: Iterable[tuple[str, np.ndarray]]) -> int:
+    """Pixels that belong to more than one of some binary masks, each (H, W) with its name."""
+    claims = sum((binary_mask(mask, name).astype(np.int32) for name, mask in masks), np.int32(0))
+    return int(np.count_nonzero(claims > 1))
+
+
+def consecutive(labels: np.ndarray) -> np.ndarray:
+    """Renumber (H, W) instance ids to 1…n without gaps, keeping their order; int32."""
+    present = np.union1d(0, labels)
+    if present[-1] == len(present) - 1:
+        return labels.astype(np.int32, copy=False)
+    return np.searchsorted(present, labels).astype(np.int32)
+
+
+def to_gray(image: np.ndarray) -> np.ndarray:
+    """(H, W, 1 or 3) uint8 or uint16 ► (H, W) of the same type: colours by their luminance."""
+    return image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def check_size(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Raise :class:`UserError` when a mask's height and width are not its image's."""
+    if tuple(found[:2]) != tuple(wanted[:2]):
+        raise UserError(
+            f"{name}: the mask is {found[0]}×{found[1]} (H×W) but its image is "
+            f"{wanted[0]}×{wanted[1]}; export both at one size"
+        )

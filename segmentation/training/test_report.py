@@ -1,0 +1,195 @@
+"""The test report: scores of the network and of two baselines, per image, by kind, pictured."""
+
+import json
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from segmentation.data.datamodule import SegmentationDataModule
+from segmentation.data.examples import Batch
+from segmentation.evaluation.images import finite, score_image, summary
+from segmentation.evaluation.overlays import error_overlay, on_one_size
+from segmentation.evaluation.tables import FILE, write_images
+from segmentation.io.files import write_bytes
+from segmentation.io.images import write_image
+from segmentation.objects import label_components
+from segmentation.targets import otsu
+from segmentation.training.run_logger import RunLogger, log_table
+
+METHODS = ("network", "otsu", "nothing")
+
+
+class TestReport(Callback):
+    """After a test: ``scores.json``, ``per_image.csv``, ``overlays/`` and a printed table.
+
+    Beside the network stand Otsu's threshold, on the same images as read, before any
+    preprocessing, with its connected components as objects; and the prediction of nothing, which
+    shows what the policy for empty images is worth. Each score has its 95 % bootstrap interval,
+    over groups where the data has any.
+
+    Args:
+        folder: The run's folder.
+        pictures: Overlays of so many of the worst, the median and the best images each.
+    """
+
+    __test__ = False  # not a test case, whatever pytest thinks of its name
+
+    def __init__(self, folder: Path, pictures: int = 4) -> None:
+        self.folder, self.pictures = folder, pictures
+        self.rows: list[dict[str, Any]] = []
+        self.masks: dict[str, bytes] = {}  # packed predictions of the network, for their pictures
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.rows, self.masks = [], {}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Score each image by each method."""
+        data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        threshold = pl_module.target.threshold
+        for i, name in enumerate(batch["id"]):
+            truth = batch["labels"][i].cpu().numpy()
+            mask = (outputs["foreground"][i] > threshold).cpu().numpy()
+            labels = outputs["instances"][i].cpu().numpy()
+            baseline = label_components(otsu(data.gray(name)))
+            self.masks[name] = zlib.compress(np.packbits(mask).tobytes(), 1)
+            for method, found, pixels in (
+                ("network", labels, mask),
+                ("otsu", baseline, baseline > 0),
+                ("nothing", np.zeros_like(truth), np.zeros(truth.shape, bool)),
+            ):
+                about = {"method": method, "id": name}
+                about |= {"kind": batch["kind"][i], "group": batch["group"][i]}
+                self.rows.append({**about, **score_image(truth, found, pixels)})
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Bring the processes' rows together; the first process writes."""
+        rows, masks = self.rows, self.masks
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, (rows, masks))
+            rows = [row for part, _ in gathered for row in part]
+            masks = {name: mask for _, part in gathered for name, mask in part.items()}
+        rows = sorted(rows, key=lambda row: (METHODS.index(row["method"]), row["id"]))
+        self.rows, self.masks = [], {}
+        # The task's own scores, whose AUROC needs the probabilities. It logs them after this hook.
+        logged = {
+            k.removeprefix("test/"): float(v)
+            for metrics in (pl_module.test_metrics, pl_module.test_objects)
+            for k, v in metrics.compute().items()
+        }
+        if trainer.is_global_zero:
+            self._write(trainer, rows, masks, logged)
+
+    def _write(
+        self,
+        trainer: Trainer,
+        rows: list[dict[str, Any]],
+        masks: dict[str, bytes],
+        logged: dict[str, float],
+    ) -> None:
+        scores = finite(summary(rows))
+        scores["network"] |= finite(logged)
+        write_bytes(self.folder / "scores.json", json.dumps(scores, indent=1).encode())
+        write_images(self.folder / FILE, rows)
+        ious = {row["id"]: row["iou"] for row in rows if row["method"] == "network"}
+        overlays = self._overlays(trainer, ious, masks)
+        for logger in trainer.loggers:
+            if overlays and isinstance(logger, WandbLogger):
+                shown = on_one_size([*overlays.values()])  # as W&B shows them
+                logger.log_image("test/overlays", shown, caption=[*overlays])
+            if isinstance(logger, RunLogger):
+                picture = partial(_picture, trainer, masks)
+                log_table(logger, [row for row in rows if row["method"] == "network"], picture)
+        print(format_scores(scores))
+        print(f"\nscores    {self.folder / 'scores.json'}, {FILE}")
+        print(
+            f"overlays  {self.folder / 'overlays'} (purple: right, yellow: missed, green: too much)"
+        )
+        if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
+            print(f"weights   {best}")
+
+    def _overlays(
+        self, trainer: Trainer, ious: dict[str, float], masks: dict[str, bytes]
+    ) -> dict[str, np.ndarray]:
+        """Write the overlays of some images; returns them by their files' stems."""
+        ranked = sorted(ious, key=lambda name: ious[name])
+        count = min(self.pictures, len(ranked))
+        middle = (len(ranked) - count) // 2
+        picked = {
+            "worst": ranked[:count],
+            "median": ranked[middle : middle + count],
+            "best": ranked[::-1][:count],
+        }
+        overlays = {}
+        for title, some in picked.items():
+            for place, name in enumerate(some, start=1):
+                image, mask, truth = _picture(trainer, masks, name)
+                stem = f"{title}-{place}_iou{ious[name]:.3f}_{name.replace('/', '_')[:40]}"
+                overlays[stem] = error_overlay(image, mask, truth)
+                write_image(self.folder / "overlays" / f"{stem}.png", overlays[stem])
+        return overlays
+
+
+def _picture(
+    trainer: Trainer, masks: dict[str, bytes], name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The image (H, W, C) uint8, what was predicted and the truth, both (H, W) bool."""
+    data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    image, truth = data.shown(name)
+    bits = np.frombuffer(zlib.decompress(masks[name]), np.uint8)
+    return image, np.unpackbits(bits, count=truth.size).reshape(truth.shape) > 0, truth
+
+
+COLUMNS = {
+    "image_iou": "IoU/image",
+    "image_f1": "F1/image",
+    "iou": "IoU",
+    "mean_iou": "mean IoU",
+    "auroc": "AUROC",
+    "image_ap": "AP/image",
+    "ap50": "AP50",
+    "pq": "PQ",
+}
+
+
+def format_scores(scores: dict[str, Any]) -> str:
+    """The table that is printed after a test."""
+    lines = [
+        f"\nTest scores on {scores['images']} images (pooled over pixels or objects unless /image)",
+        f"{'':24}" + "".join(f"{title:>11}" for title in COLUMNS.values()),
+    ]
+    for method in METHODS:
+        lines.append(f"{method:24}" + _cells(scores[method].get(name) for name in COLUMNS))
+        if method == "network":
+            ends = [scores["intervals"][method].get(name) or (None, None) for name in COLUMNS]
+            for side, title in enumerate(("  95 % interval from", "  to")):
+                lines.append(f"{title:24}" + _cells(end[side] for end in ends))
+    if caution := scores["resampled"]["caution"]:
+        lines.append(f"caution: {caution}")
+    kinds = scores["by_kind"]["network"]
+    if len(kinds) > 1:
+        titles = ("images", "IoU/image", "Otsu", "IoU", "Otsu", "AP/image", "Otsu")
+        lines.append(f"\n{'by kind':24}" + "".join(f"{title:>11}" for title in titles))
+        for kind, ours in kinds.items():
+            theirs = scores["by_kind"]["otsu"][kind]
+            pairs = (part[k] for k in ("image_iou", "iou", "image_ap") for part in (ours, theirs))
+            lines.append(f"{kind or '(none)':24}{int(ours['images']):11}{_cells(pairs)}")
+    return "\n".join(lines)
+
+
+def _cells(values: Any) -> str:
+    return "".join(f"{'–' if v is None else format(v, '.4f'):>11}" for v in values)

@@ -1,0 +1,123 @@
+"""The page in the browser, asked by a client."""
+
+import base64
+import csv
+import io
+import re
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import tifffile
+
+from segmentation.__main__ import main
+from segmentation.app.server import server
+from segmentation.checkpoints import load_task
+from segmentation.io.images import read_image
+from tests.helpers import fit, refusal
+
+
+@pytest.fixture(scope="module")
+def checkpoint(dsb_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(dsb_root, tmp_path_factory.mktemp("runs")) / "checkpoints/best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def image(dsb_root: Path) -> Path:
+    return sorted(dsb_root.glob("stage1_train/*/images/*.png"))[0]
+
+
+@pytest.fixture(scope="module")
+def address(checkpoint: Path) -> Iterator[str]:
+    with server([load_task(checkpoint)], "<best>", "127.0.0.1", 0) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+        thread.join()
+
+
+def test_the_page_asks_for_an_image(address: str) -> None:
+    page = requests.get(address, timeout=60)
+    assert page.status_code == 200 and "<h1>&lt;best&gt;</h1>" in page.text
+    assert "type='file' accept='.png,.tif" in page.text
+    assert requests.get(f"{address}/etc/passwd", timeout=60).status_code == 404
+    assert requests.post(f"{address}/other", b"x", timeout=60).status_code == 404
+
+
+def test_it_gives_what_predict_gives(
+    address: str, checkpoint: Path, image: Path, tmp_path: Path
+) -> None:
+    told = requests.post(
+        f"{address}/predict", image.read_bytes(), params={"name": "<a> b.png"}, timeout=60
+    )
+    assert told.status_code == 200 and told.text.count("<img ") == 2
+    assert "<a>" not in told.text and "_a_ b.png" in told.text
+    (data,) = re.findall("application/zip;base64,([^']*)'", told.text)
+    archive = zipfile.ZipFile(io.BytesIO(base64.b64decode(data)))
+    folders = {name.partition("/")[0] for name in archive.namelist()}
+    assert folders == {
+        *("masks", "labels", "probabilities", "overlays", "geojson", "rois", "objects.csv")
+    }
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/_a_ b.png").write_bytes(image.read_bytes())
+    argv = ["predict", f"--ckpt_path={checkpoint}", f"--data.images={tmp_path / 'in'}", "--labels"]
+    assert main([*argv, f"--output={tmp_path / 'out'}"]) == 0
+    labels = tifffile.imread(io.BytesIO(archive.read("labels/_a_ b.tif")))
+    np.testing.assert_array_equal(labels, read_image(tmp_path / "out/labels/_a_ b.tif")[..., 0])
+    ours = list(csv.reader(io.StringIO(archive.read("objects.csv").decode())))
+    theirs = (tmp_path / "out/objects.csv").read_text()
+    assert ours == list(csv.reader(io.StringIO(theirs)))
+    assert f"<td>objects</td><td>{labels.max()}</td>" in told.text
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "why"),
+    [
+        ("notes.txt", b"hello", "notes.txt: is no .png, .tif"),
+        ("", b"hello", "image: is no .png, .tif"),
+        ("../../x.png", b"hello", ">x.png: "),
+        ("x.tif", b"II*\x00", ">x.tif: "),
+        ("x.png", b"", "an image file has 1 to 268,435,456 bytes, not 0"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_one_line(
+    address: str, name: str, data: bytes, why: str
+) -> None:
+    told = requests.post(f"{address}/predict", data, params={"name": name}, timeout=60)
+    assert told.status_code == 400 and told.text.startswith("<p class='bad'>")
+    assert why in told.text and "/tmp" not in told.text and "\n" not in told.text
+
+
+def test_images_too_large_for_a_page_are_refused(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sent(data: bytes) -> str:
+        told = requests.post(f"{address}/predict", data, params={"name": "a.tif"}, timeout=60)
+        assert told.status_code == 400
+        return told.text
+
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((40, 40), np.uint8))
+    monkeypatch.setattr("segmentation.app.server.STREAMED", 100)
+    assert "a.tif: is too large for a page; use segmentation predict" in sent(file.getvalue())
+    monkeypatch.setattr("segmentation.app.server.LARGEST", 10)
+    assert "bytes, not 11" in sent(b"x" * 11)
+
+
+def test_the_command(checkpoint: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["serve", f"--ckpt_path={checkpoint}", "--port"]
+    assert "choose --port" in refusal(capsys, [*argv, address.rpartition(":")[2]])
+    assert "choose --port" in refusal(capsys, [*argv, "70000"])
+    command = [sys.executable, "-m", "segmentation", *argv, "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        here = process.stdout.readline().split()[0]
+        assert "best.ckpt" in requests.get(here, timeout=60).text
+        process.terminate()

@@ -1,0 +1,212 @@
+"""Anybody's folders: formats, kinds of masks, names, groups, and what may be wrong with them."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from segmentation.data.sample import Sample
+from segmentation.data.splits import GroupSplit
+from segmentation.datasets.folder import FolderDataModule, ImageFolder, find_images
+from segmentation.datasets.synthetic import write_folder
+from segmentation.errors import UserError
+from segmentation.io.images import write_image
+from segmentation.objects import label_components
+
+SIZE = (40, 56)
+FORMATS = [
+    *((".png", bits, channels) for bits in (8, 16) for channels in (1, 2, 3, 4)),
+    *((".tif", bits, channels) for bits in (8, 16) for channels in (1, 2, 3, 4)),
+    *((".bmp", 8, channels) for channels in (1, 3, 4)),
+    *((".jpg", 8, channels) for channels in (1, 3)),
+]
+
+
+def read(root: Path, **settings: Any) -> dict[str, Sample]:
+    source = ImageFolder(str(root), **settings)
+    return {record.id: source.read(record) for record in source.index()}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four images with binary masks, to be spoilt."""
+    return write_folder(tmp_path / "mine", 4, size=SIZE)
+
+
+@pytest.mark.parametrize(("suffix", "bits", "channels"), FORMATS)
+def test_formats(tmp_path: Path, suffix: str, bits: Any, channels: Any) -> None:
+    root = write_folder(tmp_path, 2, 0, "labels", suffix, bits, channels, size=SIZE)
+    found = read(root, mask_type="labels")
+    assert list(found) == ["field_0000", "field_0001"]
+    for sample in found.values():
+        assert sample.image.shape == (*SIZE, 1 if channels < 3 else 3)
+        assert sample.image.dtype == (np.uint8 if bits == 8 else np.uint16)
+        assert sample.labels is not None and sample.labels.dtype == np.int32
+        inside, outside = (
+            sample.image[part].mean() for part in (sample.labels > 0, sample.labels == 0)
+        )
+        assert inside > outside  # fluorescence: nuclei are bright
+
+
+def test_masks_of_all_kinds_are_the_same_truth(tmp_path: Path) -> None:
+    kinds = ("binary", "labels", "objects")
+    found = {}
+    for kind in kinds:
+        write_folder(tmp_path / kind, 3, 0, kind, size=SIZE)
+        found[kind] = read(tmp_path / kind, mask_type=kind)
+    assert list(found["binary"]) == list(found["labels"]) == list(found["objects"])
+    for name, sample in found["labels"].items():
+        assert sample.labels is not None and sample.labels.max() > 1
+        np.testing.assert_array_equal(sample.labels, found["objects"][name].labels)
+        parts = label_components(sample.labels > 0)
+        np.testing.assert_array_equal(parts, found["binary"][name].labels)
+
+
+def test_label_maps_need_not_be_consecutive(root: Path) -> None:
+    labels = np.zeros(SIZE, np.uint16)
+    labels[2:6, 2:6], labels[8:12, 8:12] = 7, 60000
+    for path in (root / "masks").iterdir():
+        cv2.imwrite(str(path), labels)
+    for sample in read(root, mask_type="labels").values():
+        assert sample.labels is not None
+        assert np.unique(sample.labels).tolist() == [0, 1, 2] and sample.labels[9, 9] == 2
+
+
+def test_an_empty_folder_of_objects_is_an_image_without_any(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, 2, 0, "objects", size=SIZE)
+    shutil.rmtree(root / "masks" / "field_0000")
+    with pytest.raises(UserError, match=r"field_0000\.png: no mask .*masks/field_0000\.\*; add it"):
+        read(root, mask_type="objects")
+    (root / "masks" / "field_0000").mkdir()
+    empty = read(root, mask_type="objects")["field_0000"].labels
+    assert empty is not None and not empty.any()
+
+
+@pytest.mark.parametrize("ending", ["_mask", "_masks", "_label", "_labels", "_seg"])
+def test_endings_of_mask_names(root: Path, ending: str) -> None:
+    wanted = read(root)
+    for path in (root / "masks").iterdir():
+        path.rename(path.with_stem(path.stem + ending))
+    for name, sample in read(root).items():
+        np.testing.assert_array_equal(sample.labels, wanted[name].labels)  # type: ignore[arg-type]
+
+
+def test_names_of_the_folders(root: Path) -> None:
+    (root / "images").rename(root / "raw")
+    (root / "masks").rename(root / "truth")
+    assert len(read(root, images="raw", masks="truth")) == 4
+    with pytest.raises(UserError, match=r"images: the data root does not exist; check the names"):
+        read(root)
+
+
+def test_subfolders_are_groups(root: Path) -> None:
+    for number in range(4):
+        for folder in ("images", "masks"):
+            name = f"field_{number:04d}.png"
+            (root / folder / f"patient{number // 2}").mkdir(exist_ok=True)
+            (root / folder / name).rename(root / folder / f"patient{number // 2}" / name)
+    for number in range(2, 4):
+        for folder in ("images", "masks"):
+            shutil.copytree(root / folder / "patient0", root / folder / f"patient{number}")
+    source = ImageFolder(str(root))
+    groups = {record.id: record.group for record in source.index()}
+    assert len(groups) == 8 and set(groups.values()) == {f"patient{n}" for n in range(4)}
+    assert groups["patient1/field_0002"] == "patient1"
+    settings: dict[str, Any] = {"split": GroupSplit(1, 1), "crop": 32, "num_workers": 0}
+    data = FolderDataModule(str(root), **settings, duplicates="allow")
+    with pytest.warns(UserWarning, match="identical images"):  # patients 2 and 3 are copies
+        data.setup("fit")
+    assert [len(part) for part in data.parts.values()] == [4, 2, 2]
+    assert len({groups[name] for name in data.split.test}) == 1
+
+
+def test_find_images(tmp_path: Path) -> None:
+    names = ["b.png", "a.TIF", "sub/c.v2.jpeg", ".hidden.png", "__MACOSX/._b.png", "notes.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    found = find_images(tmp_path)
+    assert list(found) == ["a", "b", "sub/c.v2"]
+    assert found["a"] == tmp_path / "a.TIF"
+    (tmp_path / "b.bmp").touch()
+    with pytest.raises(
+        UserError, match=r"b\.png: differs from b\.bmp in its suffix alone; keep one"
+    ):
+        find_images(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: holds no images \(\.png, \.tif, .*\); check the"):
+        find_images(tmp_path / "empty")
+
+
+def test_what_is_missing(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"gone: the data root does not exist; .* images/ and masks/"
+    ):
+        read(tmp_path / "gone")
+    (root / "masks" / "field_0002.png").unlink()
+    with pytest.raises(UserError, match=r"field_0002\.png: no mask .*masks/field_0002\.\*; add it"):
+        read(root)
+    image = root / "images" / "field_0002.png"
+    image.rename(root / "images" / "moved.png")
+    (root / "masks" / "field_0003.png").rename(root / "masks" / "moved.png")
+    (root / "images" / "field_0003.png").unlink()
+    assert len(read(root)) == 3
+    (root / "images" / "moved.png").unlink()
+    with pytest.raises(UserError, match=r"masks/moved: a mask without an image below .*images"):
+        read(root)
+    shutil.rmtree(root / "masks")
+    (root / "masks").mkdir()
+    with pytest.raises(UserError, match="masks: the data root is empty"):
+        read(root)
+
+
+def test_masks_that_do_not_fit(root: Path) -> None:
+    mask = root / "masks" / "field_0001.png"
+    whole = mask.read_bytes()
+    cv2.imwrite(str(mask), np.zeros((SIZE[0], SIZE[1] - 1), np.uint8))
+    with pytest.raises(
+        UserError, match=r"field_0001\.png: the mask is 40×55 .* its image is 40×56"
+    ):
+        read(root)
+    cv2.imwrite(str(mask), np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE))
+    with pytest.raises(
+        UserError, match=r"field_0001\.png: a binary mask holds .* mask_type: labels"
+    ):
+        read(root)
+    mask.write_bytes(whole[:50])
+    with pytest.raises(UserError, match=r"field_0001\.png: the PNG is truncated"):
+        read(root)
+
+
+def test_cache_follows_files_and_kind_of_masks(root: Path) -> None:
+    def setup(**settings: Any) -> FolderDataModule:
+        data = FolderDataModule(str(root), crop=32, num_workers=0, **settings)
+        data.setup("fit")
+        return data
+
+    before = setup()
+    assert before.raw.folder == setup().raw.folder
+    mask = root / "masks" / "field_0001.png"
+    cv2.imwrite(str(mask), np.zeros(SIZE, np.uint8))
+    after = setup()
+    assert after.raw.folder != before.raw.folder
+    labels = after.raw[1].labels
+    assert labels is not None and not labels.any()
+    assert setup(mask_type="labels").raw.folder != after.raw.folder
+
+
+def test_overlapping_objects_are_counted_where_they_can_be_told(tmp_path: Path) -> None:
+    for name in ("images", "masks/a"):
+        (tmp_path / name).mkdir(parents=True)
+    write_image(tmp_path / "images/a.png", np.zeros((6, 8), np.uint8))
+    for i in range(2):
+        mask = np.zeros((6, 8), np.uint8)
+        mask[2 * i : 2 * i + 3] = 255
+        write_image(tmp_path / f"masks/a/{i}.png", mask)
+    source = ImageFolder(str(tmp_path), mask_type="objects")
+    (record,) = source.index()
+    assert source.overlaps(record) == 8

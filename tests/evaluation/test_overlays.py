@@ -1,0 +1,48 @@
+"""The four colours of hits and errors, each where it belongs."""
+
+import numpy as np
+import pytest
+
+from segmentation.evaluation.overlays import (
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
+    TRUE_POSITIVE,
+    error_overlay,
+    on_one_size,
+    tint,
+)
+
+TRUTH = np.array([[True, True, False, False]])
+PREDICTED = np.array([[True, False, True, False]])
+COLOURS = (TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE)
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.25, 0.5, 1.0])
+def test_tint(opacity: float) -> None:
+    rgb = np.array([[[10, 200, 30], [0, 0, 0], [255, 255, 255], [9, 8, 7]]], np.uint8)
+    tinted = tint(rgb, PREDICTED, TRUTH, opacity)
+    assert tinted.dtype == np.uint8 and tinted.shape == rgb.shape
+    for place, colour in enumerate(COLOURS):
+        mixed = rgb[0, place] * (1 - opacity) + np.array(colour) * opacity
+        assert np.abs(tinted[0, place] - mixed).max() <= 0.5
+    np.testing.assert_array_equal(tinted[0, 3], rgb[0, 3])  # a true negative keeps its own
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_error_overlay_is_image_bar_and_colours(channels: int) -> None:
+    image = np.full((1, 4, channels), 100, np.uint8)
+    picture = error_overlay(image, PREDICTED, TRUTH)
+    assert picture.shape == (1, 2 * 4 + 4, 3) and picture.dtype == np.uint8
+    assert (picture[:, :4] == 100).all()
+    assert (picture[:, 4:8] == 255).all()
+    rgb = np.repeat(image[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(picture[:, 8:], tint(rgb, PREDICTED, TRUTH, 0.5))
+    assert (image == 100).all()
+
+
+def test_on_one_size() -> None:
+    tall, wide = np.zeros((3, 2, 3), np.uint8), np.full((1, 5, 3), 7, np.uint8)
+    one, other = on_one_size([tall, wide])
+    assert one.shape == other.shape == (3, 5, 3)
+    assert (one[:, :2] == 0).all() and (one[:, 2:] == 255).all()
+    assert (other[:1] == 7).all() and (other[1:] == 255).all()

@@ -1,0 +1,87 @@
+"""The real ``segmentation fit`` under ``segmentation sweep run``."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segmentation.experiments.sweep.check import fit_arguments, refused
+from segmentation.experiments.sweep.status import rows
+from segmentation.experiments.sweep.store import Store
+from segmentation.experiments.sweep.sweep_file import read_sweep
+from tests.experiments.sweep.common import ROOT, start, sweep_file
+from tests.helpers import TINY, refusal
+
+COMMAND = ["${env}", "${interpreter}", "-m", "segmentation", "fit", "--config"]
+SHIPPED = [
+    *sorted((ROOT / "configs" / "sweeps").glob("*.yaml")),
+    ROOT / "configs" / "cluster" / "multinode.yaml",
+]
+
+
+def test_unknown_parameters_are_refused_before_the_first_trial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(argv: list[str], input: str, **_: Any) -> subprocess.CompletedProcess[str]:
+        assert argv == [sys.executable, "-m", "segmentation.experiments.sweep.check"]
+        asked = json.loads(input)
+        message = refused(asked["base"], asked["parameters"])
+        return subprocess.CompletedProcess(argv, 2 if message else 0, "", f"{message}\n")
+
+    monkeypatch.setattr(subprocess, "run", here)
+    for name, value, gist in (
+        ("model.optimizer.lrr", 0.1, "the nearest is model.optimizer.lr"),
+        ("data.batchsize", 4, "the nearest is data.batch_size"),
+        ("model.net", "segmentation.models.UNett", "UNett"),
+    ):
+        path = sweep_file(
+            tmp_path,
+            command=[*COMMAND, "configs/quickstart.yaml", "${args}"],
+            parameters={"data.crop": {"values": [64, 96]}, name: {"values": [value]}},
+        )
+        store = tmp_path / name
+        line = refusal(capsys, ["sweep", "run", str(path), f"--storage={store}"])
+        assert f"{path}: parameters.{name}: " in line
+        assert gist in line
+        assert not store.exists(), "the mended file starts in the same place"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_fit_takes_the_shipped_sweeps(path: Path) -> None:
+    """Of each parameter one value; `segmentation sweep run` tries all."""
+    sweep = read_sweep(path)
+    base = fit_arguments(sweep)
+    assert base is not None
+    assert refused(base, {p.name: p.examples()[-1:] for p in sweep.parameters}) is None
+
+
+def test_fit_on_two_processes(tmp_path: Path, dsb_root: Path) -> None:
+    """One trial on two processes, which see the same values, null among them."""
+    extra = [
+        *TINY, f"--data.root={dsb_root}", "--trainer.devices=2", "--trainer.strategy=ddp",
+    ]  # fmt: skip
+    path = sweep_file(
+        tmp_path,
+        command=[*COMMAND, "configs/quickstart.yaml", "${args}"],
+        parameters={"model.optimizer.lr": {"values": [0.003]}, "data.length": {"value": None}},
+    )
+    store = tmp_path / "store"
+    words = [word for word in extra if not word.startswith("--data.length")]
+    process = start("run", path, f"--storage={store}", "--", *words)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err + Store(store).log(0).read_text()
+    (row,) = rows(Store(store))
+    assert row.state == "complete", (row, Store(store).log(0).read_text())
+    folder = Store(store).run_folder(0)
+    assert folder is not None
+    config = (folder / "config.yaml").read_text()
+    assert "lr: 0.003" in config
+    assert "length: null" in config
+    assert json.loads((folder / "resources.json").read_text())["processes"] == 2
+    assert row.score is not None
+    assert 0 <= row.score <= 1
+    assert f"trial 0: val/iou {row.score:.4g}" in out
+    assert pytest.approx(row.values["model.optimizer.lr"]) == 0.003

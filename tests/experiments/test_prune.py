@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from segmentation.__main__ import main
+from segmentation.checkpoints import load_task
+from tests.helpers import CONFIGS, TINY, arguments, refusal, scores
+
+TYPED = [w for w in TINY if "net." not in w]
+
+
+@pytest.fixture(scope="module")
+def run(dsb_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    argv = [
+        "fit",
+        f"--config={CONFIGS / 'dsb2018/unetpp_small.yaml'}",
+        *TYPED,
+        f"--data.root={dsb_root}",
+        f"--run.root={runs}",
+        "--model.net.width=4",
+        "--model.net.depth=4",
+    ]
+    assert main(argv) == 0
+    (folder,) = runs.glob("*/*")
+    return folder
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_the_pruned_network_answers_as_its_head(
+    run: Path, level: int, tmp_path: Path, dsb_root: Path
+) -> None:
+    output = tmp_path / "pruned.ckpt"
+    best = run / "checkpoints/best.ckpt"
+    argv = [
+        "prune",
+        f"--config={run / 'config.yaml'}",
+        f"--ckpt_path={best}",
+        f"--output={output}",
+        f"--level={level}",
+        f"--run.root={tmp_path / 'runs'}",
+    ]
+    assert main(argv) == 0
+    whole, pruned = load_task(best), load_task(output)
+    image = torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8)
+    with torch.no_grad():
+        head = whole.net.head_logits(whole._input(image))[level - 1]
+        assert torch.equal(pruned(image), head.sigmoid())
+    assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in whole.parameters())
+    argv = [
+        "test",
+        f"--config={CONFIGS / 'data/dsb2018.yaml'}",
+        f"--ckpt_path={output}",
+        *(w for w in TYPED if "model" not in w or "trainer" in w),
+        f"--data.root={dsb_root}",
+        f"--run.root={tmp_path / 'test'}",
+    ]
+    assert main(argv) == 0
+    (tested,) = (tmp_path / "test").glob("*/*")
+    assert scores(tested)["images"] == 3
+
+
+def test_the_best_head_is_chosen_on_validation(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [
+        "prune",
+        f"--config={run / 'config.yaml'}",
+        f"--ckpt_path={run / 'checkpoints/best.ckpt'}",
+        f"--output={tmp_path / 'pruned.ckpt'}",
+        f"--run.root={tmp_path / 'runs'}",
+    ]
+    assert main(argv) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = {w[0]: w for w in lines if len(w) > 5 and w[0] in ("L1", "L2", "L3")}
+    ious = {name: float(w[-3]) for name, w in rows.items()}
+    (chosen,) = (name for name, w in rows.items() if w[1] == "*")
+    assert ious[chosen] == max(ious.values())
+
+
+def test_other_networks_are_refused(
+    dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: Path
+) -> None:
+    assert main(arguments("fit", dsb_root, tmp_path / "runs")) == 0
+    (unet,) = (tmp_path / "runs").glob("*/*")
+    common = [f"--output={tmp_path / 'p.ckpt'}", f"--run.root={tmp_path / 'again'}"]
+    argv = [
+        "prune",
+        f"--config={unet / 'config.yaml'}",
+        f"--ckpt_path={unet / 'checkpoints/best.ckpt'}",
+        *common,
+    ]
+    assert "needs a UNetPlusPlus" in refusal(capsys, argv)
+    argv = [
+        "prune",
+        f"--config={run / 'config.yaml'}",
+        f"--ckpt_path={run / 'checkpoints/best.ckpt'}",
+        "--level=9",
+        *common,
+    ]
+    assert "--level 9" in refusal(capsys, argv)

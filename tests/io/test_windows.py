@@ -1,0 +1,348 @@
+"""Windows of a TIFF on disk are the crops of the image that is read whole."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+from segmentation.data import stream
+from segmentation.data.preprocess import Preprocess
+from segmentation.errors import UserError
+from segmentation.io.images import read_image, write_image
+from segmentation.io.windows import Spool, TiffWindows, write_tiff
+
+SIZE = (75, 52)
+
+
+def pixels(dtype: str, *more: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, np.iinfo(dtype).max, (*SIZE, *more), dtype, endpoint=True)
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "mapped": {},
+    "strips": {"rowsperstrip": 7, "compression": "zlib"},
+    "predicted": {"rowsperstrip": 16, "compression": "zlib", "predictor": True},
+    "one strip": {"rowsperstrip": SIZE[0], "compression": "lzma"},
+    "tiles": {"tile": (32, 16)},
+    "deflated tiles": {"tile": (16, 32), "compression": "zlib"},
+    "big": {"bigtiff": True, "tile": (32, 32), "compression": "zlib"},
+    "big endian": {"byteorder": ">"},
+    "big endian tiles": {"byteorder": ">", "tile": (16, 16)},
+}
+KINDS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "gray": ((), {"photometric": "minisblack"}),
+    "white is 0": ((), {"photometric": "miniswhite"}),
+    "gray and alpha": ((2,), {"photometric": "minisblack", "extrasamples": ["unassalpha"]}),
+    "rgb": ((3,), {"photometric": "rgb"}),
+    "rgba": ((4,), {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
+}
+
+
+def check_windows(path: Path) -> None:
+    whole = read_image(path)
+    rng = np.random.default_rng(1)
+    with TiffWindows(path) as image:
+        assert image.shape == whole.shape and image.dtype == whole.dtype
+        windows = [(0, SIZE[0], 0, SIZE[1]), (SIZE[0] - 1, SIZE[0], SIZE[1] - 1, SIZE[1])]
+        for _ in range(8):
+            top, bottom = sorted(rng.choice(SIZE[0] + 1, 2, replace=False))
+            left, right = sorted(rng.choice(SIZE[1] + 1, 2, replace=False))
+            windows.append((top, bottom, left, right))
+        for top, bottom, left, right in windows:
+            found = image.read(slice(top, bottom), slice(left, right))
+            np.testing.assert_array_equal(found, whole[top:bottom, left:right])
+            assert found.dtype == whole.dtype and found.dtype.isnative
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_windows_are_crops(tmp_path: Path, layout: str, kind: str, dtype: str) -> None:
+    more, settings = KINDS[kind]
+    settings = LAYOUTS[layout] | settings
+    options = {
+        "bigtiff": settings.pop("bigtiff", False),
+        "byteorder": settings.pop("byteorder", "<"),
+    }
+    with tifffile.TiffWriter(tmp_path / "image.tif", **options) as tiff:
+        tiff.write(pixels(dtype, *more), metadata=None, **settings)
+    check_windows(tmp_path / "image.tif")
+
+
+@pytest.mark.parametrize("layout", ["mapped", "strips", "tiles", "deflated tiles", "big endian"])
+def test_planes_one_after_another(tmp_path: Path, layout: str) -> None:
+    settings = dict(LAYOUTS[layout])
+    order = {"byteorder": settings.pop("byteorder", "<")}
+    with tifffile.TiffWriter(tmp_path / "image.tif", **order) as tiff:
+        planes = pixels("uint16", 3).transpose(2, 0, 1)
+        tiff.write(planes, photometric="rgb", planarconfig="separate", metadata=None, **settings)
+    check_windows(tmp_path / "image.tif")
+
+
+def test_one_bit_palette_and_what_opencv_writes(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, pixels("uint8") > 99, photometric="minisblack")
+    check_windows(path)
+    colours = np.random.default_rng(0).integers(0, 2**16, (3, 256), "uint16")
+    tifffile.imwrite(path, pixels("uint8"), photometric="palette", colormap=colours)
+    check_windows(path)
+    write_image(path, pixels("uint16", 3))
+    check_windows(path)
+    packbits = cv2.imencode(".tif", pixels("uint8", 3), [cv2.IMWRITE_TIFF_COMPRESSION, 32773])[1]
+    path.write_bytes(packbits.tobytes())
+    check_windows(path)
+
+
+def test_a_pyramid_is_read_at_its_full_resolution(tmp_path: Path) -> None:
+    full = pixels("uint8", 3)
+    with tifffile.TiffWriter(tmp_path / "image.ome.tif", ome=True) as tiff:
+        settings: dict[str, Any] = {"photometric": "rgb", "tile": (16, 16), "compression": "zlib"}
+        tiff.write(full, subifds=1, **settings)
+        tiff.write(full[::2, ::2], subfiletype=1, **settings)
+    with TiffWindows(tmp_path / "image.ome.tif") as image:
+        assert image.shape == full.shape
+        np.testing.assert_array_equal(image.read(slice(3, 40), slice(0, 9)), full[3:40, :9])
+
+
+@pytest.mark.parametrize("layout", ["mapped", "strips", "deflated tiles", "big endian"])
+def test_one_plane_of_a_stack(tmp_path: Path, layout: str) -> None:
+    settings = dict(LAYOUTS[layout])
+    order = {"byteorder": settings.pop("byteorder", "<")}
+    stack = pixels("uint16", 3).transpose(2, 0, 1)
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, stack, photometric="minisblack", **order, **settings)
+    for page, plane in enumerate(stack):
+        with TiffWindows(path, page=page) as image:
+            assert image.shape == (*SIZE, 1)
+            found = image.read(slice(3, 40), slice(5, 52))
+            np.testing.assert_array_equal(found[..., 0], plane[3:40, 5:52])
+
+
+def test_decoded_segments_are_kept_and_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, pixels("uint8"), tile=(16, 16), compression="zlib")
+    with TiffWindows(path, rows=16) as image:
+        for left in range(0, 52, 13):
+            image.read(slice(5, 21), slice(left, left + 13))
+        assert image._segment.cache_info().misses == 2 * 4
+        image.read(slice(0, 75), slice(0, 52))
+        assert image._segment.cache_info().currsize == 2 * 4
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        TiffWindows(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "image.tif"
+    assert "No such file" in refusal(path)
+    path.write_bytes(b"not a TIFF")
+    assert "broken" in refusal(path)
+    write_image(tmp_path / "png.png", pixels("uint8"))
+    (tmp_path / "png.png").rename(path)
+    assert "broken" in refusal(path)
+    tifffile.imwrite(path, np.zeros((3, 20, 20), np.uint8), photometric="minisblack")
+    assert "a stack of 3 planes" in refusal(path)
+    tifffile.imwrite(path, np.zeros((20, 20), np.float32))
+    assert "float32" in refusal(path)
+    tifffile.imwrite(path, pixels("uint8"), compression="zlib", rowsperstrip=SIZE[0])
+    monkeypatch.setattr(stream, "_LARGEST", 1000)
+    assert "save it in tiles" in refusal(path)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, pixels("uint8"), metadata=None)
+    os.truncate(path, path.stat().st_size - 10)
+    assert "truncated" in refusal(path)
+
+
+def test_a_segment_that_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, pixels("uint8"), tile=(16, 16), compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        place = tiff.pages.first.dataoffsets[5]
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\xff" * 20)
+    with TiffWindows(path) as image:
+        image.read(slice(0, 16), slice(0, 16))
+        with pytest.raises(UserError, match="is broken") as error:
+            image.read(slice(0, 75), slice(0, 52))
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+def test_a_compression_that_needs_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, pixels("uint8"), tile=(16, 16), metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["Compression"].overwrite(5)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "LZW compression needs the package imagecodecs; install it" in refusal(path)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("wanted", [1, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"intensity": "divide"},
+        {"intensity": "divide", "polarity": "dark", "gamma": 0.5},
+        {"low": 0, "high": 100},
+        {"low": 3, "high": 97, "polarity": "dark", "gamma": 0.7},
+    ],
+)
+def test_windows_are_prepared_as_the_whole_image(
+    dtype: str, channels: int, wanted: Any, settings: dict[str, Any]
+) -> None:
+    image = pixels(dtype, channels)
+    image = (image // 3 + image.dtype.type(np.iinfo(dtype).max // 2)).astype(dtype)
+    preprocess = Preprocess(channels=wanted, **settings)
+    preprocess.check_windows()
+    whole = preprocess.prepare(image)
+    counts = sum(preprocess.histogram(image[top : top + 9]) for top in range(0, SIZE[0], 9))
+    assert isinstance(counts, np.ndarray) and counts.sum() == whole.size
+    table = preprocess.lookup(counts if preprocess.counted else np.zeros_like(counts))
+    for top, left in ((0, 0), (17, 5), (70, 51)):
+        window = preprocess.prepare_window(image[top : top + 21, left : left + 13], table)
+        np.testing.assert_array_equal(window, whole[top : top + 21, left : left + 13])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"clahe": True}, {"crop": (8, 8)}, {"resize": (8, 8)}], ids=lambda s: next(iter(s))
+)
+def test_what_needs_the_whole_image_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"preprocess.{next(iter(settings))} needs the whole image"):
+        Preprocess(**settings).check_windows()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "float32"])
+@pytest.mark.parametrize("shape", [(1, 1), (256, 256), (300, 700), (1000, 13)])
+@pytest.mark.parametrize("band", [1, 100, 256, 5000])
+def test_what_is_written_in_bands_is_the_image(
+    tmp_path: Path, dtype: str, shape: tuple[int, int], band: int
+) -> None:
+    image = np.random.default_rng(0).integers(0, 2**32, shape, "uint32").astype(dtype)
+    path = tmp_path / "new" / "image.tif"
+    bands = (image[top : top + band] for top in range(0, shape[0], band))
+    write_tiff(path, shape, np.dtype(dtype), bands)
+    found = tifffile.imread(path)
+    np.testing.assert_array_equal(found, image)
+    assert found.dtype == dtype
+    assert [p.name for p in path.parent.iterdir()] == ["image.tif"]
+    if dtype in ("uint8", "uint16"):
+        np.testing.assert_array_equal(read_image(path)[..., 0], image)
+
+
+def test_stacks_and_colours_are_written_in_bands(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    for shape, rgb in (((2, 3, 300, 270), False), ((2, 300, 270, 3), True), ((9, 7, 3), True)):
+        image = np.random.default_rng(0).integers(0, 256, shape, "uint8")
+        flat = image.reshape(-1, *shape[-3:]) if rgb else image.reshape(-1, *shape[-2:])
+        bands = (plane[top : top + 99] for plane in flat for top in range(0, shape[-2 - rgb], 99))
+        write_tiff(path, shape, image.dtype, bands, rgb=rgb)
+        np.testing.assert_array_equal(tifffile.imread(path).reshape(shape), image)
+
+
+def test_large_files_have_64_bit_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pixels("uint8")
+    for limit, big in ((image.size, False), (image.size - 1, True)):
+        monkeypatch.setattr(stream, "_CLASSIC", limit)
+        write_tiff(tmp_path / "image.tif", SIZE, image.dtype, [image])
+        with tifffile.TiffFile(tmp_path / "image.tif") as tiff:
+            assert tiff.is_bigtiff == big
+        check_windows(tmp_path / "image.tif")
+
+
+def test_nothing_is_left_of_what_could_not_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    path.write_bytes(b"before")
+
+    def fails(error: Exception) -> Iterator[np.ndarray]:
+        yield np.zeros((300, 300), np.uint8)
+        raise error
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(UserError, match="No space left on device"):
+        write_tiff(path, (900, 300), np.dtype("uint8"), fails(full))
+    with pytest.raises(UserError, match="of the input"):
+        write_tiff(path, (900, 300), np.dtype("uint8"), fails(UserError("of the input")))
+    with pytest.raises(ValueError, match="300 rows"):
+        write_tiff(path, (301, 300), np.dtype("uint8"), [np.zeros((300, 300), np.uint8)])
+    assert [p.name for p in tmp_path.iterdir()] == ["image.tif"]
+    assert path.read_bytes() == b"before"
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_tiff(tmp_path / "file" / "image.tif", (1, 1), np.dtype("uint8"), [])
+
+
+def test_a_spool_gives_back_what_it_got(tmp_path: Path) -> None:
+    parts = [pixels("uint16"), np.zeros((0, 52), np.int32), pixels("uint8") > 99]
+    with Spool(tmp_path) as spool:
+        for part in parts:
+            spool.append(part)
+        for _ in range(2):
+            for part, found in zip(parts, spool, strict=True):
+                np.testing.assert_array_equal(found, part)
+                assert found.dtype == part.dtype
+            read = spool.reader()
+            np.testing.assert_array_equal(read(slice(3, 9), slice(2, 5)), parts[0][3:9, 2:5])
+            joined = np.concatenate([parts[0][70:], parts[2][:5]])
+            np.testing.assert_array_equal(read(slice(70, 80), slice(0, 52)), joined)
+            spool.append(parts[0])
+            parts.append(parts[0])
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        Spool(tmp_path / "file")
+
+
+def test_spools_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    real = tempfile.TemporaryFile
+    monkeypatch.setattr(
+        tempfile, "TemporaryFile", lambda **k: opened.append(real(**k)) or opened[0]
+    )
+    with Spool(tmp_path) as first:
+        spools = [first, *(Spool(tmp_path, beside=first) for _ in range(3))]
+        for value in range(12):
+            spools[value % 4].append(np.full((2, 3), value))
+        for number, spool in enumerate(spools):
+            assert [int(rows[0, 0]) for rows in spool] == [number, number + 4, number + 8]
+    assert len(opened) == 1 and opened[0].closed
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "lzw", "zstd"])
+def test_what_imagecodecs_decodes(tmp_path: Path, compression: str) -> None:
+    pytest.importorskip("imagecodecs")
+    image = cv2.GaussianBlur(pixels("uint8", 3), (0, 0), 9)
+    path = tmp_path / "image.tif"
+    settings: dict[str, Any] = {"compression": compression, "photometric": "rgb"}
+    tifffile.imwrite(path, image, tile=(32, 32), **settings)
+    with TiffWindows(path) as windows:
+        found = windows.read(slice(20, 75), slice(7, 50))
+    # JPEG loses something, and stores brightness and colours: what is read is RGB again.
+    assert np.abs(found.astype(int) - image[20:, 7:50]).max() <= (
+        20 if compression == "jpeg" else 0
+    )
+
+
+def test_brightness_and_colours_that_no_decoder_turns_into_rgb(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, pixels("uint8", 3), photometric="ycbcr")
+    assert "YCBCR; convert it to RGB" in refusal(path)
