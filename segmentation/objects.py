@@ -1,4 +1,4 @@
-"""Operations on label maps: number, merge, watershed, clean, distances."""
+"""Operations on label maps: number, merge, split by watershed, clean, distances."""
 
 from collections.abc import Iterable
 
@@ -9,42 +9,45 @@ from skimage.segmentation import watershed
 from segmentation.errors import UserError
 
 
-def components(mask: np.ndarray, seed_distance: int = 0) -> np.ndarray:
+def label_objects(mask: np.ndarray, seed_distance: int = 0) -> np.ndarray:
     """The objects of a mask: its 8-connected components, cut where they have waists.
 
     Args:
         mask: (H, W) bool.
-        seed_distance: Each peak of the distance to the background that is highest within so many
+        seed_distance: Each maximum of the distance to the background that is highest within so many
             pixels becomes an object of its own, by watershed (Vincent & Soille 1991); 0 leaves the
             components whole. About a third of an object's diameter is a good start.
 
     Returns:
         (H, W) int32 ids, 0 = background.
+
+    >>> label_objects(np.array([[True, True, False, True]])).tolist()
+    [[1, 1, 0, 2]]
     """
     if seed_distance == 0 or not mask.any():
         return label_components(mask)
-    # Jagged outlines have peaks of their own.
+    # Jagged outlines have maxima of their own.
     distance = cv2.GaussianBlur(distance_transform(mask), (0, 0), 1.0)
-    return grown(peaks(distance, seed_distance, mask), -distance, mask)
+    return watershed_from_seeds(local_maxima(distance, seed_distance, mask), -distance, mask)
 
 
-def peaks(height: np.ndarray, distance: int, mask: np.ndarray) -> np.ndarray:
-    """Number the pixels that nothing within ``distance`` rises above; plateaus count once.
+def local_maxima(height: np.ndarray, distance: int, mask: np.ndarray) -> np.ndarray:
+    """Number (int32) the pixels that are highest within ``distance``; a plateau counts once.
 
     Args:
         height: (H, W) float32.
         distance: In pixels, ≥ 1.
-        mask: (H, W) bool: where peaks are looked for.
+        mask: (H, W) bool: where maxima are looked for.
 
-    Returns:
-        (H, W) int32 seeds, 0 = none.
+    >>> local_maxima(np.float32([[1, 3, 1, 2, 2]]), 1, np.ones((1, 5), bool)).tolist()
+    [[0, 1, 0, 2, 2]]
     """
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * distance + 1, 2 * distance + 1))
     return label_components((height >= cv2.dilate(height, disc)) & mask)
 
 
-def grown(seeds: np.ndarray, landscape: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Flood a landscape from seeds: each pixel of the mask gets the id of its basin.
+def watershed_from_seeds(seeds: np.ndarray, landscape: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Give each pixel of the mask to the seed whose basin of the landscape it lies in.
 
     Components of the mask without a seed become objects of their own, so that all of the mask
     belongs to objects.
@@ -56,35 +59,48 @@ def grown(seeds: np.ndarray, landscape: np.ndarray, mask: np.ndarray) -> np.ndar
 
     Returns:
         (H, W) int32 ids 1…n.
+
+    >>> seeds, landscape = np.int32([[1, 0, 0, 2]]), np.float32([[0, 1, 2, 0]])
+    >>> watershed_from_seeds(seeds, landscape, np.ones((1, 4), bool)).tolist()
+    [[1, 1, 2, 2]]
     """
     whole = label_components(mask)
     seeded = np.zeros(int(whole.max(initial=0)) + 1, bool)
     seeded[whole[seeds > 0]] = True
     bare = mask & ~seeded[whole]
     seeds = np.where(bare, whole + seeds.max(initial=0), seeds)
-    return consecutive(watershed(landscape, seeds, mask=mask, connectivity=2))
+    return renumber(watershed(landscape, seeds, mask=mask, connectivity=2))
 
 
-def cleaned(labels: np.ndarray, min_size: int, fill_holes: bool) -> np.ndarray:
-    """Fill the holes within single objects, then drop objects of fewer than ``min_size`` pixels.
+def clean_objects(labels: np.ndarray, min_size: int, fill_holes: bool) -> np.ndarray:
+    """Fill holes if asked to, then drop objects of fewer than ``min_size`` pixels: ids 1…n.
 
-    Args:
-        labels: (H, W) int32 ids.
-        min_size: In pixels.
-        fill_holes: A gap among several objects is none of theirs and stays.
-
-    Returns:
-        (H, W) int32 ids 1…n.
+    >>> clean_objects(np.int32([[3, 3, 0, 7]]), min_size=2, fill_holes=False).tolist()
+    [[1, 1, 0, 0]]
     """
     if fill_holes:
-        labels = _filled(labels)
-    if min_size > 1:
-        small = np.bincount(labels.reshape(-1)) < min_size
-        labels = np.where(small[labels], 0, labels)
-    return consecutive(labels)
+        labels = fill_object_holes(labels)
+    return renumber(remove_small_objects(labels, min_size))
 
 
-def _filled(labels: np.ndarray) -> np.ndarray:
+def remove_small_objects(labels: np.ndarray, min_size: int) -> np.ndarray:
+    """Set objects of fewer than ``min_size`` pixels to 0; the others keep their ids.
+
+    >>> remove_small_objects(np.int32([[3, 3, 0, 7]]), 2).tolist()
+    [[3, 3, 0, 0]]
+    """
+    if min_size <= 1:
+        return labels
+    small = np.bincount(labels.reshape(-1)) < min_size
+    return np.where(small[labels], 0, labels)
+
+
+def fill_object_holes(labels: np.ndarray) -> np.ndarray:
+    """Fill the holes within single objects; a gap among several objects is none of theirs.
+
+    >>> fill_object_holes(np.int32([[2, 2, 2], [2, 0, 2], [2, 2, 2]])).tolist()
+    [[2, 2, 2], [2, 2, 2], [2, 2, 2]]
+    """
     # Objects are 8-connected, so their holes are 4-connected. A border keeps the outside in one.
     around = np.pad(labels == 0, 1, constant_values=True).astype(np.uint8)
     holes = cv2.connectedComponents(around, connectivity=4)[1]
@@ -108,13 +124,39 @@ def _filled(labels: np.ndarray) -> np.ndarray:
     return filled
 
 
+def label_components(mask: np.ndarray) -> np.ndarray:
+    """Number the 8-connected components of an (H, W) bool mask: int32, 0 = background."""
+    labels: np.ndarray = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
+    return labels.astype(np.int32, copy=False)
+
+
+def distance_transform(mask: np.ndarray) -> np.ndarray:
+    """Each pixel's Euclidean distance to the nearest pixel outside the mask.
+
+    OpenCV's result differs in the last bit with the number of threads and with where in memory
+    the array happens to lie. Distances are roots of whole numbers: rounding their squares makes
+    the result the same everywhere (exact up to some 1,600 pixels).
+
+    Returns:
+        (H, W) float32 in pixels, 0 outside; the image's diagonal everywhere where nothing is
+        outside.
+
+    >>> distance_transform(np.array([[False, True, True]])).tolist()
+    [[0.0, 1.0, 2.0]]
+    """
+    if mask.all():
+        return np.full(mask.shape, np.hypot(*mask.shape), np.float32)
+    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(np.sqrt(np.rint(np.square(distance))))
+
+
 def binary_mask(mask: np.ndarray, name: str, remedy: str = "") -> np.ndarray:
     """Check that an (H, W) mask holds at most two values, 0 and one other, and return it as bool.
 
     Args:
         mask: Integers.
         name: What to call it in messages.
-        remedy: What else may help, told before saving it anew.
+        remedy: What else may help, said before the advice to save it anew.
 
     Raises:
         UserError: There are other values (a label map, an interpolated or a JPEG mask).
@@ -131,40 +173,11 @@ def binary_mask(mask: np.ndarray, name: str, remedy: str = "") -> np.ndarray:
     )
 
 
-def label_components(mask: np.ndarray) -> np.ndarray:
-    """Number the 8-connected components of an (H, W) bool mask: int32, 0 = background."""
-    labels: np.ndarray = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
-    return labels.astype(np.int32, copy=False)
-
-
-def distance_transform(mask: np.ndarray) -> np.ndarray:
-    """Each pixel's Euclidean distance to the nearest pixel outside the mask.
-
-    OpenCV's result differs in the last bit with the number of threads and with where in memory
-    the array happens to lie. Distances are roots of whole numbers: rounding their squares makes
-    the result the same everywhere (exact up to some 1,600 pixels).
-
-    Args:
-        mask: (H, W) bool.
-
-    Returns:
-        (H, W) float32 in pixels, 0 outside; the image's diagonal everywhere where nothing is
-        outside.
-    """
-    if mask.all():
-        return np.full(mask.shape, np.hypot(*mask.shape), np.float32)
-    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.asarray(np.sqrt(np.rint(np.square(distance))))
-
-
 def merge_objects(masks: Iterable[tuple[str, np.ndarray]], shape: tuple[int, int]) -> np.ndarray:
-    """Merge one binary mask per object into an (H, W) int32 label map, ids in the order given.
+    """Merge one binary mask per object, each with its name, into an (H, W) int32 label map.
 
-    Where objects overlap the later one wins; an object that vanishes so keeps no id.
-
-    Args:
-        masks: Name, for messages, and (H, W) mask of each object.
-        shape: (H, W) of the image.
+    Ids go by the order given. Where objects overlap the later one wins; an object that vanishes so
+    keeps no id.
 
     Raises:
         UserError: A mask's size is not ``shape``, or it is not binary.
@@ -173,17 +186,17 @@ def merge_objects(masks: Iterable[tuple[str, np.ndarray]], shape: tuple[int, int
     for number, (name, mask) in enumerate(masks, start=1):
         check_size(name, mask.shape, shape)
         labels[binary_mask(mask, name)] = number
-    return consecutive(labels)
+    return renumber(labels)
 
 
-def overlap(masks: Iterable[tuple[str, np.ndarray]]) -> int:
+def count_overlap(masks: Iterable[tuple[str, np.ndarray]]) -> int:
     """Pixels that belong to more than one of some binary masks, each (H, W) with its name."""
     claims = sum((binary_mask(mask, name).astype(np.int32) for name, mask in masks), np.int32(0))
     return int(np.count_nonzero(claims > 1))
 
 
-def consecutive(labels: np.ndarray) -> np.ndarray:
-    """Renumber (H, W) instance ids to 1…n without gaps, keeping their order; int32."""
+def renumber(labels: np.ndarray) -> np.ndarray:
+    """Renumber (H, W) ids to 1…n without gaps, keeping their order; int32."""
     present = np.union1d(0, labels)
     if present[-1] == len(present) - 1:
         return labels.astype(np.int32, copy=False)

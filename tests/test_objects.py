@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segmentation.objects import cleaned, components, grown, peaks
+from segmentation.objects import clean_objects, label_objects, local_maxima, watershed_from_seeds
 
 
 def discs(*places: tuple[int, int, int], size: int = 96) -> np.ndarray:
@@ -23,8 +23,8 @@ def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
 def test_components_are_cut_at_the_waist() -> None:
     truth = discs((48, 30, 16), (48, 58, 16), (15, 80, 8))
     mask = truth > 0
-    assert components(mask).max() == 2
-    cut = components(mask, seed_distance=6)
+    assert label_objects(mask).max() == 2
+    cut = label_objects(mask, seed_distance=6)
     assert cut.max() == 3 and ((cut > 0) == mask).all()
     columns = np.nonzero((cut == cut[48, 30]) & (truth > 0))[1]
     assert 43 <= columns.max() <= 45  # the waist of two discs 28 apart lies half-way, at 44
@@ -33,7 +33,7 @@ def test_components_are_cut_at_the_waist() -> None:
 def test_one_ellipse_stays_one_where_seeds_must_be_far_apart() -> None:
     rows, columns = np.mgrid[:64, :128]
     mask = ((rows - 32) / 14) ** 2 + ((columns - 64) / 50) ** 2 <= 1
-    assert components(mask, seed_distance=10).max() == 1
+    assert label_objects(mask, seed_distance=10).max() == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -41,13 +41,13 @@ def test_components_number_all_of_the_mask_and_nothing_else(seed: int) -> None:
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(80, 90)), 2)
     mask = noise > 0.02
     for distance in (0, 1, 4, 20):
-        labels = components(mask, distance)
+        labels = label_objects(mask, distance)
         assert labels.dtype == np.int32 and ((labels > 0) == mask).all()
         assert set(np.unique(labels)) == set(range(labels.max() + 1))
     whole = ndimage.label(mask, np.ones((3, 3)))[0]
-    assert same_partition(components(mask), whole)
+    assert same_partition(label_objects(mask), whole)
     # Watershed divides components and never joins two.
-    pairs = np.unique(np.stack([components(mask, 3)[mask], whole[mask]]), axis=1)
+    pairs = np.unique(np.stack([label_objects(mask, 3)[mask], whole[mask]]), axis=1)
     assert len(pairs[0]) == len(np.unique(pairs[0]))
 
 
@@ -56,8 +56,8 @@ def test_a_plateau_is_one_peak_and_distance_parts_peaks() -> None:
     height[5:8, 5:9] = 1.0  # a plateau
     height[10, 20], height[10, 25] = 1.0, 0.9  # 5 apart
     mask = height > 0
-    assert peaks(height, 3, mask).max() == 3
-    found = peaks(height, 5, mask)
+    assert local_maxima(height, 3, mask).max() == 3
+    found = local_maxima(height, 5, mask)
     assert found.max() == 2 and found[10, 25] == 0
     assert len(np.unique(found[5:8, 5:9])) == 1
 
@@ -69,11 +69,11 @@ def test_grown_meets_on_the_ridge_and_keeps_what_has_no_seed() -> None:
     seeds[4, 4], seeds[4, 20] = 7, 3
     ridge = np.zeros(mask.shape, np.float32)
     ridge[:, 8] = 1.0  # nearer to the left seed: a nearest-seed rule would cut at 12
-    labels = grown(seeds, ridge, mask)
+    labels = watershed_from_seeds(seeds, ridge, mask)
     assert labels.max() == 3 and ((labels > 0) == mask).all()
     assert len({labels[4, 4], labels[4, 7]}) == 1 and labels[4, 9] == labels[4, 20]
     assert labels[4, 34] not in (labels[4, 4], labels[4, 20])
-    assert not grown(np.zeros_like(seeds), ridge, np.zeros_like(mask)).any()
+    assert not watershed_from_seeds(np.zeros_like(seeds), ridge, np.zeros_like(mask)).any()
 
 
 def test_holes_within_one_object_are_filled_others_stay() -> None:
@@ -85,7 +85,7 @@ def test_holes_within_one_object_are_filled_others_stay() -> None:
     labels[20:22, 15:18], labels[28:30, 15:18] = 2, 3  # between them: nobody's
     labels[0:5, 30:40] = 4
     labels[0:3, 33:36] = 0  # open to the image's border: no hole
-    filled = cleaned(labels, 0, fill_holes=True)
+    filled = clean_objects(labels, 0, fill_holes=True)
     assert (filled[2:12, 2:12] == filled[2, 2]).all()
     assert (filled[22:28, 15:18] == 0).all() and (filled[0:3, 33:36] == 0).all()
     assert filled.max() == 4
@@ -93,21 +93,21 @@ def test_holes_within_one_object_are_filled_others_stay() -> None:
         if i in (4, 5):
             wanted = ndimage.binary_fill_holes(labels == i)
             assert ((filled == filled[labels == i][0]) == wanted).all()
-    assert (cleaned(labels, 0, fill_holes=False) > 0).sum() == (labels > 0).sum()
+    assert (clean_objects(labels, 0, fill_holes=False) > 0).sum() == (labels > 0).sum()
 
 
 def test_an_object_in_the_hole_of_another_stays_itself() -> None:
     labels = discs((48, 48, 40), (48, 48, 20), (48, 48, 8))
     labels[labels == 2] = 0
-    filled = cleaned(labels, 0, fill_holes=True)
-    assert (filled == cleaned(labels, 0, False)).all()  # the gap borders on two objects
+    filled = clean_objects(labels, 0, fill_holes=True)
+    assert (filled == clean_objects(labels, 0, False)).all()  # the gap borders on two objects
 
 
 def test_small_objects_are_dropped_after_holes_are_filled() -> None:
     labels = discs((20, 20, 5), (60, 60, 10))
     labels[18:23, 18:23] = 0
     area = int((discs((20, 20, 5)) > 0).sum())
-    assert cleaned(labels, area, fill_holes=True).max() == 2
-    assert cleaned(labels, area, fill_holes=False).max() == 1
-    assert cleaned(labels, area + 1, fill_holes=True).max() == 1
-    assert cleaned(labels, 10**6, fill_holes=True).max() == 0
+    assert clean_objects(labels, area, fill_holes=True).max() == 2
+    assert clean_objects(labels, area, fill_holes=False).max() == 1
+    assert clean_objects(labels, area + 1, fill_holes=True).max() == 1
+    assert clean_objects(labels, 10**6, fill_holes=True).max() == 0

@@ -19,7 +19,7 @@ import yaml
 
 from segmentation.data.sample import Record, Sample, Source
 from segmentation.errors import UserError
-from segmentation.objects import consecutive
+from segmentation.objects import renumber
 
 VERSION = 1  # raise when the same file gives other masks
 
@@ -137,7 +137,7 @@ def union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     joins = 2 * overlap[np.arange(rows), partner] > areas
     wanted = np.where(joins, partner, columns + np.arange(rows))
     wanted[0] = 0
-    return consecutive(np.where(first > 0, first, wanted[second]))
+    return renumber(np.where(first > 0, first, wanted[second]))
 
 
 def read_corrections(path: Path) -> Corrections:

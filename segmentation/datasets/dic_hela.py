@@ -18,7 +18,7 @@ from segmentation.data.splits import SequenceSplit, Splitter
 from segmentation.errors import UserError
 from segmentation.io.images import decode_image, decode_mask
 from segmentation.io.tree import Tree, check_root, is_junk
-from segmentation.objects import check_size, consecutive
+from segmentation.objects import check_size, renumber
 
 Truth = Literal["gold", "silver", "best"]
 REMEDY = "put DIC-C2DH-HeLa.zip (or its unpacked folder DIC-C2DH-HeLa/) there"
@@ -103,7 +103,7 @@ class DICHeLa:
             maps.append(decode_mask(tree.read(path), tree.name(path)))
             check_size(tree.name(path), maps[-1].shape, image.shape)
         labels = maps[0] if len(maps) == 1 else completed(maps[0], maps[1])
-        return Sample(record.id, image, consecutive(labels), record.group)
+        return Sample(record.id, image, renumber(labels), record.group)
 
 
 class DICHeLaDataModule(SegmentationDataModule):

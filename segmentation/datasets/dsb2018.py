@@ -18,7 +18,13 @@ from segmentation.data.splits import RandomSplit, Splitter
 from segmentation.errors import UserError
 from segmentation.io.images import decode_image, decode_mask
 from segmentation.io.tree import Tree, check_root, find_tree
-from segmentation.objects import binary_mask, check_size, label_components, merge_objects, overlap
+from segmentation.objects import (
+    binary_mask,
+    check_size,
+    count_overlap,
+    label_components,
+    merge_objects,
+)
 
 Solution = dict[str, list[dict[str, str]]]  # rows of stage1_solution.csv by image
 REMEDY = "put stage1_train.zip (or its unpacked folder stage1_train/) there"
@@ -82,12 +88,12 @@ class DSB2018:
         """
         tree = self._trees[record.subset]
         if record.masks or record.subset != "test":
-            return overlap(
+            return count_overlap(
                 (tree.name(p), decode_mask(tree.read(p), tree.name(p))) for p in record.masks
             )
         image = decode_image(tree.read(record.image), tree.name(record.image))
         shape = (image.shape[0], image.shape[1])
-        return overlap(_solved(self._solution.get(record.id, []), shape))
+        return count_overlap(_solved(self._solution.get(record.id, []), shape))
 
     def _subset(self, tree: Tree, subset: str) -> list[Record]:
         images: dict[str, str] = {}

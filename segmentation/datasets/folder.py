@@ -16,10 +16,10 @@ from segmentation.io.tree import check_root, file_stamp, is_junk
 from segmentation.objects import (
     binary_mask,
     check_size,
-    consecutive,
+    count_overlap,
     label_components,
     merge_objects,
-    overlap,
+    renumber,
 )
 
 Masks = Literal["binary", "labels", "objects"]
@@ -27,7 +27,7 @@ _AS_LABELS = "set mask_type: labels if these are instance ids, or "
 MASK_ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_seg")
 
 
-class ImageFolder:
+class FolderDataset:
     """``root/images/NAME.png`` with ``root/masks/NAME.png``; PNG, TIFF, JPEG or BMP, 8 or 16 bit.
 
     Subfolders of ``images`` are groups (a patient, a plate), which :class:`GroupSplit` keeps whole,
@@ -99,7 +99,7 @@ class ImageFolder:
             if self.mask_type == "binary":
                 labels = label_components(binary_mask(mask, record.masks[0], _AS_LABELS))
             else:
-                labels = consecutive(mask.astype(np.int32))
+                labels = renumber(mask.astype(np.int32))
         return Sample(record.id, image, labels, record.group)
 
     def overlaps(self, record: Record) -> int:
@@ -110,7 +110,7 @@ class ImageFolder:
         """
         if self.mask_type != "objects":
             return 0
-        return overlap((path, read_mask(path)) for path in record.masks)
+        return count_overlap((path, read_mask(path)) for path in record.masks)
 
     def _find_masks(self, folder: Path) -> dict[str, tuple[Path, ...]]:
         if self.mask_type != "objects":
@@ -131,7 +131,7 @@ class FolderDataModule(SegmentationDataModule):
         root: Folder that holds ``images`` and ``masks``.
         images: Name of the images' folder.
         masks: Name of the masks' folder.
-        mask_type: ``binary``, ``labels`` or ``objects``; see :class:`ImageFolder`.
+        mask_type: ``binary``, ``labels`` or ``objects``; see :class:`FolderDataset`.
         split: Use ``GroupSplit`` with one subfolder a patient, plate or sequence.
         kwargs: See :class:`SegmentationDataModule`.
     """
@@ -145,7 +145,7 @@ class FolderDataModule(SegmentationDataModule):
         split: Splitter | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(ImageFolder(root, images, masks, mask_type), split, **kwargs)
+        super().__init__(FolderDataset(root, images, masks, mask_type), split, **kwargs)
 
 
 def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:

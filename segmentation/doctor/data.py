@@ -8,7 +8,7 @@ from segmentation.data.sample import Source
 from segmentation.datasets.bbbc039 import BBBC039
 from segmentation.datasets.dic_hela import DICHeLa
 from segmentation.datasets.dsb2018 import DSB2018
-from segmentation.datasets.folder import ImageFolder
+from segmentation.datasets.folder import FolderDataset
 from segmentation.datasets.ultrasound_nerve import UltrasoundNerve
 from segmentation.doctor.finding import Finding
 from segmentation.errors import UserError
@@ -46,8 +46,8 @@ def _read_data(folder: Path) -> Finding:
         "bbbc039": BBBC039,
         "dic_hela": DICHeLa,
         "ultrasound_nerve": UltrasoundNerve,
-        "folder": ImageFolder,
-        "folder, mask_type objects": lambda root: ImageFolder(root, mask_type="objects"),
+        "folder": FolderDataset,
+        "folder, mask_type objects": lambda root: FolderDataset(root, mask_type="objects"),
     }
     own = readers.get(folder.name)
     errors = []

@@ -12,7 +12,7 @@ from segmentation.datasets.folder import MASK_ENDINGS, find_images
 from segmentation.errors import UserError
 from segmentation.io.images import IMAGE_SUFFIXES, read_mask
 from segmentation.io.tree import check_root
-from segmentation.objects import consecutive, label_components
+from segmentation.objects import label_components, renumber
 
 Kind = Literal["auto", "instances", "mask"]
 SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
@@ -227,7 +227,7 @@ def holds_instances(facts: dict[Path, Facts], kind: Kind, option: str) -> bool:
 
 def to_labels(ids: np.ndarray, instances: bool) -> np.ndarray:
     """(H, W) int32 ids 1…n: those of a label map, or the components of a binary mask."""
-    return consecutive(ids.astype(np.int32)) if instances else label_components(ids > 0)
+    return renumber(ids.astype(np.int32)) if instances else label_components(ids > 0)
 
 
 def check_same_size(path: Path, found: tuple[int, ...], truth: Path, size: tuple[int, int]) -> None:

@@ -20,7 +20,7 @@ from segmentation.io.files import sha256_of, write_bytes
 from segmentation.metrics import F1, ImageF1, ImageIoU, IoU
 from segmentation.metrics.instance import ObjectScores
 from segmentation.metrics.matching import SCORES
-from segmentation.objects import cleaned
+from segmentation.objects import clean_objects
 from segmentation.targets import Target
 
 PIXELS: Mapping[str, Callable[..., Metric]] = {
@@ -98,7 +98,7 @@ class Search:
             return float(metric.compute())
         objects = ObjectScores()
         for found, truth in zip(self._instances(), self.truth, strict=True):
-            labels = cleaned(found, self.target.min_size, self.target.fill_holes)
+            labels = clean_objects(found, self.target.min_size, self.target.fill_holes)
             objects.update(torch.from_numpy(labels)[None], torch.from_numpy(truth)[None])
         return float(objects.compute()[self.score])
 

@@ -52,7 +52,7 @@ class Calibration:
         resolution_unit: TIFF's number: 1 none, 2 inch, 3 centimetre.
     """
 
-    layout: Literal["plain", "ome", "imagej"] = "plain"
+    tiff_settings: Literal["plain", "ome", "imagej"] = "plain"
     pixel_size: tuple[float, float] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     resolution: tuple[tuple[int, int], tuple[int, int]] | None = None
@@ -272,12 +272,14 @@ def write_stack(pixels: np.ndarray, planes: Planes) -> bytes:
         pixels.reshape(*planes.lengths, *pixels.shape[1:]),
         photometric="rgb" if rgb else "minisblack",
         compression="zlib",
-        **layout(planes, pixels.dtype, rgb),
+        **tiff_settings(planes, pixels.dtype, rgb),
     )
     return file.getvalue()
 
 
-def layout(planes: Planes, dtype: np.dtype[Any], rgb: bool, tiled: bool = False) -> dict[str, Any]:
+def tiff_settings(
+    planes: Planes, dtype: np.dtype[Any], rgb: bool, tiled: bool = False
+) -> dict[str, Any]:
     """Settings for ``tifffile.imwrite`` of a result: its metadata, and its resolution.
 
     Args:

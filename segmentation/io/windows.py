@@ -17,7 +17,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC
 
 from segmentation.errors import UserError
 from segmentation.io.files import unwritten, writing
-from segmentation.io.stacks import Planes, layout
+from segmentation.io.stacks import Planes, tiff_settings
 from segmentation.io.tiff import PLAIN, broken, dress, named, refusal
 
 _LARGEST = 2**30  # bytes of one segment, which is decoded as a whole
@@ -188,7 +188,7 @@ class TiffWindows:
         return pixels.astype(self._dtype, copy=False)
 
 
-class Spool:
+class BandStore:
     """Rows of an image, put aside on disk, compressed, until they are asked for again.
 
     The file has no name (where the system can do that) and is gone when it is closed.
@@ -202,7 +202,7 @@ class Spool:
         UserError: In any method, where the folder cannot be written or the disk is full.
     """
 
-    def __init__(self, folder: Path, beside: "Spool | None" = None) -> None:
+    def __init__(self, folder: Path, beside: "BandStore | None" = None) -> None:
         if beside is None:
             with unwritten(folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -281,7 +281,9 @@ def write_tiff(
         UserError: The folder cannot be written, or the disk is full.
     """
     leading, page = (shape[:-3], shape[-3:]) if rgb else (shape[:-2], shape[-2:])
-    settings = {"metadata": None} if planes is None else layout(planes, dtype, rgb, tiled=True)
+    settings = (
+        {"metadata": None} if planes is None else tiff_settings(planes, dtype, rgb, tiled=True)
+    )
     rows = iter(bands)
     tiles = (tile for _ in range(math.prod(leading)) for tile in _tiles(rows, page, dtype))
     large = math.prod(shape) * dtype.itemsize > _CLASSIC

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import find_objects
 
-from segmentation.io.windows import Spool
+from segmentation.io.windows import BandStore
 
 MOST = 2**24  # pixels of an object's box (4096²) that is cut out; each takes some 60 bytes
 
@@ -40,7 +40,7 @@ class LabelMap:
         too_large: Ids of objects whose boxes have more than ``MOST`` pixels.
     """
 
-    def __init__(self, size: tuple[int, int], spool: Spool) -> None:
+    def __init__(self, size: tuple[int, int], spool: BandStore) -> None:
         self.size, self._spool = size, spool
         self._tops = [0]  # of each block, and where the last one ends
         self._count = 0

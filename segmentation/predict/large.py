@@ -14,7 +14,7 @@ from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
 from segmentation.experiments.grid_tiles import GridTiles
 from segmentation.inference.sliding import Read, Tiling, receptive_radius, sliding
-from segmentation.io.windows import Spool, TiffWindows
+from segmentation.io.windows import BandStore, TiffWindows
 from segmentation.predict.label_map import LabelMap
 from segmentation.predict.merge import Merge, blocks
 from segmentation.task import SegmentationTask
@@ -39,9 +39,9 @@ class Large:
             margin that was given.
     """
 
-    mask: Spool
+    mask: BandStore
     labels: LabelMap
-    probabilities: Spool
+    probabilities: BandStore
     foreground_pixels: int
     exact: bool
 
@@ -50,7 +50,7 @@ class Large:
 def predict_large(
     tasks: Sequence[SegmentationTask],
     image: TiffWindows,
-    spool: Callable[[], Spool],
+    spool: Callable[[], BandStore],
     *,
     probabilities: bool = False,
     tile: int = TILE,

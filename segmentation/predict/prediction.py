@@ -18,7 +18,7 @@ from segmentation.experiments.grid_tiles import GridTiles
 from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
 from segmentation.io.stacks import Calibration, Planes
-from segmentation.io.windows import Spool, TiffWindows, write_tiff
+from segmentation.io.windows import BandStore, TiffWindows, write_tiff
 from segmentation.predict.large import TILE, predict_large, tiled
 from segmentation.predict.outputs import Outputs, rle
 from segmentation.predict.outputs.geojson import encode_features, features
@@ -147,10 +147,10 @@ def stream_file(
     targets = {kind: outputs.folder / file for kind, file in files.items()}
     counts = Rows()
     with ExitStack() as stack:
-        overlays = stack.enter_context(Spool(outputs.folder / "masks"))
+        overlays = stack.enter_context(BandStore(outputs.folder / "masks"))
 
-        def spool() -> Spool:
-            return Spool(outputs.folder / "masks", beside=overlays)
+        def spool() -> BandStore:
+            return BandStore(outputs.folder / "masks", beside=overlays)
 
         places = {kind: targets.get(kind) for kind in ("geojson", "rois")}
         objects = ObjectFiles(planes, name, stem, stack, codes=outputs.rle, **places)

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from segmentation.errors import UserError
-from segmentation.objects import cleaned
+from segmentation.objects import clean_objects
 
 
 class Target(ABC):
@@ -59,7 +59,7 @@ class Target(ABC):
 
     def decode(self, probs: np.ndarray) -> np.ndarray:
         """(classes, H, W) float32 probabilities ► (H, W) int32 ids 1…n, 0 = background."""
-        return cleaned(self.instances(probs), self.min_size, self.fill_holes)
+        return clean_objects(self.instances(probs), self.min_size, self.fill_holes)
 
 
 def otsu(gray: np.ndarray) -> np.ndarray:

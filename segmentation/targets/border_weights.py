@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from segmentation.errors import UserError
-from segmentation.objects import consecutive, distance_transform
+from segmentation.objects import distance_transform, renumber
 
 VERSION = 2  # raise when a map gives other values for the same settings
 REACH = 5.3  # in σ: beyond it the border term is below w0 · exp(-14), 8e-7 of its height
@@ -115,7 +115,7 @@ def border_weights(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> 
         (H, W) float32; 0 with fewer than two objects.
     """
     if labels.max(initial=0) > labels.size:
-        labels = consecutive(labels)  # the loop goes through all ids up to the highest
+        labels = renumber(labels)  # the loop goes through all ids up to the highest
     far = np.float32(1e6)
     nearest = np.full(labels.shape, far, np.float32)
     second = np.full(labels.shape, far, np.float32)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentation.errors import UserError
-from segmentation.objects import consecutive, grown, label_components
+from segmentation.objects import label_components, renumber, watershed_from_seeds
 from segmentation.targets.base import Target, check_share
 from segmentation.targets.border_weights import rims, square_filter
 
@@ -65,7 +65,7 @@ class Contour(Target):
     def encode(self, labels: np.ndarray) -> Tensor:
         """(H, W) int64: 0 background, 1 interior, 2 contour; what losses take as classes."""
         if labels.max(initial=0) > labels.size:
-            labels = consecutive(labels)
+            labels = renumber(labels)
         mask = labels > 0
         interior = np.zeros_like(mask)
         missing = np.bincount(labels.reshape(-1)) > 0  # objects without an interior so far
@@ -113,7 +113,7 @@ class Contour(Target):
         foreground without an interior is an object of its own.
         """
         mask = self.foreground(torch.from_numpy(probs)[None])[0].numpy() > self.threshold
-        return grown(label_components(mask & (probs[1] > self.seed)), probs[2], mask)
+        return watershed_from_seeds(label_components(mask & (probs[1] > self.seed)), probs[2], mask)
 
 
 def _highest(maps: Tensor, radius: int) -> Tensor:

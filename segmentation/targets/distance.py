@@ -6,7 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmentation.objects import consecutive, distance_transform, grown, label_components
+from segmentation.objects import (
+    distance_transform,
+    label_components,
+    renumber,
+    watershed_from_seeds,
+)
 from segmentation.targets.base import Target, check_share
 from segmentation.targets.border_weights import rims
 
@@ -63,7 +68,7 @@ class Distance(Target):
         """(2, H, W) probabilities ► (H, W) int32 ids: summits, flooded over the foreground."""
         mask = probs[0] > self.threshold
         seeds = label_components(mask & (probs[1] > self.seed))
-        return grown(seeds, -probs[1], mask)
+        return watershed_from_seeds(seeds, -probs[1], mask)
 
 
 def relative_distance(labels: np.ndarray) -> np.ndarray:
@@ -76,7 +81,7 @@ def relative_distance(labels: np.ndarray) -> np.ndarray:
         (H, W) float32 in 0…1, 0 on the background.
     """
     if labels.max(initial=0) > labels.size:
-        labels = consecutive(labels)
+        labels = renumber(labels)
     # Pixels on the seam between objects are the nearest that is not within: they are counted half
     # a pixel deep, as those at the background are one pixel deep.
     within = (labels > 0) & ~rims(labels, 1, background=False)

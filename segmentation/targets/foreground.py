@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmentation.objects import components
+from segmentation.objects import label_objects
 from segmentation.targets.base import Target, check_natural
 from segmentation.targets.border_weights import separated
 
@@ -62,4 +62,4 @@ class Foreground(Target):
 
     def instances(self, probs: np.ndarray) -> np.ndarray:
         """(1, H, W) probabilities ► (H, W) int32 ids of the components, cut at waists."""
-        return components(probs[0] > self.threshold, self.seed_distance)
+        return label_objects(probs[0] > self.threshold, self.seed_distance)

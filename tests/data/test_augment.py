@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segmentation.data import transforms
+from segmentation.data import augment
 from segmentation.data.augment import RECIPES, Augmentation, pad_reflect, random_crop
 from segmentation.errors import UserError
 
@@ -206,8 +206,8 @@ def test_what_is_below_stays_below(recipe: str) -> None:
 def test_coarse_elastic(size: tuple[int, int]) -> None:
     """The middle of the 3×3 grid is drawn itself; what lies between is smooth and never folds."""
     sigma = 10 * min(1, min(size) / 512)
-    deform = transforms.CoarseElastic(p=1)
-    deform.set_random_state(np.random.default_rng(0), transforms.random.Random(0))
+    deform = augment.CoarseElastic(p=1)
+    deform.set_random_state(np.random.default_rng(0), augment.random.Random(0))
     middles = []
     centre = size[0] // 2, size[1] // 2
     for _ in range(150):
@@ -373,7 +373,7 @@ def test_every_draw_comes_from_the_generator(monkeypatch: pytest.MonkeyPatch) ->
     image, labels = scene()
     first = [run(recipe, 3, image, labels)[0].tobytes() for recipe in RECIPES]
     np.random.seed(1)
-    transforms.random.seed(1)
+    augment.random.seed(1)
     cv2.setRNGSeed(5)
     assert [run(recipe, 3, image, labels)[0].tobytes() for recipe in RECIPES] == first
 
@@ -383,7 +383,7 @@ def test_import_asks_no_network(tmp_path: Path) -> None:
         "import socket, sys\n"
         "def refuse(*args, **kwargs): print('NETWORK', args); raise OSError('no network')\n"
         "socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse\n"
-        "import segmentation.data.transforms\n"
+        "import segmentation.data.augment\n"
         "print(sys.modules['albumentations'].__version__)\n"
     )
     clean = {"PATH": "", "HOME": str(tmp_path)}

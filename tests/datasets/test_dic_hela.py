@@ -14,7 +14,7 @@ from segmentation.data.splits import PARTS, BlockSplit
 from segmentation.datasets.dic_hela import DICHeLa, DICHeLaDataModule, Truth, completed
 from segmentation.datasets.synthetic import write_dic_hela
 from segmentation.errors import UserError
-from segmentation.objects import consecutive
+from segmentation.objects import renumber
 
 NAME = "DIC-C2DH-HeLa"
 
@@ -96,7 +96,7 @@ def test_completed() -> None:
     other = np.array([[4, 4, 4, 7, 7, 0, 0, 4]], np.uint16) * np.uint16([1, 0, 1, 1, 1, 1, 1, 0])
     np.testing.assert_array_equal(completed(half, other), half)
     nothing = np.zeros_like(gold)
-    np.testing.assert_array_equal(consecutive(completed(nothing, silver)), consecutive(silver))
+    np.testing.assert_array_equal(renumber(completed(nothing, silver)), renumber(silver))
     np.testing.assert_array_equal(completed(gold, nothing), gold)
     most = np.array([[65535, 0]], np.uint16)
     np.testing.assert_array_equal(completed(most, most[:, ::-1]), [[65535, 131070]])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from segmentation.data import download as module
+from segmentation.datasets import download as module
 from segmentation.datasets.download import download
 from segmentation.errors import UserError
 from tests.datasets.server import Answer, serving

@@ -15,7 +15,7 @@ from segmentation.data.splits import OfficialSplit, RandomSplit
 from segmentation.datasets.dsb2018 import DSB2018, DSB2018DataModule, kind, rle_decode
 from segmentation.datasets.synthetic import rle_encode, write_dsb2018
 from segmentation.errors import UserError
-from segmentation.objects import consecutive, label_components
+from segmentation.objects import label_components, renumber
 
 
 def samples(root: Path) -> dict[str, Sample]:
@@ -154,7 +154,7 @@ def test_solution(dsb_root: Path) -> None:
         for number, runs in enumerate(mine, start=1):
             wanted[slow_rle_decode(runs, 64, 80)] = number
         assert sample.labels is not None
-        np.testing.assert_array_equal(sample.labels, consecutive(wanted))
+        np.testing.assert_array_equal(sample.labels, renumber(wanted))
     assert {sample.image.shape[2] for sample in tests.values()} <= {1, 3}
 
 

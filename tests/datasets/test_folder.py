@@ -10,7 +10,7 @@ import pytest
 
 from segmentation.data.sample import Sample
 from segmentation.data.splits import GroupSplit
-from segmentation.datasets.folder import FolderDataModule, ImageFolder, find_images
+from segmentation.datasets.folder import FolderDataModule, FolderDataset, find_images
 from segmentation.datasets.synthetic import write_folder
 from segmentation.errors import UserError
 from segmentation.io.images import write_image
@@ -26,7 +26,7 @@ FORMATS = [
 
 
 def read(root: Path, **settings: Any) -> dict[str, Sample]:
-    source = ImageFolder(str(root), **settings)
+    source = FolderDataset(str(root), **settings)
     return {record.id: source.read(record) for record in source.index()}
 
 
@@ -111,7 +111,7 @@ def test_subfolders_are_groups(root: Path) -> None:
     for number in range(2, 4):
         for folder in ("images", "masks"):
             shutil.copytree(root / folder / "patient0", root / folder / f"patient{number}")
-    source = ImageFolder(str(root))
+    source = FolderDataset(str(root))
     groups = {record.id: record.group for record in source.index()}
     assert len(groups) == 8 and set(groups.values()) == {f"patient{n}" for n in range(4)}
     assert groups["patient1/field_0002"] == "patient1"
@@ -207,6 +207,6 @@ def test_overlapping_objects_are_counted_where_they_can_be_told(tmp_path: Path) 
         mask = np.zeros((6, 8), np.uint8)
         mask[2 * i : 2 * i + 3] = 255
         write_image(tmp_path / f"masks/a/{i}.png", mask)
-    source = ImageFolder(str(tmp_path), mask_type="objects")
+    source = FolderDataset(str(tmp_path), mask_type="objects")
     (record,) = source.index()
     assert source.overlaps(record) == 8

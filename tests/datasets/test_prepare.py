@@ -9,9 +9,9 @@ import requests
 from filelock import FileLock
 
 from segmentation.__main__ import main
-from segmentation.data import prepare as module
 from segmentation.data.cache import decoded
 from segmentation.data.sample import Record, Sample
+from segmentation.datasets import prepare as module
 from segmentation.datasets.bbbc039 import BBBC039
 from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.datasets.official import DATASETS, Official, Piece

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from segmentation.__main__ import main
-from segmentation.data import prepare as module
+from segmentation.datasets import prepare as module
 from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.datasets.prepare import prepare
 from segmentation.errors import UserError
@@ -57,7 +57,7 @@ def test_ctrl_c(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from segmentation.data import prepare
+from segmentation.datasets import prepare
 
 roots, archives = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
 prepare.Official.open = lambda *_: sys.exit()  # by then the folders are there

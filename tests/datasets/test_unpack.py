@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from segmentation.data import unpack
+from segmentation.datasets import unpack
 from segmentation.datasets.unpack import differences, stage
 from segmentation.errors import UserError
 

@@ -20,11 +20,11 @@ from segmentation.io.images import decode_image, decode_mask, read_image, read_m
 from segmentation.objects import (
     binary_mask,
     check_size,
-    consecutive,
+    count_overlap,
     distance_transform,
     label_components,
     merge_objects,
-    overlap,
+    renumber,
 )
 
 HEIGHT, WIDTH = 33, 47
@@ -212,7 +212,7 @@ def test_consecutive() -> None:
         ([[0, 0]], [[0, 0]]),
         ([[1, 2]], [[1, 2]]),
     ):
-        done = consecutive(np.array(labels))
+        done = renumber(np.array(labels))
         assert done.dtype == np.int32
         np.testing.assert_array_equal(done, wanted)
 
@@ -274,9 +274,9 @@ def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
 def test_overlap_counts_pixels_that_several_masks_claim() -> None:
     one, two, three = (np.zeros((6, 8), np.uint8) for _ in range(3))
     one[:3], two[2:5], three[2, :4] = 255, 255, 1
-    assert overlap([("one", one), ("two", two)]) == 8
-    assert overlap([("one", one), ("two", two), ("three", three)]) == 8  # each pixel once
-    assert overlap([("one", one)]) == overlap([]) == 0
+    assert count_overlap([("one", one), ("two", two)]) == 8
+    assert count_overlap([("one", one), ("two", two), ("three", three)]) == 8  # each pixel once
+    assert count_overlap([("one", one)]) == count_overlap([]) == 0
 
 
 def test_distances_are_exact_wherever_the_array_lies() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from segmentation.data import tree
 from segmentation.errors import UserError
+from segmentation.io import tree
 from segmentation.io.tree import Tree, check_root, find_tree
 
 FILES = {"b/images/b.png": b"bb", "a/images/a.png": b"a", "top.txt": b"top"}

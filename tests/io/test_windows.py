@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from segmentation.data import stream
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
+from segmentation.io import windows
 from segmentation.io.images import read_image, write_image
-from segmentation.io.windows import Spool, TiffWindows, write_tiff
+from segmentation.io.windows import BandStore, TiffWindows, write_tiff
 
 SIZE = (75, 52)
 
@@ -157,7 +157,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tifffile.imwrite(path, np.zeros((20, 20), np.float32))
     assert "float32" in refusal(path)
     tifffile.imwrite(path, pixels("uint8"), compression="zlib", rowsperstrip=SIZE[0])
-    monkeypatch.setattr(stream, "_LARGEST", 1000)
+    monkeypatch.setattr(windows, "_LARGEST", 1000)
     assert "save it in tiles" in refusal(path)
 
 
@@ -262,7 +262,7 @@ def test_stacks_and_colours_are_written_in_bands(tmp_path: Path) -> None:
 def test_large_files_have_64_bit_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = pixels("uint8")
     for limit, big in ((image.size, False), (image.size - 1, True)):
-        monkeypatch.setattr(stream, "_CLASSIC", limit)
+        monkeypatch.setattr(windows, "_CLASSIC", limit)
         write_tiff(tmp_path / "image.tif", SIZE, image.dtype, [image])
         with tifffile.TiffFile(tmp_path / "image.tif") as tiff:
             assert tiff.is_bigtiff == big
@@ -293,7 +293,7 @@ def test_nothing_is_left_of_what_could_not_be_written(tmp_path: Path) -> None:
 
 def test_a_spool_gives_back_what_it_got(tmp_path: Path) -> None:
     parts = [pixels("uint16"), np.zeros((0, 52), np.int32), pixels("uint8") > 99]
-    with Spool(tmp_path) as spool:
+    with BandStore(tmp_path) as spool:
         for part in parts:
             spool.append(part)
         for _ in range(2):
@@ -309,7 +309,7 @@ def test_a_spool_gives_back_what_it_got(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        Spool(tmp_path / "file")
+        BandStore(tmp_path / "file")
 
 
 def test_spools_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,8 +318,8 @@ def test_spools_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         tempfile, "TemporaryFile", lambda **k: opened.append(real(**k)) or opened[0]
     )
-    with Spool(tmp_path) as first:
-        spools = [first, *(Spool(tmp_path, beside=first) for _ in range(3))]
+    with BandStore(tmp_path) as first:
+        spools = [first, *(BandStore(tmp_path, beside=first) for _ in range(3))]
         for value in range(12):
             spools[value % 4].append(np.full((2, 3), value))
         for number, spool in enumerate(spools):

@@ -15,9 +15,9 @@ from segmentation.data.preprocess import Preprocess
 from segmentation.datasets.synthetic import make_nuclei
 from segmentation.errors import UserError
 from segmentation.experiments.grid_tiles import GridTiles
-from segmentation.inference import large
 from segmentation.io.images import read_image
-from segmentation.io.windows import Spool, TiffWindows
+from segmentation.io.windows import BandStore, TiffWindows
+from segmentation.predict import large
 from segmentation.predict.label_map import LabelMap
 from segmentation.predict.large import choose_tiling, predict_large
 from segmentation.predict.prediction import mean_probabilities
@@ -57,7 +57,7 @@ def predicted(tasks: Any, path: Path, **more: Any) -> tuple[large.Large, dict[st
     with ExitStack() as stack:
         windows = stack.enter_context(TiffWindows(path))
         found = predict_large(
-            tasks, windows, lambda: stack.enter_context(Spool(path.parent)), **more
+            tasks, windows, lambda: stack.enter_context(BandStore(path.parent)), **more
         )
         maps = {name: list(getattr(found, name)) for name in NAMES[: None if more else 2]}
         check_crops(found.labels, np.concatenate(maps["labels"]))

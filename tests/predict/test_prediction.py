@@ -12,15 +12,15 @@ import pytest
 import tifffile
 from roifile import roiread
 
+from segmentation import objects
 from segmentation.__main__ import main
 from segmentation.checkpoints import load_task
-from segmentation.inference import large, objects
 from segmentation.io.files import unwritten
 from segmentation.io.images import read_image
 from segmentation.io.stacks import open_planes
-from segmentation.io.windows import Spool
+from segmentation.io.windows import BandStore
 from segmentation.predict import folder as predict
-from segmentation.predict import prediction
+from segmentation.predict import large, prediction
 from segmentation.predict.large import tiled
 from segmentation.predict.outputs import streamed
 from segmentation.predict.prediction import probabilities
@@ -155,11 +155,11 @@ def stream(monkeypatch: pytest.MonkeyPatch, block: int = 12) -> None:
     monkeypatch.setattr(prediction, "predict_large", small)
 
 
-def counted(opened: list[Path], folder: Path, **more: Any) -> Spool:
+def counted(opened: list[Path], folder: Path, **more: Any) -> BandStore:
     """A spool; ``opened`` tells of those with a file of their own."""
     if "beside" not in more:
         opened.append(folder)
-    return Spool(folder, **more)
+    return BandStore(folder, **more)
 
 
 def test_a_streamed_image_has_the_same_files(
@@ -170,7 +170,7 @@ def test_a_streamed_image_has_the_same_files(
     assert main(argv(checkpoint, images, outs[0], *ALL)) == 0
     stream(monkeypatch)
     opened: list[Path] = []
-    monkeypatch.setattr(prediction, "Spool", lambda folder, **k: counted(opened, folder, **k))
+    monkeypatch.setattr(prediction, "BandStore", lambda folder, **k: counted(opened, folder, **k))
     assert main(argv(checkpoint, images, outs[1], *ALL)) == 0
     assert len(opened) == 1  # of a stack, too: files are limited
     planes = open_planes(images / "sub/a.tif")

@@ -11,7 +11,7 @@ from segmentation.data.preprocess import Preprocess
 from segmentation.evaluation.overlays import tint
 from segmentation.io.files import writing
 from segmentation.io.stacks import Planes
-from segmentation.io.windows import Spool, TiffWindows
+from segmentation.io.windows import BandStore, TiffWindows
 from segmentation.predict.label_map import LabelMap
 from segmentation.predict.large import prepared
 from segmentation.predict.outputs import rle
@@ -106,7 +106,7 @@ def smaller(size: tuple[int, int]) -> tuple[int, int]:
     return -(-size[0] // factor), -(-size[1] // factor)
 
 
-def add_overlay(overlay: Spool, image: TiffWindows, mask: Spool) -> None:
+def add_overlay(overlay: BandStore, image: TiffWindows, mask: BandStore) -> None:
     """Append the image with its mask tinted, (rows, W, 3) uint8, as small as :func:`smaller` says.
 
     Raises:
