@@ -64,7 +64,7 @@ class Official:
 
 
 _BBBC = "https://data.broadinstitute.org/bbbc"
-_READERS = "segmentation.data"
+_READERS = "segmentation.datasets"
 
 
 def _ctc(name: str, frames: int, sha256: str = "") -> Official:
