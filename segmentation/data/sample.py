@@ -1,10 +1,15 @@
 """One image with its instance labels, and what a dataset must offer to be read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +78,57 @@ class Source(Protocol):
         Raises:
             UserError: A file is unreadable, or mask and image do not fit together.
         """
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """Images and their label maps, read from their files when they are asked for.
+
+    A subclass has a ``name``, ``index`` and ``read``, as :class:`Source` describes them; that is
+    all that a data module needs, too.
+
+    >>> from segmentation.datasets import DSB2018
+    >>> data = DSB2018("data/dsb2018")
+    >>> len(data), data[0].labels.shape  # doctest: +SKIP
+    (670, (256, 256))
+    """
+
+    name: str
+    version = 1
+
+    def index(self) -> Sequence[Record]:
+        """Every sample, sorted by id, without decoding one."""
+        raise NotImplementedError
+
+    def read(self, record: Record) -> Sample:
+        """Decode one sample."""
+        raise NotImplementedError
+
+    @cached_property
+    def records(self) -> Sequence[Record]:
+        """The index, made once."""
+        return self.index()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, i: int) -> Sample:
+        return self.read(self.records[i])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(self.read, self.records)
+
+    def plot(self, i: int) -> "Figure":
+        """Sample ``i`` as a picture, its objects outlined."""
+        from matplotlib.figure import Figure
+        from skimage.segmentation import mark_boundaries
+
+        sample = self[i]
+        shown = np.broadcast_to(
+            sample.image / max(1, sample.image.max()), (*sample.image.shape[:2], 3)
+        )
+        if sample.labels is not None:
+            shown = mark_boundaries(shown, sample.labels)
+        axes = (figure := Figure()).subplots()
+        axes.imshow(shown)
+        axes.set(title=sample.id, xticks=(), yticks=())
+        return figure

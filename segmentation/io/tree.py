@@ -4,11 +4,13 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from segmentation.errors import UserError
+import numpy as np
 
-_LARGEST = (
-    2**30
-)  # bytes of one file: archives are untrusted, and a small one may unpack to any size
+from segmentation.errors import UserError
+from segmentation.io.images import decode_image, decode_mask
+
+# bytes of one file: archives are untrusted, and a small one may unpack to any size
+_LARGEST = 2**30
 
 
 class Tree:
@@ -64,6 +66,14 @@ class Tree:
                 f"{self.name(name)}: cannot be read ({error}); copy it again, or unpack the "
                 "archive yourself"
             ) from None
+
+    def image(self, name: str) -> np.ndarray:
+        """A file as :func:`segmentation.io.images.read_image` gives it."""
+        return decode_image(self.read(name), self.name(name))
+
+    def mask(self, name: str) -> np.ndarray:
+        """A file as :func:`segmentation.io.images.read_mask` gives it."""
+        return decode_mask(self.read(name), self.name(name))
 
     def name(self, name: str) -> str:
         """How a file is called in messages."""
