@@ -1,10 +1,13 @@
-"""Pictures of a prediction's errors."""
+"""Pictures of labels and of a prediction's errors, and how a page holds them."""
 
+import base64
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
-# System E's colours, RGB: true positive purple, false negative yellow, false positive green.
+OUTLINE = (255, 225, 25)
+# RGB: true positive purple, false negative yellow, false positive green.
 TRUE_POSITIVE = (160, 32, 240)
 FALSE_NEGATIVE = (255, 225, 25)
 FALSE_POSITIVE = (0, 200, 0)
@@ -61,3 +64,25 @@ def on_one_size(images: Sequence[np.ndarray]) -> list[np.ndarray]:
         np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=255)
         for image, (below, right) in zip(images, gaps, strict=True)
     ]
+
+
+def outlined(
+    rgb: np.ndarray, labels: np.ndarray, colour: tuple[int, int, int] = OUTLINE
+) -> np.ndarray:
+    """(H, W, 3) uint8 with the outermost pixels of each object of (H, W) ids coloured."""
+    padded = np.pad(labels, 1)
+    inner = labels == padded[:-2, 1:-1]
+    for neighbour in (padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
+        inner &= labels == neighbour
+    drawn = rgb.copy()
+    drawn[(labels > 0) & ~inner] = colour
+    return drawn
+
+
+def data_url(rgb: np.ndarray, lossless: bool = False) -> str:
+    """(H, W, 3) uint8 inside a URL: as a JPEG, or a PNG where colours have a meaning."""
+    kind = "png" if lossless else "jpeg"
+    options = [] if lossless else [cv2.IMWRITE_JPEG_QUALITY, 80]
+    done, data = cv2.imencode(f".{kind}", np.ascontiguousarray(rgb[..., ::-1]), options)
+    assert done
+    return f"data:image/{kind};base64," + base64.b64encode(data.tobytes()).decode()
