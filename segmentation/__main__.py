@@ -3,96 +3,20 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from difflib import get_close_matches
 
 from segmentation import __version__
+from segmentation.commands import call, summary
 from segmentation.errors import UserError
 from segmentation.training.signals import leaving
 
-HELP = f"""\
-segmentation {__version__}: train, compare and apply segmentation networks
-
-usage: segmentation COMMAND [options]
-
-commands:
-  fit        train, then test the best checkpoint
-             segmentation fit --config FILE
-  validate   score a checkpoint on the validation set
-             segmentation validate --config FILE --ckpt_path X
-  test       score a checkpoint on the test set, beside Otsu's threshold
-             segmentation test --config FILE --ckpt_path X
-  predict    masks for a folder of images
-             segmentation predict --ckpt_path X --data.images DIR --output DIR
-  evaluate   scores of masks or label maps from any tool, as a page
-             segmentation evaluate --truth DIR --prediction DIR --output DIR
-  compare    runs and evaluations beside each other, on the same images
-             segmentation compare RUN RUN ...
-  tune       threshold, seeds and sizes of the decoding, on the validation images
-             segmentation tune --config FILE --ckpt_path X
-  prune      the best head of a U-Net++, alone
-             segmentation prune --config FILE --ckpt_path X --output Y
-  serve      a page in the browser to try a checkpoint on images
-             segmentation serve --ckpt_path X
-  export     a checkpoint to give away: without what training needs, smaller
-             segmentation export --ckpt_path X --output Y --half
-  crossvalidate
-             train and test on every fold, and pool the scores
-             segmentation crossvalidate --config FILE --folds 5
-  prepare    download, verify and unpack a public dataset
-             segmentation prepare DATASET --root DIR
-  audit      duplicates, leaks and faulty labels of a dataset, as a page
-             segmentation audit DATASET --root DIR --output DIR
-  reproduce  published experiments, beside their published scores
-             segmentation reproduce SYSTEM[/ROW] --output DIR
-  sweep      count, run and look at the runs of a sweep file, without W&B's server
-             segmentation sweep run FILE --storage DIR
-  doctor     what of this machine would stop a training or slow it down
-             segmentation doctor --data.root DIR
-  weights    the figure of a mask's class and border weights
-             segmentation weights --mask FILE --output FIGURE
-  synthetic  make nuclei to try everything with
-             segmentation synthetic --output DIR
-
-segmentation COMMAND --help tells more.
-"""
-
-TRAINER_HELP = """\
-usage: segmentation {command} --config FILE [--config FILE ...] [--KEY VALUE ...]
-
-{about}
-
-Every key of the config can be set here too, and what is typed wins over the files:
-
-  --data.root DIR                  where the images are
-  --data.batch_size 16             any argument of the data module
-  --model.optimizer.lr 3e-4        any argument of the network, loss, optimiser …
-  --model.net segmentation_models_pytorch.FPN --model.net.encoder_name resnet34
-  --trainer.max_epochs 50          any argument of lightning.Trainer
-  --trainer.devices 2 --trainer.strategy ddp
-  --trainer.precision bf16-mixed
-  --run.name NAME --run.root DIR   the run's folder is DIR/NAME/<time>
-  --run.wandb auto|online|offline|off
-  --ckpt_path FILE                 {ckpt}
-  --seed_everything 1
-  --print_config                   show the whole config and stop
-  --help-all                       every option of every part (slow: imports everything)
-
-With W&B's sweeps the same command runs under `wandb agent`.
-"""
-
-ABOUT = {
-    "fit": (
-        "Train, keep the best and the last checkpoint, and test the best.",
-        "resume this training",
-    ),
-    "validate": ("Score a checkpoint on the validation set.", "the checkpoint to score"),
-    "test": (
-        "Score a checkpoint on the test set, beside Otsu's threshold.",
-        "the checkpoint to score",
-    ),
+COMMANDS = {
+    "fit": "segmentation.training.cli:fit",
+    "validate": "segmentation.training.cli:validate",
+    "test": "segmentation.training.cli:test",
 }
-
-OWN = (
+_OLD = (
     "predict",
     "evaluate",
     "compare",
@@ -108,20 +32,20 @@ OWN = (
     "doctor",
     "weights",
     "synthetic",
-)  # functions in commands.py
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, or 2 for bad input."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP)
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
+    """Run one command and return its exit status: 0, 1 (files left out), or 2 for bad input."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] == "--version":
         print(__version__)
         return 0
     try:
-        return _command(arguments[0])(arguments)
+        return _run(words)
     except UserError as error:
         return _refused(_line(error))
     except (RuntimeError, OSError) as error:
@@ -142,8 +66,40 @@ def entry() -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # its reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else leaving fails, too
-        status = 128 + signal.SIGPIPE
+        status = 128 + getattr(signal, "SIGPIPE", 13)
     sys.exit(status)
+
+
+def _overview() -> str:
+    lines = [f"  {name:<16}{summary(function)}" for name, function in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"segmentation {__version__}: train, compare and apply segmentation networks\n",
+            "usage: segmentation COMMAND [options]\n",
+            *lines,
+            "\nsegmentation COMMAND --help tells more.",
+        ]
+    )
+
+
+def _run(words: list[str]) -> int:
+    for count in (2, 1):  # `sweep run` is a command of two words
+        name = " ".join(words[:count])
+        if name in COMMANDS:
+            with leaving():  # the imports take seconds, too
+                return call(name, COMMANDS[name], words[count:])
+    if words[0] in _OLD:
+        if words[0] == "sweep":
+            from segmentation.experiments.sweep.commands import sweep
+
+            return sweep(words[1:])
+        from segmentation import old_commands
+
+        status: int = getattr(old_commands, words[0])(words[1:])
+        return status
+    below = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    near = below or get_close_matches(words[0], COMMANDS, 1) or COMMANDS
+    raise UserError(f"no command is called {' '.join(words[:2])!r}; choose from {', '.join(near)}")
 
 
 def _refused(line: str) -> int:
@@ -162,39 +118,6 @@ def _line(error: UserError) -> str:
     """
     kind = type(error)
     return str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()
-
-
-def _command(name: str) -> Callable[[list[str]], int]:
-    if name in ABOUT:
-        return _trainer
-    if name in OWN:
-        return _own
-    names = ", ".join([*ABOUT, *OWN])
-    raise UserError(f"no command is called {name!r}; choose from {names}")
-
-
-def _trainer(arguments: list[str]) -> int:
-    command = arguments[0]
-    if {"-h", "--help"} & set(arguments):
-        about, ckpt = ABOUT[command]
-        print(TRAINER_HELP.format(command=command, about=about, ckpt=ckpt))
-        return 0
-    with leaving():  # the imports take seconds, too
-        from segmentation.training.cli import run
-
-        run(["--help" if a == "--help-all" else a for a in arguments])
-    return 0
-
-
-def _own(arguments: list[str]) -> int:
-    if arguments[0] == "sweep":
-        from segmentation.experiments.sweep.commands import sweep
-
-        return sweep(arguments[1:])
-    from segmentation import commands
-
-    command: Callable[[list[str]], int] = getattr(commands, arguments[0])
-    return command(arguments[1:])
 
 
 if __name__ == "__main__":

@@ -1,233 +1,154 @@
-"""The commands beside LightningCLI's: their options; the work is imported when it is wanted."""
+"""Commands are functions: their signatures and docstrings are the options and the help.
 
-from collections.abc import Sequence
+Both are read from the source, so that help and a typing error need none of the heavy imports. How a
+parameter is typed on the command line:
+
+- before ``/``: by its place (``prepare DATASET``)
+- ``bool``: a switch; ``list``: one or more values
+- ``Literal[…] | None``: alone, it means the first of its values
+- ``data_x`` and ``run_x``: ``--data.x`` and ``--run.x``, as in a config; others ``--name``
+- ``*options``: whatever the function does not name itself, handed on as typed
+"""
+
+import ast
+import importlib.util
+import inspect
+import re
+import types
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
 
-from segmentation.arguments import Parser
-from segmentation.data_commands import audit as audit
-from segmentation.data_commands import prepare as prepare
-from segmentation.data_commands import synthetic as synthetic
-from segmentation.data_commands import weights as weights
-from segmentation.doctor.commands import doctor as doctor
 from segmentation.errors import UserError
-from segmentation.evaluation.commands import compare as compare
-from segmentation.evaluation.commands import evaluate as evaluate
+
+_AT_FAULT = re.compile(r'Parser key "([^"]+)":.* value: (.*)')
+_PLAIN = {"Path": Path, "Literal": Literal, "Sequence": Sequence}  # what a signature may name
 
 
-def _add_networks(parser: Parser) -> None:
-    """Options of what applies trained networks."""
-    parser.add_argument(
-        "--ckpt_path",
-        required=True,
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="written by fit, prune or export; the probabilities of several are averaged",
+def summary(function: str) -> str:
+    """The first line of the docstring of ``module:name``; the module is not imported."""
+    return (inspect.getdoc(_signature(function)) or "").partition("\n")[0]
+
+
+def call(name: str, function: str, words: Sequence[str]) -> int:
+    """Call ``module:name`` with the options that were typed, and return its exit status.
+
+    Args:
+        name: The command, for messages.
+        function: Returns its exit status, or ``None`` for 0.
+        words: Typed after the command.
+
+    Raises:
+        UserError: An option is unknown, missing or of the wrong kind.
+    """
+    stub = _signature(function)
+    parameters = list(inspect.signature(stub).parameters.values())
+    passes_on = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    named = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
+    if not named and {"--help", "-h"} & set(words):
+        print(f"usage: segmentation {name} [--KEY VALUE ...]\n\n{inspect.getdoc(stub)}")
+        return 0
+    rest: list[str] = []
+    if passes_on:
+        words, rest = _divided(words, [_option(p) for p in named])
+    values = _parsed(name, stub, named, words) if named else {}
+    if values is None:
+        return 0
+    module, _, attribute = function.partition(":")
+    placed = [values.pop(p.name) for p in named if p.kind is p.POSITIONAL_ONLY]
+    result: int | None = getattr(import_module(module), attribute)(*placed, *rest, **values)
+    return result or 0
+
+
+def _signature(function: str) -> Callable[..., Any]:
+    """A function of the same name, signature and docstring that does nothing."""
+    module, _, name = function.partition(":")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    (node,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    node.body, node.decorator_list, node.returns = node.body[:1], [], None
+    scope: dict[str, Any] = dict(_PLAIN)
+    exec(compile(ast.Module([node], []), spec.origin, "exec"), scope)
+    stub: Callable[..., Any] = scope[name]
+    return stub
+
+
+def _option(parameter: inspect.Parameter) -> str:
+    group, _, rest = parameter.name.partition("_")
+    return f"--{group}.{rest}" if group in ("data", "run") and rest else f"--{parameter.name}"
+
+
+def _divided(words: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words of known options (and those before any option), and all others; what follows -- too."""
+    ours: list[str] = []
+    others: list[str] = []
+    into = ours
+    for number, word in enumerate(words):
+        if word == "--":
+            return ours, [*others, *words[number + 1 :]]
+        if word.startswith("-") and not word[1:2].isdigit():
+            into = ours if word.partition("=")[0] in (*known, "--help", "-h") else others
+        into.append(word)
+    return ours, others
+
+
+def _parsed(
+    name: str, stub: Callable[..., Any], named: list[inspect.Parameter], words: Sequence[str]
+) -> dict[str, Any] | None:
+    """Values by parameter; ``None`` where help was asked for, which is printed."""
+    from docstring_parser import parse
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    doc = parse(inspect.getdoc(stub) or "")
+    about = {p.arg_name: " ".join((p.description or "").split()) for p in doc.params}
+    text = "\n\n".join(part for part in (doc.short_description, doc.long_description) if part)
+    parser = ArgumentParser(
+        f"segmentation {name}", description=text, exit_on_error=False, allow_abbrev=False
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    for parameter in named:
+        kind = parameter.annotation
+        options: dict[str, Any] = {"help": about.get(parameter.name, "")}
+        optional = get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind)
+        inner = get_args(kind)[0] if optional else kind
+        if kind is bool:
+            options |= {"action": "store_true"}
+        elif get_origin(inner) in (list, Sequence):
+            options |= {"type": get_args(inner)[0], "nargs": "+", "action": "extend"}
+        elif optional and get_origin(inner) is Literal:
+            options |= {"type": kind, "nargs": "?", "const": get_args(inner)[0]}
+        else:
+            options |= {"type": kind}
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            parser.add_argument(parameter.name, **options)
+            continue
+        if parameter.default is parameter.empty:
+            options["required"] = True
+        elif kind is not bool:
+            options["default"] = parameter.default
+        parser.add_argument(_option(parameter), **options)
+    if {"--help", "-h"} & set(words):
+        parser.print_help()
+        return None
+    try:
+        values = parser.parse_args(list(words))
+    except (ArgumentError, TypeError) as error:
+        message = " ".join(str(error).split())
+        if found := _AT_FAULT.search(message):
+            (kind,) = (p.annotation for p in named if _option(p).lstrip("-") == found[1])
+            message = f"--{found[1]} {found[2]}: must be {_described(kind)}"
+        elif found := re.search(r"unrecognized arguments: (--[\w.-]+)", message):
+            near = get_close_matches(found[1], [_option(p) for p in named], 1)
+            message = f"no option is called {found[1]}" + f" (did you mean {near[0]}?)" * len(near)
+        raise UserError(f"{message}; see segmentation {name} --help") from None
+    return {p.name: values[_option(p).lstrip("-")] for p in named}
 
 
-def predict(arguments: Sequence[str]) -> int:
-    """Masks, objects and their measurements for a folder of images, from trained checkpoints."""
-    parser = Parser("segmentation predict", description=predict.__doc__, allow_abbrev=False)
-    _add_networks(parser)
-    parser.add_argument(
-        "--data.images",
-        required=True,
-        type=Path,
-        dest="images",
-        metavar="DIR",
-        help="folder of PNG, TIFF (stacks too), JPEG or BMP images; subfolders are kept",
-    )
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="gets masks/, objects.csv, images.csv, manifest.json; started again, it goes on",
-    )
-    parser.add_argument(
-        "--labels",
-        nargs="?",
-        const="tiff",
-        choices=("tiff", "png"),
-        help="also labels/: each object its own number, 16 or 32 bits (tiff)",
-    )
-    for name, text in (
-        ("probabilities", "also probabilities/: 16-bit TIFF, 65535 = certain foreground"),
-        ("overlays", "also overlays/: the images with the objects tinted"),
-        ("geojson", "also geojson/: outlines for QuPath"),
-        ("rle", "also rle.csv: run lengths as Kaggle wants them"),
-        ("rois", "also rois/: outlines for ImageJ's ROI Manager"),
-        ("tta", "average over eight symmetries: better, 8 times slower"),
-    ):
-        parser.add_argument(f"--{name}", action="store_true", help=text)
-    parser.epilog = "The status is 1 when files were left out; they are named at the end."
-    options = parser.parse_args(arguments)
-    from segmentation.predict.folder import predict_folder
-    from segmentation.predict.outputs import Outputs
-
-    outputs = Outputs(
-        options.output,
-        options.labels,
-        options.probabilities,
-        options.overlays,
-        options.geojson,
-        options.rle,
-        options.rois,
-    )
-    return predict_folder(options.ckpt_path, options.images, outputs, options.device, options.tta)
-
-
-def prune(arguments: Sequence[str]) -> int:
-    """Score every head of a deeply supervised U-Net++ on the validation set, keep the best."""
-    parser = Parser("segmentation prune", description=prune.__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="checkpoint of the pruned network, for predict and test",
-    )
-    parser.add_argument("--ckpt_path", required=True, help="the trained U-Net++")
-    parser.add_argument("--level", type=int, help="keep this head instead of the best")
-    parser.epilog = "All other options (--config, --data.…, --trainer.…) are those of validate."
-    options, rest = parser.parse_known_args(arguments)
-    from segmentation.experiments.prune import ChooseHead
-    from segmentation.training.cli import run
-
-    run(
-        ["validate", "--ckpt_path", options.ckpt_path, *rest],
-        [ChooseHead(options.output, options.level)],
-    )
-    return 0
-
-
-def export(arguments: Sequence[str]) -> int:
-    """Write a checkpoint with nothing but what test and predict need, to give away."""
-    parser = Parser("segmentation export", description=export.__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--ckpt_path", required=True, type=Path, metavar="FILE", help="written by fit"
-    )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the new one")
-    parser.add_argument(
-        "--half", action="store_true", help="in float16: half the size, the same scores to rounding"
-    )
-    parser.epilog = "What segmentation tune found for it becomes part of it."
-    options = parser.parse_args(arguments)
-    if options.output.exists():
-        raise UserError(f"{options.output}: exists already; choose another --output")
-    from segmentation.checkpoints import read_checkpoint, save_for_inference
-
-    save_for_inference(read_checkpoint(options.ckpt_path), options.output, options.half)
-    before, after = (path.stat().st_size / 1e6 for path in (options.ckpt_path, options.output))
-    print(f"{options.output}: {after:.1f} MB of {before:.1f} MB")
-    return 0
-
-
-def serve(arguments: Sequence[str]) -> int:
-    """Try trained checkpoints on one image after another, on a page in the browser."""
-    parser = Parser("segmentation serve", description=serve.__doc__, allow_abbrev=False)
-    _add_networks(parser)
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="to listen on (127.0.0.1: this machine alone)"
-    )
-    parser.add_argument("--port", type=int, default=8000, help="(8000)")
-    parser.epilog = "Whoever reaches the address may use it: there is no login. No image is kept."
-    options = parser.parse_args(arguments)
-    from segmentation.app.server import server
-    from segmentation.predict.folder import load_tasks
-
-    tasks = load_tasks(options.ckpt_path, options.device, tta=False)
-    title = ", ".join(path.name for path in options.ckpt_path)
-    with server(tasks, title, options.host, options.port) as listening:
-        print(f"http://{options.host}:{listening.server_port} (Ctrl-C ends it)", flush=True)
-        listening.serve_forever()
-    return 0
-
-
-def reproduce(arguments: Sequence[str]) -> int:
-    """Run published experiments and set their scores beside the published ones."""
-    parser = Parser("segmentation reproduce", description=reproduce.__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "what", metavar="SYSTEM[/ROW]", help="such as b, or b/augmentation: a file of --configs"
-    )
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="gets the runs, results.json and the table; started again, it goes on",
-    )
-    parser.add_argument(
-        "--budget",
-        choices=("smoke", "cpu", "full"),
-        default="full",
-        help="smoke: two steps of each; cpu: what two cores can bear; full: as published",
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
-    parser.add_argument(
-        "--data", default=Path("data"), type=Path, metavar="DIR", help="holds dsb2018, bbbc039, …"
-    )
-    parser.add_argument("--configs", default=Path("configs/reproduce"), type=Path, metavar="DIR")
-    options = parser.parse_args(arguments)
-    from segmentation.experiments.reproduce import find_rows
-    from segmentation.experiments.reproduce import reproduce as run_rows
-
-    rows = find_rows(options.configs, options.what)
-    return run_rows(rows, options.budget, options.seeds, options.data, options.output)
-
-
-def crossvalidate(arguments: Sequence[str]) -> int:
-    """Train and test on every fold of a cross-validation, and pool the scores."""
-    parser = Parser(
-        "segmentation crossvalidate", description=crossvalidate.__doc__, allow_abbrev=False
-    )
-    parser.add_argument("-c", "--config", action="append", required=True, metavar="FILE")
-    parser.add_argument("--folds", type=int, default=5, metavar="N", help="how many (5)")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="gets the runs, crossvalidation.csv and .json, and per_image.csv of all images as a "
-        "run has it; started again, it goes on; beside the config's runs by default",
-    )
-    parser.epilog = (
-        "All other options (--data.…, --model.…, --trainer.…) are those of fit. The status is 1 "
-        "when a fold failed; the others are done all the same."
-    )
-    options, rest = parser.parse_known_args(arguments)
-    if options.folds < 2:
-        raise UserError(f"--folds {options.folds}: must be at least 2")
-    for word in rest:
-        name = word.partition("=")[0]
-        if name in ("--data.fold", "--data.folds", "--run.root", "--run.name", "--ckpt_path"):
-            raise UserError(f"{name}: is not for all folds; leave it out, give --folds or --output")
-    from segmentation.experiments.crossvalidate import crossvalidate as run_folds
-    from segmentation.experiments.crossvalidate import output_folder
-
-    fit = [*(f"--config={path}" for path in options.config), *rest]
-    output = options.output or output_folder(fit, options.folds)
-    return run_folds(fit, options.folds, output)
-
-
-def tune(arguments: Sequence[str]) -> int:
-    """Choose threshold, seeds and sizes of the decoding on the validation images."""
-    parser = Parser("segmentation tune", description=tune.__doc__, allow_abbrev=False)
-    parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="written by fit")
-    parser.add_argument(
-        "--score",
-        default="image_ap",
-        help="what is to be highest: image_ap (Kaggle's), ap50, pq, aji, seg, image_iou, …",
-    )
-    parser.epilog = (
-        "All other options (--config, --data.…, --trainer.…) are those of validate. The settings "
-        "are kept beside the checkpoint, in NAME.tuned.json; test and predict follow them."
-    )
-    options, rest = parser.parse_known_args(arguments)
-    from segmentation.experiments.tune import Tune
-    from segmentation.training.cli import run
-
-    command = ["validate", "--ckpt_path", options.ckpt_path, *rest]
-    run(command, [Tune(options.score)], tuned=False)
-    return 0
+def _described(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if arguments := [a for a in get_args(kind) if a is not type(None)]:
+        return " or ".join(map(_described, arguments))
+    return {int: "a whole number", float: "a number"}.get(kind, kind.__name__.lower())

@@ -138,7 +138,7 @@ def test_an_error_is_told_as_its_line(
     def fail(_: object) -> int:
         raise error
 
-    monkeypatch.setattr("segmentation.commands.synthetic", fail)
+    monkeypatch.setattr("segmentation.old_commands.synthetic", fail)
     assert main(["synthetic"]) == 2
     assert capsys.readouterr().err == f"segmentation: error: {told}\n"
 

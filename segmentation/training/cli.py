@@ -119,7 +119,7 @@ def run(
                 # Lightning's save_last is the last *best* one. This is the last epoch, to resume.
                 "callbacks": [*callbacks, ModelCheckpoint(**LAST)],
             },
-            args=composed(arguments, tuned),
+            args=composed(["--help" if a == "--help-all" else a for a in arguments], tuned),
         )
     except _ParserError as error:
         raise UserError(parser_gist(str(error))) from None
@@ -392,3 +392,44 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix.rstrip("."): tree} if prefix else {}
     return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
+
+
+def fit(*options: str) -> None:
+    """Train, keep the best and the last checkpoint, and test the best.
+
+    Every key of the config can be set here too, and what is typed wins over the files:
+
+      --config FILE                    may be repeated; later files win
+      --data.root DIR                  where the images are
+      --data.batch_size 16             any argument of the data module
+      --model.optimizer.lr 3e-4        any argument of the network, loss, optimiser …
+      --model.net segmentation_models_pytorch.FPN --model.net.encoder_name resnet34
+      --trainer.max_epochs 50          any argument of lightning.Trainer
+      --trainer.devices 2 --trainer.strategy ddp
+      --trainer.precision bf16-mixed
+      --run.name NAME --run.root DIR   the run's folder is DIR/NAME/<time>
+      --run.wandb auto|online|offline|off
+      --ckpt_path FILE                 resume this training
+      --seed_everything 1
+      --print_config                   show the whole config and stop
+      --help-all                       every option of every part (slow: imports everything)
+
+    With W&B's sweeps the same command runs under `wandb agent`.
+    """
+    run(["fit", *options])
+
+
+def validate(*options: str) -> None:
+    """Score a checkpoint on the validation set.
+
+    Needs --config FILE and --ckpt_path FILE; all other options are those of fit.
+    """
+    run(["validate", *options])
+
+
+def test(*options: str) -> None:
+    """Score a checkpoint on the test set, beside Otsu's threshold.
+
+    Needs --config FILE and --ckpt_path FILE; all other options are those of fit.
+    """
+    run(["test", *options])
