@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -19,7 +19,6 @@ from segmentation.data.examples import Batch
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import Split
 from segmentation.errors import UserError
-from segmentation.experiments.grid_tiles import GridTiles
 from segmentation.inference.padding import network_stride, padded
 from segmentation.inference.tta import d4_mean
 from segmentation.metrics import object_metrics, pixel_metrics
@@ -113,6 +112,7 @@ class SegmentationTask(LightningModule):
         self.test_objects = object_metrics().clone(prefix="test/")
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.trained_on: dict[str, list[str]] = {}  # ids the loaded weights have seen, by dataset
+        self.data_split: tuple[str, Split] | None = None  # name of the data, and their division
         self.members: list[SegmentationTask] = []  # no submodules: not in the state dict
         self._unchecked: tuple[Tensor, str] | None = None
 
@@ -161,14 +161,11 @@ class SegmentationTask(LightningModule):
         )
         return loss
 
+    def configure_callbacks(self) -> list[Callback]:
+        return [SplitRecord()]
+
     def on_train_start(self) -> None:
         self._check_leak()
-        trained = getattr(getattr(self.trainer, "datamodule", None), "division", 1)
-        if isinstance(self.net, GridTiles) and self.net.division != trained:
-            raise UserError(
-                f"data.division is {trained} but model.net.division is {self.net.division}: train "
-                "and evaluate on the same tiles"
-            )
 
     def on_test_start(self) -> None:
         self._check_leak()
@@ -217,8 +214,8 @@ class SegmentationTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the task, and which images it was trained on; plain values only."""
         seen = {name: list(ids) for name, ids in self.trained_on.items()}
-        if (now := self._split()) is not None:
-            name, split = now
+        if self.data_split is not None:
+            name, split = self.data_split
             seen[name] = sorted({*seen.get(name, ()), *split.train})
         checkpoint["segmentation"] = {
             "version": __version__,
@@ -297,8 +294,7 @@ class SegmentationTask(LightningModule):
         return loss
 
     def _check_size(self, height: int, width: int) -> None:
-        net = self.net.tile_net if isinstance(self.net, GridTiles) else self.net
-        stride = network_stride(net)
+        stride = getattr(self.net, "train_stride", self.stride)  # of one that is shown tiles
         if height % stride or width % stride:
             up, across = (-(-side // stride) * stride for side in (height, width))
             raise UserError(
@@ -317,17 +313,11 @@ class SegmentationTask(LightningModule):
         self.log(shown, scores.pop(shown), prog_bar=True)
         self.log_dict(scores)
 
-    def _split(self) -> tuple[str, Split] | None:
-        """The name of the data and how they are divided, where a data module says so."""
-        data = getattr(self._trainer, "datamodule", None)
-        split: Split | None = getattr(data, "split", None)
-        return None if split is None else (data.source.name, split)  # type: ignore[union-attr]
-
     def _check_leak(self) -> None:
         """Refuse to test on what the weights were trained on, through another seed or list."""
-        if (now := self._split()) is None:
+        if self.data_split is None:
             return
-        name, split = now
+        name, split = self.data_split
         trained = {
             image for task in (self, *self.members) for image in task.trained_on.get(name, ())
         }
@@ -347,6 +337,14 @@ class SegmentationTask(LightningModule):
                     f"the training loss became {loss.item()} in {where}; lower "
                     "model.optimizer.lr, look at these images, or use --trainer.precision 32-true"
                 )
+
+
+class SplitRecord(Callback):
+    """Tells the task which images it is trained and tested on, for the record in its checkpoint."""
+
+    def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
+        split = getattr(data := trainer.datamodule, "split", None)
+        pl_module.data_split = None if split is None else (data.source.name, split)  # type: ignore[assignment]
 
 
 def check_loss(loss: nn.Module, target: Target) -> None:

@@ -40,7 +40,7 @@ class SegmentationDataModule(LightningDataModule):
     """Cache, split, crop, augment, batch. A dataset's own module only names its source.
 
     How images are prepared and labels are encoded belongs to the task, which keeps both in its
-    checkpoint; this module asks the trainer's task for them.
+    checkpoint. ``fit`` and its like hand the task's own to ``preprocess`` and ``target``.
 
     Args:
         source: The dataset's index and reader.
@@ -78,14 +78,14 @@ class SegmentationDataModule(LightningDataModule):
         fold: Cross-validate: test on this fold, 0 to ``folds`` - 1, and train and validate on the
             rest, all divided in the way of ``split``. ``null`` is the split itself.
         folds: Number of folds.
+        preprocess: What is done to every image: the task's; by default ``Preprocess()``.
+        target: How labels are encoded: the task's; by default ``Foreground()``.
 
     Raises:
         UserError: A setting is out of its range; in :meth:`setup`, where data and settings do not
             fit together.
     """
 
-    preprocess: Preprocess
-    target: Target
     split: Split
 
     def __init__(
@@ -112,6 +112,8 @@ class SegmentationDataModule(LightningDataModule):
         duplicates: Literal["refuse", "allow"] = "refuse",
         fold: int | None = None,
         folds: int = 5,
+        preprocess: Preprocess | None = None,
+        target: Target | None = None,
     ) -> None:
         super().__init__()
         self.crop = (crop, crop) if isinstance(crop, int) else crop
@@ -147,7 +149,7 @@ class SegmentationDataModule(LightningDataModule):
         self.score_at: Literal["native", "network"] = score_at
         self.cache = None if cache is None else Path(cache)
         self.duplicates = duplicates
-        self.preprocess, self.target = Preprocess(), Foreground()
+        self.preprocess, self.target = preprocess or Preprocess(), target or Foreground()
         Augmentation(augmentation)  # an unknown name is refused before any work is done
 
     def prepare_data(self) -> None:
@@ -268,9 +270,6 @@ class SegmentationDataModule(LightningDataModule):
         )
 
     def _open(self) -> tuple[Store, Store]:
-        module = None if self.trainer is None else self.trainer.lightning_module
-        if module is not None:
-            self.preprocess, self.target = module.preprocess, module.target  # type: ignore[assignment]
         raw = decoded(self.source, self.cache)
         return raw, prepared(raw, self.preprocess.prepare_sample, self.preprocess.key, self.cache)
 

@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+from lightning import Callback
 from torch import Tensor, nn
 
+from segmentation.errors import UserError
 from segmentation.inference.padding import network_stride
 from segmentation.models.blocks import check_positive
 
@@ -30,6 +32,7 @@ class GridTiles(nn.Module):
     Attributes:
         in_channels, classes: The network's, or ``None`` if it does not tell.
         stride: What height and width must be multiples of in evaluation.
+        train_stride: The same of the tiles in training.
 
     Raises:
         ValueError: ``division`` or ``tile_batch`` is below 1.
@@ -45,7 +48,8 @@ class GridTiles(nn.Module):
             net, "in_channels", getattr(encoder, "in_channels", None)
         )
         self.classes: int | None = getattr(net, "classes", None)
-        self.stride = division * network_stride(net)
+        self.train_stride = network_stride(net)
+        self.stride = division * self.train_stride
 
     def forward(self, image: Tensor) -> Any:
         """Compute logits.
@@ -64,6 +68,18 @@ class GridTiles(nn.Module):
         tiles = cut(image, self.division)
         logits = torch.cat([self.tile_net(some) for some in torch.split(tiles, self.tile_batch)])
         return stitch(logits, self.division)
+
+
+class SameTiles(Callback):
+    """Refuses to train on other tiles than the network evaluates in."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        trained, answered = trainer.datamodule.division, getattr(pl_module.net, "division", 1)
+        if trained != answered:
+            raise UserError(
+                f"data.division is {trained} but model.net.division is {answered}: train and "
+                "evaluate on the same tiles"
+            )
 
 
 def cut(image: Tensor, division: int) -> Tensor:

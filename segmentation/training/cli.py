@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -212,6 +213,11 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Run, "run")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        # Data are prepared and encoded as the task's checkpoint will say.
+        for name in ("preprocess", "target"):
+            parser.link_arguments(
+                "model", f"data.init_args.{name}", attrgetter(name), apply_on="instantiate"
+            )
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/iou",

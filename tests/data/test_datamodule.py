@@ -71,8 +71,8 @@ def under(
     preprocess: Preprocess | None = None,
 ) -> SegmentationDataModule:
     """Set up as process ``rank`` of ``world``, for a task with this preprocessing."""
-    task = SimpleNamespace(preprocess=preprocess or Preprocess(), target=Foreground())
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, lightning_module=task)  # type: ignore[assignment]
+    data.preprocess = preprocess or Preprocess()
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
     data.prepare_data()
     data.setup(stage)
     return data
@@ -251,9 +251,7 @@ def test_task_decides_on_preprocessing_and_target(dsb_root: Path) -> None:
         def encode(self, labels: np.ndarray) -> Tensor:
             return 1 - super().encode(labels)
 
-    data = dsb(dsb_root)
-    task = SimpleNamespace(preprocess=Preprocess(channels=1), target=Inverse())
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=task)  # type: ignore[assignment]
+    data = dsb(dsb_root, preprocess=Preprocess(channels=1), target=Inverse())
     data.setup("validate")
     (batch, _) = data.val_dataloader()
     assert batch["image"].shape[1] == 1

@@ -18,7 +18,6 @@ from segmentation.data.sample import Record, Sample
 from segmentation.data.splits import RandomSplit
 from segmentation.datasets.dsb2018 import DSB2018DataModule
 from segmentation.errors import UserError
-from segmentation.targets import Foreground
 from segmentation.targets.border_weights import WeightMap
 
 
@@ -71,9 +70,8 @@ def coded(source: Coded | None = None, **settings: Any) -> SegmentationDataModul
 def under(
     data: SegmentationDataModule, preprocess: Preprocess | None = None
 ) -> SegmentationDataModule:
-    preprocess = preprocess or Preprocess(channels=1, intensity="divide")
-    task = SimpleNamespace(preprocess=preprocess, target=Foreground())
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lightning_module=task)  # type: ignore[assignment]
+    data.preprocess = preprocess or Preprocess(channels=1, intensity="divide")
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
     data.prepare_data()
     data.setup("fit")
     return data

@@ -361,7 +361,8 @@ def test_tiles_of_training_and_of_evaluation_must_be_the_same(
     config = tmp_path / "tiles.yaml"
     net = "{class_path: segmentation.models.SmallUNet, init_args: {in_channels: 3, classes: 1}}"
     tiles = f"segmentation.experiments.grid_tiles.GridTiles, init_args: {{division: 2, net: {net}}}"
-    config.write_text(f"model: {{init_args: {{net: {{class_path: {tiles}}}}}}}\n")
+    check = "trainer: {callbacks: [{class_path: segmentation.experiments.grid_tiles.SameTiles}]}\n"
+    config.write_text(f"{check}model: {{init_args: {{net: {{class_path: {tiles}}}}}}}\n")
     argv = arguments("fit", dsb_root, tmp_path, f"--config={config}", "--data.crop=null")
     argv = [a for a in argv if not a.startswith(("--model.net.width", "--model.net.depth"))]
     argv = [*argv, "--data.zoom=[1,1]"]
