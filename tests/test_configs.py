@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from segmentation.__main__ import main
-from segmentation.datasets.corrections import Corrected
+from segmentation.data.corrections import Corrected
 from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.datasets.synthetic import write_bbbc039, write_dic_hela, write_ultrasound_nerve
 from segmentation.experiments.reproduce import dataset

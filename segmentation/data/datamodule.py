@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from segmentation.cores import usable_cores
 from segmentation.data.augment import Augmentation
 from segmentation.data.cache import Store, decoded, prepared
+from segmentation.data.corrections import Corrected
 from segmentation.data.examples import (
     Batch,
     EvalSet,
@@ -29,7 +30,6 @@ from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Source
 from segmentation.data.samplers import TrainSampler, UnrepeatedDistributedSampler
 from segmentation.data.splits import PARTS, RandomSplit, Split, Splitter, straddling
-from segmentation.datasets.corrections import Corrected
 from segmentation.errors import UserError
 from segmentation.objects import to_gray
 from segmentation.targets import Foreground, Target

@@ -96,11 +96,19 @@ class SegmentationDataset(Dataset[Sample]):
     version = 1
 
     def index(self) -> Sequence[Record]:
-        """Every sample, sorted by id, without decoding one."""
+        """Every sample, sorted by id, without decoding one.
+
+        Raises:
+            UserError: The root is missing, empty or not in the expected layout.
+        """
         raise NotImplementedError
 
     def read(self, record: Record) -> Sample:
-        """Decode one sample."""
+        """Decode one sample.
+
+        Raises:
+            UserError: A file is broken, or image and mask do not fit together.
+        """
         raise NotImplementedError
 
     @cached_property

@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 
 from segmentation.data.datamodule import SegmentationDataModule
-from segmentation.data.sample import Record, Sample
+from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import OfficialSplit, Splitter
 from segmentation.errors import UserError
-from segmentation.io.images import decode_image
 from segmentation.io.tree import Tree, check_root, find_tree
 from segmentation.objects import check_size, label_components
 
 REMEDY = "put images.zip, masks.zip and metadata.zip (or their unpacked folders) there"
-LISTS = {"training.txt": "train", "validation.txt": "val", "test.txt": "test"}
+LISTS = {"training": "train", "validation": "val", "test": "test"}
 
-_WELL = re.compile(r"IXMtest_([A-P]\d\d)_s\d")
+_WELL = re.compile(r"^IXMtest_([A-P]\d\d)_s\d")
 
 
-class BBBC039:
+class BBBC039(SegmentationDataset):
     """Reads the three archives as downloaded, or unpacked.
 
     ``images/*.tif`` are uint16 of which 12 bits are used; they are left so. ``masks/*.png`` carry
@@ -34,61 +33,52 @@ class BBBC039:
     of a value is one. Three fields are empty, and kept. The lists ``metadata/{training, validation,
     test}.txt`` name every field. Groups are wells, of which the official lists share some.
 
+    >>> data = BBBC039("data/bbbc039")
+    >>> data[0].image.shape, data[0].subset  # doctest: +SKIP
+    ((520, 696, 1), 'train')
+
     Args:
         root: Folder that holds all three.
     """
 
     name = "bbbc039"
-    version = 1
 
     def __init__(self, root: str) -> None:
         self.root = root
 
     def index(self) -> Sequence[Record]:
-        """All fields.
-
-        Raises:
-            UserError: A part is missing, or images, masks and lists do not name the same fields.
-        """
+        """All fields."""
         root = check_root(self.root, REMEDY)
         self._images, images = _files(root, "images", (".tif", ".tiff"))
         self._masks, masks = _files(root, "masks", (".png",))
-        subsets = _read_lists(root)
-        names = {name: self._images.name(path) for name, (path, _) in images.items()}
+        lists = _read_lists(root)  # subset of each field, and the list that says so
         for what, known in (
             ("no mask masks/{}.png", masks),
-            ("none of the lists in metadata names it", subsets),
+            ("none of the lists in metadata names it", lists),
         ):
-            for name in sorted(names.keys() - known.keys()):
-                raise UserError(f"{names[name]}: {what.format(name)}; add it or remove the image")
+            for name in sorted(images.keys() - known.keys()):
+                path = self._images.name(images[name][0])
+                raise UserError(f"{path}: {what.format(name)}; add it or remove the image")
         for name in sorted(masks.keys() - images.keys()):
             raise UserError(
                 f"{self._masks.name(masks[name][0])}: a mask with no image; add images/{name}.tif "
                 "or remove it"
             )
-        for name, (_, list_name) in subsets.items():
-            if name not in images:
-                raise UserError(
-                    f"{list_name}: no image images/{name}.tif; add it or remove the line"
-                )
+        for name in sorted(lists.keys() - images.keys()):
+            raise UserError(
+                f"{lists[name][1]}: no image images/{name}.tif; add it or remove the line"
+            )
         records = []
         for name, (path, stamp) in sorted(images.items()):
-            mask, mask_stamp = masks[name]
-            well = found[1] if (found := _WELL.match(name)) else ""
+            (mask, mask_stamp), well = masks[name], "".join(_WELL.findall(name))
             stamps = f"{stamp}|{mask_stamp}"
-            records.append(Record(name, path, (mask,), stamps, well, subsets[name][0]))
+            records.append(Record(name, path, (mask,), stamps, well, lists[name][0]))
         return records
 
     def read(self, record: Record) -> Sample:
-        """One field with its nuclei.
-
-        Raises:
-            UserError: A file is broken, or image and mask do not fit together.
-        """
-        image = decode_image(self._images.read(record.image), self._images.name(record.image))
-        name = self._masks.name(record.masks[0])
-        mask = decode_image(self._masks.read(record.masks[0]), name)
-        check_size(name, mask.shape, image.shape)
+        """One field with its nuclei."""
+        image, mask = self._images.image(record.image), self._masks.image(record.masks[0])
+        check_size(self._masks.name(record.masks[0]), mask.shape, image.shape)
         labels = label_values(mask[..., 0])
         return Sample(record.id, image, labels, record.group, subset=record.subset)
 
@@ -107,7 +97,11 @@ class BBBC039DataModule(SegmentationDataModule):
 
 
 def label_values(values: np.ndarray) -> np.ndarray:
-    """Number the 8-connected components of each value of an (H, W) map: int32, 0 = background."""
+    """Number the 8-connected components of each value of an (H, W) map: int32, 0 = background.
+
+    >>> label_values(np.array([[1, 0, 1, 2]], np.uint8)).tolist()
+    [[1, 0, 2, 3]]
+    """
     labels = np.zeros(values.shape, np.int32)
     for value in np.unique(values[values > 0]):
         parts = label_components(values == value)
@@ -115,41 +109,39 @@ def label_values(values: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _files(root: Path, name: str, suffixes: tuple[str, ...]) -> tuple[Tree, dict[str, Any]]:
+def _files(
+    root: Path, name: str, suffixes: tuple[str, ...]
+) -> tuple[Tree, dict[str, tuple[str, str]]]:
     """The tree of that name, and path and stamp of each of its files by their stem."""
     tree = find_tree(root, name)
     found: dict[str, tuple[str, str]] = {}
     if tree is None:
         raise UserError(f"{root}: holds neither {name}/ nor {name}.zip; {REMEDY}")
     for path, stamp in tree.files().items():
-        stem, suffix = PurePosixPath(path).stem, PurePosixPath(path).suffix
-        if suffix.lower() in suffixes:
-            if stem in found:
-                raise UserError(f"{tree.name(path)}: a second file of {stem}; keep one")
-            found[stem] = path, stamp
+        if (file := PurePosixPath(path)).suffix.lower() in suffixes:
+            if file.stem in found:
+                raise UserError(f"{tree.name(path)}: a second file of {file.stem}; keep one")
+            found[file.stem] = path, stamp
     if not found:
         raise UserError(f"{tree.path}: holds no {suffixes[0]} files; {REMEDY}")
     return tree, found
 
 
 def _read_lists(root: Path) -> dict[str, tuple[str, str]]:
-    """Subset of each field, and the list that says so."""
     tree, found = _files(root, "metadata", (".txt",))
-    subsets: dict[str, tuple[str, str]] = {}
-    for file, subset in LISTS.items():
-        path, _ = found.get(file.removesuffix(".txt"), ("", ""))
-        if not path:
-            raise UserError(f"{tree.path}: holds no {file}; download metadata.zip again")
+    lists: dict[str, tuple[str, str]] = {}
+    for stem, subset in LISTS.items():
+        if stem not in found:
+            raise UserError(f"{tree.path}: holds no {stem}.txt; download metadata.zip again")
+        file = tree.name(found[stem][0])
         try:
-            lines = tree.read(path).decode("utf-8-sig").splitlines()
+            lines = tree.read(found[stem][0]).decode("utf-8-sig").split()
         except UnicodeDecodeError:
             raise UserError(
-                f"{tree.name(path)}: not a text file in UTF-8; download metadata.zip again"
+                f"{file}: not a text file in UTF-8; download metadata.zip again"
             ) from None
-        for name in (PurePosixPath(line.strip()).stem for line in lines if line.strip()):
-            if name in subsets:
-                raise UserError(
-                    f"{tree.name(path)}: {name} is listed here and in {subsets[name][1]}; keep one"
-                )
-            subsets[name] = subset, tree.name(path)
-    return subsets
+        for name in (PurePosixPath(line).stem for line in lines):
+            if name in lists:
+                raise UserError(f"{file}: {name} is listed here and in {lists[name][1]}; keep one")
+            lists[name] = subset, file
+    return lists

@@ -13,10 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from segmentation.data.datamodule import SegmentationDataModule
-from segmentation.data.sample import Record, Sample
+from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import SequenceSplit, Splitter
 from segmentation.errors import UserError
-from segmentation.io.images import decode_image, decode_mask
 from segmentation.io.tree import Tree, check_root, is_junk
 from segmentation.objects import check_size, renumber
 
@@ -24,19 +23,19 @@ Truth = Literal["gold", "silver", "best"]
 REMEDY = "put DIC-C2DH-HeLa.zip (or its unpacked folder DIC-C2DH-HeLa/) there"
 
 _FILE = re.compile(r"(?:^|/)(\d\d)(?:/t|_(GT|ST)/SEG/man_seg)(\d{3,4})\.tif$")
-_FOLDERS: dict[Truth, tuple[str, ...]] = {
-    "gold": ("GT",),
-    "silver": ("ST",),
-    "best": ("GT", "ST"),
-}
+_FOLDERS = {"gold": ("GT",), "silver": ("ST",), "best": ("GT", "ST")}
 
 
-class DICHeLa:
+class DICHeLa(SegmentationDataset):
     """Reads the archive as downloaded, or unpacked; any 2D training set of the challenge.
 
     Layout: frames ``0N/tTTT.tif``, gold truth ``0N_GT/SEG/man_segTTT.tif``, silver truth
     ``0N_ST/SEG/man_segTTT.tif`` (label maps); numbers have three or four digits. Frames without the
     truth that is asked for are left out. A sample is called ``01/t007``, its group is ``01``.
+
+    >>> data = DICHeLa("data/dic_hela", truth="gold")
+    >>> [sample.id for sample in data][:2]  # doctest: +SKIP
+    ['01/t002', '01/t005']
 
     Args:
         root: Folder that holds the archive or its unpacked folder, or that folder itself.
@@ -45,18 +44,12 @@ class DICHeLa:
             gold has none: in other frames, and in its own the cells that it leaves out.
     """
 
-    version = 1
-
     def __init__(self, root: str, truth: Truth = "best") -> None:
         self.root, self.truth = root, truth
         self.name = f"dic_hela-{truth}"
 
     def index(self) -> Sequence[Record]:
-        """All frames with truth.
-
-        Raises:
-            UserError: There are no frames, a mask has no frame, or a sequence has no truth.
-        """
+        """All frames with truth."""
         self._tree = tree = _find(check_root(self.root, REMEDY))
         files: dict[str | None, dict[tuple[str, int], str]] = {None: {}, "GT": {}, "ST": {}}
         stamps = tree.files()
@@ -91,18 +84,12 @@ class DICHeLa:
         return sorted(records, key=lambda record: record.id)
 
     def read(self, record: Record) -> Sample:
-        """One frame with its cells.
-
-        Raises:
-            UserError: A file is broken, or frame and truth do not fit together.
-        """
-        tree = self._tree
-        image = decode_image(tree.read(record.image), tree.name(record.image))
-        maps = []
-        for path in record.masks:
-            maps.append(decode_mask(tree.read(path), tree.name(path)))
-            check_size(tree.name(path), maps[-1].shape, image.shape)
-        labels = maps[0] if len(maps) == 1 else completed(maps[0], maps[1])
+        """One frame with its cells."""
+        image = self._tree.image(record.image)
+        maps = [self._tree.mask(path) for path in record.masks]
+        for path, truth in zip(record.masks, maps, strict=True):
+            check_size(self._tree.name(path), truth.shape, image.shape)
+        labels = completed(*maps) if len(maps) == 2 else maps[0]
         return Sample(record.id, image, renumber(labels), record.group)
 
 
@@ -124,6 +111,9 @@ class DICHeLaDataModule(SegmentationDataModule):
 
 def completed(gold: np.ndarray, silver: np.ndarray) -> np.ndarray:
     """Gold's objects, and those of ``silver`` that gold leaves out: covers not half of.
+
+    >>> completed(np.array([[5, 0, 0]]), np.array([[1, 1, 2]]))  # half of 1 is covered
+    array([[5, 0, 7]], dtype=int32)
 
     Args:
         gold: (H, W) instance ids; these pixels stay as they are.

@@ -3,20 +3,17 @@
 Caicedo et al., "Nucleus segmentation across imaging experiments", Nature Methods 2019.
 """
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segmentation.data.datamodule import SegmentationDataModule
-from segmentation.data.sample import Record, Sample
+from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import RandomSplit, Splitter
+from segmentation.datasets.kaggle import csv_rows, rle_decode
 from segmentation.errors import UserError
-from segmentation.io.images import decode_image, decode_mask
 from segmentation.io.tree import Tree, check_root, find_tree
 from segmentation.objects import (
     binary_mask,
@@ -26,37 +23,40 @@ from segmentation.objects import (
     merge_objects,
 )
 
-Solution = dict[str, list[dict[str, str]]]  # rows of stage1_solution.csv by image
 REMEDY = "put stage1_train.zip (or its unpacked folder stage1_train/) there"
+SOLUTION = "stage1_solution.csv"
 
 
-class DSB2018:
+class DSB2018(SegmentationDataset):
     """Reads the archives as downloaded, or unpacked.
 
     Layout of each subset: ``<id>/images/<id>.png``, and either one file per nucleus in
     ``<id>/masks/`` or one merged mask ``<id>/mask.png``, whose connected components are then the
     nuclei. ``stage1_test`` is read if present; its truth comes from ``stage1_solution.csv``.
 
+    >>> data = DSB2018("data/dsb2018")
+    >>> data[0].image.shape, data[0].kind  # doctest: +SKIP
+    ((256, 256, 3), 'fluorescence')
+
     Args:
         root: Folder that holds ``stage1_train`` or ``stage1_train.zip``.
     """
 
     name = "dsb2018"
-    version = 1
 
     def __init__(self, root: str) -> None:
         self.root = root
         self._trees: dict[str, Tree] = {}
-        self._solution: Solution = {}
+        self._solution: dict[str, list[dict[str, str]]] = {}
 
     def index(self) -> Sequence[Record]:
-        """All images of stage1_train and stage1_test.
-
-        Raises:
-            UserError: There are none, or an image of stage1_train and its masks lack one another.
-        """
+        """All images of stage1_train and stage1_test."""
         root = check_root(self.root, REMEDY)
-        self._solution = _read_solution(root / "stage1_solution.csv")
+        self._solution = {}
+        if (root / SOLUTION).exists():
+            columns = ("ImageId", "EncodedPixels", "Height", "Width")
+            for row in csv_rows(Tree(root).read(SOLUTION), str(root / SOLUTION), columns):
+                self._solution.setdefault(row["ImageId"], []).append(row)
         records = []
         for subset in ("train", "test"):
             tree = find_tree(root, f"stage1_{subset}")
@@ -70,81 +70,74 @@ class DSB2018:
         return sorted(records, key=lambda record: record.id)
 
     def read(self, record: Record) -> Sample:
-        """One image with all its masks as a label map; without labels where no truth is known.
-
-        Raises:
-            UserError: A file is broken, or image and masks do not fit together.
-        """
-        tree = self._trees[record.subset]
-        image = decode_image(tree.read(record.image), tree.name(record.image))
-        labels = self._labels(tree, record, (image.shape[0], image.shape[1]))
+        """One image with all its masks as a label map; without labels where no truth is known."""
+        tree, labels = self._trees[record.subset], None
+        image = tree.image(record.image)
+        shape = (image.shape[0], image.shape[1])
+        if len(record.masks) == 1 and record.masks[0].endswith(f"{record.id}/mask.png"):
+            mask, name = tree.mask(record.masks[0]), tree.name(record.masks[0])
+            check_size(name, mask.shape, shape)
+            labels = label_components(binary_mask(mask, name))
+        elif record.masks or record.id in self._solution:
+            labels = merge_objects(self._objects(record, shape), shape)
         return Sample(record.id, image, labels, record.group, kind(image), record.subset)
 
     def overlaps(self, record: Record) -> int:
-        """Pixels of a sample that several of its masks claim; the label map cannot tell.
+        """Pixels of a sample that several of its masks claim; the label map cannot tell."""
+        image = None if record.masks else self._trees[record.subset].image(record.image)
+        shape = (0, 0) if image is None else (image.shape[0], image.shape[1])
+        return count_overlap(self._objects(record, shape))
 
-        Raises:
-            UserError: A mask is broken.
-        """
+    def _objects(self, record: Record, shape: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and mask of each object: files, or else the rows of the solution."""
         tree = self._trees[record.subset]
-        if record.masks or record.subset != "test":
-            return count_overlap(
-                (tree.name(p), decode_mask(tree.read(p), tree.name(p))) for p in record.masks
-            )
-        image = decode_image(tree.read(record.image), tree.name(record.image))
-        shape = (image.shape[0], image.shape[1])
-        return count_overlap(_solved(self._solution.get(record.id, []), shape))
+        for path in record.masks:
+            yield tree.name(path), tree.mask(path)
+        for row in () if record.masks else self._solution.get(record.id, ()):
+            name, size = f"{SOLUTION}, {record.id}", (row["Height"], row["Width"])
+            if not all(side.isdecimal() for side in size):
+                raise UserError(f"{name}: {'×'.join(size)!r} is no size; download it again")
+            check_size(name, (int(size[0]), int(size[1])), shape)
+            yield name, rle_decode(row["EncodedPixels"], shape, name)
 
     def _subset(self, tree: Tree, subset: str) -> list[Record]:
         images: dict[str, str] = {}
         masks: dict[str, list[str]] = defaultdict(list)
         stamps: dict[str, list[str]] = defaultdict(list)
         for path, stamp in tree.files().items():
-            parts = path.split("/")
-            if parts[0] == tree.path.stem and len(parts) > 1:  # zipped with its folder
-                parts = parts[1:]
-            if len(parts) == 3 and parts[1] == "images":
-                if parts[0] in images:
-                    raise UserError(f"{tree.name(path)}: a second image of {parts[0]}; keep one")
-                images[parts[0]] = path
-            elif (len(parts) == 3 and parts[1] == "masks") or parts[1:] == ["mask.png"]:
-                masks[parts[0]].append(path)
-            else:
-                continue
-            stamps[parts[0]].append(stamp)
+            # It may be zipped with its folder.
+            match path.removeprefix(f"{tree.path.stem}/").split("/"):
+                case [name, "images", _]:
+                    if name in images:
+                        raise UserError(f"{tree.name(path)}: a second image of {name}; keep one")
+                    images[name] = path
+                case [name, "masks", _] | [name, "mask.png"]:
+                    masks[name].append(path)
+                case _:
+                    continue
+            stamps[name].append(stamp)
         for name in masks.keys() - images.keys():
             raise UserError(
                 f"{tree.name(masks[name][0])}: masks without an image; add {name}/images/*.png or "
                 f"remove {name}"
             )
-        for name in self._solution.keys() - images.keys() if subset == "test" else ():
-            raise UserError(
-                f"stage1_solution.csv: {name} has no image in {tree.path.name}; add it or remove "
-                "its rows"
-            )
-        for name in images:
-            if subset == "train" and name not in masks:
+        if subset == "train":
+            for name in images.keys() - masks.keys():
                 raise UserError(
                     f"{tree.name(images[name])}: no masks; add {name}/masks/*.png or remove {name}"
                 )
-            if subset == "test":
+        else:
+            for name in self._solution.keys() - images.keys():
+                raise UserError(
+                    f"{SOLUTION}: {name} has no image in {tree.path.name}; add it or remove its "
+                    "rows"
+                )
+            for name in images:
                 stamps[name].append(str(self._solution.get(name, "")))
         return [
             Record(name, path, tuple(masks.get(name, ())), "|".join(stamps[name]), subset=subset)
             for name, path in images.items()
         ]
-
-    def _labels(self, tree: Tree, record: Record, shape: tuple[int, int]) -> np.ndarray | None:
-        if len(record.masks) == 1 and record.masks[0].endswith(f"{record.id}/mask.png"):
-            path = record.masks[0]
-            mask = decode_mask(tree.read(path), tree.name(path))
-            check_size(tree.name(path), mask.shape, shape)
-            return label_components(binary_mask(mask, tree.name(path)))
-        if record.masks:
-            named = ((tree.name(p), decode_mask(tree.read(p), tree.name(p))) for p in record.masks)
-            return merge_objects(named, shape)
-        rows = self._solution.get(record.id) if record.subset == "test" else None
-        return None if rows is None else _decode_solution(rows, shape)
 
 
 class DSB2018DataModule(SegmentationDataModule):
@@ -163,100 +156,16 @@ class DSB2018DataModule(SegmentationDataModule):
 
 
 def kind(image: np.ndarray) -> str:
-    """The kind of microscopy, told from an (H, W, C) uint8 image.
+    """The kind of microscopy, judged by an (H, W, C) uint8 image.
 
     Colour means a stained tissue section; a bright median means bright field; fluorescence is
     called dim when its 99.8th percentile uses less than a quarter of the range.
+
+    >>> kind(np.full((8, 8, 1), 30, np.uint8))
+    'fluorescence-dim'
     """
     if image.shape[2] == 3 and not (image == image[..., :1]).all():
         return "histology"
     if np.median(image) >= 128:
         return "brightfield"
     return "fluorescence-dim" if np.percentile(image, 99.8) < 64 else "fluorescence"
-
-
-def rle_decode(runs: str, shape: tuple[int, int], name: str) -> np.ndarray:
-    """Kaggle's run lengths (1-based start and length, column by column) as an (H, W) bool mask.
-
-    Args:
-        runs: Such as ``"1 3 10 5"``; empty for an empty mask.
-        shape: (height, width) of the mask.
-        name: What to call it in messages.
-
-    Raises:
-        UserError: The runs are not pairs of numbers, overlap, or leave the image.
-    """
-    mask = np.zeros(shape[0] * shape[1], bool)
-    try:
-        numbers = [int(n) for n in runs.split()]
-        starts, lengths = numbers[::2], numbers[1::2]
-        pairs = list(zip(starts, lengths, strict=True))
-    except ValueError:
-        raise UserError(
-            f"{name}: {runs[:40]!r} are not pairs of start and length; download it again"
-        ) from None
-    for start, length in pairs:
-        if start < 1 or length < 1 or start - 1 + length > mask.size:
-            raise UserError(
-                f"{name}: run {start} {length} leaves an image of {shape[0]}×{shape[1]}; download "
-                "it again"
-            )
-        if mask[start - 1 : start - 1 + length].any():
-            raise UserError(f"{name}: run {start} {length} overlaps another; download it again")
-        mask[start - 1 : start - 1 + length] = True
-    return mask.reshape(shape, order="F")
-
-
-def csv_rows(data: bytes, name: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header: ``columns`` alone, each a string.
-
-    Args:
-        data: The file.
-        name: What to call it in messages.
-        columns: Those that it must have.
-
-    Raises:
-        UserError: It is no such file.
-    """
-    try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
-        if missing := sorted(set(columns) - set(reader.fieldnames or ())):
-            raise UserError(f"{name}: lacks the column {missing[0]}; download it again")
-        rows = []
-        for row in reader:
-            if None in (row[column] for column in columns):
-                raise UserError(f"{name}: line {reader.line_num} is cut off; download it again")
-            rows.append({column: row[column] for column in columns})
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{name}: not a CSV file ({error}); download it again") from None
-    return rows
-
-
-def _read_solution(path: Path) -> Solution:
-    if not path.exists():
-        return {}
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from None
-    rows: Solution = defaultdict(list)
-    for row in csv_rows(data, str(path), ("ImageId", "EncodedPixels", "Height", "Width")):
-        rows[row["ImageId"]].append(row)
-    return dict(rows)
-
-
-def _decode_solution(rows: list[dict[str, str]], shape: tuple[int, int]) -> np.ndarray:
-    return merge_objects(_solved(rows, shape), shape)
-
-
-def _solved(rows: list[dict[str, str]], shape: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and mask of each object of an image's rows."""
-    for row in rows:
-        name = f"stage1_solution.csv, {row['ImageId']}"
-        try:
-            size = int(row["Height"]), int(row["Width"])
-        except ValueError:
-            what = f"{row['Height']}×{row['Width']}"
-            raise UserError(f"{name}: {what!r} is no size; download it again") from None
-        check_size(name, size, shape)
-        yield name, rle_decode(row["EncodedPixels"], shape, name)

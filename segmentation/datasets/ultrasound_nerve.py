@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from segmentation.data.datamodule import SegmentationDataModule
-from segmentation.data.sample import Record, Sample
+from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import GroupSplit, Splitter
-from segmentation.datasets.dsb2018 import csv_rows, rle_decode
+from segmentation.datasets.kaggle import csv_rows, rle_decode
 from segmentation.errors import UserError
-from segmentation.io.images import decode_image, decode_mask
 from segmentation.io.tree import Tree, check_root, find_tree
 from segmentation.objects import binary_mask, check_size, label_components
 
@@ -23,30 +22,29 @@ RUNS = "train_masks.csv"
 _FILE = re.compile(r"(?:^|/)((\d+)_\d+)(_mask)?\.tif$")
 
 
-class UltrasoundNerve:
+class UltrasoundNerve(SegmentationDataset):
     """Reads the training archive as downloaded, or unpacked.
 
     Layout: frames ``S_I.tif`` of subject S with masks ``S_I_mask.tif``, 580×420 (W×H) uint8. Where
     there is no mask file at all, Kaggle's run lengths ``train_masks.csv`` (``subject,img,pixels``)
     are the truth. The group of a sample is its subject; its kind ``"nerve"`` or ``"empty"``.
 
+    >>> data = UltrasoundNerve("data/ultrasound_nerve")
+    >>> data[0].group, data[0].kind  # doctest: +SKIP
+    ('1', 'nerve')
+
     Args:
         root: Folder that holds ``train`` or ``train.zip`` (or Kaggle's archive of everything).
     """
 
     name = "ultrasound_nerve"
-    version = 1
 
     def __init__(self, root: str) -> None:
         self.root = root
         self._runs: dict[str, str] = {}
 
     def index(self) -> Sequence[Record]:
-        """All frames.
-
-        Raises:
-            UserError: There are none, or a frame and a mask lack one another.
-        """
+        """All frames."""
         root = check_root(self.root, REMEDY)
         # The root may be the unpacked folder itself.
         self._tree = tree = find_tree(root, "train", "ultrasound-nerve-segmentation") or Tree(root)
@@ -63,10 +61,15 @@ class UltrasoundNerve:
         self._runs = {}
         if not masks:
             file = next((path for path in stamps if path.rpartition("/")[2] == RUNS), None)
-            folder, name = (tree, file) if file else (Tree(root), RUNS)
+            folder, table = (tree, file) if file else (Tree(root), RUNS)
             if file or (root / RUNS).is_file():
-                self._runs = _read_runs(folder.read(name), folder.name(name))
-                masks = dict.fromkeys(self._runs, folder.name(name))
+                name = folder.name(table)
+                for row in csv_rows(folder.read(table), name, ("subject", "img", "pixels")):
+                    frame = f"{row['subject']}_{row['img']}"
+                    if frame in self._runs:
+                        raise UserError(f"{name}: a second row for {frame}; keep one")
+                    self._runs[frame] = row["pixels"]
+                masks = dict.fromkeys(self._runs, name)
         for frame in sorted(masks.keys() - images.keys()):
             where = f"{masks[frame]}, {frame}" if self._runs else tree.name(masks[frame])
             raise UserError(f"{where}: a mask with no image; add {frame}.tif or remove it")
@@ -77,23 +80,19 @@ class UltrasoundNerve:
                     f"{tree.name(path)}: no mask; add {frame}_mask.tif or remove the image"
                 )
             truth = self._runs[frame] if self._runs else stamps[masks[frame]]
-            stamp = f"{stamps[path]}|{truth}"
-            records.append(Record(frame, path, (masks[frame],), stamp, frame.partition("_")[0]))
+            stamp, subject = f"{stamps[path]}|{truth}", frame.partition("_")[0]
+            records.append(Record(frame, path, (masks[frame],), stamp, subject))
         return sorted(records, key=lambda record: record.id)
 
     def read(self, record: Record) -> Sample:
-        """One frame with its nerve, if it shows one.
-
-        Raises:
-            UserError: A file is broken, or frame and mask do not fit together.
-        """
+        """One frame with its nerve, if it shows one."""
         tree, (path,) = self._tree, record.masks
-        image = decode_image(tree.read(record.image), tree.name(record.image))
+        image = tree.image(record.image)
         if self._runs:
             shape = (image.shape[0], image.shape[1])
             mask = rle_decode(self._runs[record.id], shape, f"{path}, {record.id}")
         else:
-            values = decode_mask(tree.read(path), tree.name(path))
+            values = tree.mask(path)
             check_size(tree.name(path), values.shape, image.shape)
             mask = binary_mask(values, tree.name(path))
         kind = "nerve" if mask.any() else "empty"
@@ -112,14 +111,3 @@ class UltrasoundNerveDataModule(SegmentationDataModule):
 
     def __init__(self, root: str, split: Splitter | None = None, **kwargs: Any) -> None:
         super().__init__(UltrasoundNerve(root), split or GroupSplit(val=0.1, test=0.2), **kwargs)
-
-
-def _read_runs(data: bytes, name: str) -> dict[str, str]:
-    """Run lengths by frame."""
-    runs: dict[str, str] = {}
-    for row in csv_rows(data, name, ("subject", "img", "pixels")):
-        frame = f"{row['subject']}_{row['img']}"
-        if frame in runs:
-            raise UserError(f"{name}: a second row for {frame}; keep one")
-        runs[frame] = row["pixels"]
-    return runs

@@ -12,8 +12,9 @@ import pytest
 
 from segmentation.data.sample import Record, Sample
 from segmentation.data.splits import OfficialSplit, RandomSplit
-from segmentation.datasets.dsb2018 import DSB2018, DSB2018DataModule, kind, rle_decode
-from segmentation.datasets.synthetic import rle_encode, write_dsb2018
+from segmentation.datasets.dsb2018 import DSB2018, DSB2018DataModule, kind
+from segmentation.datasets.kaggle import rle_decode, rle_encode
+from segmentation.datasets.synthetic import write_dsb2018
 from segmentation.errors import UserError
 from segmentation.objects import label_components, renumber
 

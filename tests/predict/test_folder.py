@@ -15,7 +15,7 @@ from roifile import roiread
 
 from segmentation.__main__ import main
 from segmentation.checkpoints import load_task
-from segmentation.datasets.synthetic import rle_encode
+from segmentation.datasets.kaggle import rle_encode
 from segmentation.io.images import read_image, read_mask
 from segmentation.predict.prediction import mean_probabilities, probabilities
 from tests.helpers import refusal

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from segmentation.data.cache import decoded
+from segmentation.data.corrections import Corrected, Corrections, read_corrections
 from segmentation.data.sample import Sample
-from segmentation.datasets.corrections import Corrected, Corrections, read_corrections
 from segmentation.evaluation.audit.duplicates import find_duplicates
 from segmentation.evaluation.audit.samples import examine
 from segmentation.evaluation.audit.template import template

@@ -11,8 +11,7 @@ from roifile import ImagejRoi, roiread
 from skimage.draw import polygon2mask
 from skimage.measure import label
 
-from segmentation.datasets.dsb2018 import rle_decode
-from segmentation.datasets.synthetic import rle_encode
+from segmentation.datasets.kaggle import rle_decode, rle_encode
 from segmentation.predict.outputs.geojson import FeatureWriter, encode_features, features
 from segmentation.predict.outputs.outlines import Ring, outlines
 from segmentation.predict.outputs.rle import run_lengths

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from segmentation.data.cache import decoded
+from segmentation.data.corrections import Corrected, read_corrections, union
 from segmentation.data.sample import Sample
-from segmentation.datasets.corrections import Corrected, read_corrections, union
 from segmentation.errors import UserError
 from tests.evaluation.audit.listed import Listed, block, noise, sample
 
@@ -115,7 +115,7 @@ def test_union_of_random_maps() -> None:
 
 BAD = {
     "[a, b]": "drop, prefer, merge",
-    "drop: a": "drop: 'a'",
+    "drop: a": "drop: a",
     "drop: {a: b}": "drop: {'a': 'b'}",
     "drop: [[a]]": "drop: [['a']]",
     "drop: [a, '']": "drop: ['a', '']",
@@ -125,25 +125,25 @@ BAD = {
     "prefer: {a: [b, c]}": "prefer: {'a': ['b', 'c']}",
     "prefer: {a: a}": "a changes nothing",
     "prefer: {a: b, a: c}": "'a' is there twice",
-    "drop: [a]\ndrop: [b]": "line 2",
+    "drop: [a]\ndrop: [b]": "'drop' is there twice",
     "prefer: {[a]: b}": "line 1",
     "prefer: {a: b, b: c}": "b takes a mask that is itself replaced",
     "prefer: {a: b}\nmerge: [[b, c]]": "b takes a mask that is itself replaced",
     "prefer: {a: b}\nmerge: [[a, c]]": "a is given two masks",
     "merge: [[a, b], [b, c]]": "b is given two masks",
-    "merge: [a, b]": "merge: 'a'",
-    "merge: a": "merge: 'a'",
-    "merge: [[a]]": "merge: ['a']",
-    "merge: [[a, a]]": "merge: ['a', 'a']",
-    "merge: [[a, b, a]]": "merge: ['a', 'b', 'a']",
+    "merge: [a, b]": "merge: ['a', 'b']",
+    "merge: a": "merge: a",
+    "merge: [[a]]": "merge: [['a']]",
+    "merge: [[a, a]]": "merge: [['a', 'a']]",
+    "merge: [[a, b, a]]": "merge: [['a', 'b', 'a']]",
     "drop: [a]\nprefer: {a: b}": "a is dropped",
     "drop: [a, b]\nmerge: [[a, b]]": "a is dropped",
     "drop: [a": "line 1",
     "drop:\n\t- a": "line 2",
     "drop: *a": "line 1",
     "drop: &a [*a]": "recursive",
-    "drop: [" * 5000: "not valid YAML",
-    "drop: [\x07]": "not valid YAML",
+    "drop: [" * 5000: "cannot be read",
+    "drop: [\x07]": "cannot be read",
 }
 
 

@@ -1,0 +1,185 @@
+"""Corrections of a data set, kept in a file beside it: the data set's own files stay as they are.
+
+A corrections file is YAML. ``segmentation audit`` writes one with its findings as suggestions.
+
+    drop: [ID, …]             leave these samples out
+    prefer: {ID: OTHER, …}    sample ID gets the mask of sample OTHER
+    merge: [[ID, ID, …], …]   all of these get the union of their masks
+
+A mask may be taken from a sample that is dropped. All three are optional.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from segmentation.data.sample import Record, Sample, SegmentationDataset, Source
+from segmentation.errors import UserError
+from segmentation.objects import renumber
+
+VERSION = 1  # raise when the same file gives other masks
+KEYS = {
+    "drop": "a list of ids",
+    "prefer": "a table ID: OTHER",
+    "merge": "a list of lists of two or more different ids",
+}
+REMEDY = "write drop: [ID, …], prefer: {ID: OTHER, …}, merge: [[ID, ID, …], …]"
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """What a corrections file says.
+
+    Attributes:
+        drop: Samples to leave out.
+        masks: For a sample the samples whose masks, united, are its mask.
+    """
+
+    drop: frozenset[str] = frozenset()
+    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Corrected(SegmentationDataset):
+    """A data set as a corrections file says it should be.
+
+    Raises:
+        UserError: The file is missing, malformed, or contradicts itself; in :meth:`index`, it names
+            an unknown sample or drops all; in :meth:`read`, a mask is missing or does not fit.
+    """
+
+    def __init__(self, source: Source, path: str | Path) -> None:
+        self.source, self.path = source, Path(path).expanduser()
+        self.corrections = read_corrections(self.path)
+        self.name, self.version = source.name, source.version
+        self._records: dict[str, Record] = {}
+
+    def index(self) -> Sequence[Record]:
+        """Every sample that is not dropped; the stamp of a corrected one says whose masks it has"""
+        drop, masks = self.corrections.drop, self.corrections.masks
+        self._records = {record.id: record for record in self.source.index()}
+        named = sorted(drop.union(masks, *masks.values()))
+        if unknown := [name for name in named if name not in self._records]:
+            raise UserError(
+                f"{self.path}: {self.name} holds no sample {unknown[0]!r} (one is called "
+                f"{next(iter(self._records), '')!r}); correct the id"
+            )
+        kept = [record for name, record in self._records.items() if name not in drop]
+        if not kept:
+            raise UserError(f"{self.path}: drop leaves no sample of {self.name}; drop fewer")
+        return [self._record(record) if record.id in masks else record for record in kept]
+
+    def read(self, record: Record) -> Sample:
+        """One sample, with the mask that it should have."""
+        sample = self.source.read(self._records[record.id])
+        labels, kinds = None, {}
+        for name in self.corrections.masks.get(record.id, ()):
+            owner = sample if name == record.id else self.source.read(self._records[name])
+            what = f"{self.path}: {record.id} should get the mask of {name}, which"
+            if owner.labels is None:
+                raise UserError(f"{what} has none; remove the entry")
+            if owner.labels.shape != sample.image.shape[:2]:
+                sizes = ["×".join(map(str, a.shape[:2])) for a in (owner.labels, sample.image)]
+                raise UserError(
+                    f"{what} is {sizes[0]} (H×W) where the image is {sizes[1]}; remove the entry"
+                )
+            # Some readers judge the kind by the mask (with or without a nerve).
+            kinds.setdefault(np.count_nonzero(owner.labels), owner.kind)
+            labels = owner.labels if labels is None else union(labels, owner.labels)
+        return sample if labels is None else replace(sample, labels=labels, kind=kinds[max(kinds)])
+
+    def _record(self, record: Record) -> Record:
+        owners = [self._records[name] for name in self.corrections.masks[record.id]]
+        stamp = repr((VERSION, record.stamp, [(owner.id, owner.stamp) for owner in owners]))
+        return replace(record, masks=sum((owner.masks for owner in owners), ()), stamp=stamp)
+
+
+def union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Instances whose foreground is the union of two (H, W) int32 label maps' foregrounds.
+
+    Objects of ``first`` keep their pixels. Where more than half of an object of ``second`` lies in
+    one of them, its other pixels join that; otherwise they are an object of their own.
+
+    >>> union(np.array([[7, 7, 0, 0]]), np.array([[0, 0, 3, 3]])).tolist()
+    [[1, 1, 2, 2]]
+    """
+    columns, rows = int(first.max(initial=0)) + 1, int(second.max(initial=0)) + 1
+    pairs = second.astype(np.intp) * columns + first
+    overlap = np.bincount(pairs.reshape(-1), minlength=rows * columns).reshape(rows, columns)
+    areas = overlap.sum(1)
+    overlap[:, 0] = 0
+    partner = overlap.argmax(1)
+    joins = 2 * overlap[np.arange(rows), partner] > areas
+    wanted = np.where(joins, partner, columns + np.arange(rows))
+    wanted[0] = 0
+    return renumber(np.where(first > 0, first, wanted[second]))
+
+
+def read_corrections(path: Path) -> Corrections:
+    """Read and check a corrections file; whether the samples exist is not known here.
+
+    Raises:
+        UserError: The file cannot be read, is not of that form, or contradicts itself.
+    """
+    try:
+        # Ids are text: YAML would read the frame 1_17 as the number 117.
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Strict) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be read ({reason}); {REMEDY}") from None
+    given = content if isinstance(content, dict) else {str(content): ""}
+    for key, value in given.items():
+        if key not in KEYS:
+            raise UserError(f"{path}: {key[:60]!r} is none of {', '.join(KEYS)}; {REMEDY}")
+        if value and not _fits(key, value):
+            raise UserError(f"{path}: {key}: {str(value)[:60]} is not {KEYS[key]}; {REMEDY}")
+    drop = frozenset(given.get("drop") or ())
+    preferred = [(name, (other,)) for name, other in (given.get("prefer") or {}).items()]
+    merged = [(name, tuple(ids)) for ids in given.get("merge") or () for name in ids]
+    masks: dict[str, tuple[str, ...]] = {}
+    for name, owners in [*preferred, *merged]:
+        if name in masks:
+            raise UserError(f"{path}: {name} is given two masks by prefer and merge; keep one")
+        masks[name] = owners
+    for name, owners in masks.items():
+        if owners == (name,):
+            raise UserError(f"{path}: prefer: {name}: {name} changes nothing; remove it")
+        if name in drop and (len(owners) == 1 or drop.issuperset(owners)):
+            raise UserError(
+                f"{path}: {name} is dropped, so its other mask is given to nothing; remove one of "
+                "the two entries"
+            )
+        if len(owners) == 1 and owners[0] in masks:
+            raise UserError(
+                f"{path}: prefer: {name}: {owners[0]} takes a mask that is itself replaced; name "
+                "the sample whose own mask is right"
+            )
+    return Corrections(drop, masks)
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Whether the value of a key has the form that :data:`KEYS` says."""
+
+    def ids(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(v, str) and v for v in value)
+
+    if key == "drop":
+        return ids(value)
+    if key == "prefer":
+        return isinstance(value, dict) and ids([*value, *value.values()])
+    return isinstance(value, list) and all(ids(v) and len(set(v)) == len(v) > 1 for v in value)
+
+
+class _Strict(yaml.BaseLoader):
+    """Leaves every value as text and refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            names = [str(key.value) for key, _ in node.value]
+            what = f"{max(names, key=names.count)!r} is there twice"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        return mapping
