@@ -52,7 +52,7 @@ class Calibration:
         resolution_unit: TIFF's number: 1 none, 2 inch, 3 centimetre.
     """
 
-    tiff_settings: Literal["plain", "ome", "imagej"] = "plain"
+    layout: Literal["plain", "ome", "imagej"] = "plain"
     pixel_size: tuple[float, float] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     resolution: tuple[tuple[int, int], tuple[int, int]] | None = None
