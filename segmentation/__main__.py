@@ -15,6 +15,7 @@ COMMANDS = {
     "fit": "segmentation.training.cli:fit",
     "validate": "segmentation.training.cli:validate",
     "test": "segmentation.training.cli:test",
+    "init": "segmentation.config_files:init",
 }
 _OLD = (
     "predict",

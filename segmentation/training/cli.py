@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
 from segmentation.checkpoints import load_task, read_checkpoint, without_download
+from segmentation.config_files import find_config, read_parts
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
 from segmentation.experiments.sweep.arguments import plain_arguments
@@ -158,13 +159,14 @@ def composed(arguments: Sequence[str], tuned: bool = True) -> list[str]:
         checkpoint = parser.parse_known_args(rest)[0].ckpt_path
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; see segmentation {command[0]} --help") from None
-    parts = [part for file in files.config for part in _parts(Path(file), ())]
+    parts = [part for file in files.config for part in read_parts(find_config(file))]
     for part in parts if checkpoint is None else ():
-        checkpoint = yaml.safe_load(part).get("ckpt_path") or checkpoint
+        checkpoint = part.get("ckpt_path") or checkpoint
     if checkpoint and command != ["fit"]:
         model = _stored(checkpoint, tuned)["config"]
-        parts += [yaml.safe_dump({"model": without_download(model)})] if model else []
-    return [*command, *(word for part in parts for word in ("--config", part)), *typed]
+        parts += [{"model": without_download(model)}] if model else []
+    texts = [yaml.safe_dump(part, sort_keys=False) for part in parts]
+    return [*command, *(word for text in texts for word in ("--config", text)), *typed]
 
 
 @functools.lru_cache(1)
@@ -172,28 +174,6 @@ def _stored(path: str, tuned: bool) -> dict[str, Any]:
     """What this package adds to a checkpoint: plain values, kept so that the file is read once."""
     stored: dict[str, Any] = read_checkpoint(path, tuned)["segmentation"]
     return stored
-
-
-def _parts(path: Path, above: tuple[Path, ...]) -> list[str]:
-    if path.resolve() in above:
-        raise UserError(f"{path}: composes itself; take it out of its own parts")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"{path}: the config cannot be read ({error.strerror}); check the path"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML ({where}); correct it") from None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: a config is a mapping of keys, this is {type(content).__name__}; correct it"
-        )
-    content.pop("reproduces", None)  # for people and for `segmentation reproduce`
-    files = content.pop("compose", [])
-    parts = [p for f in files for p in _parts(path.parent / f, (*above, path.resolve()))]
-    return [*parts, yaml.safe_dump(content, sort_keys=False)] if content else parts
 
 
 class _ParserError(Exception):

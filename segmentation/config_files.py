@@ -1,0 +1,115 @@
+"""Config files: found by name from anywhere, and put together from the parts that they name."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segmentation.errors import UserError
+
+_PARTS = ("cluster/", "corrections/", "data/", "model/", "sweeps/", "trainer/")  # of configs
+
+
+def configs_folder() -> Path:
+    """The folder of the shipped configs: inside the installed package, or beside a checkout's."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def find_config(name: str | Path) -> Path:
+    """A config file, or a folder of them: one that exists, or else the shipped one of that name.
+
+    Args:
+        name: A path, or a name below the shipped configs, with or without ``.yaml``.
+
+    Raises:
+        UserError: There is none.
+
+    >>> find_config("folder").name
+    'folder.yaml'
+    """
+    folder = configs_folder()
+    below = folder / str(name).removeprefix("configs/")
+    places = (Path(name), below, below.with_name(f"{below.name}.yaml"))
+    for found in (*filter(Path.is_file, places), *filter(Path.is_dir, places)):
+        return found
+    names = (p.relative_to(folder).with_suffix("").as_posix() for p in folder.glob("**/*.yaml"))
+    complete = sorted(n for n in names if not n.startswith((*_PARTS, "reproduce/")))
+    raise UserError(
+        f"{name}: no such config; give a file, or one of those that come with the package: "
+        f"{', '.join(complete)}"
+    )
+
+
+def read_parts(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+    """A config's parts, in the order in which later ones win.
+
+    An experiment lists its parts under ``compose``, relative to itself or as names of shipped ones;
+    what it says beside that wins over them.
+
+    Args:
+        path: The file.
+        above: Files that compose this one.
+
+    Raises:
+        UserError: A file is missing or not YAML, or files name each other in a circle.
+    """
+    if path.resolve() in above:
+        raise UserError(f"{path}: composes itself; take it out of its own parts")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: the config cannot be read ({error.strerror}); check the path"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML ({where}); correct it") from None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: a config is a mapping of keys, this is {type(content).__name__}; correct it"
+        )
+    content.pop("reproduces", None)  # for people and for `segmentation reproduce`
+    parts: list[dict[str, Any]] = []
+    for name in content.pop("compose", []):
+        beside = path.parent / name
+        part = beside if beside.exists() else find_config(name)
+        parts += read_parts(part, (*above, path.resolve()))
+    return [*parts, content] if content else parts
+
+
+def init(config: str = "folder", /, output: Path = Path("config.yaml")) -> None:
+    """Write one of the shipped configs as one file, to start your own from.
+
+    Args:
+        config: Its name, such as ``folder`` or ``dsb2018/unet_small``.
+        output: The file; must not exist yet.
+
+    Raises:
+        UserError: No config is called so, or the file exists or cannot be written.
+    """
+    merged: dict[str, Any] = {}
+    for part in read_parts(find_config(config)):
+        _merge(merged, part)
+    text = f"# From the shipped config {config}. Train with: segmentation fit --config {output}\n"
+    text += yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UserError(
+            f"{output}: cannot be written ({error.strerror}); choose another --output"
+        ) from None
+    print(output)
+
+
+def _merge(into: dict[str, Any], part: dict[str, Any]) -> None:
+    """Mappings are merged key by key, but another class brings its own arguments."""
+    for key, value in part.items():
+        old = into.get(key)
+        same = isinstance(old, dict) and isinstance(value, dict)
+        if same and value.get("class_path", old.get("class_path")) == old.get("class_path"):
+            _merge(old, value)
+        else:
+            into[key] = value
