@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segmentation.losses import BCEDice, bce_dice
+from segmentation.losses import BCEDice
 
 
 def example(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -54,14 +54,14 @@ def test_formula(per_image: bool, smooth: float, weighted: bool) -> None:
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.float32, torch.int64])
 def test_targets_of_any_dtype(dtype: torch.dtype) -> None:
     logits, target = example(2, 1, 4, 4)
-    torch.testing.assert_close(bce_dice(logits, target.to(dtype)), bce_dice(logits, target))
+    torch.testing.assert_close(BCEDice()(logits, target.to(dtype)), BCEDice()(logits, target))
 
 
 def test_right_answers_cost_nothing() -> None:
     _, target = example(2, 1, 8, 8)
     right = (target.float() * 2 - 1) * 50
-    assert float(bce_dice(right, target)) == pytest.approx(0, abs=1e-5)
-    assert float(bce_dice(-right, target)) > 50
+    assert float(BCEDice()(right, target)) == pytest.approx(0, abs=1e-5)
+    assert float(BCEDice()(-right, target)) > 50
 
 
 @pytest.mark.parametrize("per_image", [False, True])
@@ -69,7 +69,7 @@ def test_right_answers_cost_nothing() -> None:
 @pytest.mark.parametrize("part", ["whole", "dice"])
 def test_empty_masks_have_a_gradient(per_image: bool, level: float, part: str) -> None:
     logits = torch.full((2, 1, 16, 16), level, requires_grad=True)
-    loss = bce_dice(logits, torch.zeros(2, 1, 16, 16), per_image=per_image)
+    loss = BCEDice(per_image=per_image)(logits, torch.zeros(2, 1, 16, 16))
     if part == "dice":
         loss = loss - torch.nn.functional.softplus(logits).mean()
     (gradient,) = torch.autograd.grad(loss, logits)
@@ -82,7 +82,7 @@ def test_empty_masks_have_a_gradient(per_image: bool, level: float, part: str) -
 def test_extreme_logits_are_finite(level: float) -> None:
     for target in (torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)):
         logits = torch.full((1, 1, 4, 4), level, requires_grad=True)
-        loss = bce_dice(logits, target)
+        loss = BCEDice()(logits, target)
         (gradient,) = torch.autograd.grad(loss, logits)
         assert torch.isfinite(loss) and torch.isfinite(gradient).all()
 
@@ -94,13 +94,13 @@ def test_float32_under_autocast() -> None:
         assert low.dtype == torch.bfloat16
         loss = BCEDice()(low, target)
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, bce_dice(low.detach().float(), target))
+    torch.testing.assert_close(loss, BCEDice()(low.detach().float(), target))
     (gradient,) = torch.autograd.grad(loss, low)
     assert gradient.dtype == torch.bfloat16 and torch.isfinite(gradient).all()
     # Sums of 2**20 pixels in bfloat16 would be off by half.
     many = torch.zeros(1, 1, 1024, 1024, dtype=torch.bfloat16)
     zeros = torch.zeros_like(many)
-    assert float(bce_dice(many, zeros)) == pytest.approx(
+    assert float(BCEDice()(many, zeros)) == pytest.approx(
         math.log(2) + 1 - 1 / (2**19 + 1), rel=1e-5
     )
 
@@ -108,7 +108,7 @@ def test_float32_under_autocast() -> None:
 def test_bad_arguments() -> None:
     logits, target = example(2, 1, 4, 4)
     with pytest.raises(ValueError, match=r"logits \(2, 1, 4, 4\) and target \(2, 4, 4\) differ"):
-        bce_dice(logits, target[:, 0])
+        BCEDice()(logits, target[:, 0])
     for smooth in (0.0, -1.0):
         with pytest.raises(ValueError, match=r"smooth: .* must be positive"):
             BCEDice(smooth)

@@ -10,13 +10,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from segmentation.errors import UserError
-from segmentation.losses import (
-    DeepSupervision,
-    WeightedBCE,
-    WeightedCrossEntropy,
-    weighted_bce,
-    weighted_cross_entropy,
-)
+from segmentation.losses import DeepSupervision, WeightedBCE, WeightedCrossEntropy
 from segmentation.targets import Contour, Foreground, Target
 
 G = torch.Generator().manual_seed(0)
@@ -33,7 +27,7 @@ def test_bce_is_pytorchs() -> None:
     expected = F.binary_cross_entropy_with_logits(
         LOGITS, MASK.float(), pos_weight=torch.tensor(3.0)
     )
-    assert weighted_bce(LOGITS, MASK, pos_weight=3) == pytest.approx(expected)
+    assert WeightedBCE(3)(LOGITS, MASK) == pytest.approx(expected)
 
 
 def test_weighted_bce_by_hand() -> None:
@@ -60,9 +54,7 @@ def test_cross_entropy_is_kerass_weighted_mean_over_pixels() -> None:
 
 def test_doubling_a_class_weight_doubles_its_share() -> None:
     only = torch.full_like(CLASSES, 2)
-    one, two = (
-        weighted_cross_entropy(SCORES, only, None, torch.tensor([1, 1, w])) for w in (1.0, 2.0)
-    )
+    one, two = (WeightedCrossEntropy([1, 1, w])(SCORES, only) for w in (1.0, 2.0))
     assert two == pytest.approx(2 * one)
 
 
@@ -86,10 +78,10 @@ def test_class_weights_follow_the_network_into_any_precision() -> None:
 def test_every_channel_counts() -> None:
     logits, target = LOGITS.repeat(1, 3, 1, 1), (CLASSES[:, None] == torch.arange(3).view(3, 1, 1))
     expected = F.binary_cross_entropy_with_logits(logits, target.float())
-    assert weighted_bce(logits, target) == pytest.approx(expected)
+    assert WeightedBCE()(logits, target) == pytest.approx(expected)
     per_pixel = F.binary_cross_entropy_with_logits(logits, target.float(), reduction="none")
     expected = (per_pixel * WEIGHT[:, None]).mean()
-    assert weighted_bce(logits, target, WEIGHT) == pytest.approx(expected)
+    assert WeightedBCE()(logits, target, WEIGHT) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("weight", [None, torch.zeros(2, 5, 6)])
@@ -102,20 +94,22 @@ def test_empty_targets_have_gradients(weight: Tensor | None) -> None:
 
 def test_deep_supervision_hands_weights_on() -> None:
     loss = DeepSupervision(WeightedBCE(), [1, 3])
-    expected = (weighted_bce(LOGITS, MASK, WEIGHT) + 3 * weighted_bce(LOGITS + 1, MASK, WEIGHT)) / 4
+    expected = (
+        WeightedBCE()(LOGITS, MASK, WEIGHT) + 3 * WeightedBCE()(LOGITS + 1, MASK, WEIGHT)
+    ) / 4
     assert loss([LOGITS, LOGITS + 1], MASK, WEIGHT) == pytest.approx(expected)
 
 
 def test_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
-        weighted_bce(LOGITS, MASK[:1])
+        WeightedBCE()(LOGITS, MASK[:1])
     with pytest.raises(ValueError, match="do not fit together"):
-        weighted_cross_entropy(SCORES, CLASSES[:, None])
+        WeightedCrossEntropy()(SCORES, CLASSES[:, None])
     for shape in ((2, 1, 5, 6), (5, 6), (1, 5, 6)):  # which would be broadcast to something else
         with pytest.raises(ValueError, match="must have the shape"):
-            weighted_bce(LOGITS, MASK, torch.ones(shape))
+            WeightedBCE()(LOGITS, MASK, torch.ones(shape))
         with pytest.raises(ValueError, match="must have the shape"):
-            weighted_cross_entropy(SCORES, CLASSES, torch.ones(shape))
+            WeightedCrossEntropy()(SCORES, CLASSES, torch.ones(shape))
     with pytest.raises(UserError, match="2 for 3 classes"):
         WeightedCrossEntropy([1, 1])(SCORES, CLASSES)
     with pytest.raises(ValueError, match="must be ≥ 0"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import fbeta_score  # type: ignore[import-untyped]  # ships no types
 
-from segmentation.losses import WeightedFScore, weighted_f_score
+from segmentation.losses import WeightedFScore
 
 G = torch.Generator().manual_seed(1)
 LOGITS = torch.randn(2, 1, 7, 5, generator=G) * 2
@@ -20,7 +20,7 @@ def test_is_the_published_formula(w: float, smooth: float) -> None:
     precision = ((p * t).sum() + smooth) / (p.sum() + smooth)
     recall = ((p * t).sum() + smooth) / (t.sum() + smooth)
     expected = (1 + w) * precision * recall / (w * precision + recall)
-    assert weighted_f_score(LOGITS, MASK, None, w, smooth) == pytest.approx(expected, rel=1e-6)
+    assert -WeightedFScore(w, smooth)(LOGITS, MASK) == pytest.approx(expected, rel=1e-6)
     assert WeightedFScore(w, smooth)(LOGITS, MASK) == pytest.approx(-expected, rel=1e-6)
 
 
@@ -28,7 +28,7 @@ def test_is_the_published_formula(w: float, smooth: float) -> None:
 def test_of_hard_predictions_is_f_beta_with_beta_squared_w(w: float) -> None:
     hard = (LOGITS > 0).float() * 200 - 100
     expected = fbeta_score(MASK.flatten().numpy(), (LOGITS > 0).flatten().numpy(), beta=w**0.5)
-    assert weighted_f_score(hard, MASK, None, w, smooth=0) == pytest.approx(expected, rel=1e-6)
+    assert -WeightedFScore(w, 0)(hard, MASK) == pytest.approx(expected, rel=1e-6)
 
 
 def test_w_above_one_weighs_recall_more() -> None:
@@ -36,8 +36,8 @@ def test_w_above_one_weighs_recall_more() -> None:
     truth[..., :4] = 1
     more, fewer = (torch.full((1, 1, 10, 10), -50.0) for _ in range(2))
     more[..., :8], fewer[..., :2] = 50, 50  # recall 1, precision ½; precision 1, recall ½
-    assert weighted_f_score(more, truth, w=1.5) > weighted_f_score(fewer, truth, w=1.5)
-    assert weighted_f_score(more, truth, w=0.5) < weighted_f_score(fewer, truth, w=0.5)
+    assert -WeightedFScore(1.5)(more, truth) > -WeightedFScore(1.5)(fewer, truth)
+    assert -WeightedFScore(0.5)(more, truth) < -WeightedFScore(0.5)(fewer, truth)
 
 
 @pytest.mark.parametrize("smooth", [0.0, 1.0])
@@ -61,37 +61,37 @@ def test_an_empty_batch_is_pushed_down() -> None:
 
 def test_weights_of_pixels_count_in_all_sums() -> None:
     weight = torch.ones(2, 7, 5)
-    plain = weighted_f_score(LOGITS, MASK).item()
-    assert weighted_f_score(LOGITS, MASK, weight) == pytest.approx(plain)
+    plain = WeightedFScore()(LOGITS, MASK).item()
+    assert WeightedFScore()(LOGITS, MASK, weight) == pytest.approx(plain)
     weight[1] = 0
-    one = weighted_f_score(LOGITS[:1], MASK[:1]).item()
-    assert weighted_f_score(LOGITS, MASK, weight) == pytest.approx(one, rel=1e-6)
-    twice = weighted_f_score(LOGITS, MASK, torch.full((2, 7, 5), 2.0), smooth=0)
-    assert twice == pytest.approx(weighted_f_score(LOGITS, MASK, smooth=0).item(), rel=1e-6)
+    one = WeightedFScore()(LOGITS[:1], MASK[:1]).item()
+    assert WeightedFScore()(LOGITS, MASK, weight) == pytest.approx(one, rel=1e-6)
+    twice = WeightedFScore(smooth=0)(LOGITS, MASK, torch.full((2, 7, 5), 2.0))
+    assert twice == pytest.approx(WeightedFScore(smooth=0)(LOGITS, MASK).item(), rel=1e-6)
 
 
 def test_exchanged_precision_and_recall_are_the_inverse_weight() -> None:
-    """What system E's call computed."""
+    """What the call in nerve-segmentation computed."""
     p, t = LOGITS.double().sigmoid().numpy(), MASK.numpy()
     precision = ((p * t).sum() + 1) / (p.sum() + 1)
     recall = ((p * t).sum() + 1) / (t.sum() + 1)
     published = 2.5 * precision * recall / (1.5 * recall + precision)
-    assert weighted_f_score(LOGITS, MASK, w=1 / 1.5) == pytest.approx(published, rel=1e-6)
+    assert -WeightedFScore(1 / 1.5)(LOGITS, MASK) == pytest.approx(published, rel=1e-6)
 
 
 def test_in_float32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = weighted_f_score(LOGITS.bfloat16(), MASK)
+        value = WeightedFScore()(LOGITS.bfloat16(), MASK)
     assert value.dtype == torch.float32
-    assert value == pytest.approx(weighted_f_score(LOGITS.bfloat16().float(), MASK))
+    assert value == pytest.approx(WeightedFScore()(LOGITS.bfloat16().float(), MASK))
     assert np.isfinite(float(value))
 
 
 def test_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
-        weighted_f_score(LOGITS, MASK[:, 0])
+        WeightedFScore()(LOGITS, MASK[:, 0])
     with pytest.raises(ValueError, match="must have the shape"):
-        weighted_f_score(LOGITS, MASK, torch.ones(2, 1, 7, 5))
+        WeightedFScore()(LOGITS, MASK, torch.ones(2, 1, 7, 5))
     for w in (math.inf, math.nan):
         with pytest.raises(ValueError, match=r"loss\.w: "):
             WeightedFScore(w)

@@ -6,8 +6,7 @@ import torch
 from scipy import ndimage
 
 from segmentation.errors import UserError
-from segmentation.losses import BCEDiceDistance
-from segmentation.losses.bce_dice import bce_dice
+from segmentation.losses import BCEDice, BCEDiceDistance
 from segmentation.targets import Distance
 from segmentation.targets.distance import relative_distance
 from tests.targets.test_contour import discs
@@ -85,7 +84,7 @@ def test_the_loss_is_what_it_says() -> None:
     loss = BCEDiceDistance(distance_weight=3.0)(logits, target)
     error = (logits[:, 1].sigmoid() - target[:, 1]).abs()
     inside = target[:, 0] > 0
-    wanted = bce_dice(logits[:, :1], target[:, :1]) + 3 * (
+    wanted = BCEDice()(logits[:, :1], target[:, :1]) + 3 * (
         error[inside].sum() / (9 + 1) + error[~inside].sum() / (84 - 9 + 1)
     )
     torch.testing.assert_close(loss, wanted)
