@@ -17,10 +17,13 @@ def check_positive(**values: int) -> None:
 class SegmentationNet(nn.Module):
     """Base of the networks here: images (N, in_channels, H, W) float to logits (N, classes, H, W).
 
-    Attributes:
+    `forward` raises a `ValueError` for another number of channels, and for a height or width that
+    is no multiple of `stride`; constructors raise one for arguments out of range.
+
+    Args:
         in_channels: channels of an image.
-        classes: channels of the logits.
-        stride: product of the poolings; H and W must be multiples of it.
+        classes: channels of the logits, which are unbounded.
+        stride: product of the poolings.
     """
 
     def __init__(self, in_channels: int, classes: int, stride: int) -> None:

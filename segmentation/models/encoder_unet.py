@@ -31,6 +31,9 @@ class EncoderUNet(SegmentationNet):
     Raises:
         ValueError: for arguments out of range.
         KeyError: smp does not know the encoder or these weights of it.
+
+    >>> EncoderUNet("resnet18").stride
+    32
     """
 
     def __init__(
@@ -71,17 +74,6 @@ class EncoderUNet(SegmentationNet):
             module.apply(init_he_normal)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute logits.
-
-        Args:
-            image: (N, in_channels, H, W) float, H and W multiples of `stride`.
-
-        Returns:
-            Logits (N, classes, H, W), unbounded.
-
-        Raises:
-            ValueError: for another number of channels or a size that is no multiple of `stride`.
-        """
         self.check_input(image)
         skips = [self.detail(image), *self.encoder(image)[1:]]  # the first is the image as it is
         x = skips.pop()

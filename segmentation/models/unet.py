@@ -22,8 +22,6 @@ class UNet(SegmentationNet):
     one of 1x1. `depth=3, convs_per_block=1` is the reduced network for small data sets.
 
     Args:
-        in_channels: channels of an image.
-        classes: channels of the logits.
         width: channels at full resolution; each level below has twice as many.
         depth: number of resolutions (5: 64 to 1024 channels at width 64).
         convs_per_block: 3x3 convolutions per level and direction.
@@ -33,6 +31,9 @@ class UNet(SegmentationNet):
 
     Raises:
         ValueError: for arguments out of range or a `dropout` of the wrong length.
+
+    >>> UNet(width=8)(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 1, 64, 64])
     """
 
     def __init__(
@@ -73,17 +74,6 @@ class UNet(SegmentationNet):
         self.apply(init_he_normal)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute logits.
-
-        Args:
-            image: (N, in_channels, H, W) float, H and W multiples of `stride`.
-
-        Returns:
-            Logits (N, classes, H, W), unbounded.
-
-        Raises:
-            ValueError: for another number of channels or a size that is no multiple of `stride`.
-        """
         self.check_input(image)
         x = image
         skips: list[Tensor] = []

@@ -51,6 +51,9 @@ class UNetPlusPlus(SegmentationNet):
     Raises:
         ValueError: for arguments out of range, an unknown mode, or a head that does not exist or
             that mode "accurate" would ignore.
+
+    >>> UNetPlusPlus(width=8, depth=3).eval()(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 1, 64, 64])
     """
 
     def __init__(
@@ -113,19 +116,7 @@ class UNetPlusPlus(SegmentationNet):
         return [int(level) for level in self.heads]
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
-        """Compute logits.
-
-        Args:
-            image: (N, in_channels, H, W) float, H and W multiples of `stride`.
-
-        Returns:
-            In training with deep supervision the logits of each head, shallow to deep; otherwise
-            one tensor of logits whose sigmoid or softmax is the network's answer in its mode. All
-            are (N, classes, H, W).
-
-        Raises:
-            ValueError: for another number of channels or a size that is no multiple of `stride`.
-        """
+        """In training with deep supervision a list: the logits of each head, shallow to deep."""
         if not self.deep_supervision:
             return self._one_head(image, self.depth - 1)
         if self.training:
@@ -135,18 +126,7 @@ class UNetPlusPlus(SegmentationNet):
         return mean_probability_logits(self.head_logits(image))
 
     def head_logits(self, image: Tensor) -> list[Tensor]:
-        """Compute the logits of every head, whatever the mode.
-
-        Args:
-            image: as for `forward`.
-
-        Returns:
-            Logits (N, classes, H, W) per head, shallow to deep (a single one without deep
-            supervision).
-
-        Raises:
-            ValueError: as for `forward`.
-        """
+        """The logits of every head, shallow to deep, whatever the mode; errors as of `forward`."""
         row = self._first_row(image, self.depth - 1)
         return [self.heads[str(level)](row[level]) for level in self.levels]
 

@@ -86,17 +86,6 @@ class VGGUNet(SegmentationNet):
             convolution.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute logits.
-
-        Args:
-            image: (N, in_channels, H, W) float, H and W multiples of `stride`.
-
-        Returns:
-            Logits (N, classes, H, W), unbounded.
-
-        Raises:
-            ValueError: for another number of channels or a size that is no multiple of `stride`.
-        """
         self.check_input(image)
         x = image
         relus: list[Tensor] = []  # (N, channels, H / 2^stage, W / 2^stage)
