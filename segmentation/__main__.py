@@ -15,6 +15,7 @@ COMMANDS = {
     "fit": "segmentation.training.cli:fit",
     "validate": "segmentation.training.cli:validate",
     "test": "segmentation.training.cli:test",
+    "weights": "segmentation.targets.border_weights:weights",
     "init": "segmentation.config_files:init",
 }
 _OLD = (
@@ -31,7 +32,6 @@ _OLD = (
     "reproduce",
     "sweep",
     "doctor",
-    "weights",
     "synthetic",
 )
 

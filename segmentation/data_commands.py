@@ -133,36 +133,6 @@ def audit(arguments: Sequence[str]) -> int:
     return 1 if report["faults"] else 0
 
 
-def weights(arguments: Sequence[str]) -> int:
-    """Draw a mask with its class weights, border weights and their sum."""
-    parser = Parser("segmentation weights", description=weights.__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--mask",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="label map, or a mask of two values whose connected components are the objects",
-    )
-    parser.add_argument("--output", required=True, type=Path, metavar="PNG")
-    parser.add_argument("--w0", type=float, default=10.0, help="height of the border weights (10)")
-    parser.add_argument("--sigma", type=float, default=5.0, help="their width in pixels (5)")
-    parser.add_argument(
-        "--gap", type=int, default=0, help="part objects that touch by so many pixels of each (0)"
-    )
-    options = parser.parse_args(arguments)
-    from segmentation.io.images import read_mask, write_image
-    from segmentation.objects import label_components
-    from segmentation.targets.border_weights import BorderWeight, weight_figure
-
-    labels = read_mask(options.mask)
-    if (labels[labels > 0] == labels.max(initial=0)).all():  # one value: not numbered yet
-        labels = label_components(labels > 0)
-    border = BorderWeight(options.w0, options.sigma, gap=options.gap)
-    write_image(options.output, weight_figure(labels, border))
-    print(options.output)
-    return 0
-
-
 def synthetic(arguments: Sequence[str]) -> int:
     """Make synthetic images (nuclei, cells, ultrasound) with truth to try everything with."""
     parser = Parser("segmentation synthetic", description=synthetic.__doc__, allow_abbrev=False)

@@ -12,10 +12,7 @@ from torch._utils import ExceptionWrapper
 import segmentation
 from segmentation.__main__ import main
 from segmentation.errors import UserError
-from segmentation.io.images import read_image, write_image
-from segmentation.objects import label_components
 from segmentation.targets import Foreground
-from segmentation.targets.border_weights import BorderWeight, weight_figure
 from tests.helpers import arguments, refusal
 
 HEAVY = ("torch", "lightning", "albumentations", "cv2", "wandb", "torchmetrics", "numpy")
@@ -141,28 +138,3 @@ def test_an_error_is_told_as_its_line(
     monkeypatch.setattr("segmentation.old_commands.synthetic", fail)
     assert main(["synthetic"]) == 2
     assert capsys.readouterr().err == f"segmentation: error: {told}\n"
-
-
-def test_the_figure_of_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mask = np.zeros((40, 60), np.uint8)
-    mask[5:20, 5:25] = mask[5:20, 28:50] = 255
-    write_image(tmp_path / "mask.png", mask)
-    write_image(tmp_path / "labels.png", label_components(mask > 0).astype(np.uint8))
-    for name in ("mask", "labels"):
-        argv = ["weights", f"--mask={tmp_path / name}.png", f"--output={tmp_path}/out/{name}.png"]
-        assert main(argv) == 0
-    figures = [read_image(tmp_path / "out" / f"{name}.png") for name in ("mask", "labels")]
-    assert figures[0].shape == (64, 560, 3) and (figures[0] == figures[1]).all()
-    touching = np.zeros((40, 60), np.uint8)
-    touching[5:20, 5:25], touching[5:20, 25:50] = 1, 2
-    write_image(tmp_path / "labels.png", touching)
-    argv = ["weights", f"--mask={tmp_path}/labels.png", f"--output={tmp_path}/gap.png", "--gap=1"]
-    assert main(argv) == 0
-    cut = touching.copy()
-    cut[5:20, 24:26] = 0
-    shown = read_image(tmp_path / "gap.png")[24:, :60]
-    assert (shown == weight_figure(cut, BorderWeight())[24:, :60]).all()
-    argv = ["weights", f"--mask={tmp_path}/gone.png", f"--output={tmp_path}/x.png"]
-    assert "gone.png" in refusal(capsys, argv)
-    argv = ["weights", f"--mask={tmp_path}/mask.png", f"--output={tmp_path}/x.png", "--sigma=0"]
-    assert "sigma: 0.0 must be positive" in refusal(capsys, argv)

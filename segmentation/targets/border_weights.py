@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,7 +12,9 @@ import numpy as np
 from scipy import ndimage
 
 from segmentation.errors import UserError
-from segmentation.objects import distance_transform, renumber
+from segmentation.io.files import writing
+from segmentation.io.images import read_mask
+from segmentation.objects import distance_transform, label_components, renumber
 
 VERSION = 2  # raise when a map gives other values for the same settings
 REACH = 5.3  # in σ: beyond it the border term is below w0 · exp(-14), 8e-7 of its height
@@ -166,39 +169,43 @@ def square_filter(image: np.ndarray, radius: int, method: Callable[..., Any]) ->
     return result
 
 
-def weight_figure(labels: np.ndarray, border: BorderWeight) -> np.ndarray:
-    """Mask, class weights, border weights and their sum, side by side with their scales.
+def weights(
+    *, mask: Path, output: Path, w0: float = 10.0, sigma: float = 5.0, gap: int = 0
+) -> None:
+    """Draw a mask with its class weights, border weights and their sum.
 
     Args:
-        labels: (H, W) integer ids.
-        border: What to show.
+        mask: Label map, or a mask of two values whose connected components are the objects.
+        output: PNG, SVG or PDF.
+        w0: Height of the border weights.
+        sigma: Their width in pixels.
+        gap: Part objects that touch by so many pixels of each.
 
-    Returns:
-        (H', W', 3) uint8 RGB.
+    Raises:
+        UserError: The mask cannot be read, the output not be written, or a value is out of range.
     """
-    labels = separated(labels, border.gap)
+    from matplotlib.figure import Figure  # takes a second, and only this needs it
+
+    border = BorderWeight(w0, sigma, gap=gap)
+    labels = read_mask(mask)
+    if (labels[labels > 0] == labels.max(initial=0)).all():  # one value: not numbered yet
+        labels = label_components(labels > 0)
+    labels = separated(labels, gap)
     classes, edges = border.parts(labels)
     maps = {
         "mask": (labels > 0).astype(np.float32),
         "class weights": classes,
-        f"border weights, w0 {border.w0:g}, sigma {border.sigma:g}": edges,
+        f"border weights, w0 {w0:g}, σ {sigma:g}": edges,
         "sum": classes + edges,
     }
-    return np.hstack([_panel(title, values) for title, values in maps.items()])
-
-
-def _panel(title: str, values: np.ndarray) -> np.ndarray:
-    """A coloured map below its title, with a colour bar from its least to its greatest value."""
-    low, high = float(values.min()), float(values.max())
-    height, width = values.shape
-    scaled = np.round((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
-    bar = np.linspace(255, 0, height).round().astype(np.uint8)[:, None].repeat(12, axis=1)
-    picture = np.full((height + 24, width + 80, 3), 255, np.uint8)
-    for part, left in ((scaled, 0), (bar, width + 6)):
-        colours = cv2.applyColorMap(np.ascontiguousarray(part), cv2.COLORMAP_VIRIDIS)
-        picture[24:, left : left + part.shape[1]] = colours[..., ::-1]
-    font, ink = cv2.FONT_HERSHEY_SIMPLEX, (0, 0, 0)
-    cv2.putText(picture, title, (2, 16), font, 0.4, ink, 1, cv2.LINE_AA)
-    for value, row in ((high, 34), (low, height + 22)):
-        cv2.putText(picture, f"{value:.3g}", (width + 22, row), font, 0.4, ink, 1, cv2.LINE_AA)
-    return picture
+    figure = Figure(figsize=(16, 3.6), layout="constrained")
+    for axes, (title, values) in zip(figure.subplots(1, 4), maps.items(), strict=True):
+        axes.set_title(title)
+        axes.set_axis_off()
+        figure.colorbar(axes.imshow(values, interpolation="nearest"), ax=axes)
+    try:
+        with writing(output) as file:
+            figure.savefig(file, format=output.suffix[1:].lower())
+    except ValueError as error:  # of a format that is unknown
+        raise UserError(f"{output}: {error}; use .png") from None
+    print(output)

@@ -1,19 +1,24 @@
 """Border weights against the plain definition: every object's distance over the whole image."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
+from segmentation.__main__ import main
 from segmentation.datasets.synthetic_nuclei import make_nuclei
 from segmentation.errors import UserError
+from segmentation.io.images import read_image, write_image
+from segmentation.objects import label_components
 from segmentation.targets import Foreground
 from segmentation.targets.border_weights import (
     BorderWeight,
     border_weights,
     class_weights,
     separated,
-    weight_figure,
 )
+from tests.helpers import refusal
 
 
 def plain(labels: np.ndarray, w0: float, sigma: float) -> np.ndarray:
@@ -121,16 +126,20 @@ def test_settings_out_of_range() -> None:
         BorderWeight(sigma=0)
 
 
-def test_the_figure_shows_four_maps_with_their_scales() -> None:
-    labels = np.zeros((40, 60), np.int32)
-    labels[5:20, 5:25], labels[5:20, 28:50] = 1, 2
-    figure = weight_figure(labels, BorderWeight())
-    assert figure.shape == (64, 4 * 140, 3) and figure.dtype == np.uint8
-    panels = np.split(figure[24:], 4, axis=1)
-    lowest, highest = figure[-1, 66], figure[24, 66]  # the ends of the first bar
-    mask = panels[0][:, :60]
-    assert (mask[labels > 0] == highest).all() and (mask[labels == 0] == lowest).all()
-    border = panels[2][:, :60]
-    assert (border[labels > 0] == lowest).all()
-    assert (border[10, 26] == highest).all()  # between the two
-    assert (weight_figure(labels, BorderWeight(balance=False))[24:, 140:200] == lowest).all()
+def test_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:20, 5:25] = mask[5:20, 28:50] = 255
+    write_image(tmp_path / "mask.png", mask)
+    write_image(tmp_path / "labels.png", label_components(mask > 0).astype(np.uint8))
+    for name in ("mask", "labels"):
+        argv = ["weights", f"--mask={tmp_path / name}.png", f"--output={tmp_path}/out/{name}.png"]
+        assert main(argv) == 0
+    figures = [read_image(tmp_path / "out" / f"{name}.png") for name in ("mask", "labels")]
+    assert (figures[0] == figures[1]).all() and len(np.unique(figures[0])) > 50
+    argv = ["weights", f"--mask={tmp_path}/gone.png", f"--output={tmp_path}/x.png"]
+    assert "gone.png" in refusal(capsys, argv)
+    argv = ["weights", f"--mask={tmp_path}/mask.png", f"--output={tmp_path}/x.png", "--sigma=0"]
+    assert "sigma: 0.0 must be positive" in refusal(capsys, argv)
+    argv = ["weights", f"--mask={tmp_path}/mask.png", f"--output={tmp_path}/x.xyz"]
+    assert "x.xyz" in refusal(capsys, argv)
+    assert {path.name for path in tmp_path.iterdir()} == {"mask.png", "labels.png", "out"}
