@@ -18,7 +18,7 @@ _MODULES = {
 
 def prepare(arguments: Sequence[str]) -> int:
     """Download, verify, unpack and check a public dataset, and print what it holds."""
-    from segmentation.datasets.official import DATASETS
+    from segmentation.datasets.download import DATASETS
 
     parser = Parser("segmentation prepare", description=prepare.__doc__, allow_abbrev=False)
     parser.add_argument("dataset", choices=tuple(DATASETS), help="which")
@@ -46,7 +46,7 @@ def prepare(arguments: Sequence[str]) -> int:
         "command says what to do."
     )
     options = parser.parse_args(arguments)
-    from segmentation.datasets.prepare import prepare as make
+    from segmentation.datasets.download import prepare as make
 
     make(options.dataset, options.root, options.archive, options.url_base)
     return 0

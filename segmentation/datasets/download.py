@@ -1,190 +1,312 @@
-"""Files over HTTP that go on where a dropped connection left them, and are whole or not there.
+"""From nothing, or from archives at hand, to a folder that ``fit`` can read: checked and counted.
 
-What has arrived lies in ``.NAME.part`` beside the target; ``.NAME.note`` keeps the address and the
-server's validator (ETag or date; RFC 9110, 8.8), so that halves of two versions are never joined.
+Everything is fetched and unpacked under temporary names before the first folder gets its own, so
+an interruption leaves nothing that a reader would take for the data set.
 """
 
-import contextlib
-import os
+import shlex
 import shutil
 import sys
-import time
-import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-import requests
-from requests import exceptions
-from tqdm.auto import tqdm
+import numpy as np
+from filelock import FileLock, Timeout
 
-from segmentation import __version__
+from segmentation.data.cache import Store, decoded
+from segmentation.data.sample import SegmentationDataset
+from segmentation.datasets.bbbc039 import BBBC039
+from segmentation.datasets.dic_hela import DICHeLa
+from segmentation.datasets.dsb2018 import DSB2018
+from segmentation.datasets.http import download
+from segmentation.datasets.ultrasound_nerve import UltrasoundNerve
+from segmentation.datasets.unpack import differences, unpack
 from segmentation.errors import UserError
 from segmentation.io.files import sha256_of
 
-ATTEMPTS = 5  # in a row that bring not one byte more
-TIMEOUT = (10.0, 60.0)  # seconds for the connection, and without a byte
-CHUNK = 2**16
+ARCHIVES = "archives"  # where downloads are kept, out of the readers' sight
 
-_BUSY = (408, 425, 429)  # answers that may be others in a while, as are all of 500 and above
-_OTHERWISE = "check the network, or fetch the file elsewhere and give it with --archive"
+Name = Literal["dsb2018", "bbbc039", "dic_hela", "phc_u373", "fluo_hela", "ultrasound_nerve"]
 
 
-class _Dropped(Exception):
-    """Worth another attempt."""
+@dataclass(frozen=True)
+class Official:
+    """A data set as its authors distribute it.
+
+    Attributes:
+        reader: Class that reads it.
+        config: To train with.
+        files: SHA-256 by name, "" where nobody has published it. Those that a reader cannot do
+            without come last, so that what is there is whole.
+        images: Official number of images by subset.
+        objects: Official number of objects by subset.
+        url: Of the folder that holds the files; "" where a login is needed.
+        login: What to do then.
+        optional: Files that a reader can do without.
+        bundle: Another archive that may hold the folder of the last file.
+    """
+
+    reader: Callable[[str], SegmentationDataset]
+    config: str
+    files: Mapping[str, str]
+    images: Mapping[str, int]
+    objects: Mapping[str, int] = field(default_factory=dict)
+    url: str = ""
+    login: str = ""
+    optional: tuple[str, ...] = ()
+    bundle: str = ""
 
 
-def download(url: str, target: Path, sha256: str = "", pause: float = 1.0) -> None:
-    """Fetch ``url`` to ``target``; what an earlier call began is continued.
+def _tracking_challenge(name: str, frames: int, sha256: str = "") -> Official:
+    return Official(
+        reader=DICHeLa,
+        config="configs/dic_hela/unet.yaml",
+        files={f"{name}.zip": sha256},
+        images={"": frames},
+        url="https://data.celltrackingchallenge.net/training-datasets",
+    )
+
+
+DATASETS: dict[Name, Official] = {
+    "dsb2018": Official(
+        reader=DSB2018,
+        config="configs/dsb2018/unet_small.yaml",
+        files={"stage1_solution.csv": "", "stage1_test.zip": "", "stage1_train.zip": ""},
+        images={"train": 670, "test": 65},
+        objects={"train": 29_461},
+        url="https://data.broadinstitute.org/bbbc/BBBC038",
+        optional=("stage1_solution.csv", "stage1_test.zip"),
+    ),
+    "bbbc039": Official(
+        reader=BBBC039,
+        config="configs/bbbc039/unet.yaml",
+        files={
+            "metadata.zip": "a2c1f900bed9ba92a99553efd4c2ae98598433691c7401d818653ab61110deb2",
+            "masks.zip": "f9e6043d8ca56344a4886f96a700d804d6ee982f31e2b2cd3194af2a053c2710",
+            "images.zip": "6f30a5d4fe38c928ded972704f085975f8dc0d65d9aa366df00e5a9d449fddd7",
+        },
+        images={"train": 100, "val": 50, "test": 50},
+        url="https://data.broadinstitute.org/bbbc/BBBC039",
+    ),
+    "dic_hela": _tracking_challenge(
+        "DIC-C2DH-HeLa", 168, "832fed2d05bb7488cf9c51a2994b75f8f3f53b3c3098856211f2d39023c34e1a"
+    ),
+    "phc_u373": _tracking_challenge("PhC-C2DH-U373", 230),
+    "fluo_hela": _tracking_challenge("Fluo-N2DL-HeLa", 184),
+    "ultrasound_nerve": Official(
+        reader=UltrasoundNerve,
+        config="configs/ultrasound_nerve/unet.yaml",
+        files={"train.zip": ""},
+        images={"": 5635},
+        login=(
+            "Kaggle gives it to those who log in and accept the rules at "
+            "https://www.kaggle.com/c/ultrasound-nerve-segmentation/rules: then run `kaggle "
+            "competitions download -c ultrasound-nerve-segmentation`"
+        ),
+        bundle="ultrasound-nerve-segmentation.zip",
+    ),
+}
+
+
+def prepare(
+    dataset: Name, root: Path, archive: Sequence[Path] | None = None, url_base: str = ""
+) -> None:
+    """Download, verify, unpack and check a public data set, and print what it holds.
+
+    An interrupted download goes on where it stopped. ultrasound_nerve needs a login: this command
+    says what to do.
 
     Args:
-        url: HTTP or HTTPS.
-        target: Appears when the file is whole and checked; a ``.zip`` must be one.
-        sha256: What the file's must be, if known.
-        pause: Seconds to wait after a drop, doubled with each attempt that brought nothing.
+        dataset: Which.
+        root: Folder to make it in; what is there already is verified and kept.
+        archive: Official files that are at hand; with any, nothing is downloaded.
+        url_base: A mirror's folder that holds the files.
 
     Raises:
-        UserError: No network, a refusal, a web page in place of the file, a wrong checksum (the
-            file is then removed), a full disk.
+        UserError: A file cannot be had, is broken or malicious, or the reader refuses it.
     """
-    part, note = (target.with_name(f".{target.name}.{end}") for end in ("part", "note"))
+    official, root = DATASETS[dataset], root.expanduser()
+    given = [path.expanduser() for path in archive or ()]
+    for path in given:
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise UserError(f"{path}: {what}; --archive takes the files of {dataset}")
+    with _locked(root):
+        files = _collect(dataset, root, given, url_base or official.url)
+        for name, file in files.items():
+            _verify(file, "" if file.name == official.bundle else official.files[name])
+        _unpack(root, files)
+    store = decoded(official.reader(str(root)))
+    print(f"{dataset} in {root}")
+    for label, text in facts(store).items():
+        print(f"  {label:<10}{text}")
+    for line in shortages(store, official):
+        _warn(line)
+    if (root / ARCHIVES).is_dir():
+        print(f"{root / ARCHIVES} is no longer needed and may be removed")
+    print(f"next: segmentation fit --config {official.config} --data.root {shlex.quote(str(root))}")
+
+
+def facts(store: Store) -> dict[str, str]:
+    """What a data set holds, in words by topic."""
+    entries = store.entries
+    objects = [e.objects for e in entries if e.objects is not None]
+    ranges: dict[str, list[int]] = {}
+    for sample in store:
+        seen = ranges.setdefault(str(sample.image.dtype), [])
+        seen[:] = min([*seen, int(sample.image.min())]), max([*seen, int(sample.image.max())])
+    found = {
+        "images": f"{len(entries):,}",
+        "subsets": _counts([e.subset for e in entries if e.subset]),
+        "groups": _counts([e.group for e in entries if e.group]),
+        "kinds": _counts([e.kind for e in entries if e.kind]),
+        "sizes": _counts(["×".join(map(str, e.image[1][:2])) for e in entries]) + " (H×W)",
+        "channels": _counts([f"{e.image[1][2]}" for e in entries]),
+        "values": ", ".join(f"{kind} {low}–{high}" for kind, (low, high) in ranges.items()),
+    }
+    if objects:
+        least, middle, most = np.percentile(objects, (0, 50, 100))
+        per_image = f"{least:g} / {middle:g} / {most:g} an image (min / median / max)"
+        found["objects"] = f"{sum(objects):,}; {per_image}"
+        found["empty"] = f"{objects.count(0):,} images without objects"
+    if without := len(entries) - len(objects):
+        found["no truth"] = f"{without:,} images"
+    return {label: text for label, text in found.items() if text}
+
+
+def shortages(store: Store, official: Official) -> list[str]:
+    """One line for each count that stays behind the official one."""
+    lines = []
+    for what, counts in (("images", official.images), ("objects", official.objects)):
+        for subset, wanted in counts.items():
+            entries = [e for e in store.entries if subset in ("", e.subset)]
+            found = len(entries) if what == "images" else sum(e.objects or 0 for e in entries)
+            if found < wanted:
+                of = f" of the subset {subset}" if subset else ""
+                lines.append(f"{found:,} of the official {wanted:,} {what}{of} are here")
+    return lines
+
+
+def _collect(dataset: Name, root: Path, given: Sequence[Path], base: str) -> dict[str, Path]:
+    """The official files by name: given, in the root or its archives, or downloaded."""
+    official, files = DATASETS[dataset], dict[str, Path]()
+    missing = []
+    for name in official.files:
+        names = [name, official.bundle] if official.bundle else [name]
+        places = [p for p in given if p.name.lower() in map(str.lower, names)]
+        places += [folder / n for n in names for folder in (root / ARCHIVES, root)]
+        if found := next((path for path in places if path.is_file()), None):
+            files[name] = found
+        elif not _there(root / name.removesuffix(".zip")):
+            missing.append(name)
+    if unused := [path for path in given if path not in files.values()]:
+        raise UserError(
+            f"{unused[0]}: no file of {dataset}, or the same part as another; give one of each of "
+            f"{', '.join(official.files)} {official.bundle and f'(or {official.bundle})'}".rstrip()
+        )
+    for name in missing:
+        if given and name in official.optional:
+            _warn(f"goes on without {name}, which --archive does not name")
+        elif given:
+            raise UserError(
+                f"{name}: not among what --archive names; give it too, or leave --archive out to "
+                "download it"
+            )
+        elif not base:
+            again = f"segmentation prepare {dataset} --root {shlex.quote(str(root))} --archive"
+            raise UserError(
+                f"{dataset}: {official.login} and `{again} {official.bundle}` (or --archive {name})"
+            )
+        else:
+            print(f"{name}: from {base}")
+            files[name] = root / ARCHIVES / name
+            download(f"{base.rstrip('/')}/{name}", files[name], official.files[name])
+    return {name: files[name] for name in official.files if name in files}
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, part, note, pause)
-        fault = _fault(part, target.suffix, sha256)
-        if fault:
-            part.unlink()
-            raise UserError(f"{url}: {fault}; it was removed: try again, or {_OTHERWISE}")
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(target)
-        note.unlink(missing_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".prepare.lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"{root}: is being prepared by another process; wait for it") from None
     except OSError as error:
         raise UserError(
-            f"{target}: cannot be written ({error.strerror}); choose a folder with write access "
-            "and free space, and the download goes on"
+            f"{error.filename or root}: cannot be written ({error.strerror}); choose a folder with "
+            "write access and free space"
         ) from None
 
 
-def _fetch(url: str, part: Path, note: Path, pause: float) -> None:
-    farthest, failures = _size(part), 0
-    while True:
-        try:
-            return _attempt(url, part, note)
-        except _Dropped as error:
-            failures = 0 if _size(part) > farthest else failures + 1
-            farthest = max(farthest, _size(part))
-            if failures == ATTEMPTS:
-                raise UserError(f"{url}: {error}, {ATTEMPTS} times; {_OTHERWISE}") from None
-            wait = pause * 2**failures
-            print(f"{url}: {error}; trying again in {wait:g} s", file=sys.stderr)
-            time.sleep(wait)
+def _there(path: Path) -> bool:
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
-def _attempt(url: str, part: Path, note: Path) -> None:
-    offset, validator = _begun(url, part, note)
-    headers = {"Accept-Encoding": "identity", "User-Agent": f"segmentation/{__version__}"}
-    if offset:
-        headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
-    try:
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-            if offset and answer.status_code == 416:
-                if answer.headers.get("Content-Range") == f"bytes */{offset}":
-                    return  # it was whole already
-                _restart(part, "the file changed")
-            if offset and answer.status_code == 206:
-                begins = answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
-                if not begins or _validator(answer) != validator:
-                    _restart(part, "the file changed")
-            else:
-                _check_answer(url, answer)
-                offset = 0
-                part.write_bytes(b"")
-                note.write_text(f"{url}\n{_validator(answer)}", "utf-8")
-            _receive(answer, part, offset)
-    except exceptions.SSLError as error:
-        raise UserError(f"{url}: no trusted connection ({_cause(error)}); {_OTHERWISE}") from None
-    except exceptions.Timeout:
-        raise _Dropped("no answer in time") from None
-    except exceptions.ConnectionError as error:
-        raise _Dropped(f"no connection ({_cause(error)})") from None
-    except (exceptions.ChunkedEncodingError, exceptions.ContentDecodingError):
-        raise _Dropped("the connection broke off") from None
-    except (exceptions.RequestException, UnicodeError) as error:
-        raise UserError(f"{url}: cannot be fetched ({error}); check the address") from None
-
-
-def _receive(answer: requests.Response, part: Path, offset: int) -> None:
-    length = answer.headers.get("Content-Length", "")
-    total = offset + int(length) if length.isdecimal() else None
-    free = shutil.disk_usage(part.parent).free
-    if total is not None and total - offset > free:
-        raise UserError(
-            f"{part.parent}: {total - offset:,} bytes are to come and {free:,} are free; choose "
-            "another folder or make room"
+def _verify(file: Path, sha256: str) -> None:
+    found = sha256_of(file)
+    if not sha256:
+        print(f"{file.name}: SHA-256 {found} (no official one is known)")
+    elif found == sha256:
+        print(f"{file.name}: SHA-256 is the official one")
+    else:
+        _warn(
+            f"{file}: not the official file, whose SHA-256 is {sha256}: its is {found}; going on "
+            "with it"
         )
-    bar = tqdm(
-        desc=part.name.removeprefix(".").removesuffix(".part"),
-        total=total, initial=offset, unit="B", unit_scale=True, disable=None,
-    )  # fmt: skip
-    with bar, part.open("ab", buffering=0) as file:  # unbuffered: what came survives a kill
-        for chunk in answer.iter_content(CHUNK):
-            file.write(chunk)
-            bar.update(len(chunk))
-    if total is not None and _size(part) < total:  # older urllib3 ends without a word
-        raise _Dropped("the connection broke off")
 
 
-def _begun(url: str, part: Path, note: Path) -> tuple[int, str]:
-    """Bytes that are there and the validator of their file; 0 where that is not known."""
-    with contextlib.suppress(OSError, ValueError):
-        noted, _, validator = note.read_text("utf-8").partition("\n")
-        if noted == url and validator:
-            return _size(part), validator
-    return 0, ""
+def _unpack(root: Path, files: Mapping[str, Path]) -> None:
+    """All under temporary names first, then all renamed at once, what is needed last."""
+    ready: list[tuple[Path, Path]] = []
+    partials = []
+    try:
+        for name, file in files.items():
+            target = root / name.removesuffix(".zip")
+            if _there(target):
+                _compare(file, target)
+                continue
+            partials.append(partial := root / f".{target.name}.part")
+            if file.suffix == ".zip":
+                ready.append((unpack(file, partial, target.name), target))
+            else:
+                shutil.copyfile(file, partial)
+                ready.append((partial, target))
+        for found, target in ready:
+            if target.is_dir():
+                target.rmdir()
+            found.replace(target)
+            print(f"{target.name}: unpacked")
+    finally:  # also on Ctrl-C
+        for partial in partials:
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            partial.unlink(missing_ok=True)
 
 
-def _validator(answer: requests.Response) -> str:
-    """What changes with the file, or "" where the answer's bytes cannot be counted on."""
-    if answer.headers.get("Content-Encoding", "identity") != "identity":
-        return ""
-    tag = answer.headers.get("ETag", "")
-    return answer.headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
+def _compare(file: Path, target: Path) -> None:
+    if target.is_file():
+        return
+    if changed := differences(file, target):
+        more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
+        _warn(
+            f"{target / changed[0]}{more}: missing or not as in {file.name}; remove {target} and "
+            "run this again to restore it"
+        )
+    else:
+        print(f"{target.name}: is there, as in {file.name}")
 
 
-def _check_answer(url: str, answer: requests.Response) -> None:
-    status = f"the server answered {answer.status_code} {answer.reason or ''}".rstrip()
-    if answer.status_code in _BUSY or answer.status_code >= 500:
-        raise _Dropped(status)
-    if answer.status_code != 200:
-        raise UserError(f"{url}: {status}; check the address, or {_OTHERWISE}")
-    if answer.headers.get("Content-Type", "").startswith("text/html"):
-        raise UserError(f"{url}: gave a web page, not the file (a login?); {_OTHERWISE}")
+def _counts(values: Sequence[str]) -> str:
+    """Such as "256×256 (334), 256×320 (112), … 9 in all", the most frequent first."""
+    counts = Counter(values).most_common()
+    shown = ", ".join(f"{value} ({count:,})" for value, count in counts[:6])
+    return shown if len(counts) <= 6 else f"{shown}, … {len(counts)} in all"
 
 
-def _restart(part: Path, reason: str) -> None:
-    part.unlink()
-    raise _Dropped(reason)
-
-
-def _fault(part: Path, suffix: str, sha256: str) -> str:
-    """What is wrong with a file that has arrived, or ""."""
-    with part.open("rb") as file:
-        head = file.read(64)
-    if head.lstrip()[:1] == b"<":
-        return "gave a web page, not the file"
-    if sha256 and (found := sha256_of(part)) != sha256:
-        return f"its SHA-256 is {found} and should be {sha256}"
-    if suffix == ".zip" and not zipfile.is_zipfile(part):
-        return "is no zip archive, or not a whole one"
-    return "" if head else "is empty"
-
-
-def _cause(error: BaseException) -> str:
-    """The last reason in a chain such as requests', without the objects it prints."""
-    for inner in error.args:
-        if isinstance(reason := getattr(inner, "reason", inner), BaseException):
-            return _cause(reason)
-    return str(error.args[-1] if error.args else error).rpartition(": ")[2]
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr)

@@ -1,6 +1,11 @@
-"""Unpacking zip archives that nobody vouches for: nothing escapes, bursts or is half there."""
+"""Zip archives that nobody vouches for: nothing escapes, bursts or is half there.
+
+Own code, for pooch's ``Unzip`` writes straight into the final folder, which a kill leaves half
+full, and unpacks whatever an archive holds, of any size.
+"""
 
 import contextlib
+import errno
 import lzma
 import shutil
 import stat
@@ -9,7 +14,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 
 from tqdm.auto import tqdm
 
@@ -20,54 +25,26 @@ from segmentation.io.tree import is_junk
 # reach 1,032 to 1. Only what is large can do harm.
 RATIO = 100  # of all bytes unpacked to the archive's own
 SMALL = 2**27  # bytes unpacked that are always allowed
-FILES = 1_000_000
 
-_REMEDY = "do not trust this archive; fetch it from its official place"
-_FAULTS = (
-    *(EOFError, NotImplementedError, UnicodeDecodeError, struct.error),
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-)
+# RuntimeError: encrypted, or a method that Python lacks.
+FAULTS = (EOFError, RuntimeError, UnicodeDecodeError, struct.error, zipfile.BadZipFile, zlib.error)
+Members = dict[str, zipfile.ZipInfo]
 
 
-def stage(archive: Path, target: Path) -> Path:
-    """Unpack beside ``target``, which takes a rename to become whole: ``.TARGET.part`` is returned.
+def unpack(archive: Path, partial: Path, top: str) -> Path:
+    """Unpack into a folder, which is replaced, and return the folder of the files.
 
-    If the archive has a folder of the target's name, only what is in it is taken, without it.
-
-    Args:
-        archive: A zip file.
-        target: Folder that the files are meant for.
+    Of an archive that holds a folder ``top``, that alone is taken and returned.
 
     Raises:
-        UserError: The archive is broken, encrypted or malicious, or the disk is full. Nothing is
-            left then.
+        UserError: The archive is broken, encrypted or malicious.
+        OSError: The folder cannot be written, or the disk is full.
     """
-    partial = target.with_name(f".{target.name}.part")
-    with _opened(archive) as file:
-        members = _members(file, archive, target.name)
-        size = sum(info.file_size for info in members.values())
-        try:
-            shutil.rmtree(partial, ignore_errors=True)  # left by one that was killed
-            partial.mkdir(parents=True)
-            free = shutil.disk_usage(partial).free
-            if size > free:
-                raise UserError(
-                    f"{archive}: unpacks to {size:,} bytes and {free:,} are free in "
-                    f"{target.parent}; choose another folder or make room"
-                )
-            _extract(file, members, partial, target.name)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if error.errno is None:  # bz2's way to say that data are broken
-                raise _broken(archive, error) from None
-            raise UserError(
-                f"{target}: cannot be written ({error.strerror}); choose a folder with write "
-                "access and free space"
-            ) from None
-        except BaseException:  # also on Ctrl-C
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    return partial
+    shutil.rmtree(partial, ignore_errors=True)  # left by one that was killed
+    with _opened(archive, top) as (file, members):
+        for info in tqdm(members.values(), f"unpacking {top}", disable=None):
+            file.extract(info, partial)  # no byte more than announced, and the CRC is checked
+    return partial / top if (partial / top).is_dir() else partial
 
 
 def differences(archive: Path, folder: Path) -> list[str]:
@@ -76,116 +53,57 @@ def differences(archive: Path, folder: Path) -> list[str]:
     Raises:
         UserError: The archive cannot be read, or is malicious.
     """
-    with _opened(archive) as file:
-        members = _members(file, archive, folder.name)
     found = []
-    for name, info in tqdm(members.items(), f"checking {folder.name}", disable=None):
-        try:
-            data = (folder / name).read_bytes()
-        except OSError:
-            found.append(name)
-            continue
-        if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
-            found.append(name)
+    with _opened(archive, folder.name) as (_, members):
+        for name, info in tqdm(members.items(), f"checking {folder.name}", disable=None):
+            data = None
+            with contextlib.suppress(OSError):
+                data = (folder / name).read_bytes()
+            if data is None or len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+                found.append(name)
     return found
 
 
 @contextlib.contextmanager
-def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
+def _opened(archive: Path, top: str) -> Iterator[tuple[zipfile.ZipFile, Members]]:
+    """The archive, and those of its files that are wanted by their paths, all of them checked."""
     try:
-        file = zipfile.ZipFile(archive)
-    except OSError as error:
-        raise UserError(f"{archive}: cannot be read ({error.strerror}); check the path") from None
-    except _FAULTS as error:
-        raise _broken(archive, error) from None
-    with file:
-        try:
-            yield file
-        except _FAULTS as error:
-            raise _broken(archive, error) from None
-
-
-def _extract(
-    file: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], folder: Path, title: str
-) -> None:
-    """Write the members; zipfile itself reads no byte more than announced and checks the CRC."""
-    made = {folder}
-    for name, info in tqdm(members.items(), f"unpacking {title}", disable=None):
-        path = folder / name
-        if path.parent not in made:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            made.add(path.parent)
-        with file.open(info) as packed, path.open("xb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
-
-
-def _members(file: zipfile.ZipFile, archive: Path, top: str) -> dict[str, zipfile.ZipInfo]:
-    """Relative path ► member of all that is to be unpacked, every member of the archive checked."""
-    infos = file.infolist()
-    if len(infos) > FILES:
-        raise UserError(f"{archive}: {len(infos):,} files are too many; {_REMEDY}")
-    for info in infos:
-        if fault := _fault(info):
-            raise UserError(f"{archive}: {info.orig_filename!r} {fault}; {_REMEDY}")
-    infos = [info for info in infos if not info.is_dir()]
-    _check_names(archive, infos)
-    _check_sizes(archive, infos)
-    members = {info.filename: info for info in infos if not is_junk(info.filename)}
-    inside = {n.partition("/")[2]: i for n, i in members.items() if n.startswith(f"{top}/")}
-    if not members:
-        raise UserError(f"{archive}: the archive is empty; remove it and download it again")
-    return inside or members
-
-
-def _fault(info: zipfile.ZipInfo) -> str:
-    """Why a member is refused, or ""."""
-    name = info.orig_filename
-    parts = name.removesuffix("/").split("/")
-    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archiver knows of none
-    if name.startswith(("/", "\\")) or name[1:2] == ":":
-        return "is an absolute path"
-    if ".." in name.replace("\\", "/").split("/"):
-        return "leads out of the folder"
-    if {"", "."} & set(parts) or set('\\:*?"<>|') & set(name) or not name.isprintable():
-        return "is no portable name"
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "is a link" if kind == stat.S_IFLNK else "is a device"
-    if info.flag_bits & 1:
-        return "is encrypted"
-    return ""
-
-
-def _check_names(archive: Path, infos: list[zipfile.ZipInfo]) -> None:
-    """Some file systems hold a and A, or two ways to write ä, for the same."""
-    names: dict[str, str] = {}
-    for info in infos:
-        key = _folded(info.filename)
-        if key in names:
-            raise UserError(
-                f"{archive}: {info.filename!r} is there twice (as {names[key]!r}); {_REMEDY}"
-            )
-        names[key] = info.filename
-    folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
-    for key in folders & names.keys():
-        raise UserError(f"{archive}: {names[key]!r} is both file and folder; {_REMEDY}")
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).casefold()
-
-
-def _check_sizes(archive: Path, infos: list[zipfile.ZipInfo]) -> None:
-    packed, size = archive.stat().st_size, sum(info.file_size for info in infos)
-    if size > SMALL and size > RATIO * packed:
+        with zipfile.ZipFile(archive) as file:
+            yield file, _members(file, archive, top)
+    except (*FAULTS, lzma.LZMAError, OSError) as error:
+        # Broken data give a wrong place in the file, or no number at all (bz2).
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise UserError(
-            f"{archive}: {packed:,} bytes would unpack to {size:,}, a decompression bomb; {_REMEDY}"
+            f"{archive}: cannot be unpacked ({error or type(error).__name__}); remove it and "
+            "download it again"
+        ) from None
+
+
+def _members(file: zipfile.ZipFile, archive: Path, top: str) -> Members:
+    infos = file.infolist()
+    names: set[str] = set()
+    fault = ""
+    for info in infos:
+        path, kind = PureWindowsPath(info.orig_filename), stat.S_IFMT(info.external_attr >> 16)
+        # Some file systems hold a and A, or two ways to write ä, for the same.
+        name = unicodedata.normalize("NFKC", info.filename).casefold()
+        if path.anchor or ".." in path.parts:
+            fault = f"{info.orig_filename!r} leads out of the folder"
+        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            fault = f"{info.orig_filename!r} is a link or a device"
+        elif name in names:
+            fault = f"{info.orig_filename!r} is there twice"
+        names.add(name)
+    packed, size = archive.stat().st_size, sum(info.file_size for info in infos)
+    if size > max(SMALL, RATIO * packed):
+        fault = f"{packed:,} bytes would unpack to {size:,}, a decompression bomb"
+    if fault:
+        raise UserError(
+            f"{archive}: {fault}; do not trust this archive, fetch it from its official place"
         )
-    if sum(info.compress_size for info in infos) > packed:
-        raise UserError(f"{archive}: its files overlap, a decompression bomb; {_REMEDY}")
-
-
-def _broken(archive: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{archive}: cannot be unpacked ({error or type(error).__name__}); remove it and "
-        "download it again"
-    )
+    files = {i.filename: i for i in infos if not i.is_dir() and not is_junk(i.filename)}
+    inside = {n.removeprefix(f"{top}/"): i for n, i in files.items() if n.startswith(f"{top}/")}
+    if not files:
+        raise UserError(f"{archive}: the archive is empty; remove it and download it again")
+    return inside or files

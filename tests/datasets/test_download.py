@@ -1,274 +1,370 @@
-"""Downloads from a server that misbehaves: the file is whole, or absent and the reason told."""
+"""From archives and servers to a data set that its own reader accepts, or to nothing at all."""
 
-import hashlib
-import io
-import random
-import socket
+import contextlib
+import os
 import subprocess
 import sys
-import threading
 import zipfile
-from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import requests
+from filelock import FileLock
 
+from segmentation.data.cache import decoded
+from segmentation.data.sample import Record, Sample
 from segmentation.datasets import download as module
-from segmentation.datasets.download import download
+from segmentation.datasets.download import DATASETS, facts, prepare, shortages
+from segmentation.datasets.dsb2018 import DSB2018
+from segmentation.datasets.synthetic import (
+    write_bbbc039,
+    write_dic_hela,
+    write_dsb2018,
+    write_ultrasound_nerve,
+)
 from segmentation.errors import UserError
+from segmentation.io.files import sha256_of
 from tests.datasets.server import Answer, serving
+from tests.helpers import CONFIGS
 
-Usage = namedtuple("Usage", "total used free")
-DATA = random.Random(0).randbytes(400_000)
-OTHER = random.Random(1).randbytes(400_000)
-TAG, TAG2 = {"ETag": '"one"'}, {"ETag": '"two"'}
-DATED = {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
-SHA = hashlib.sha256(DATA).hexdigest()
-PAGE = b"\n <!DOCTYPE html><html>Please log in</html>"
+FILES = ("stage1_solution.csv", "stage1_test.zip", "stage1_train.zip")
+SIZE = (32, 40)
 
 
-def fetch(tmp_path: Path, *answers: Answer, sha256: str = "", name: str = "a.bin") -> list[str]:
-    """Download from a server that answers so, and return the Range of each request."""
-    with serving({name: list(answers)}) as server:
-        download(f"{server.url}/{name}", tmp_path / name, sha256, pause=0)
-        return [wanted for _, wanted in server.seen]
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The files of a synthetic DSB2018: 4 training and 2 test images. Do not change them."""
+    root = tmp_path_factory.mktemp("archives")
+    write_dsb2018(root, images=4, size=SIZE, test_images=2, zipped=True)
+    return [root / name for name in FILES]
 
 
-def refused(tmp_path: Path, says: str, *answers: Answer, sha256: str = "", **kwargs: str) -> int:
-    """The download fails with one line, nothing looks complete; returns the number of requests."""
-    name = kwargs.get("name", "a.bin")
-    with serving({name: list(answers)}) as server:
-        with pytest.raises(UserError, match=says) as caught:
-            download(f"{server.url}/{name}", tmp_path / name, sha256, pause=0)
-        assert "\n" not in str(caught.value)
-        assert str(caught.value).startswith((server.url, str(tmp_path)))
-    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
-    return len(server.seen)
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "get", None)
 
 
-def part(folder: Path) -> Path:
-    return folder / ".a.bin.part"
+def plan(files: list[Path]) -> dict[str, list[Answer]]:
+    return {path.name: [Answer(path.read_bytes(), headers={"ETag": '"one"'})] for path in files}
 
 
-def test_download(tmp_path: Path) -> None:
-    assert fetch(tmp_path / "new" / "folder", Answer(DATA), sha256=SHA) == [""]
-    assert (tmp_path / "new" / "folder" / "a.bin").read_bytes() == DATA
-    assert len([*(tmp_path / "new" / "folder").iterdir()]) == 1  # the part and the note are gone
+def visible(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-@pytest.mark.parametrize("headers", [TAG, DATED, {**DATED, "ETag": 'W/"weak"'}, {**TAG, **DATED}])
-def test_goes_on_where_the_connection_dropped(tmp_path: Path, headers: dict[str, str]) -> None:
-    if headers.get("ETag", "").startswith("W/"):  # a weak one never holds (RFC 9110, 13.1.5)
-        later = Answer(DATA, headers=headers, ranges="blindly")
-    else:
-        later = Answer(DATA, headers=headers)
-    ranges = fetch(
-        tmp_path,
-        Answer(DATA, headers=headers, drop=200_000),
-        Answer(DATA, headers=headers, drop=100_000, ranges=later.ranges),
-        later,
-        sha256=SHA,
-    )
-    assert (tmp_path / "a.bin").read_bytes() == DATA
-    starts = [int(r.removeprefix("bytes=").rstrip("-")) for r in ranges[1:]]
-    assert ranges[0] == "" and 130_000 < starts[0] <= 200_000
-    assert starts[0] + 30_000 < starts[1] <= starts[0] + 100_000
+def whole(root: Path) -> bool:
+    """Whether the reader finds all images of the synthetic DSB2018, all with truth."""
+    samples = [*DSB2018(str(root))]
+    return len(samples) == 6 and all(sample.labels is not None for sample in samples)
 
 
-def test_goes_on_after_an_interruption(tmp_path: Path) -> None:
-    """A process that is killed in mid-file leaves a part, from which the next one goes on."""
-    gate = threading.Event()
-    first = Answer(DATA, headers=TAG, wait=gate)
-    with serving({"a.bin": [first, Answer(DATA, headers=TAG)]}) as server:
-        code = (
-            "import sys\nfrom pathlib import Path\n"
-            "from segmentation.datasets.download import download\n"
-            "download(sys.argv[1], Path(sys.argv[2]))"
-        )
-        target = tmp_path / "a.bin"
-        process = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/a.bin", str(target)])
-        while not (part(tmp_path).exists() and part(tmp_path).stat().st_size > 100_000):
-            assert process.poll() is None
-        process.kill()
-        process.wait()
-        gate.set()
-        assert not target.exists()
-        kept = part(tmp_path).stat().st_size
-        download(f"{server.url}/a.bin", target, SHA)
-        assert target.read_bytes() == DATA
-        assert server.seen == [("a.bin", ""), ("a.bin", f"bytes={kept}-")]
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [(TAG, TAG2), (DATED, {"Last-Modified": "Thu, 22 Oct 2015 07:28:00 GMT"}), ({}, {}), (TAG, {})],
-)
-@pytest.mark.parametrize("ranges", [True, False, "blindly"])
-def test_a_file_that_changes_is_not_glued(
-    tmp_path: Path, first: dict[str, str], second: dict[str, str], ranges: bool | str
-) -> None:
-    answers = [
-        Answer(DATA, headers=first, drop=200_000, ranges=ranges),
-        *[Answer(OTHER, headers=second, ranges=ranges)] * 2,
-    ]
-    fetch(tmp_path, *answers)
-    assert (tmp_path / "a.bin").read_bytes() == OTHER
-
-
-def test_a_part_of_another_address_is_not_glued(tmp_path: Path) -> None:
-    refused(tmp_path, "answered 500", Answer(DATA, headers=TAG, drop=200_000), Answer(status=500))
-    assert part(tmp_path).exists()
-    assert fetch(tmp_path, Answer(OTHER, headers=TAG)) == [""]  # the port is another
-    assert (tmp_path / "a.bin").read_bytes() == OTHER
-
-
-def test_a_server_that_ignores_range(tmp_path: Path) -> None:
-    answers = [Answer(DATA, headers=TAG, drop=200_000), Answer(DATA, headers=TAG, ranges=False)]
-    assert len(fetch(tmp_path, *answers, sha256=SHA)) == 2
-    assert (tmp_path / "a.bin").read_bytes() == DATA
-
-
-def test_a_server_that_answers_another_range(tmp_path: Path) -> None:
-    wrong = {**TAG, "Content-Range": "bytes 7-399999/400000"}
-    answers = [
-        Answer(DATA, headers=TAG, drop=200_000),
-        Answer(DATA, headers=wrong),
-        Answer(DATA, headers=TAG),
-    ]
-    ranges = fetch(tmp_path, *answers, sha256=SHA)
-    assert (tmp_path / "a.bin").read_bytes() == DATA and ranges[2] == ""
-
-
-def test_killed_between_the_last_byte_and_the_rename(tmp_path: Path) -> None:
-    with serving({"a.bin": [Answer(DATA, headers=TAG)]}) as server:
-        target = tmp_path / "a.bin"
-        for content, requests in ((DATA, 1), (DATA + b"more", 2)):
-            part(tmp_path).write_bytes(content)
-            (tmp_path / ".a.bin.note").write_text(f'{server.url}/a.bin\n"one"')
-            server.seen.clear()
-            download(f"{server.url}/a.bin", target, SHA, pause=0)
-            assert target.read_bytes() == DATA and len(server.seen) == requests
-            target.unlink()
-
-
-@pytest.mark.parametrize("note", [b"", b"7", b"\n", b'\n"one"', b"\xff\0"])
-def test_a_spoilt_note(tmp_path: Path, note: bytes) -> None:
-    part(tmp_path).write_bytes(b"old")
-    (tmp_path / ".a.bin.note").write_bytes(note)
-    assert fetch(tmp_path, Answer(DATA, headers=TAG), sha256=SHA) == [""]
-
-
-def test_gives_up_where_nothing_more_comes(tmp_path: Path) -> None:
-    """Also where each attempt brings the same first bytes again."""
-    for answer in (
-        Answer(DATA, headers=TAG, drop=0),
-        Answer(DATA, drop=200_000),
-        Answer(DATA, headers=TAG, drop=200_000, ranges=False),
-    ):
-        for path in tmp_path.iterdir():
-            path.unlink()
-        requests = refused(tmp_path, "the connection broke off, 5 times; check the net", answer)
-        assert requests in (5, 6)
-
-
-@pytest.mark.parametrize("status", [500, 502, 503, 429, 408])
-def test_a_server_that_is_busy_is_asked_again(tmp_path: Path, status: int) -> None:
-    assert fetch(tmp_path, Answer(status=status), Answer(status=status), Answer(DATA)) == [""] * 3
-    (tmp_path / "a.bin").unlink()
-    assert refused(tmp_path, rf"answered {status} .*, 5 times", Answer(status=status)) == 5
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 204, 206])
-def test_a_refusal_is_final(tmp_path: Path, status: int) -> None:
-    says = rf"a\.bin: the server answered {status} .*; check the address, or check the network"
-    assert refused(tmp_path, says, Answer(status=status)) == 1
-
-
-@pytest.mark.parametrize("headers", [{"Content-Type": "text/html; charset=utf-8"}, {}])
-@pytest.mark.parametrize("name", ["a.zip", "a.csv"])
-def test_a_web_page_in_place_of_the_file(
-    tmp_path: Path, headers: dict[str, str], name: str
-) -> None:
-    says = "gave a web page, not the file"
-    assert refused(tmp_path, says, Answer(PAGE, headers=headers), name=name) == 1
-    assert not (tmp_path / f".{name}.part").exists()
-
-
-def test_a_wrong_checksum(tmp_path: Path) -> None:
-    other = hashlib.sha256(OTHER).hexdigest()
-    says = f"a.bin: its SHA-256 is {other} and should be {SHA}; it was removed"
-    refused(tmp_path, says, Answer(OTHER, headers=TAG), sha256=SHA)
-    assert not part(tmp_path).exists()
-    assert fetch(tmp_path, Answer(DATA, headers=TAG), sha256=SHA) == [""]
-
-
-def test_what_is_no_archive(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("a", DATA)
-    fetch(tmp_path / "good", Answer(file.getvalue()), name="a.zip")
-    for content in (DATA, file.getvalue()[:-30]):
-        refused(tmp_path / "bad", "no zip archive", Answer(content), name="a.zip")
-    refused(tmp_path / "bad", "is empty", Answer(b""))
-    assert {path.name for path in (tmp_path / "bad").iterdir()} <= {".a.zip.note", ".a.bin.note"}
-
-
-def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(100, 100, 399_999))
-    refused(tmp_path, "400,000 bytes are to come and 399,999 are free", Answer(DATA))
-
-
-def test_a_disk_that_fills_up(tmp_path: Path) -> None:
-    """Linux has a file that is always full."""
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full")
-    part(tmp_path).symlink_to("/dev/full")
-    refused(tmp_path, r"cannot be written \(No space left on device\); .* goes on", Answer(DATA))
-
-
-def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"a.bin: cannot be written \("):
-        download("http://127.0.0.1:9/a.bin", tmp_path / "file" / "a.bin")
-
-
-def test_no_network(tmp_path: Path) -> None:
-    with socket.socket() as taken:  # bound, but nobody listens
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.bin"
-        with pytest.raises(UserError, match=r"no connection \(.*refused\), 5 times; .*--archive$"):
-            download(url, tmp_path / "a.bin", pause=0)
-    with pytest.raises(UserError, match=r"no connection \(Failed to resolve 'nowhere\.invalid'"):
-        download("http://nowhere.invalid/a.bin", tmp_path / "a.bin", pause=0)
-
-
-def test_a_server_that_falls_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TIMEOUT", (0.2, 0.2))
-    gate = threading.Event()
-    try:
-        silent = Answer(DATA, headers=TAG, wait=gate)
-        assert len(fetch(tmp_path, silent, Answer(DATA, headers=TAG), sha256=SHA)) == 2
-    finally:
-        gate.set()
-
-
-@pytest.mark.parametrize(
-    "url", ["a.zip", "file:///etc/passwd", "http://", "http://[/a", "ftp://x/a"]
-)
-def test_what_is_no_address(tmp_path: Path, url: str) -> None:
-    with pytest.raises(UserError, match=r"cannot be fetched .*; check the address") as caught:
-        download(url, tmp_path / "a.bin", pause=0)
+def refusal(dataset: module.Name, root: Path, *archives: Path, url: str = "") -> str:
+    with pytest.raises(UserError) as caught:
+        prepare(dataset, root, archives, url)
     assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
-def test_a_server_without_tls(tmp_path: Path) -> None:
-    with serving({}) as server, pytest.raises(UserError, match="no trusted connection"):
-        download(server.url.replace("http:", "https:") + "/a.bin", tmp_path / "a.bin", pause=0)
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_table(name: module.Name, tmp_path: Path) -> None:
+    official = DATASETS[name]
+    assert (CONFIGS.parent / official.config).is_file()
+    assert official.reader(str(tmp_path)).version >= 1
+    assert official.url.startswith("https://") != bool(official.login)
+    assert {*official.optional} < {*official.files} and [*official.files][
+        -1
+    ] not in official.optional
+    assert all(sha == "" or len(bytes.fromhex(sha)) == 32 for sha in official.files.values())
 
 
-def test_waits_longer_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr("time.sleep", waits.append)
-    with serving({"a.bin": [Answer(status=503)]}) as server, pytest.raises(UserError):
-        download(f"{server.url}/a.bin", tmp_path / "a.bin")
-    assert waits == [2, 4, 8, 16]
+def test_from_a_server(
+    archives: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = tmp_path / "with space" / "dsb"
+    answers = {f"mirror/{name}": answer for name, answer in plan(archives).items()}
+    with serving(answers) as server:
+        prepare("dsb2018", root, url_base=f"{server.url}/mirror/")
+        assert [path for path, _ in server.seen] == [f"mirror/{name}" for name in FILES]
+        out, err = capsys.readouterr()
+        assert whole(root)
+        assert visible(root) == {"stage1_train", "stage1_test", "stage1_solution.csv", "archives"}
+        assert "images    6\n" in out and "subsets   train (4), test (2)\n" in out
+        assert "sizes     32×40 (6) (H×W)" in out and "values    uint8 " in out
+        assert out.splitlines()[-1].endswith(f"--data.root '{root}'")
+        assert "warning: 4 of the official 670 images of the subset train are here\n" in err
+        # Again: nothing is fetched, unpacked or decoded.
+        server.seen.clear()
+        before = {path: path.stat().st_mtime_ns for path in (root / "stage1_train").rglob("*")}
+        monkeypatch.setattr(DSB2018, "read", None)
+        monkeypatch.setattr(module, "unpack", None)
+        prepare("dsb2018", root, url_base=f"{server.url}/mirror/")
+        assert not server.seen
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+        again = capsys.readouterr().out
+        assert "stage1_train: is there, as in stage1_train.zip" in again
+        assert again.splitlines()[-10:] == out.splitlines()[-10:]
+        for path in (root / "archives").iterdir():  # they are not needed any more
+            path.unlink()
+        prepare("dsb2018", root)
+        assert not server.seen
+
+
+def test_from_archives_without_a_network(
+    archives: list[Path], tmp_path: Path, no_network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare("dsb2018", tmp_path / "train", archives[2:])
+    assert visible(tmp_path / "train") == {"stage1_train"}
+    warnings = capsys.readouterr().err
+    for name in FILES[:2]:
+        assert f"goes on without {name}, which --archive does not name" in warnings
+    prepare("dsb2018", tmp_path / "train", archives)  # what was missing is added
+    assert whole(tmp_path / "train") and "archives" not in visible(tmp_path / "train")
+    assert all(path.exists() for path in archives)
+    (tmp_path / "beside" / "stage1_train").mkdir(parents=True)  # an empty folder is no data set
+    for path in archives:
+        (tmp_path / "beside" / path.name).write_bytes(path.read_bytes())
+    prepare("dsb2018", tmp_path / "beside")  # a folder with the archives themselves
+    assert whole(tmp_path / "beside")
+
+
+def test_bad_arguments(archives: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "other.zip").touch()
+    (tmp_path / "stage1_train.zip").touch()
+    root, train, other = tmp_path / "root", archives[2], tmp_path / "stage1_train.zip"
+    for given, says in (
+        ([tmp_path / "no.zip"], "no.zip: does not exist; --archive takes the files of dsb2018"),
+        ([tmp_path], "is not a file; --archive takes the"),
+        ([tmp_path / "other.zip"], "other.zip: no file of dsb2018, or the same part as another"),
+        ([train, other], "the same part as another; give one of each of stage1_solution.csv, "),
+        (archives[:2], "stage1_train.zip: not among what --archive names; give it too, or leave"),
+        ([other], "cannot be unpacked (File is not a zip file); remove it and download it again"),
+    ):
+        assert says in refusal("dsb2018", root, *given), says
+    assert "cannot be written (File exists); choose" in refusal("dsb2018", tmp_path / "file")
+    assert "cannot be written (Not a dir" in refusal("dsb2018", tmp_path / "file" / "x")
+    assert "x.org/stage1_solution.csv: Invalid URL" in refusal("dsb2018", root, url="x.org")
+    with FileLock(root / ".prepare.lock"):
+        assert "is being prepared by another process; wait" in refusal("dsb2018", root, *archives)
+    assert visible(root) <= {"archives"}
+
+
+def test_what_needs_a_login(
+    tmp_path: Path, no_network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "u n"
+    line = refusal("ultrasound_nerve", root)
+    assert "`kaggle competitions download -c ultrasound-nerve-segmentation`" in line
+    again = f"segmentation prepare ultrasound_nerve --root '{root}' --archive "
+    assert f"`{again}ultrasound-nerve-segmentation.zip`" in line and "--archive train.zip" in line
+    write_ultrasound_nerve(tmp_path / "made", 4, SIZE, subjects=2, zipped=True)
+    bundle, train = tmp_path / "ultrasound-nerve-segmentation.zip", tmp_path / "made" / "train.zip"
+    with zipfile.ZipFile(train) as inside, zipfile.ZipFile(bundle, "w") as file:
+        for name in inside.namelist():
+            file.writestr(name, inside.read(name))
+        file.writestr("test/1.tif", b"")
+    prepare("ultrasound_nerve", root, [bundle])
+    assert visible(root) == {"train"} and len(visible(root / "train")) == 8
+    out, err = capsys.readouterr()
+    assert "images    4\n" in out and "groups    1 (2), 2 (2)\n" in out
+    assert "warning: 4 of the official 5,635 images are here" in err
+    prepare("ultrasound_nerve", train.parent)  # put there by hand
+    assert visible(train.parent / "train") == visible(root / "train")
+    assert "the same part" in refusal("ultrasound_nerve", tmp_path / "x", bundle, train)
+
+
+def test_checksums(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives = sorted(write_bbbc039(tmp_path / "made", 4, SIZE, zipped=True).iterdir())
+    prepare("bbbc039", tmp_path / "local", archives)  # said, but a user's file is a user's choice
+    assert capsys.readouterr().err.count("not the official file, whose SHA-256 is") == 3
+    root = tmp_path / "served"
+    with serving(plan(archives)) as server:
+        assert "does not match the known hash" in refusal("bbbc039", root, url=server.url)
+        assert not visible(root / "archives")
+        hashes = {path.name: sha256_of(path) for path in archives}
+        known = replace(DATASETS["bbbc039"], files=hashes, images={"val": 1, "test": 2})
+        monkeypatch.setitem(DATASETS, "bbbc039", known)
+        capsys.readouterr()
+        prepare("bbbc039", root, url_base=server.url)
+    out, err = capsys.readouterr()
+    assert out.count("SHA-256 is the official one") == 3 and "uint16 " in out
+    assert err == "warning: 1 of the official 2 images of the subset test are here\n"
+
+
+def test_a_film(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dic_hela(tmp_path / "made", 4, SIZE, zipped=True)
+    for dataset, name in (("dic_hela", "DIC-C2DH-HeLa"), ("phc_u373", "PhC-C2DH-U373")):
+        archive = (tmp_path / "made" / "DIC-C2DH-HeLa.zip").rename(tmp_path / f"{name}.zip")
+        prepare(dataset, tmp_path / dataset, [archive])  # type: ignore[arg-type]
+        archive.rename(tmp_path / "made" / "DIC-C2DH-HeLa.zip")
+        assert "groups    01 (2), 02 (2)" in capsys.readouterr().out
+
+
+def test_changed_files_are_told(
+    archives: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare("dsb2018", tmp_path, archives)
+    masks = sorted((tmp_path / "stage1_train").glob("*/masks/*.png"))
+    masks[0].unlink()
+    masks[-1].write_bytes(masks[-2].read_bytes())
+    capsys.readouterr()
+    prepare("dsb2018", tmp_path, archives)
+    says = " and 1 more: missing or not as in stage1_train.zip; remove"
+    assert says in capsys.readouterr().err
+    assert not masks[0].exists()  # a person may have had reasons
+
+
+@pytest.mark.parametrize("broken", FILES)
+def test_what_fails_on_the_way_leaves_nothing(
+    archives: list[Path], tmp_path: Path, broken: str
+) -> None:
+    """Also when the last of several archives cannot be had or unpacked."""
+    faults = {"404 Client Error": Answer(status=404), "gave a web page": Answer(b"<html>")}
+    for says, answer in faults.items():
+        with serving({**plan(archives), broken: [answer]}) as server:
+            assert says in refusal("dsb2018", tmp_path, url=server.url)
+        assert visible(tmp_path) <= {"archives"}
+    with serving(plan(archives)) as server:
+        prepare("dsb2018", tmp_path, url_base=server.url)
+        assert len(server.seen) == len(FILES) - FILES.index(broken)  # the others were kept
+    assert whole(tmp_path)
+
+
+@pytest.mark.parametrize("step", ["unpack", "shutil.copyfile", "sha256_of", "decoded"])
+def test_ctrl_c(
+    archives: list[Path], tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(function: Callable[..., object], after: int) -> Callable[..., object]:
+        calls = iter(range(after))
+
+        def call(*args: object, **kwargs: object) -> object:
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return call
+
+    owner, name = (module.shutil, "copyfile") if "." in step else (module, step)
+    function = getattr(owner, name)
+    for after in (0, 1):
+        root = tmp_path / str(after)
+        monkeypatch.setattr(owner, name, interrupted(function, after))
+        with contextlib.suppress(KeyboardInterrupt):
+            prepare("dsb2018", root, archives)
+        done = step == "decoded" or (step, after) == ("shutil.copyfile", 1)
+        assert visible(root) == ({"stage1_train", "stage1_test", FILES[0]} if done else set())
+        assert not list(root.glob(".*.part"))
+        monkeypatch.undo()
+        prepare("dsb2018", root, archives)
+        assert whole(root)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from segmentation.datasets import download
+
+roots, archives = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
+download.decoded = lambda *_: sys.exit()  # by then the folders are there
+sys.stdout = open(os.devnull, "w")
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
+
+def run(number):
+    '''Kill a process before its nth change to the disk; return whether it came to that.'''
+    count = 0
+    def hook(event, arguments):
+        nonlocal count
+        writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes or event in CHANGES:
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+    child = os.fork()
+    if child == 0:
+        sys.addaudithook(hook)
+        download.prepare("dsb2018", roots / f"{number:03}", archives)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+try:  # once in peace: what is imported late is imported once
+    download.prepare("dsb2018", roots / "000", archives)
+except SystemExit:
+    number = 1
+while run(number):
+    number += 1
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kills(archives: list[Path], tmp_path: Path) -> None:
+    """Killed at any moment it leaves no training data, or all; then it can be run again."""
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path), *map(str, archives)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, *roots, last = sorted(tmp_path.iterdir())
+    assert whole(first) and whole(last) and len(roots) > 50
+    assert sum(any(root.glob(".*.part")) for root in roots) > 40  # or nothing was interrupted
+    for root in roots:
+        subsets: set[str] = set()
+        with contextlib.suppress(UserError):
+            subsets = {record.subset for record in DSB2018(str(root)).index()}
+        assert "train" not in subsets or whole(root)
+    for root in roots[::10]:
+        prepare("dsb2018", root, archives)
+        assert whole(root) and not list(root.glob(".*.part"))
+
+
+class Made:
+    """Five samples: sizes and counts that are known."""
+
+    name, version = "made", 1
+
+    def index(self) -> list[Record]:
+        return [Record(str(i), "", (), "1", "g" * (i > 2), "train") for i in range(5)]
+
+    def read(self, record: Record) -> Sample:
+        i = int(record.id)
+        image = np.full((4 + i % 2, 6, 3 if i == 4 else 1), 10 * i + 1, np.uint16)
+        labels = None if i == 1 else np.minimum(np.arange(24).reshape(4, 6), i).astype(np.int32)
+        if labels is not None and i % 2:
+            labels = np.pad(labels, ((0, 1), (0, 0)))
+        return Sample(record.id, image, labels, record.group, "k", record.subset)
+
+
+def test_facts(tmp_path: Path) -> None:
+    store = decoded(Made(), tmp_path)
+    assert facts(store) == {
+        "images": "5",
+        "subsets": "train (5)",
+        "groups": "g (2)",
+        "kinds": "k (5)",
+        "sizes": "4×6 (3), 5×6 (2) (H×W)",
+        "channels": "1 (4), 3 (1)",
+        "values": "uint16 1–41",
+        "objects": "9; 0 / 2.5 / 4 an image (min / median / max)",
+        "empty": "1 images without objects",
+        "no truth": "1 images",
+    }
+    counts = {"images": {"train": 5, "test": 1}, "objects": {"train": 1000, "": 9}}
+    assert shortages(store, replace(DATASETS["dsb2018"], **counts)) == [  # type: ignore[arg-type]
+        "0 of the official 1 images of the subset test are here",
+        "9 of the official 1,000 objects of the subset train are here",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "images"), [("bbbc039", 60), ("ultrasound_nerve", 96), ("dic_hela", 168)]
+)
+def test_real_archives(real_data: Path, tmp_path: Path, name: module.Name, images: int) -> None:
+    archives = sorted((real_data / name).glob("*.zip"))
+    if not archives:
+        pytest.skip(f"no {name} among the real data")
+    prepare(name, tmp_path, archives)
+    assert len(decoded(DATASETS[name].reader(str(tmp_path)))) == images
