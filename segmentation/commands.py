@@ -32,6 +32,14 @@ def summary(function: str) -> str:
     return (inspect.getdoc(_signature(function)) or "").partition("\n")[0]
 
 
+def help_text(name: str, function: str) -> str:
+    """What ``segmentation NAME --help`` shows of ``module:name``; the module is not imported."""
+    stub = _signature(function)
+    if named := _named(stub):
+        return str(_parser(name, stub, named).format_help())
+    return f"usage: segmentation {name} [--KEY VALUE ...]\n\n{inspect.getdoc(stub)}\n"
+
+
 def call(name: str, function: str, words: Sequence[str]) -> int:
     """Call ``module:name`` with the options that were typed, and return its exit status.
 
@@ -44,18 +52,14 @@ def call(name: str, function: str, words: Sequence[str]) -> int:
         UserError: An option is unknown, missing or of the wrong kind.
     """
     stub = _signature(function)
-    parameters = list(inspect.signature(stub).parameters.values())
-    passes_on = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    named = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
-    if not named and {"--help", "-h"} & set(words):
-        print(f"usage: segmentation {name} [--KEY VALUE ...]\n\n{inspect.getdoc(stub)}")
-        return 0
+    named = _named(stub)
     rest: list[str] = []
-    if passes_on:
+    if len(named) < len(inspect.signature(stub).parameters):
         words, rest = _divided(words, [_option(p) for p in named])
-    values = _parsed(name, stub, named, words) if named else {}
-    if values is None:
+    if {"--help", "-h"} & {*words, *(() if named else rest)}:
+        print(help_text(name, function), end="")
         return 0
+    values = _parsed(name, stub, named, words) if named else {}
     module, _, attribute = function.partition(":")
     placed = [values.pop(p.name) for p in named if p.kind is p.POSITIONAL_ONLY]
     result: int | None = getattr(import_module(module), attribute)(*placed, *rest, **values)
@@ -74,6 +78,11 @@ def _signature(function: str) -> Callable[..., Any]:
     exec(compile(ast.Module([node], []), spec.origin, "exec"), scope)
     stub: Callable[..., Any] = scope[name]
     return stub
+
+
+def _named(stub: Callable[..., Any]) -> list[inspect.Parameter]:
+    parameters = inspect.signature(stub).parameters.values()
+    return [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
 
 
 def _option(parameter: inspect.Parameter) -> str:
@@ -95,12 +104,9 @@ def _divided(words: Sequence[str], known: Sequence[str]) -> tuple[list[str], lis
     return ours, others
 
 
-def _parsed(
-    name: str, stub: Callable[..., Any], named: list[inspect.Parameter], words: Sequence[str]
-) -> dict[str, Any] | None:
-    """Values by parameter; ``None`` where help was asked for, which is printed."""
+def _parser(name: str, stub: Callable[..., Any], named: list[inspect.Parameter]) -> Any:
     from docstring_parser import parse
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentParser
 
     doc = parse(inspect.getdoc(stub) or "")
     about = {p.arg_name: " ".join((p.description or "").split()) for p in doc.params}
@@ -129,11 +135,17 @@ def _parsed(
         elif kind is not bool:
             options["default"] = parameter.default
         parser.add_argument(_option(parameter), **options)
-    if {"--help", "-h"} & set(words):
-        parser.print_help()
-        return None
+    return parser
+
+
+def _parsed(
+    name: str, stub: Callable[..., Any], named: list[inspect.Parameter], words: Sequence[str]
+) -> dict[str, Any]:
+    """Values by parameter."""
+    from jsonargparse import ArgumentError
+
     try:
-        values = parser.parse_args(list(words))
+        values = _parser(name, stub, named).parse_args(list(words))
     except (ArgumentError, TypeError) as error:
         message = " ".join(str(error).split())
         if found := _AT_FAULT.search(message):
@@ -151,4 +163,4 @@ def _described(kind: Any) -> str:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if arguments := [a for a in get_args(kind) if a is not type(None)]:
         return " or ".join(map(_described, arguments))
-    return {int: "a whole number", float: "a number"}.get(kind, kind.__name__.lower())
+    return {int: "a whole number", float: "a number"}.get(kind, "text")

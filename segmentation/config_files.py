@@ -108,8 +108,9 @@ def _merge(into: dict[str, Any], part: dict[str, Any]) -> None:
     """Mappings are merged key by key, but another class brings its own arguments."""
     for key, value in part.items():
         old = into.get(key)
-        same = isinstance(old, dict) and isinstance(value, dict)
-        if same and value.get("class_path", old.get("class_path")) == old.get("class_path"):
-            _merge(old, value)
-        else:
-            into[key] = value
+        if isinstance(old, dict) and isinstance(value, dict):
+            mine = old.get("class_path")
+            if value.get("class_path", mine) == mine:
+                _merge(old, value)
+                continue
+        into[key] = value
