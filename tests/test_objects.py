@@ -1,10 +1,26 @@
 """Objects from masks: against scikit-image's own functions and cases that can be counted."""
 
+import itertools
+
+import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from segmentation.objects import clean_objects, label_objects, local_maxima, watershed_from_seeds
+from segmentation.errors import UserError
+from segmentation.objects import (
+    binary_mask,
+    check_size,
+    clean_objects,
+    count_overlap,
+    distance_transform,
+    label_components,
+    label_objects,
+    local_maxima,
+    merge_objects,
+    renumber,
+    watershed_from_seeds,
+)
 
 
 def discs(*places: tuple[int, int, int], size: int = 96) -> np.ndarray:
@@ -111,3 +127,79 @@ def test_small_objects_are_dropped_after_holes_are_filled() -> None:
     assert clean_objects(labels, area, fill_holes=False).max() == 1
     assert clean_objects(labels, area + 1, fill_holes=True).max() == 1
     assert clean_objects(labels, 10**6, fill_holes=True).max() == 0
+
+
+def test_binary_mask() -> None:
+    for values in ([0, 255], [0, 1], [0], [7], [0, 65535]):
+        mask = np.resize(np.array(values, np.uint16), (3, 4))
+        np.testing.assert_array_equal(binary_mask(mask, "x"), mask > 0)
+    with pytest.raises(UserError, match=r"m\.png: .* holds 0, 1, 2; or else save the mask"):
+        binary_mask(np.arange(3, dtype=np.uint8)[None], "m.png", "or else ")
+    with pytest.raises(UserError, match=r"holds 1, 255;"):
+        binary_mask(np.array([[1, 255]], np.uint8), "m.png")
+    with pytest.raises(UserError, match=r"holds 0, 1, .*, …; .*without smoothing"):
+        binary_mask(np.arange(99, dtype=np.uint8)[None], "m.png")
+
+
+def test_label_components_touch_at_corners() -> None:
+    labels = label_components(np.array([[1, 0, 0, 1], [0, 1, 0, 1]], bool))
+    assert labels.dtype == np.int32
+    np.testing.assert_array_equal(labels, [[1, 0, 0, 2], [0, 1, 0, 2]])
+
+
+def test_merge_objects() -> None:
+    first, second, hidden = (np.zeros((2, 4), np.uint8) for _ in range(3))
+    first[:, :2], hidden[1, 3], second[:, 1:] = 255, 255, 255
+    labels = merge_objects([("a", first), ("h", hidden), ("b", second)], (2, 4))
+    assert labels.dtype == np.int32
+    np.testing.assert_array_equal(labels, [[1, 2, 2, 2]] * 2)  # the hidden one keeps no id
+    assert not merge_objects([], (2, 4)).any()
+    with pytest.raises(UserError, match=r"b: the mask is 2×4 .* its image is 4×2; export both"):
+        merge_objects([("b", first)], (4, 2))
+
+
+def test_consecutive() -> None:
+    for labels, wanted in (
+        ([[0, 5, 9]], [[0, 1, 2]]),
+        ([[70000, 9]], [[2, 1]]),
+        ([[0, 0]], [[0, 0]]),
+        ([[1, 2]], [[1, 2]]),
+    ):
+        done = renumber(np.array(labels))
+        assert done.dtype == np.int32
+        np.testing.assert_array_equal(done, wanted)
+
+
+def test_check_size_ignores_channels() -> None:
+    check_size("x", (4, 5), (4, 5, 3))
+    with pytest.raises(UserError, match="the mask is 5×4"):
+        check_size("x", (5, 4), (4, 5, 3))
+
+
+def test_overlap_counts_pixels_that_several_masks_claim() -> None:
+    one, two, three = (np.zeros((6, 8), np.uint8) for _ in range(3))
+    one[:3], two[2:5], three[2, :4] = 255, 255, 1
+    assert count_overlap([("one", one), ("two", two)]) == 8
+    assert count_overlap([("one", one), ("two", two), ("three", three)]) == 8  # each pixel once
+    assert count_overlap([("one", one)]) == count_overlap([]) == 0
+
+
+def test_distances_are_exact_wherever_the_array_lies() -> None:
+    """OpenCV's own differ in the last bit with threads and alignment."""
+    mask = np.random.default_rng(0).random((211, 173)) > 0.0005
+    exact = ndimage.distance_transform_edt(mask).astype(np.float32)
+    threads = cv2.getNumThreads()
+    try:
+        for count, offset in itertools.product((1, 2, 3), (0, 1, 3)):
+            cv2.setNumThreads(count)
+            moved = np.zeros(mask.size + 8, bool)[offset : offset + mask.size].reshape(mask.shape)
+            moved[:] = mask
+            np.testing.assert_array_equal(distance_transform(moved), exact)
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def test_distances_without_an_outside() -> None:
+    """The diagonal, which no distance within the image exceeds."""
+    assert (distance_transform(np.ones((3, 4), bool)) == 5).all()
+    assert not distance_transform(np.zeros((3, 4), bool)).any()

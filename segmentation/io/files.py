@@ -13,10 +13,13 @@ from segmentation.errors import Unwritten
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is whole or absent.
+    """Write a file, whole or not at all; a folder that cannot be written is a :class:`UserError`.
 
-    Raises:
-        UserError: The folder cannot be written, or the disk is full.
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "new", "greeting.txt")
+    >>> write_bytes(path, b"hello")
+    >>> sha256_of(path)[:8]
+    '2cf24dba'
     """
     with writing(path) as file:
         file.write(data)
@@ -24,11 +27,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that is written bit by bit, under a temporary name until all is: whole or absent.
-
-    Raises:
-        UserError: The folder cannot be written, or the disk is full.
-    """
+    """A file that is written bit by bit, under a temporary name until all is: whole or absent."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with unwritten(path):
@@ -43,7 +42,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def unwritten(path: Path) -> Iterator[None]:
-    """Within, what the system says against writing is told in one line, as :class:`Unwritten`."""
+    """Within, what the system says against writing becomes one line: :class:`Unwritten`."""
     try:
         yield
     except OSError as error:
@@ -54,26 +53,15 @@ def unwritten(path: Path) -> Iterator[None]:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_table(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV file in UTF-8, whole or not at all.
+    """Write rows of values by field as a CSV file in UTF-8, whole or not at all.
 
-    Args:
-        path: Its folders are made.
-        fields: Names of the columns, in order.
-        rows: Values by field. A missing one is left empty; a field that has no column is a
-            ``ValueError``.
-
-    Raises:
-        UserError: The folder cannot be written, or the disk is full.
+    A missing value is left empty; a field that has no column is a ``ValueError``.
     """
     text = io.StringIO()
     table = csv.DictWriter(text, fields, lineterminator="\n")

@@ -1,74 +1,105 @@
-"""Reading image and mask files: every format and every way in which a file can be broken."""
+"""Image and mask files, decoded by libraries: one reader for training, prediction and scores.
 
-import re
-import struct
-import zlib
+PNG by imagecodecs (Pillow makes 8 bits of 16-bit colours), TIFF by tifffile, JPEG and BMP by Pillow
+(imagecodecs takes truncated JPEGs for whole), NPY by numpy.
+"""
+
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
+from PIL import Image
 
 from segmentation.errors import UserError
 from segmentation.io.files import write_bytes
-from segmentation.io.tiff import decode_tiff
+from segmentation.io.tiff import (
+    MOST_PIXELS,
+    TIFF_MAGIC,
+    decoding,
+    one_plane,
+    open_tiff,
+    read_plane,
+    upright,
+)
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-# The PNG chunks that make the pixels. The others (colour profiles, resolution, animation) are cut
-# out before decoding: libpng prints warnings about many of them.
-_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_PNG_GRAY_ALPHA = 4
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # one that ends entropy-coded data
-
-# What OpenCV would print about a broken file is said by a UserError instead.
-_opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # its place depends on the version
-_opencv_log.setLogLevel(0)
+_KINDS = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"BM": "BMP", b"\x93NUMPY": "NPY"}
+_KINDS |= dict.fromkeys(TIFF_MAGIC, "TIFF")
+# The chunks of a PNG that its pixels depend on: libpng prints warnings about many of the others.
+_PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_PNG_PALETTE = b"\3"
+_ORIENTATION = 0x0112  # EXIF's tag
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns beyond it, and raises at twice as many
+getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # what it would print is said by a UserError
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image file as (H, W, C), uint8 or uint16, C in {1, 3}, RGB; alpha is dropped.
 
+    It is turned upright as EXIF says. Of a pyramid it is the full resolution; three channels that
+    ImageJ stored as planes are red, green and blue.
+
     Raises:
-        UserError: The file is missing, broken, not an image, or of an unsupported kind.
+        UserError: The file is missing, broken, a stack, not an image, or of an unsupported kind.
     """
     return decode_image(_read_bytes(path), str(path))
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read a mask file as (H, W), uint8 or uint16, its values untouched (one bit: 0 and 255).
+    """Read a mask or label map as (H, W) uint8, uint16 or int32, its values untouched.
+
+    Of a palette the values are the indices; one bit is read as 0 and 255.
 
     Raises:
-        UserError: As :func:`read_image`, or the mask has colours that differ between channels.
+        UserError: As :func:`read_image`; colours differ between channels; a value is negative,
+            beyond 2^31 - 1, or no whole number; or the file is a JPEG, which changes values.
     """
     return decode_mask(_read_bytes(path), str(path))
+
+
+def read_values(path: str | Path) -> np.ndarray:
+    """Read the values of a file of one channel, of any type, floats as well: (H, W)."""
+    return _decode_values(_read_bytes(path), str(path))
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """As :func:`read_image`, from the file's bytes; ``name`` is for messages."""
     pixels = _decode(data, name, mask=False)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise UserError(f"{name}: pixels are {pixels.dtype}; save them as 8 or 16 bit integers")
+    return pixels
 
 
 def decode_mask(data: bytes, name: str) -> np.ndarray:
     """As :func:`read_mask`, from the file's bytes."""
-    pixels = _decode(data, name, mask=True)
-    if pixels.ndim == 2:
-        return pixels
-    if (pixels != pixels[..., :1]).any():
+    values = _decode_values(data, name)
+    if values.dtype in (np.uint8, np.uint16):
+        return values
+    if values.dtype.kind == "f" and (odd := values[np.rint(values) != values]).size:
         raise UserError(
-            f"{name}: a mask must be gray, this one has colours; save it as one channel"
+            f"{name}: holds {values.dtype} values that are no whole numbers, such as {odd[0]:g}; "
+            "save a mask or its ids as integers"
         )
-    return np.ascontiguousarray(pixels[..., 0])
+    # float32 holds all whole numbers up to 2^24 only.
+    most = 2**24 if values.dtype.kind == "f" else 2**31 - 1
+    for odd in (values.min(), values.max()):
+        if not 0 <= odd <= most:
+            raise UserError(
+                f"{name}: id {odd:.0f} is not within 0 … {most}; renumber the objects from 1, "
+                "background 0"
+            )
+    return values.astype(np.int32)
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W) or (H, W, 3) RGB pixels, whole or not at all.
 
     Pixels are uint8 or uint16, in TIFF also float32. TIFF is compressed by deflate (floats not at
-    all), which every reader knows; OpenCV's own choice, LZW, is not read by tifffile alone.
+    all), which every reader knows.
 
     Raises:
         UserError: The format is unknown or cannot hold the pixels, the folder cannot be written, or
@@ -91,81 +122,71 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
 
 
 def _read_bytes(path: str | Path) -> bytes:
-    try:
+    with decoding(path):
         return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+
+
+def _decode_values(data: bytes, name: str) -> np.ndarray:
+    pixels = _decode(data, name, mask=True)
+    if (pixels[..., 1:] != pixels[..., :1]).any():
+        raise UserError(
+            f"{name}: a mask must be gray, this one has colours; save it as one channel"
+        )
+    return np.ascontiguousarray(pixels[..., 0])
 
 
 def _decode(data: bytes, name: str, mask: bool) -> np.ndarray:
-    """Decode to (H, W) or (H, W, 3) RGB, uint8 or uint16; every fault becomes one line."""
-    if data.startswith(_TIFF):
-        return decode_tiff(data, name, mask)
-    if data.startswith(_PNG):
-        data = _checked_png(data, name)
-    elif data.startswith(b"\xff\xd8"):
-        _check_jpeg(data, name)
-    elif data.startswith(b"BM"):
-        if len(data) < 6 or len(data) < struct.unpack("<I", data[2:6])[0]:
-            raise UserError(f"{name}: the BMP is truncated; copy or export it again")
-    elif not data:
-        raise UserError(f"{name}: the file is empty; copy or export it again")
-    else:
-        raise UserError(
-            f"{name}: not a PNG, TIFF, JPEG or BMP image (it starts with {data[:8]!r}); "
-            "remove it or convert it"
-        )
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise UserError(f"{name}: the image data is broken; copy or export it again")
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise UserError(f"{name}: pixels are {pixels.dtype}; save them as 8 or 16 bit integers")
-    if pixels.ndim == 2:
-        return pixels
-    if data.startswith(_PNG) and data[25] == _PNG_GRAY_ALPHA:
-        return np.ascontiguousarray(pixels[..., 0])
-    return np.ascontiguousarray(pixels[..., 2::-1])  # OpenCV decodes to BGR or BGRA
+    """Decode to (H, W, 1 or 3); every fault becomes one line."""
+    kind = next((kind for magic, kind in _KINDS.items() if data.startswith(magic)), None)
+    if kind is None:
+        found = f"not a PNG, TIFF, JPEG, BMP or NPY file (it starts with {data[:8]!r})"
+        found = found if data else "the file is empty"
+        raise UserError(f"{name}: {found}; remove it, convert it or copy it again")
+    if kind == "JPEG" and mask:
+        raise UserError(f"{name}: JPEG changes the values of a mask; save it as PNG or TIFF")
+    with decoding(name, kind):
+        if kind == "TIFF":
+            with open_tiff(BytesIO(data), name) as tiff:
+                pixels = read_plane(tiff, one_plane(tiff, name, 3), name, mask, data)
+        elif kind == "NPY":
+            pixels = np.load(BytesIO(data), allow_pickle=False)
+        elif kind == "PNG":
+            pixels = _decode_png(data, mask)
+        else:
+            pixels = _decode_by_pillow(data, mask)
+    if kind == "NPY":
+        if pixels.ndim not in (2, 3) or not pixels.size or pixels.dtype.kind not in "buif":
+            raise UserError(
+                f"{name}: an array of shape {pixels.shape} and type {pixels.dtype}; save one "
+                "(H, W) array of numbers"
+            )
+        native = np.uint8 if pixels.dtype.kind == "b" else pixels.dtype.newbyteorder("=")
+        pixels = pixels.astype(native, copy=False)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.shape[2] > 4:
+        raise UserError(f"{name}: {pixels.shape[2]} channels; save it as gray (1) or RGB (3)")
+    return np.ascontiguousarray(pixels[..., : 1 if pixels.shape[2] < 3 else 3])
 
 
-def _checked_png(data: bytes, name: str) -> bytes:
-    """Walk the chunks: OpenCV fills what a truncated file lacks with zeros and says nothing.
-
-    Returns:
-        The same image with the chunks alone that make its pixels.
-    """
-    kept = [_PNG]
-    position = len(_PNG)
-    while position + 12 <= len(data):
-        length, kind = struct.unpack(">I4s", data[position : position + 8])
-        end = position + 12 + length
-        if end > len(data):
-            break
-        (checksum,) = struct.unpack(">I", data[end - 4 : end])
-        if zlib.crc32(data[position + 4 : end - 4]) != checksum:
-            raise UserError(f"{name}: the PNG is corrupt (chunk checksum); copy or export it again")
-        if kind in _PNG_PIXELS:
-            kept.append(data[position:end])
-        if kind == b"IEND":
-            return b"".join(kept)
-        position = end
-    raise UserError(f"{name}: the PNG is truncated; copy or export it again")
+def _decode_png(data: bytes, mask: bool) -> np.ndarray:
+    kept, at, exif = [data[:8]], 8, Image.Exif()
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] in _PNG_CHUNKS:
+            kept.append(data[at:end])
+        elif data[at + 4 : at + 8] == b"eXIf":
+            exif.load(b"Exif\0\0" + data[at + 8 : end - 4])
+        at = end
+    data = b"".join(kept)
+    indices = mask and data[25:26] == _PNG_PALETTE  # which only Pillow gives
+    pixels = _decode_by_pillow(data, mask) if indices else imagecodecs.png_decode(data)
+    return upright(pixels, exif.get(_ORIENTATION, 1))
 
 
-def _check_jpeg(data: bytes, name: str) -> None:
-    """Walk the markers to the end of the image: OpenCV fills what is missing with gray."""
-    position = 2
-    while position + 2 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xD9:  # end of image; cameras may append what they like
-            return
-        if marker == 0xFF:  # padding
-            position += 1
-            continue
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == 0xDA:  # start of a scan: coded data follows, up to the next marker
-            found = _JPEG_MARKER.search(data, position)
-            position = len(data) if found is None else found.start()
-    raise UserError(f"{name}: the JPEG is truncated or corrupt; copy or export it again")
+def _decode_by_pillow(data: bytes, mask: bool) -> np.ndarray:
+    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise ValueError("no end of image")  # Pillow takes what follows for pixels
+    with Image.open(BytesIO(data), formats=("JPEG", "BMP", "PNG")) as image:
+        kept = image.mode in ("L", "RGB") or (mask and image.mode == "P")
+        shown = image if kept else image.convert("L" if image.mode == "1" else "RGB")
+        return upright(np.asarray(shown), image.getexif().get(_ORIENTATION, 1))

@@ -1,206 +1,229 @@
-"""Decoding TIFF files: the pixels as they were saved, or a refusal that says why.
-
-OpenCV alone would misread several common layouts without a word: 16-bit gray with alpha becomes 8
-bit, 8-bit colours are multiplied by their alpha, planes stored one after another get mixed, white
-is zero in some depths only, of a stack only the first plane is returned. So tifffile decodes what
-it can by itself, and OpenCV the other compressions, in those layouts alone that it reads rightly.
-"""
+"""TIFF files by tifffile: which of their pages make the image, and the pixels of a page."""
 
 import logging
+import math
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-import cv2
+import imagecodecs
 import numpy as np
-import tifffile
-from tifffile import COMPRESSION, PHOTOMETRIC
+from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffFileError
 
 from segmentation.errors import UserError
 
-# What tifffile decodes without the imagecodecs package.
-PLAIN = (
-    COMPRESSION.NONE,
-    COMPRESSION.ADOBE_DEFLATE,
-    COMPRESSION.DEFLATE,
-    COMPRESSION.PACKBITS,
-    COMPRESSION.LZMA,
-)
-_COLOURS: dict[int, int] = {
-    PHOTOMETRIC.MINISWHITE: 1,
-    PHOTOMETRIC.MINISBLACK: 1,
-    PHOTOMETRIC.PALETTE: 1,
-    PHOTOMETRIC.RGB: 3,
-    PHOTOMETRIC.YCBCR: 3,
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MOST_PIXELS = 2**30  # of an image in memory: a broken or malicious header may ask for any size
+_CHANNELS = {
+    **{PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.PALETTE: 1},
+    **{PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3},  # the last in JPEG, which is decoded to RGB
 }
-TRUNCATED = "the TIFF is truncated; copy or export it again"
-_DESCRIPTION = 270  # the number of TIFF's tag
-_MOST_PIXELS = 2**30  # OpenCV's own limit; a broken or malicious header may ask for any size
+# Narrower planes are (H, W, C) that a writer stored as H planes of W×C, for nobody told it better.
+_NARROWEST = 10  # pixels
+# tifffile logs that pages or values lie beyond the file's end, and goes on with what is left. Here
+# that is an error; its other messages are about metadata that nothing here needs.
+_DAMAGE = re.compile(r"corrupted tag list|invalid (page|value|circular|offset)|could not read all")
+_logged = threading.local()
 
-logging.getLogger("tifffile").disabled = True  # broken files are reported once, by an exception
+
+def _keep_message(record: logging.LogRecord) -> bool:
+    _logged.messages = [*getattr(_logged, "messages", []), record.getMessage()]
+    return False  # broken files are reported once, by an exception
 
 
-def decode_tiff(data: bytes, name: str, mask: bool) -> np.ndarray:
-    """Decode a TIFF file's bytes; ``name`` is for messages.
+logging.getLogger("tifffile").addFilter(_keep_message)
+
+
+@contextmanager
+def decoding(name: object, kind: str = "TIFF") -> Iterator[None]:
+    """Within, whatever a decoder raises becomes one line: the file, the reason, the remedy."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise many kinds on a broken file
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"{name}: cannot be read ({error.strerror}); check the path") from None
+        reason = " ".join(str(error).split())
+        reason = f" ({reason})" if " " in reason else ""  # not the bare key of a KeyError
+        raise UserError(f"{name}: the {kind} is damaged{reason}; copy or export it again") from None
+
+
+def open_tiff(file: Path | BytesIO, name: object) -> TiffFile:
+    """Open a TIFF that has all its pages; the caller closes it.
+
+    Raises:
+        UserError: It cannot be read, is no TIFF, or ends early.
+    """
+    _logged.messages = []
+    with decoding(name):
+        tiff = TiffFile(file)
+        try:
+            len(tiff.pages)  # follows the chain of pages to its end
+            for message in filter(_DAMAGE.search, _logged.messages):
+                raise TiffFileError(re.sub(r"<.*?> ?", "", message))
+        except BaseException:
+            tiff.close()
+            raise
+    return tiff
+
+
+def image_pages(
+    tiff: TiffFile, name: object, channels: int
+) -> tuple[str, tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Find the planes of the one image in a file; thumbnails and a pyramid's levels are left out.
+
+    Args:
+        tiff: The file.
+        name: What to call it.
+        channels: 3: three channels that are stored as planes are taken as red, green and blue.
+
+    Returns:
+        The axes that the planes run over, slowest first; their lengths; and each plane's pages, of
+        which there are three where its channels are stored as planes.
+
+    Raises:
+        UserError: Planes differ in size or kind, the file holds several images, or channels that
+            are no colours.
+    """
+    series = [s for s in tiff.series if not s.keyframe.is_reduced]
+    first = series[0].keyframe
+    height, width = first.imagelength, first.imagewidth
+    named = zip(series[0].axes, series[0].shape, strict=True)
+    leading = [(axis, length) for axis, length in named if axis not in "YXS"]
+    if len(series) > 1:
+        leading = [("I", len(series))]  # written page by page
+        sizes = sorted({f"{s.keyframe.imagelength}×{s.keyframe.imagewidth}" for s in series})
+        if len(sizes) > 1:
+            raise UserError(
+                f"{name}: a stack of mixed sizes ({', '.join(sizes)}, H×W); save the planes of "
+                "each size as their own file"
+            )
+        if any(len(s.pages) > 1 or s.dtype != series[0].dtype for s in series):
+            raise UserError(f"{name}: holds {len(series)} images; save each as its own file")
+    axes, lengths = "".join(a for a, _ in leading), tuple(n for _, n in leading)
+    pages = [page for s in series for page in s.pages]
+    if None in pages:
+        raise UserError(f"{name}: some of its planes are in other files, or missing; export it")
+    if len(pages) != math.prod(lengths) or first.imagedepth > 1:
+        raise UserError(
+            f"{name}: a stack of {math.prod(lengths)} planes in one piece; save it as a TIFF of "
+            "as many pages"
+        )
+    order = np.array([page.index for page in pages if page is not None]).reshape(*lengths, 1)
+    if (at := axes.find("C")) >= 0:
+        if lengths[at] != 3 or channels != 3 or first.samplesperpixel > 1:
+            raise UserError(
+                f"{name}: {lengths[at]} channels; save the one that matters, or RGB, as its own "
+                "file"
+            )
+        order = np.moveaxis(order[..., 0], at, -1)
+        axes, lengths = axes.replace("C", ""), (*lengths[:at], *lengths[at + 1 :])
+    planes = tuple(tuple(map(int, row)) for row in order.reshape(-1, order.shape[-1]))
+    if len(planes) > 1 and width <= _NARROWEST < height:
+        raise UserError(
+            f"{name}: {len(planes)} planes of {height}×{width} pixels (H×W): {width} channels "
+            "that were stored as columns? Save the one that matters, or RGB, as its own file"
+        )
+    return axes, lengths, planes
+
+
+def one_plane(tiff: TiffFile, name: object, channels: int) -> tuple[int, ...]:
+    """The pages of a file that holds one plane; others are refused."""
+    planes = image_pages(tiff, name, channels)[2]
+    if len(planes) > 1:
+        raise UserError(f"{name}: a stack of {len(planes)} planes; save each plane as its own file")
+    return planes[0]
+
+
+def read_plane(
+    tiff: TiffFile, pages: tuple[int, ...], name: object, mask: bool, data: bytes = b""
+) -> np.ndarray:
+    """Decode one plane: (H, W, C), upright, values as the file means them; see :func:`as_meant`.
+
+    Args:
+        tiff: The file.
+        pages: Of the plane's channels.
+        name: What to call it.
+        mask: Whether it is a mask rather than an image.
+        data: The whole file, where it is in memory.
+    """
+    channels = []
+    with decoding(name):
+        for number in pages:
+            page: Any = tiff.pages[number]
+            check_page(page, name, mask)
+            if data and page.compression == COMPRESSION.LZW and page.planarconfig == 1:
+                pixels = imagecodecs.tiff_decode(data, index=number)  # libtiff: twice as fast
+                pixels = pixels.reshape(page.imagelength, page.imagewidth, -1)
+            else:
+                planes = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # (separate, H, W, joint)
+                pixels = planes[0] if len(planes) == 1 else planes[..., 0].transpose(1, 2, 0)
+            channels.append(upright(as_meant(pixels, page, mask), orientation(page)))
+    return channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2)
+
+
+def check_page(page: Any, name: object, mask: bool = False, most: int = MOST_PIXELS) -> None:
+    """Raise :class:`UserError` where a page ends early, is too large, or of an odd kind."""
+    dtype, bits, kind = page.dtype, page.bitspersample, page.photometric
+    channels = _CHANNELS.get(kind, 0)
+    if kind == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG:
+        channels = 0
+    extra = page.samplesperpixel - channels
+    # A second channel beside gray is dropped only if the file says that it is alpha.
+    alpha = extra == 1 and (channels == 3 or tuple(page.extrasamples) in ((1,), (2,)))
+    ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    if bits in range(2, 8) or (dtype not in (np.uint8, np.uint16, np.bool_) and not mask):
+        why = f"pixels are {dtype if bits >= 8 else f'of {bits} bit'}; save them as 8 or 16 bit"
+        why += " integers"
+    elif page.imagewidth * page.imagelength > most:
+        why = f"{page.imagelength}×{page.imagewidth} pixels are too many; cut it into tiles"
+    elif not channels:
+        colours = getattr(kind, "name", kind)
+        why = f"colours are stored as {colours}; convert it to gray or RGB first"
+    elif extra and not alpha:
+        why = f"{page.samplesperpixel} channels; convert it to gray (1) or RGB (3) first"
+    elif not ends or max(ends) > page.parent.filehandle.size:
+        why = "the TIFF is truncated; copy or export it again"
+    else:
+        return
+    raise UserError(f"{name}: {why}")
+
+
+def as_meant(pixels: np.ndarray, page: Any, mask: bool) -> np.ndarray:
+    """Turn (H, W, samples) as stored into (H, W, C) as the file means them.
 
     Alpha is dropped, never multiplied in. One bit becomes 0 and 255. Where the file says that 0 is
     white an image is inverted, but a mask is not: ImageJ says so of masks that it shows in black on
     white, tifffile of every mask of one bit, and both leave the objects' values as they are. A
     palette colours an image; of a mask the values themselves are taken.
-
-    Args:
-        data: The file.
-        name: What to call it.
-        mask: Whether it is a mask rather than an image.
-
-    Returns:
-        (H, W) or (H, W, 3) RGB, uint8 or uint16.
-
-    Raises:
-        UserError: The file is broken, a stack, or holds pixels of another kind.
     """
-    try:
-        with tifffile.TiffFile(BytesIO(data)) as tiff:
-            page = tiff.pages.first
-            planes = len(tiff.pages) * page.imagedepth
-            ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-            whole = ends and max(ends) <= len(data) and is_whole(tiff)
-            why = refusal(page, planes) or (None if whole else TRUNCATED)
-            if why is None and is_plain(page):
-                return dress(samples(page), page, mask)
-    except Exception as error:  # tifffile raises many kinds on a broken file
-        raise broken(name, error) from None
-    if why is not None:
-        raise UserError(f"{name}: {why}")
-    return by_opencv(data, page, name, mask)
-
-
-def broken(name: object, error: Exception) -> UserError:
-    """One line for what tifffile raises on a broken file, of many kinds."""
-    told = " ".join(str(error).split())
-    why = f" ({told})" if " " in told else ""  # not the bare key of a KeyError
-    return UserError(f"{name}: the TIFF is broken{why}; copy or export it again")
-
-
-def is_whole(tiff: tifffile.TiffFile) -> bool:
-    """Whether the file holds all its pages: tifffile gives what is left of one that ends early.
-
-    Each page names the place of the next, the last one 0; and the first names the place of the
-    description, which holds the scale and may be the end of the file.
-    """
-    file, kind, order = tiff.filehandle, tiff.tiff, byte_order(tiff)
-
-    def entries(page: Any) -> bytes:
-        file.seek(page.offset)
-        count = int.from_bytes(file.read(kind.tagnosize), order)
-        return file.read(count * kind.tagsize)
-
-    first, size = entries(tiff.pages.first), kind.offsetsize
-    ends = [0]
-    for start in range(0, len(first), kind.tagsize):
-        entry = first[start : start + kind.tagsize]
-        if int.from_bytes(entry[:2], order) == _DESCRIPTION:
-            length, offset = (int.from_bytes(entry[i : i + size], order) for i in (4, 4 + size))
-            ends.append(offset + length if length > size else 0)
-    entries(tiff.pages[len(tiff.pages) - 1])
-    following = file.read(size)
-    return len(following) == size and not any(following) and max(ends) <= file.size
-
-
-def byte_order(tiff: tifffile.TiffFile) -> Literal["little", "big"]:
-    """As ``int.from_bytes`` names it."""
-    return "little" if tiff.byteorder == "<" else "big"
-
-
-def refusal(page: tifffile.TiffPage, planes: int, most: int = _MOST_PIXELS) -> str | None:
-    """Why a TIFF of this kind or size is not read, and what to do; ``None`` if it is."""
-    if planes > 1:
-        return f"a stack of {planes} planes; save each plane as its own file"
-    if page.dtype not in (np.uint8, np.uint16, np.bool_) or 1 < page.bitspersample < 8:
-        kind = page.dtype if page.bitspersample >= 8 else f"of {page.bitspersample} bit"
-        return f"pixels are {kind}; save them as 8 or 16 bit integers"
-    if page.imagewidth * page.imagelength > most:
-        return f"{page.imagelength}×{page.imagewidth} pixels are too many; cut it into tiles"
-    colours = _COLOURS.get(page.photometric)
-    if colours is None:
-        return f"colours are stored as {named(page.photometric)}; convert it to gray or RGB first"
-    extra = page.samplesperpixel - colours
-    # A second channel beside gray is dropped only if the file says that it is alpha.
-    alpha = extra == 1 and (colours == 3 or tuple(page.extrasamples) in ((1,), (2,)))
-    if extra != 0 and not alpha:
-        return f"{page.samplesperpixel} channels; convert it to gray (1) or RGB (3) first"
-    return None
-
-
-def is_plain(page: tifffile.TiffPage) -> bool:
-    return (
-        page.compression in PLAIN
-        and page.bitspersample in (1, 8, 16)
-        and page.photometric != PHOTOMETRIC.YCBCR
-    )
-
-
-def samples(page: tifffile.TiffPage) -> np.ndarray:
-    """(H, W, samples) in native byte order, whether stored by pixel or by plane."""
-    planes = page.asarray(squeeze=False)[:, 0]  # (separate planes, H, W, samples of a pixel)
-    pixels = planes[0] if planes.shape[0] == 1 else planes[..., 0].transpose(1, 2, 0)
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-
-
-def dress(pixels: np.ndarray, page: tifffile.TiffPage, mask: bool) -> np.ndarray:
-    """Apply what the file says its values mean, and drop alpha."""
-    if page.photometric == PHOTOMETRIC.RGB:
-        return np.ascontiguousarray(pixels[..., :3])
-    pixels = np.ascontiguousarray(pixels[..., 0])
+    pixels = pixels[..., : _CHANNELS[page.photometric]]
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.dtype == np.bool_:
         pixels = np.where(pixels, np.uint8(255), np.uint8(0))
     if page.photometric == PHOTOMETRIC.MINISWHITE and not mask:
-        return np.iinfo(pixels.dtype).max - pixels
+        return np.asarray(np.iinfo(pixels.dtype).max - pixels)
     if page.photometric == PHOTOMETRIC.PALETTE and not mask:
-        assert page.colormap is not None
-        return (page.colormap[:, pixels] >> 8).astype(np.uint8).transpose(1, 2, 0).copy()
+        return np.asarray((page.colormap.T >> 8).astype(np.uint8)[pixels[..., 0]])
     return pixels
 
 
-def by_opencv(data: bytes, page: tifffile.TiffPage, name: str, mask: bool) -> np.ndarray:
-    """LZW, JPEG, CCITT and the like, where OpenCV is known to read the layout rightly."""
-    compression = named(page.compression)
-    unsupported = UserError(
-        f"{name}: this layout of pixels is not read with {compression} compression; save it "
-        "without compression, or as PNG"
-    )
-    bilevel = page.bitspersample == 1
-    orientation = page.tags.valueof("Orientation", 1)  # OpenCV turns the image, tifffile does not
-    if (
-        orientation != 1
-        or (page.planarconfig == 2 and page.samplesperpixel > 1)
-        or (page.photometric == PHOTOMETRIC.MINISWHITE and not bilevel)
-        or (page.photometric == PHOTOMETRIC.MINISBLACK and page.samplesperpixel > 1)
-    ):
-        raise unsupported
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise UserError(
-            f"{name}: the TIFF ({compression}) is broken or its compression not supported; export "
-            "it again, without compression"
-        )
-    colours = 1 if page.photometric in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE) else 3
-    found = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if (
-        pixels.shape[:2] != (page.imagelength, page.imagewidth)
-        or pixels.dtype != (np.uint8 if bilevel else page.dtype)
-        or found not in (colours, 4 if colours == 3 else colours)
-    ):
-        raise unsupported
-    multiplied = found == 4 and pixels.dtype == np.uint8 and tuple(page.extrasamples) == (2,)
-    if multiplied and pixels[..., 3].min() < 255:  # by alpha, which cannot be undone
-        raise unsupported
-    if page.photometric == PHOTOMETRIC.MINISWHITE and mask:
-        return 255 - pixels  # OpenCV has inverted it
-    return pixels if found == 1 else np.ascontiguousarray(pixels[..., 2::-1])
+def orientation(page: Any) -> int:
+    """How a page lies, as EXIF numbers it; 1 is upright."""
+    return int(page.tags.valueof("Orientation", 1))
 
 
-def named(value: object) -> str:
-    return str(getattr(value, "name", value))
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror (H, W, …) pixels as EXIF's orientation, 1 to 8, says."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,43 +1,39 @@
 """Images too large for memory: windows of a TIFF on disk, and TIFFs written row by row."""
 
-import importlib.util
 import math
 import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import tifffile
-from tifffile import COMPRESSION, PHOTOMETRIC
 
 from segmentation.errors import UserError
 from segmentation.io.files import unwritten, writing
 from segmentation.io.stacks import Planes, tiff_settings
-from segmentation.io.tiff import PLAIN, broken, dress, named, refusal
+from segmentation.io.tiff import as_meant, check_page, decoding, one_plane, open_tiff, orientation
 
-_LARGEST = 2**30  # bytes of one segment, which is decoded as a whole
+_LARGEST = 2**30  # bytes of one tile or strip, which is decoded as a whole
 _TILE = 256  # pixels, in the files that are written
 _CLASSIC = 2**32 - 2**25  # bytes of pixels beyond which a TIFF needs 64-bit offsets
-_DEFLATE = COMPRESSION.ADOBE_DEFLATE
 
 
 class TiffWindows:
     """Windows of a TIFF that stays on disk. Close it, or use it in a ``with`` block.
 
-    The pixels are those of ``segmentation.io.images.read_image``. A window of an uncompressed
-    file is read alone; otherwise the tiles or strips it touches are decoded, and the latest of them
-    are kept. Of a pyramid it is the full resolution.
+    The pixels are those of :func:`segmentation.io.images.read_image`. A window of an uncompressed
+    file is read alone; otherwise the tiles or strips of its rows are decoded by tifffile's zarr
+    store, and the latest rows are kept.
 
     Args:
         path: 8 or 16 bits (or one); gray, RGB or RGBA, palette; tiles or strips; also BigTIFF.
-        rows: As many of the image are kept decoded: the height of the windows, if they are read row
-            by row.
-        page: Its number in the file, of a stack; by default the file's only one.
+        rows: The height of windows that are read row by row; of higher ones nothing is kept.
+        page: Its number in the file, of a stack; by default that of the file's only image.
 
     Attributes:
         shape: (H, W, C) with C in {1, 3}.
@@ -48,73 +44,30 @@ class TiffWindows:
     """
 
     def __init__(self, path: str | Path, rows: int = 1024, page: int | None = None) -> None:
-        self.name = str(path)
-        try:
-            self._tiff = tifffile.TiffFile(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-        except Exception as error:  # tifffile raises many kinds on a broken file
-            raise broken(self.name, error) from None
-        try:
-            self._open(rows, page)
-        except BaseException:
-            self.close()
-            raise
+        self.name, self._most = str(path), rows
+        with decoding(path), ExitStack() as stack:
+            tiff = stack.enter_context(open_tiff(Path(path), path))
+            number = one_plane(tiff, path, channels=1)[0] if page is None else page
+            self._page: Any = tiff.pages[number]
+            check_page(self._page, path, most=2**48)
+            if orientation(self._page) != 1:
+                raise UserError(f"{path}: lies on its side (tag Orientation); save it upright")
+            if not self._page.is_memmappable:
+                size = math.prod(self._page.chunks) * self._page.dtype.itemsize
+                if size > _LARGEST:
+                    raise UserError(
+                        f"{path}: is compressed in strips of {size / 2**30:.1f} GiB, which cannot "
+                        "be read in windows; save it in tiles"
+                    )
+                import zarr  # takes half a second
 
-    def _open(self, rows: int, number: int | None) -> None:
-        try:
-            if number is None:
-                first = self._tiff.series[0]
-                planes = len(first.pages) if first.is_pyramidal else len(self._tiff.pages)
-            else:
-                planes = 1
-            page = self._tiff.pages[number or 0]
-            assert isinstance(page, tifffile.TiffPage)
-            self._page = page
-            why = refusal(page, planes * page.imagedepth, most=2**48) or self._unreadable()
-        except Exception as error:
-            raise broken(self.name, error) from None
-        if why is not None:
-            raise UserError(f"{self.name}: {why}")
-        # A segment spans these rows, columns and samples; planes that are stored one after another
-        # have their own.
-        self._height, self._width = (
-            (page.tilelength, page.tilewidth)
-            if page.is_tiled
-            else (min(page.rowsperstrip, page.imagelength), page.imagewidth)
-        )
-        self._planes = page.samplesperpixel if page.planarconfig == 2 else 1
-        self._samples = page.samplesperpixel // self._planes
-        self._whole = bool(page.is_memmappable)
-        self._dtype = np.dtype(page.dtype)
-        segment = self._height * self._width * self._samples * self._dtype.itemsize
-        if segment > _LARGEST and not self._whole:
-            raise UserError(
-                f"{self.name}: is compressed in strips of {segment / 2**30:.1f} GiB, which cannot "
-                "be read in windows; save it in tiles"
-            )
-        self._across = -(-page.imagewidth // self._width)
-        kept = (-(-rows // self._height) + 1) * self._across * self._planes
-        self._segment = lru_cache(kept)(self._decode)
-        example = self.read(slice(0, 1), slice(0, 1))
-        self.shape = (page.imagelength, page.imagewidth, example.shape[2])
-        self.dtype = example.dtype
-
-    def _unreadable(self) -> str | None:
-        page = self._page
-        # JPEG is decoded to RGB; elsewhere brightness and colours would be taken for it.
-        if page.photometric == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG:
-            return "colours are stored as YCBCR; convert it to RGB first"
-        if page.compression not in PLAIN and importlib.util.find_spec("imagecodecs") is None:
-            return (
-                f"reading windows of {named(page.compression)} compression needs the package "
-                "imagecodecs; install it, or save the file with deflate or uncompressed"
-            )
-        size = os.path.getsize(self.name)
-        ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-        if not ends or max(ends) > size:
-            return "the TIFF is truncated; copy or export it again"
-        return None
+                self._zarr: Any = zarr.open_array(self._page.aszarr(), mode="r")
+            height, width = self._page.imagelength, self._page.imagewidth
+            self._segment = self._page.chunks[self._page.axes.index("Y")]  # rows decoded at once
+            self._top, self._band = height, np.zeros((0, 0, 0))
+            example = self.read(slice(0, 1), slice(0, 1))
+            self.shape, self.dtype = (height, width, example.shape[2]), example.dtype
+            self._open = stack.pop_all()
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
         """Read a window within the image: (rows, columns, C) uint8 or uint16, RGB.
@@ -122,70 +75,42 @@ class TiffWindows:
         Raises:
             UserError: The file is broken there.
         """
-        try:
-            samples = self._mapped(rows, columns) if self._whole else self._joined(rows, columns)
-            colours = self._page.photometric == PHOTOMETRIC.YCBCR
-            pixels = samples if colours else dress(samples, self._page, mask=False)
-        except Exception as error:
-            raise broken(self.name, error) from None
-        return pixels[..., None] if pixels.ndim == 2 else pixels
+        with decoding(self.name):
+            if self._page.is_memmappable:
+                # Mapped anew each time: pages that stay mapped would add up to the whole file.
+                window = self._crop(self._page.asarray(out="memmap"), rows, columns)
+            elif rows.stop - rows.start > self._most:
+                window = self._crop(self._zarr, rows, columns)
+            else:
+                window = self._decoded(rows)[:, columns]
+            return np.ascontiguousarray(as_meant(window, self._page, mask=False))
+
+    def _decoded(self, rows: slice) -> np.ndarray:
+        """Rows of the image, (rows, W, samples): those kept, and those below them, read anew."""
+        top = rows.start // self._segment * self._segment
+        band = self._band[top - self._top :] if top >= self._top else self._band[:0]
+        if (below := top + len(band)) < rows.stop:
+            end = -(-rows.stop // self._segment) * self._segment
+            more = self._crop(self._zarr, slice(below, end), slice(None))
+            band = np.concatenate([band, more]) if len(band) else more
+        self._top, self._band = top, band
+        return band[rows.start - top : rows.stop - top]
+
+    def _crop(self, pixels: Any, rows: slice, columns: slice) -> np.ndarray:
+        axes = self._page.axes  # YX, YXS, or SYX: samples that are stored one after another
+        by_axis = {"Y": rows, "X": columns, "S": slice(None)}
+        window = np.asarray(pixels[tuple(by_axis[axis] for axis in axes)])
+        return np.moveaxis(window, axes.index("S"), 2) if "S" in axes else window[..., None]
 
     def close(self) -> None:
         """Close the file."""
-        self._tiff.close()
+        self._open.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _mapped(self, rows: slice, columns: slice) -> np.ndarray:
-        """A window of pixels that lie one after another in the file: (h, w, samples)."""
-        page = self._page
-        shape = (self._planes, page.imagelength, page.imagewidth, self._samples)
-        dtype = self._dtype.newbyteorder(self._tiff.byteorder)
-        # Mapped anew each time: pages that stay mapped would add up to the whole file.
-        pixels = np.memmap(self.name, dtype, "r", page.dataoffsets[0], shape)
-        window = np.moveaxis(pixels[:, rows, columns], 0, 2).astype(self._dtype)
-        return window.reshape(*window.shape[:2], -1)
-
-    def _joined(self, rows: slice, columns: slice) -> np.ndarray:
-        """A window out of the segments it touches: (h, w, samples)."""
-        page = self._page
-        high, wide = self._height, self._width
-        size = (rows.stop - rows.start, columns.stop - columns.start)
-        window = np.zeros((*size, self._planes, self._samples), self._dtype)
-        down = -(-page.imagelength // high)
-        for plane in range(self._planes):
-            for y in range(rows.start // high, -(-rows.stop // high)):
-                for x in range(columns.start // wide, -(-columns.stop // wide)):
-                    segment = self._segment((plane * down + y) * self._across + x)
-                    if segment is None:
-                        continue
-                    top, bottom = max(rows.start, y * high), min(rows.stop, (y + 1) * high)
-                    left, right = max(columns.start, x * wide), min(columns.stop, (x + 1) * wide)
-                    window[
-                        top - rows.start : bottom - rows.start,
-                        left - columns.start : right - columns.start,
-                        plane,
-                    ] = segment[
-                        top - y * high : bottom - y * high, left - x * wide : right - x * wide
-                    ]
-        return window.reshape(*size, -1)
-
-    def _decode(self, index: int) -> np.ndarray | None:
-        """One tile or strip, (h, w, samples) in native byte order; ``None`` if it is not stored."""
-        page, file = self._page, self._tiff.filehandle
-        count = page.databytecounts[index]
-        if not count:
-            return None
-        file.seek(page.dataoffsets[index])
-        data = file.read(count)  # at once: looking up tags moves the file's position
-        segment = page.decode(data, index, jpegtables=page.jpegtables)[0]
-        assert segment is not None
-        pixels: np.ndarray = segment[0]
-        return pixels.astype(self._dtype, copy=False)
 
 
 class BandStore:
@@ -203,14 +128,14 @@ class BandStore:
     """
 
     def __init__(self, folder: Path, beside: "BandStore | None" = None) -> None:
-        if beside is None:
-            with unwritten(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  __exit__ closes it
-        else:
-            self._file = beside._file
         self._folder = folder
         self._parts: list[tuple[int, int, tuple[int, ...], np.dtype[Any]]] = []
+        if beside is not None:
+            self._file = beside._file
+            return
+        with unwritten(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  __exit__ closes it
 
     def append(self, rows: np.ndarray) -> None:
         """Add rows, an array of any kind, at the end."""
@@ -234,10 +159,10 @@ class BandStore:
             found, top = [], 0
             for index, (_, _, (height, *_), _) in enumerate(self._parts):
                 if top < rows.stop and top + height > rows.start:
-                    own = slice(max(rows.start - top, 0), rows.stop - top)
-                    found.append(decode(index)[own, columns].copy())  # not all of the part
+                    inside = slice(max(rows.start - top, 0), rows.stop - top)
+                    found.append(decode(index)[inside, columns])
                 top += height
-            return found[0] if len(found) == 1 else np.concatenate(found)
+            return np.concatenate(found)  # a copy: not all of the parts stay in memory
 
         return read
 
@@ -250,9 +175,7 @@ class BandStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 
@@ -281,9 +204,8 @@ def write_tiff(
         UserError: The folder cannot be written, or the disk is full.
     """
     leading, page = (shape[:-3], shape[-3:]) if rgb else (shape[:-2], shape[-2:])
-    settings = (
-        {"metadata": None} if planes is None else tiff_settings(planes, dtype, rgb, tiled=True)
-    )
+    plain: dict[str, Any] = {"metadata": None}
+    settings = plain if planes is None else tiff_settings(planes, dtype, rgb, tiled=True)
     rows = iter(bands)
     tiles = (tile for _ in range(math.prod(leading)) for tile in _tiles(rows, page, dtype))
     large = math.prod(shape) * dtype.itemsize > _CLASSIC
@@ -296,7 +218,7 @@ def write_tiff(
             shape=shape,
             dtype=dtype,
             tile=(_TILE, _TILE),
-            compression=_DEFLATE,
+            compression="zlib",
             photometric="rgb" if rgb else "minisblack",
             maxworkers=1,
             **settings,

@@ -156,7 +156,7 @@ def test_broken_files(broken: Path) -> None:
     cv2.imwrite(str(mask), np.zeros((64, 48, 4), np.uint8))
     assert f"{mask.name}: the mask is 64×48 (H×W) but its image is 48×64" in refusal(broken)
     mask.write_bytes(whole[:-30])
-    assert f"{mask.name}: the PNG is truncated" in refusal(broken)
+    assert f"{mask.name}: the PNG is damaged" in refusal(broken)
     mask.write_bytes(whole)
     image.write_bytes(image.read_bytes()[:500])
     with pytest.raises(UserError, match=f"{image.name}: the TIFF"):

@@ -260,7 +260,7 @@ def test_masks_that_do_not_fit(small: Path) -> None:
     with pytest.raises(UserError, match=rf"{mask.name}: a binary mask holds 0 and one other value"):
         samples(small)
     mask.write_bytes(mask.read_bytes()[:60])
-    with pytest.raises(UserError, match=rf"{mask.name}: the PNG is truncated"):
+    with pytest.raises(UserError, match=rf"{mask.name}: the PNG is damaged"):
         samples(small)
 
 

@@ -178,7 +178,7 @@ def test_masks_that_do_not_fit(root: Path) -> None:
     ):
         read(root)
     mask.write_bytes(whole[:50])
-    with pytest.raises(UserError, match=r"field_0001\.png: the PNG is truncated"):
+    with pytest.raises(UserError, match=r"field_0001\.png: the PNG is damaged"):
         read(root)
 
 

@@ -1,10 +1,9 @@
 """Every format and every way in which a file can be broken: pixels as saved, or one clear line."""
 
-import csv
-import itertools
 import re
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,146 +11,164 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from scipy import ndimage
+from PIL import Image, ImageOps
 
 from segmentation.errors import UserError
-from segmentation.io.files import write_bytes, write_table
-from segmentation.io.images import decode_image, decode_mask, read_image, read_mask, write_image
-from segmentation.objects import (
-    binary_mask,
-    check_size,
-    count_overlap,
-    distance_transform,
-    label_components,
-    merge_objects,
-    renumber,
+from segmentation.io.images import (
+    decode_image,
+    decode_mask,
+    read_image,
+    read_mask,
+    read_values,
+    write_image,
 )
 
 HEIGHT, WIDTH = 33, 47
+RNG = np.random.default_rng(0)
 
 
 def pixels(channels: int, bits: int = 8) -> np.ndarray:
     """Smooth and coloured, every channel another, alpha not opaque: (H, W[, C])."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     planes = [x * 5, y * 7, 255 - x * 5, 40 + y * 4][:channels]
-    if channels == 2:
-        planes = [x * 5, 40 + y * 4]
     image = np.stack(planes, -1).astype(np.uint8 if bits == 8 else np.uint16)
-    if bits == 16:
-        image = image * 16 + 3  # 12 of 16 bits, and not a multiple of what 8 bits could hold
+    image = image if bits == 8 else image * 16 + 3  # not a multiple of what 8 bits could hold
     return image[..., 0] if channels == 1 else image
 
 
-def encode(suffix: str, image: np.ndarray) -> bytes:
-    """By OpenCV, from RGB(A)."""
+def encode(suffix: str, image: np.ndarray, *settings: int) -> bytes:
+    """By OpenCV, from gray or RGB(A)."""
     if image.ndim == 3:
         image = image[..., [2, 1, 0, 3][: image.shape[2]]]
-    done, data = cv2.imencode(suffix, image)
+    done, data = cv2.imencode(suffix, image, settings)
     assert done
     return data.tobytes()
 
 
-def png(header: tuple[int, ...], *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG by hand: width, height, bits and colour type, then chunks with right checksums."""
+def tiff(image: np.ndarray, **settings: Any) -> bytes:
+    file = BytesIO()
+    tifffile.imwrite(file, image, **settings)
+    return file.getvalue()
+
+
+def npy(image: Any) -> bytes:
+    file = BytesIO()
+    np.save(file, image)
+    return file.getvalue()
+
+
+def pillow(image: np.ndarray, kind: str, **settings: Any) -> bytes:
+    file = BytesIO()
+    Image.fromarray(image).save(file, kind, **settings)
+    return file.getvalue()
+
+
+def png(header: tuple[int, ...], rows: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG by hand: width, height, bits and colour type; the bytes of its rows; more chunks."""
+    lines = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
     first = (b"IHDR", struct.pack(">IIBBBBB", *header, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n"
-    for kind, body in (first, *chunks, (b"IEND", b"")):
+    for kind, body in (first, *chunks, (b"IDAT", lines), (b"IEND", b"")):
         data += struct.pack(">I", len(body)) + kind + body
         data += struct.pack(">I", zlib.crc32(kind + body))
     return data
 
 
-def gray_alpha_png(image: np.ndarray) -> bytes:
-    big = image.astype(image.dtype.newbyteorder(">"))
-    rows = b"".join(b"\0" + row.tobytes() for row in big)
-    header = (WIDTH, HEIGHT, 8 * image.itemsize, 4)
-    return png(header, (b"IDAT", zlib.compress(rows)))
-
-
-def refused(data: bytes, capfd: pytest.CaptureFixture[str]) -> str:
-    """The one line that refuses a file, after making sure that nothing else is said."""
-    with pytest.raises(UserError) as caught:
-        decode_image(data, "folder/cell_1.tif")
-    text = str(caught.value)
-    assert "\n" not in text and text.startswith("folder/cell_1.tif: ")
-    assert re.search(r"; (save|copy|convert|export|remove|cut)", text), f"no remedy: {text}"
-    with pytest.raises(UserError):
-        decode_mask(data, "mask")
+def refused(data: bytes, capfd: pytest.CaptureFixture[str], says: str = "") -> None:
+    """One line refuses a file: its name, the reason, the remedy; and nothing else is said."""
+    for decode in (decode_image, decode_mask):
+        with pytest.raises(UserError) as caught:
+            decode(data, "folder/cell_1.tif")
+        text = str(caught.value)
+        assert "\n" not in text and text.startswith("folder/cell_1.tif: ")
+        assert re.search(r"; (save|copy|convert|export|remove|cut)", text), f"no remedy: {text}"
+        assert says in text or (decode is decode_mask and "JPEG" in text)
     assert capfd.readouterr() == ("", "")
-    return text
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_png_round_trip(channels: int, bits: int) -> None:
     image = pixels(channels, bits)
-    data = gray_alpha_png(image) if channels == 2 else encode(".png", image)
+    if channels == 2:
+        rows = image.astype(image.dtype.newbyteorder(">"))
+        data = png((WIDTH, HEIGHT, bits, 4), rows)
+    else:
+        data = encode(".png", image)
     read = decode_image(data, "x")
-    wanted = np.atleast_3d(image)[..., : 1 if channels < 3 else 3]
     assert read.dtype == image.dtype and read.flags.c_contiguous
-    np.testing.assert_array_equal(read, wanted)
+    np.testing.assert_array_equal(read, np.atleast_3d(image)[..., : 1 if channels < 3 else 3])
 
 
-def test_bmp_and_jpeg_round_trip() -> None:
+def test_bmp_jpeg_and_npy_round_trip() -> None:
     for channels in (1, 3, 4):
-        image = pixels(channels)
-        read = decode_image(encode(".bmp", image), "x")
-        np.testing.assert_array_equal(read, np.atleast_3d(image)[..., :3])
+        wanted = np.atleast_3d(pixels(channels))[..., :3]
+        for data in (encode(".bmp", pixels(channels)), npy(pixels(channels))):
+            np.testing.assert_array_equal(decode_image(data, "x"), wanted)
     for channels in (1, 3):
-        image = pixels(channels)
-        read = decode_image(encode(".jpg", image), "x")
-        image = np.atleast_3d(image)
+        data = encode(".jpg", pixels(channels))
+        read, image = decode_image(data, "x"), np.atleast_3d(pixels(channels))
         assert read.shape == image.shape and read.dtype == np.uint8
         assert np.abs(read.astype(int) - image).mean() < 5  # red is where red was
+        # Cameras append what they like.
+        np.testing.assert_array_equal(decode_image(data + b"trailer", "x"), read)
 
 
-def test_png_of_one_bit_palette_and_odd_chunks(capfd: pytest.CaptureFixture[str]) -> None:
+def test_png_of_few_bits_palettes_and_odd_chunks(capfd: pytest.CaptureFixture[str]) -> None:
     rows = np.packbits(pixels(1) > 100, axis=1)
-    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    one_bit = decode_mask(png((WIDTH, HEIGHT, 1, 0), (b"IDAT", data)), "x")
+    one_bit = decode_mask(png((WIDTH, HEIGHT, 1, 0), rows), "x")
     np.testing.assert_array_equal(one_bit, np.where(pixels(1) > 100, 255, 0))
     # A broken colour profile is nothing that libpng need warn of: only pixels matter.
-    odd = png((WIDTH, HEIGHT, 1, 0), (b"iCCP", b"x\0\0nonsense"), (b"IDAT", data))
+    odd = png((WIDTH, HEIGHT, 1, 0), rows, (b"iCCP", b"x\0\0nonsense"))
     np.testing.assert_array_equal(decode_mask(odd, "x"), one_bit)
     palette = (b"PLTE", bytes([10, 20, 30, 200, 100, 50]))
-    coloured = decode_image(png((WIDTH, HEIGHT, 1, 3), palette, (b"IDAT", data)), "x")
+    data = png((WIDTH, HEIGHT, 1, 3), rows, palette, (b"tRNS", b"\0"))
+    coloured = decode_image(data, "x")
     assert coloured[0, 0].tolist() == [10, 20, 30] and coloured[0, -1].tolist() == [200, 100, 50]
+    np.testing.assert_array_equal(decode_mask(data, "x"), one_bit // 255)  # the indices
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".bmp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_images_and_masks_are_turned_upright(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    blocks = np.kron(RNG.integers(0, 2, (4, 6)), np.full((8, 8), 255)).astype(np.uint8)
+    settings = {"tiffinfo" if kind == "TIFF" else "exif": exif}
+    data = pillow(blocks, kind, **settings)
+    shown = ImageOps.exif_transpose(Image.open(BytesIO(data)))
+    np.testing.assert_array_equal(decode_image(data, "x")[..., 0], np.asarray(shown))
+    if kind != "JPEG":
+        np.testing.assert_array_equal(decode_mask(data, "x"), np.asarray(shown))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".bmp", ".npy"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_truncation_is_refused(
     suffix: str, channels: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    data = encode(suffix, pixels(channels))
+    image = pixels(channels)
+    data = npy(image) if suffix == ".npy" else encode(suffix, image)
     decode_image(data, "whole")
-    for length in {*range(0, 40, 7), *range(40, len(data) - 8, len(data) // 12), len(data) - 8}:
+    end = len(data) - (13 if suffix == ".png" else 8)  # the last 12 bytes of a PNG are no pixels
+    for length in {*range(0, 40, 7), *range(40, end, len(data) // 12), end}:
         refused(data[:length], capfd)
-
-
-def test_truncated_and_filled_up_with_zeros(capfd: pytest.CaptureFixture[str]) -> None:
-    for suffix in (".png", ".jpg"):
-        data = encode(suffix, pixels(3))
-        assert "corrupt" in refused(data[: len(data) // 2] + bytes(4096), capfd)
-
-
-def test_jpeg_may_be_followed_by_what_cameras_append() -> None:
-    data = encode(".jpg", pixels(3))
-    np.testing.assert_array_equal(decode_image(data + b"trailer", "x"), decode_image(data, "x"))
-
-
-def test_corrupt_png_chunk(capfd: pytest.CaptureFixture[str]) -> None:
-    data = bytearray(encode(".png", pixels(3)))
-    data[len(data) // 2] ^= 0x40
-    assert "checksum" in refused(bytes(data), capfd)
+    if suffix in (".png", ".jpg"):
+        refused(data[: len(data) // 2] + bytes(4096), capfd)
+    if suffix == ".png":
+        refused(data[:-30] + bytes([data[-30] ^ 64]) + data[-29:], capfd, "PNG is damaged (IDAT: ")
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"hello\n", b"<!DOCTYPE html>\n<p>Not found", b"GIF89a.."]
+    "content",
+    [
+        *(b"", b"hello\n", b"<!DOCTYPE html>\n<p>Not found", b"GIF89a..", npy({"masks": 1})),
+        *(npy(np.zeros((2, 3, 4, 5))), npy(np.zeros((0, 4))), npy(np.full((3, 4), "a"))),
+    ],
 )
 def test_not_an_image(content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
-    assert "not a PNG" in refused(content, capfd) or not content
+    refused(content, capfd)
 
 
 def test_files_are_named_in_messages(tmp_path: Path) -> None:
@@ -160,67 +177,170 @@ def test_files_are_named_in_messages(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Is a directory"):
         read_mask(tmp_path)
     (tmp_path / "text.png").write_text("text")
-    with pytest.raises(UserError, match=r"text\.png: not a PNG, TIFF, JPEG or BMP image"):
+    with pytest.raises(UserError, match=r"text\.png: not a PNG, TIFF, JPEG, BMP or NPY file"):
         read_image(tmp_path / "text.png")
 
 
-def test_masks() -> None:
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_masks_are_gray(suffix: str) -> None:
     mask = np.where(pixels(1) > 100, 255, 0).astype(np.uint8)
     for shown in (mask, np.stack([mask] * 3, -1), np.stack([mask] * 3 + [255 - mask], -1)):
-        np.testing.assert_array_equal(decode_mask(encode(".png", shown), "x"), mask)
+        np.testing.assert_array_equal(decode_mask(encode(suffix, shown), "x"), mask)
     with pytest.raises(UserError, match=r"x: a mask must be gray.*; save it as one channel"):
-        decode_mask(encode(".png", pixels(3)), "x")
-    labels = pixels(1, 16)
-    np.testing.assert_array_equal(decode_mask(encode(".png", labels), "x"), labels)
+        decode_mask(encode(suffix, pixels(3)), "x")
+    with pytest.raises(UserError, match=r"x: JPEG changes the values of a mask; save it as PNG"):
+        decode_mask(encode(".jpg", mask), "x")
 
 
-def test_binary_mask() -> None:
-    for values in ([0, 255], [0, 1], [0], [7], [0, 65535]):
-        mask = np.resize(np.array(values, np.uint16), (3, 4))
-        np.testing.assert_array_equal(binary_mask(mask, "x"), mask > 0)
-    with pytest.raises(UserError, match=r"m\.png: .* holds 0, 1, 2; or else save the mask"):
-        binary_mask(np.arange(3, dtype=np.uint8)[None], "m.png", "or else ")
-    with pytest.raises(UserError, match=r"holds 1, 255;"):
-        binary_mask(np.array([[1, 255]], np.uint8), "m.png")
-    smooth = np.zeros((64, 64), np.uint8)
-    cv2.circle(smooth, (32, 32), 20, 255, -1)
-    with pytest.raises(UserError, match=r"holds 0, 1, .*, …; .*without smoothing"):
-        binary_mask(decode_mask(encode(".jpg", smooth), "m.jpg"), "m.jpg")
+@pytest.mark.parametrize("encode_ids", [tiff, npy])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "i1", "i2", "i4", "i8", ">u2", ">i4", "f4"])
+def test_ids_of_every_type(encode_ids: Any, dtype: str, tmp_path: Path) -> None:
+    ids = (pixels(1) // 2).astype(dtype)
+    found = decode_mask(encode_ids(ids), "x")
+    np.testing.assert_array_equal(found, ids)
+    assert found.dtype in (np.uint8, np.uint16, np.int32)
+    (tmp_path / "x.tif").write_bytes(encode_ids(ids))
+    assert read_values(tmp_path / "x.tif").dtype == np.dtype(dtype).newbyteorder("=")
 
 
-def test_label_components_touch_at_corners() -> None:
-    labels = label_components(np.array([[1, 0, 0, 1], [0, 1, 0, 1]], bool))
-    assert labels.dtype == np.int32
-    np.testing.assert_array_equal(labels, [[1, 0, 0, 2], [0, 1, 0, 2]])
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (np.array([[0, -3]], np.int32), "id -3 is not within 0 … 2147483647; renumber"),
+        (np.array([[0, 2**31]], np.uint32), "id 2147483648 is not within"),
+        (np.array([[0, 2.0**25]], np.float32), "id 33554432 is not within 0 … 16777216"),
+        (np.array([[0, 0.5]], np.float32), "float32 values that are no whole numbers, such as 0.5"),
+        (np.array([[0, np.nan]], np.float32), "no whole numbers, such as nan; save"),
+    ],
+)
+def test_what_is_no_label_map(values: np.ndarray, why: str) -> None:
+    for data in (tiff(values), npy(values)):
+        with pytest.raises(UserError, match=f"x: .*{why}"):
+            decode_mask(data, "x")
 
 
-def test_merge_objects() -> None:
-    first, second, hidden = (np.zeros((2, 4), np.uint8) for _ in range(3))
-    first[:, :2], hidden[1, 3], second[:, 1:] = 255, 255, 255
-    labels = merge_objects([("a", first), ("h", hidden), ("b", second)], (2, 4))
-    assert labels.dtype == np.int32
-    np.testing.assert_array_equal(labels, [[1, 2, 2, 2]] * 2)  # the hidden one keeps no id
-    assert not merge_objects([], (2, 4)).any()
-    with pytest.raises(UserError, match=r"b: the mask is 2×4 .* its image is 4×2; export both"):
-        merge_objects([("b", first)], (4, 2))
-
-
-def test_consecutive() -> None:
-    for labels, wanted in (
-        ([[0, 5, 9]], [[0, 1, 2]]),
-        ([[70000, 9]], [[2, 1]]),
-        ([[0, 0]], [[0, 0]]),
-        ([[1, 2]], [[1, 2]]),
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw", "zstd"])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_tiff_round_trip(bits: int, compression: str | None, byteorder: str) -> None:
+    common: dict[str, Any] = {"compression": compression, "byteorder": byteorder}
+    gray, gray_alpha, rgb, rgba = (pixels(channels, bits) for channels in (1, 2, 3, 4))
+    for image, settings in (
+        (gray, {}),
+        (gray, {"tile": (16, 16)}),
+        (gray, {"rowsperstrip": 5, "predictor": compression is not None}),
+        (gray, {"bigtiff": True}),
+        (gray_alpha, {"planarconfig": "contig", "extrasamples": ["unassalpha"]}),
+        (gray_alpha, {"planarconfig": "contig", "extrasamples": ["assocalpha"]}),
+        (rgb, {"photometric": "rgb", "tile": (16, 16)}),
+        (rgba, {"photometric": "rgb", "extrasamples": ["unassalpha"]}),  # not multiplied in
+        (rgba, {"photometric": "rgb", "extrasamples": ["unspecified"]}),
+        (rgb, {"photometric": "rgb", "planarconfig": "separate"}),
     ):
-        done = renumber(np.array(labels))
-        assert done.dtype == np.int32
-        np.testing.assert_array_equal(done, wanted)
+        stored = np.moveaxis(image, 2, 0) if settings.get("planarconfig") == "separate" else image
+        read = decode_image(tiff(stored, **common, **settings), "x")
+        assert read.dtype == image.dtype and read.flags.c_contiguous, settings
+        wanted = np.atleast_3d(image)[..., : 3 if image.shape[-1] in (3, 4) else 1]
+        np.testing.assert_array_equal(read, wanted, err_msg=str(settings))
 
 
-def test_check_size_ignores_channels() -> None:
-    check_size("x", (4, 5), (4, 5, 3))
-    with pytest.raises(UserError, match="the mask is 5×4"):
-        check_size("x", (5, 4), (4, 5, 3))
+def test_tiff_of_other_programs() -> None:
+    smooth = cv2.GaussianBlur(RNG.integers(0, 256, (64, 48, 3), np.uint8), (0, 0), 9)
+    jpeg = decode_image(encode(".tif", smooth, cv2.IMWRITE_TIFF_COMPRESSION, 7), "x")
+    assert np.abs(jpeg.astype(int) - smooth).max() < 20
+    rgba = pixels(4)
+    data = pillow(rgba, "TIFF", compression="tiff_lzw")
+    np.testing.assert_array_equal(decode_image(data, "x"), rgba[..., :3])
+    pyramid = BytesIO()
+    with tifffile.TiffWriter(pyramid) as file:
+        file.write(rgba[..., :3], subifds=1, photometric="rgb", metadata=None)
+        file.write(rgba[::2, ::2, :3], subfiletype=1, photometric="rgb", metadata=None)
+        file.write(rgba[::4, ::4, :3], subfiletype=1, photometric="rgb", metadata=None)
+    np.testing.assert_array_equal(decode_image(pyramid.getvalue(), "x"), rgba[..., :3])
+    planes = tiff(np.moveaxis(rgba[..., :3], 2, 0), imagej=True, metadata={"axes": "CYX"})
+    np.testing.assert_array_equal(decode_image(planes, "x"), rgba[..., :3])
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_white_is_zero(bits: int) -> None:
+    image = pixels(1, bits)
+    data = tiff(image, photometric="miniswhite")
+    read = decode_image(data, "x")[..., 0]
+    np.testing.assert_array_equal(read, np.iinfo(image.dtype).max - image)
+    np.testing.assert_array_equal(decode_mask(data, "x"), image)
+
+
+def test_tiff_of_one_bit_and_palettes() -> None:
+    bits = pixels(1) > 100
+    wanted = np.where(bits, 255, 0)
+    black, white = (tiff(bits, photometric=kind) for kind in ("minisblack", "miniswhite"))
+    np.testing.assert_array_equal(decode_image(black, "x")[..., 0], wanted)
+    np.testing.assert_array_equal(decode_image(white, "x")[..., 0], 255 - wanted)
+    for data in (black, white, pillow(bits, "TIFF", compression="group4")):
+        np.testing.assert_array_equal(decode_mask(data, "x"), wanted)
+    colours = RNG.integers(0, 2**16, (3, 256)).astype(np.uint16)
+    data = tiff(pixels(1), photometric="palette", colormap=colours)
+    shown = (colours[:, pixels(1)] >> 8).transpose(1, 2, 0)
+    np.testing.assert_array_equal(decode_image(data, "x"), shown)
+    np.testing.assert_array_equal(decode_mask(data, "x"), pixels(1))
+
+
+ZEROS = np.zeros((5, 21, 34), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (tiff(ZEROS), "a stack of 5 planes; save each plane as its own file"),
+        (tiff(ZEROS, imagej=True), "5 channels; save the one that matters"),
+        (tiff(ZEROS, volumetric=True, tile=(16, 16)), "a stack of 5 planes in one piece"),
+        (tiff(ZEROS, photometric="minisblack", planarconfig="separate"), "5 channels; convert"),
+        (tiff(pixels(3), photometric="minisblack", planarconfig="contig"), "3 channels; convert"),
+        (tiff(pixels(2), planarconfig="contig", extrasamples=["unspecified"]), "2 channels; conv"),
+        (tiff(pixels(4), photometric="separated"), "colours are stored as SEPARATED; convert"),
+        (tiff(pixels(3), photometric="cielab"), "colours are stored as CIELAB; convert"),
+        (tiff(pixels(3), photometric="ycbcr"), "colours are stored as YCBCR; convert"),
+    ],
+)
+def test_refusals(data: bytes, says: str, capfd: pytest.CaptureFixture[str]) -> None:
+    refused(data, capfd, says)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32])
+def test_images_are_of_8_or_16_bits(dtype: type) -> None:
+    for data in (tiff(pixels(1).astype(dtype)), npy(pixels(1).astype(dtype))):
+        with pytest.raises(UserError, match=f"pixels are {np.dtype(dtype)}; save them as 8 or 16"):
+            decode_image(data, "x")
+
+
+def test_a_header_that_asks_for_too_much(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(tiff(pixels(1)))
+    with tifffile.TiffFile(BytesIO(bytes(data))) as file:
+        offsets = [file.pages.first.tags[name].offset for name in ("ImageWidth", "ImageLength")]
+    for offset in offsets:
+        data[offset + 8 : offset + 12] = (2**16).to_bytes(4, "little")
+        data[offset + 2 : offset + 4] = (4).to_bytes(2, "little")
+    refused(bytes(data), capfd, "65536×65536 pixels are too many; cut it into tiles")
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+@pytest.mark.parametrize("planes", [1, 3])
+def test_truncated_or_damaged_tiff(
+    compression: str | None, planes: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = RNG.integers(0, 256, (planes, HEIGHT, WIDTH), np.uint8)
+    data = tiff(image, photometric="minisblack", compression=compression, metadata=None)
+    for length in range(8, len(data), len(data) // 25):
+        refused(data[:length], capfd)
+    damaged = bytearray(data)
+    damaged[8:60] = bytes(52)
+    refused(bytes(damaged), capfd)
+    if compression and planes == 1:
+        with tifffile.TiffFile(BytesIO(data)) as file:
+            place = file.pages.first.dataoffsets[0]
+        damaged = bytearray(data)
+        damaged[place + 100 : place + 500] = bytes(400)
+        refused(bytes(damaged), capfd, "the TIFF is damaged (")
 
 
 def test_writing(tmp_path: Path) -> None:
@@ -234,67 +354,3 @@ def test_writing(tmp_path: Path) -> None:
     for name in ("x.xyz", "x"):
         with pytest.raises(UserError, match=r"; use \.png or \.tif"):
             write_image(tmp_path / name, pixels(3))
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot be written .*; choose a folder with write"):
-        write_bytes(tmp_path / "file" / "x", b"")
-
-
-def test_tables(tmp_path: Path) -> None:
-    rows = [{"b": 'x,"y"\nz', "a": "中"}, {"a": 0.5}]
-    write_table(tmp_path / "new" / "x.csv", ("a", "b"), iter(rows))
-    text = (tmp_path / "new" / "x.csv").read_bytes().decode("utf-8")
-    assert text == 'a,b\n中,"x,""y""\nz"\n0.5,\n'
-    with (tmp_path / "new" / "x.csv").open(newline="", encoding="utf-8") as file:
-        assert list(csv.DictReader(file)) == [rows[0], {"a": "0.5", "b": ""}]
-    with pytest.raises(ValueError, match="not in fieldnames: 'c'"):
-        write_table(tmp_path / "x.csv", ("a", "b"), [{"c": 1}])
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]  # nothing begun
-    with pytest.raises(UserError, match=r"cannot be written .*; choose a folder with write"):
-        write_table(tmp_path / "new" / "x.csv" / "y.csv", ("a",), [])
-
-
-def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_bytes(tmp_path / "x", b"old")
-
-    real = Path.open
-
-    def full(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
-        if "w" not in mode:
-            return real(path, mode, *more, **named)
-        path.touch()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(UserError, match=r"x: cannot be written \(No space left on device\)"):
-        write_bytes(tmp_path / "x", b"new")
-    assert {path.name for path in tmp_path.iterdir()} == {"x"}
-    assert (tmp_path / "x").read_bytes() == b"old"
-
-
-def test_overlap_counts_pixels_that_several_masks_claim() -> None:
-    one, two, three = (np.zeros((6, 8), np.uint8) for _ in range(3))
-    one[:3], two[2:5], three[2, :4] = 255, 255, 1
-    assert count_overlap([("one", one), ("two", two)]) == 8
-    assert count_overlap([("one", one), ("two", two), ("three", three)]) == 8  # each pixel once
-    assert count_overlap([("one", one)]) == count_overlap([]) == 0
-
-
-def test_distances_are_exact_wherever_the_array_lies() -> None:
-    """OpenCV's own differ in the last bit with threads and alignment."""
-    mask = np.random.default_rng(0).random((211, 173)) > 0.0005
-    exact = ndimage.distance_transform_edt(mask).astype(np.float32)
-    threads = cv2.getNumThreads()
-    try:
-        for count, offset in itertools.product((1, 2, 3), (0, 1, 3)):
-            cv2.setNumThreads(count)
-            moved = np.zeros(mask.size + 8, bool)[offset : offset + mask.size].reshape(mask.shape)
-            moved[:] = mask
-            np.testing.assert_array_equal(distance_transform(moved), exact)
-    finally:
-        cv2.setNumThreads(threads)
-
-
-def test_distances_without_an_outside() -> None:
-    """The diagonal, which no distance within the image exceeds."""
-    assert (distance_transform(np.ones((3, 4), bool)) == 5).all()
-    assert not distance_transform(np.zeros((3, 4), bool)).any()

@@ -94,7 +94,7 @@ def test_a_bad_file_is_named_and_does_not_stop_the_rest(
         for line, name, why in zip(
             left,
             ("broken.png", "mixed.tif", "text.png"),
-            ("the PNG is truncated", "mixed sizes", "not a PNG"),
+            ("the PNG is damaged", "mixed sizes", "not a PNG"),
             strict=True,
         ):
             assert f"{name}: " in line and why in line

@@ -12,7 +12,6 @@ import pytest
 import tifffile
 from roifile import roiread
 
-from segmentation import objects
 from segmentation.__main__ import main
 from segmentation.checkpoints import load_task
 from segmentation.io.files import unwritten
@@ -20,7 +19,7 @@ from segmentation.io.images import read_image
 from segmentation.io.stacks import open_planes
 from segmentation.io.windows import BandStore
 from segmentation.predict import folder as predict
-from segmentation.predict import large, prediction
+from segmentation.predict import label_map, large, prediction
 from segmentation.predict.large import tiled
 from segmentation.predict.outputs import streamed
 from segmentation.predict.prediction import probabilities
@@ -230,7 +229,7 @@ def test_an_object_too_large_to_cut_out_is_said(
     (tmp_path / "images/sub").mkdir(parents=True)
     write_plain(tmp_path / "images/sub/a.tif")
     stream(monkeypatch)
-    monkeypatch.setattr(objects, "MOST", 140 * 30)
+    monkeypatch.setattr(label_map, "MOST", 140 * 30)
     out = tmp_path / "out"
     assert main(argv(checkpoint, tmp_path / "images", out, *ALL)) == 0
     (line,) = (w for w in capsys.readouterr().out.splitlines() if w.startswith("unmeasured"))
@@ -307,6 +306,6 @@ def test_streamed_images_that_are_refused(
     assert main(argv(checkpoint, folder, tmp_path / "out", *ALL)) == 1
     lines = [w for w in capsys.readouterr().err.splitlines() if w.startswith("left out")]
     assert len(lines) == 2 and "a.tif: 150×210 pixels" in lines[0] and "as RGB" in lines[0]
-    assert "b.tif: the TIFF is broken" in lines[1]
+    assert "b.tif: the TIFF is damaged" in lines[1]
     left = [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()]
     assert sorted(left) == ["images.csv", "manifest.json", "objects.csv", "rle.csv"]
