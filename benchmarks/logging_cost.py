@@ -39,8 +39,8 @@ from segmentation.losses import BCEDice
 from segmentation.models import UNet
 from segmentation.targets import Foreground
 from segmentation.task import SegmentationTask
-from segmentation.training.run_logger import RunLogger
-from segmentation.training.run_record import RunFolder
+from segmentation.training.loggers import RobustWandbLogger
+from segmentation.training.run_folder import RunRecord
 from segmentation.training.tracking import Tracking
 
 HOOKS = ("on_before_optimizer_step", "on_train_batch_end")  # those of every step
@@ -139,14 +139,14 @@ def fit(net: nn.Module, data: SegmentationDataModule, tracked: bool, wandb: bool
         folder = Path(name)
         loggers: list[Any] = [CSVLogger(folder, flush_logs_every_n_steps=50)]
         if wandb:
-            loggers.append(RunLogger(folder, offline=True, settings={"silent": True}))
+            loggers.append(RobustWandbLogger(folder, offline=True, settings={"silent": True}))
         callbacks: list[Callback] = [LearningRateMonitor("step"), stopwatch]
         spent = [0.0]
         if tracked:
             tracking = Tracking(folder)
             for hook in HOOKS:
                 setattr(tracking, hook, timed(getattr(tracking, hook), spent))
-            callbacks += [RunFolder(folder, ""), tracking]
+            callbacks += [RunRecord(folder, ""), tracking]
         trainer = Trainer(
             accelerator=device().type, devices=1, max_epochs=1, log_every_n_steps=10,
             gradient_clip_val=1.0, num_sanity_val_steps=0, use_distributed_sampler=False,

@@ -12,7 +12,7 @@ from segmentation.datasets.folder import FolderDataset
 from segmentation.datasets.ultrasound_nerve import UltrasoundNerve
 from segmentation.doctor.finding import Finding
 from segmentation.errors import UserError
-from segmentation.training.cli import _has_account
+from segmentation.training.loggers import has_account
 
 PREPARE = "segmentation prepare dsb2018 --root data/dsb2018, or --data.root DIR"
 
@@ -21,7 +21,7 @@ def check_wandb(environ: Mapping[str, str]) -> Finding:
     """Where runs are tracked; without an account they are kept and can be sent later."""
     if (mode := environ.get("WANDB_MODE", "online")) != "online":
         return Finding("ok", "wandb", f"WANDB_MODE is {mode}")
-    if _has_account():
+    if has_account():
         return Finding("ok", "wandb", "logged in: runs go online")
     return Finding("ok", "wandb", "no login: runs are offline, for `wandb login` and `wandb sync`")
 

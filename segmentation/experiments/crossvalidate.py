@@ -18,7 +18,7 @@ from segmentation.evaluation.images import finite, summary
 from segmentation.evaluation.tables import ABOUT, FILE, write_images
 from segmentation.experiments.process import run_fit
 from segmentation.io.files import write_bytes, write_table
-from segmentation.training.cli import composed
+from segmentation.training.arguments import composed
 
 STATE = "crossvalidation.json"
 

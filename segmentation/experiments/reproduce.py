@@ -242,7 +242,7 @@ def _average(runs: list[dict[str, Any]], name: str, unit: float, form: str) -> s
 
 def dataset(path: Path) -> str:
     """The folder of its data, by the last part of the config's own root."""
-    from segmentation.training.cli import composed
+    from segmentation.training.arguments import composed
 
     root = ""
     for part in composed(["fit", "--config", str(path)])[2::2]:

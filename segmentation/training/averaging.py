@@ -14,17 +14,17 @@ from segmentation.errors import UserError
 class AveragedWeights(WeightAveraging):
     """Validate, keep and test the average of the weights instead of the last ones.
 
-    With ``decay`` an exponential moving average over steps (Polyak & Juditsky 1992), average ►
-    d · average + (1 - d) · weights, where d is ``decay``, which looks back about 1 / (1 - d) steps,
-    but at most (1 + n) / (10 + n) after n steps, as TensorFlow's ``ExponentialMovingAverage`` has
-    it: otherwise a training of a few hundred steps ends with an average of what it began with.
-    Without ``decay``, the plain mean of the weights after each epoch from ``start_epoch`` on
-    (stochastic weight averaging, Izmailov et al. 2018, arXiv:1803.05407). Checkpoints hold the
-    average where ``predict`` and ``test`` look for weights, and the last weights beside it, to go
-    on from.
+    With ``decay`` d an exponential moving average over steps (Polyak & Juditsky 1992), average ►
+    d · average + (1 - d) · weights; after n steps d is at most (1 + n) / (10 + n), or a short
+    training would end with an average of what it began with. Without, the plain mean of the weights
+    after each epoch (Izmailov et al. 2018, arXiv:1803.05407). Checkpoints hold the average where
+    ``predict`` and ``test`` look for weights, and the last weights beside it, to go on from.
 
     Lightning's own callback restores the *last* weights when the best checkpoint is tested at the
     end of ``fit``: the score would be of other weights than ``predict`` uses. This one does not.
+
+    >>> AveragedWeights(decay=0.99).start_epoch
+    0
 
     Args:
         decay: In 0…1, or ``null``.
@@ -40,29 +40,20 @@ class AveragedWeights(WeightAveraging):
         if start_epoch < 0:
             raise UserError(f"AveragedWeights.start_epoch: {start_epoch} must not be negative")
         # Batch norm's statistics are averaged like the weights that they belong to.
-        average = None if decay is None else partial(_moved, decay)
-        super().__init__(use_buffers=True, avg_fn=average)
+        super().__init__(use_buffers=True, avg_fn=decay and partial(_moved, decay))
         self.decay, self.start_epoch = decay, start_epoch
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Update the average, so that the validation which may follow sees it up to date."""
-        if trainer.global_step == self._latest_update_step:
+        average, epoch = self._average_model, trainer.current_epoch
+        if average is None or trainer.global_step == self._latest_update_step:
             return  # gradients are being accumulated
-        assert self._average_model is not None
-        copied = trainer.current_epoch < self.start_epoch
+        copied = epoch < self.start_epoch
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if self.decay is not None or copied or last:
-            if copied or (self.decay is None and trainer.current_epoch == self.start_epoch):
-                # Nothing averaged so far: the next update copies.
-                self._average_model.n_averaged.zero_()
-            self._average_model.update_parameters(pl_module)
+            if copied or (self.decay is None and epoch == self.start_epoch):
+                average.n_averaged.zero_()  # nothing averaged so far: the next update copies
+            average.update_parameters(pl_module)
             self._latest_update_step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,6 +1,9 @@
-"""Memory that a CPU training frees and asks for again a moment later."""
+"""Memory of the process: keeping what a CPU training frees for a moment, and the peak."""
 
 import ctypes
+import sys
+
+import psutil
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
@@ -8,15 +11,26 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 def keep_freed_memory() -> bool:
     """Tell glibc's malloc to keep what is freed instead of handing it back to the kernel.
 
-    Every step of a training allocates the same tensors of some megabytes again. By default each is
-    mapped anew and every page of it zeroed by the kernel: a fifth of the processor time of a small
-    U-Net on 256×256 crops (``benchmarks/malloc.py``).
+    Every training step allocates the same tensors of some megabytes again. By default each is
+    mapped anew and zeroed by the kernel: a fifth of the processor time of a small U-Net on 256×256
+    crops (``benchmarks/malloc.py``).
 
     Returns:
-        Whether it had an effect: elsewhere than on Linux with glibc it has none.
+        Whether it had an effect: only on Linux with glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, 2**30) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def peak_memory() -> int:
+    """Bytes that this process had in memory at most."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        used = psutil.Process().memory_info()
+        return int(getattr(used, "peak_wset", used.rss))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,4 +1,4 @@
-"""Other people's error messages, cut down to one line that says what is wrong."""
+"""Error messages of libraries, cut down to one line that says what is wrong and what to do."""
 
 import logging
 import re
@@ -6,11 +6,9 @@ import warnings
 
 from segmentation.errors import UserError
 
-HELP_ALL = "segmentation fit --help-all"
-
 
 def parser_gist(message: str) -> str:
-    """The gist of the parser's nested message: which option, and what is wrong with it."""
+    """The gist of jsonargparse's nested message: which option, and what is wrong with it."""
     text = one_line(message)
     keys = re.findall(r'Parser key "([\w.]+)":', text)
     nested = re.search(r"NestedArg\(key='([^']+)', val='([^']*)'\)", text)
@@ -19,31 +17,14 @@ def parser_gist(message: str) -> str:
     text = text.split("Given value type:")[0]
     for start in ("Errors: ", "Problem with given class_path "):
         text = text.rpartition(start)[2]
-    text = re.sub(
-        r'^\S+ Parser key "[\w.]+": |Parser key "[\w.]+": |Expected a <class \'NoneType\'>',
-        "",
-        text,
-    )
+    text = re.sub(r'(^\S+ )?Parser key "[\w.]+": |Expected a <class \'NoneType\'>', "", text)
     text = re.sub(
         r"(Expected a path but \S+ either not accessible or invalid )?"
         r"Expected a dot import path string: (\S+)",
         r"no class is called \2; write it as module.Class",
         text,
     )
-    return shortened(f"{option}{text.strip()}; see the names and types in {HELP_ALL}")
-
-
-def machine_gist(error: RuntimeError | OSError) -> str | None:
-    """What to do about an error that means: this machine cannot do what was asked of it.
-
-    Returns:
-        One line; ``None`` for any other error, whose traceback somebody will have to read.
-    """
-    text = str(error)
-    for pattern, remedy in _MACHINE.items():
-        if found := re.search(pattern, text, re.DOTALL):
-            return remedy.format(shortened(one_line(found[0])))
-    return None
+    return shortened(f"{option}{text.strip()}; see segmentation fit --help-all")
 
 
 _FEWER = "lower --data.batch_size, --data.crop or --data.num_workers"
@@ -75,11 +56,21 @@ _MACHINE = {
 }
 
 
+def machine_gist(error: RuntimeError | OSError) -> str | None:
+    """What to do where this machine cannot do what was asked of it, in one line.
+
+    Returns:
+        ``None`` for any other error, whose traceback somebody will have to read.
+    """
+    for pattern, remedy in _MACHINE.items():
+        if found := re.search(pattern, str(error), re.DOTALL):
+            return remedy.format(shortened(one_line(found[0])))
+    return None
+
+
 def root_cause(error: BaseException) -> str:
     """What first went wrong, of an error that others were raised from; a `UserError` says it."""
-    while not isinstance(error, UserError):
-        if (cause := error.__cause__ or error.__context__) is None:
-            break
+    while not isinstance(error, UserError) and (cause := error.__cause__ or error.__context__):
         error = cause
     return shortened(one_line(str(error.args[0]) if error.args else repr(error)))
 
@@ -103,9 +94,9 @@ def silence_noise() -> None:
         ".*LeafSpec",  # Lightning itself, on torch 2.15
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
 
 
-def _is_no_tip(record: logging.LogRecord) -> bool:
-    """Lightning praises its services in every run."""
-    return "Tip:" not in record.getMessage()
+def _is_news(record: logging.LogRecord) -> bool:
+    """Lightning praises its services in every run, and tells of the task's own callbacks."""
+    return not re.search("Tip:|configure_callbacks", record.getMessage())

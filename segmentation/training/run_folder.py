@@ -1,25 +1,36 @@
-"""Which folder a run gets: a new one, or that of an unfinished run to go on with."""
+"""The folder of a run: a new one or an unfinished one to go on with, its lock, and its records."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
+import platform
 import secrets
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import torch
+from filelock import FileLock, Timeout
+from lightning import Callback, LightningModule, Trainer
+
+import segmentation
 from segmentation.checkpoints import read_checkpoint
 from segmentation.errors import UserError
+from segmentation.io.files import write_bytes
 
 RUN_FOLDER = "SEGMENTATION_RUN_FOLDER"  # how the processes of one run agree on its folder
-FILE, PREVIOUS = "resume.ckpt", "resume.previous.ckpt"
-# In the folder of a run from its start to its end; holds its W&B id, and what its config was.
-MARKER = "unfinished"
+RESUME, PREVIOUS = "resume.ckpt", "resume.previous.ckpt"
+# In the folder of a run from its start to its end: its W&B id and what its config was; and the
+# lock, held by the process that works on it for as long as that lives.
+MARKER, LOCK = "unfinished", "unfinished.lock"
+LARGEST_DIFF = 1_000_000  # bytes; data or notebooks under version control can make it huge
+_locks: dict[Path, FileLock] = {}  # of this process
 
 
-def run_folder(root: Path, name: str, command: str) -> Path:
+def make(root: Path, name: str, command: str) -> Path:
     """Make a new folder for this run; every process of the run gets the same one.
 
     Raises:
@@ -27,28 +38,25 @@ def run_folder(root: Path, name: str, command: str) -> Path:
     """
     if chosen := os.environ.get(RUN_FOLDER):
         return Path(chosen)
-    suffix = "" if command == "fit" else f"-{command}"
+    home, suffix = root / name, "" if command == "fit" else f"-{command}"
     job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
     try:
+        home.mkdir(parents=True, exist_ok=True)
         if job and int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
             # Started by a cluster's launcher, each process on its own: the job's name is shared.
             step = os.environ.get("SLURM_STEP_ID", "")
-            folder = root / name / f"job-{job}{step and '.' + step}{suffix}"
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = home / f"job-{job}{step and '.' + step}{suffix}"
+            folder.mkdir(exist_ok=True)
         else:
             stem = f"{datetime.now():%Y%m%d-%H%M%S}{suffix}"
-            for attempt in range(1000):
-                folder = root / name / (f"{stem}-{attempt}" if attempt else stem)
-                try:
-                    folder.mkdir(parents=True)
+            for number in range(1000):
+                folder = home / (f"{stem}-{number}" if number else stem)
+                with contextlib.suppress(FileExistsError):
+                    folder.mkdir()
                     break
-                except FileExistsError:
-                    if not folder.is_dir():
-                        raise
     except OSError as error:
         raise UserError(
-            f"{root / name}: the run's folder cannot be made ({error.strerror}); choose another "
-            "--run.root"
+            f"{home}: the run's folder cannot be made ({error.strerror}); choose another --run.root"
         ) from None
     os.environ[RUN_FOLDER] = str(folder)
     return folder
@@ -60,67 +68,51 @@ def first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
-def unfinished(home: Path, config: dict[str, Any], chosen: str | None = None) -> Path | None:
-    """The folder of the newest unfinished run in ``home`` with this config; none: begin anew.
+def unfinished(home: Path, config: dict[str, Any]) -> Path | None:
+    """The newest unfinished run in ``home`` with this config that nobody works on, if any.
 
-    A run that a process works on is left alone. Where W&B's agent has named the run, it must be
-    that one.
-
-    Args:
-        home: The folder of the runs of one name.
-        config: All plain values.
-        chosen: The folder, where another process of the run has chosen it already.
+    Where W&B's agent has named the run, it must be that one.
     """
-    if chosen is not None:
-        return Path(chosen)
-    wanted, own = os.environ.get("WANDB_RUN_ID"), _digest(config)
+    wanted, digest = os.environ.get("WANDB_RUN_ID"), _digest(config)
     first = first_process()  # of several that a launcher starts: it alone holds the lock
-    files = sorted(home.glob(f"*/{MARKER}"), key=lambda f: f.stat().st_mtime_ns, reverse=True)
-    for file in files:
-        with file.open("r+") as marker:
-            run_id, _, digest = marker.read().strip().partition(" ")
-            if wanted in (None, run_id) and digest == own and (not first or _lock(marker)):
-                return file.parent
+    markers = sorted(home.glob(f"*/{MARKER}"), key=lambda m: m.stat().st_mtime_ns, reverse=True)
+    for marker in markers:
+        run_id, _, known = marker.read_text().strip().partition(" ")
+        if wanted in (None, run_id) and known == digest and (not first or _lock(marker.parent)):
+            return marker.parent
     return None
 
 
 def mark(folder: Path, config: dict[str, Any]) -> str:
     """Mark a run as unfinished, and as at work until this process ends; returns its W&B id.
 
-    Args:
-        folder: The run's.
-        config: All plain values; a run that ended before it began is known by them.
-
     Raises:
         UserError: Another process is at work on it.
     """
-    file = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o666)  # left open: it holds the lock
-    if not _lock(file):
-        os.close(file)
+    if not _lock(folder):
         raise UserError(f"{folder}: another process is at work on this run; wait for it")
-    if not os.fstat(file).st_size:
+    marker = folder / MARKER
+    if not marker.exists():
         run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-        os.write(file, f"{run_id} {_digest(config)}".encode())
-    return os.pread(file, 400, 0).decode().partition(" ")[0]
+        write_bytes(marker, f"{run_id} {_digest(config)}".encode())
+    return marker.read_text().partition(" ")[0]
 
 
 def _digest(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _lock(file: int | IO[str]) -> bool:
-    try:
-        # Of the process, not of the file's handle: loading workers that outlive a killed run do
-        # not hold it, and it works on network file systems.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def _lock(folder: Path) -> bool:
+    # The system gives it up when the process ends, however it does.
+    lock = _locks.setdefault(folder.resolve(), FileLock(folder / LOCK))
+    with contextlib.suppress(Timeout):
+        lock.acquire(timeout=0)
+    return lock.is_locked
 
 
 def checkpoint_of(folder: Path) -> Path | None:
     """The checkpoint to go on from, the previous one where the last is broken; none: step 0."""
-    for name in (FILE, PREVIOUS):
+    for name in (RESUME, PREVIOUS):
         path = folder / "checkpoints" / name
         if path.exists():
             try:
@@ -131,20 +123,85 @@ def checkpoint_of(folder: Path) -> Path | None:
     return None
 
 
-def forsake() -> None:
+def remove_if_empty() -> None:
     """Remove the folder of a run that ended before anything was written into it."""
-    chosen = os.environ.get(RUN_FOLDER)
-    if chosen is None or not first_process():
-        return
-    folder = Path(chosen)
+    folder = Path(os.environ.get(RUN_FOLDER, ""))
     with contextlib.suppress(OSError):
-        if {path.name for path in folder.iterdir()} <= {MARKER}:
-            (folder / MARKER).unlink(missing_ok=True)
+        if folder.name and first_process() and set(os.listdir(folder)) <= {MARKER, LOCK}:
+            finish(folder)
             folder.rmdir()
             folder.parent.rmdir()  # unless there are others
 
 
 def finish(folder: Path) -> None:
     """The run is over: take away what only an unfinished one needs."""
-    for path in (folder / MARKER, *(folder / "checkpoints" / name for name in (FILE, PREVIOUS))):
-        path.unlink(missing_ok=True)
+    if lock := _locks.pop(folder.resolve(), None):
+        lock.release(force=True)
+    for path in (MARKER, f"checkpoints/{RESUME}", f"checkpoints/{PREVIOUS}", LOCK):
+        (folder / path).unlink(missing_ok=True)
+
+
+class RunRecord(Callback):
+    """Writes ``config.yaml``, ``split.json``, ``run.json`` and ``git.diff`` beside a run's logs.
+
+    ``run.json`` holds the command, versions, the split's hash and the state of the git repository
+    that the command was typed in, if it was in one; ``git.diff`` what was not committed there.
+
+    Args:
+        folder: The run's folder, made for this run alone.
+        config: The whole config as YAML; ``segmentation fit --config`` repeats the run with it.
+    """
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.folder, self.config = folder, config
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """After the data module has split the data, and before anything is trained."""
+        if not trainer.is_global_zero or (self.folder / "config.yaml").exists():
+            return
+        versions = {"segmentation": segmentation.__version__, "torch": str(torch.__version__)}
+        about: dict[str, Any] = {
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": sys.argv,
+            "versions": versions | {"python": platform.python_version()},
+            "git": None,
+        }
+        split = getattr(trainer.datamodule, "split", None)  # type: ignore[attr-defined]
+        if split is not None:
+            text = split.to_json()
+            about["split_sha256"] = json.loads(text)["sha256"]
+            write_bytes(self.folder / "split.json", text.encode())
+        if (state := git_state(Path.cwd())) is not None:
+            about["git"], diff = state
+            if diff:
+                write_bytes(self.folder / "git.diff", diff)
+        write_bytes(self.folder / "run.json", json.dumps(about, indent=1).encode())
+        # Last: where it is, the others are.
+        write_bytes(self.folder / "config.yaml", self.config.encode())
+
+
+def git_state(folder: Path) -> tuple[dict[str, Any], bytes] | None:
+    """Commit and uncommitted changes of the git repository around ``folder``, if there is one.
+
+    Returns:
+        ``commit``, ``branch``, whether tracked files are ``changed`` and the first 20 ``untracked``
+        files or folders; and the changes as a diff, cut off at a megabyte.
+    """
+
+    def git(arguments: str) -> bytes:
+        command = ["git", "-C", str(folder), *arguments.split()]
+        others = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # who may be at work there
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=20, env=others)
+
+    try:
+        commit = git("rev-parse HEAD").decode().strip()
+        branch = git("rev-parse --abbrev-ref HEAD").decode().strip()
+        diff = git("diff --no-color --no-ext-diff HEAD")
+        listed = git("ls-files --others --exclude-standard --directory")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    untracked = listed.decode(errors="replace").splitlines()[:20]
+    about = {"commit": commit, "branch": branch, "changed": bool(diff), "untracked": untracked}
+    if (more := len(diff) - LARGEST_DIFF) > 0:
+        diff = diff[:LARGEST_DIFF] + f"\n… {more:,} bytes more\n".encode()
+    return about, diff

@@ -1,22 +1,27 @@
-"""What SIGTERM and SIGUSR1 do where nothing can be saved."""
+"""The signals by which schedulers interrupt, and what they do where nothing can be saved."""
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 STATUS = 143  # 128 + SIGTERM: what schedulers take for an interruption
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+def handle(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Let ``handler`` answer the signals; returns who did before."""
+    try:
+        return {number: signal.signal(number, handler) for number in SIGNALS}
+    except ValueError:  # not the main thread
+        return {}
 
 
 @contextlib.contextmanager
 def leaving() -> Iterator[None]:
     """Within, a signal ends the process with exit status 143, where no callback takes it over."""
-    try:
-        before = {number: signal.signal(number, _leave) for number in SIGNALS}
-    except ValueError:  # not the main thread
-        before = {}
+    before = handle(_leave)
     try:
         yield
     finally:

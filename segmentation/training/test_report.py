@@ -20,7 +20,7 @@ from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
 from segmentation.objects import label_components
 from segmentation.targets import otsu
-from segmentation.training.run_logger import RunLogger, log_table
+from segmentation.training.loggers import RobustWandbLogger
 
 METHODS = ("network", "otsu", "nothing")
 
@@ -111,9 +111,9 @@ class TestReport(Callback):
             if overlays and isinstance(logger, WandbLogger):
                 shown = on_one_size([*overlays.values()])  # as W&B shows them
                 logger.log_image("test/overlays", shown, caption=[*overlays])
-            if isinstance(logger, RunLogger):
+            if isinstance(logger, RobustWandbLogger):
                 picture = partial(_picture, trainer, masks)
-                log_table(logger, [row for row in rows if row["method"] == "network"], picture)
+                logger.log_test([row for row in rows if row["method"] == "network"], picture)
         print(format_scores(scores))
         print(f"\nscores    {self.folder / 'scores.json'}, {FILE}")
         print(

@@ -1,8 +1,6 @@
-"""What a training measures of itself, for W&B and the run's own folder alike."""
+"""What a training measures of itself, for every logger and the run's own folder alike."""
 
 import json
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,13 @@ from segmentation.evaluation.scores import better
 from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
 from segmentation.metrics.matching import SCORES
-from segmentation.training.run_logger import RunLogger, layered, log_curves, upload
+from segmentation.training.loggers import (
+    Picture,
+    RobustWandbLogger,
+)
+from segmentation.training.memory import peak_memory
 
-CURVES = "test_curves.json"
-Picture = tuple[np.ndarray, np.ndarray, np.ndarray]  # image, prediction, truth
-VALIDATION = "validation"  # the folder of the same images over time
+CURVES, VALIDATION = "test_curves.json", "validation"  # a file and a folder of a run
 
 
 class Tracking(Callback):
@@ -51,46 +51,28 @@ class Tracking(Callback):
     def __init__(
         self, folder: Path, artifact: bool = False, pictures: int = 4, every: int = 5
     ) -> None:
-        self.folder, self.pictures, self.every = folder, pictures, every
-        self.artifact = artifact
+        self.folder, self.artifact, self.pictures, self.every = folder, artifact, pictures, every
         # Over all parts of an interrupted training.
         self.spent = {"fit_seconds": 0.0, "cpu_seconds": 0.0, "train_seconds": 0.0, "images": 0.0}
         self._window = 0.0, 0.0  # images and seconds at the last log
         self._norm: Tensor | None = None
         self._shown: dict[str, Picture] = {}
         self._start: tuple[float, float] | None = None
-        self._told = False
+        self._described = False
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Tell W&B once what the run is made of, and which values of its scores are the best."""
-        if self._told or not trainer.is_global_zero:
-            return
-        self._told = True
-        for logger in _loggers(trainer):
-            logger.attempt(self._describe, logger, pl_module)
-
-    def _describe(self, logger: RunLogger, task: Any) -> None:
-        run = logger.experiment
-        about = json.loads((self.folder / "run.json").read_text())
-        keep = {name: about[name] for name in ("git", "split_sha256", "versions") if name in about}
-        run.config.update(keep, allow_val_change=True)
-        if (diff := self.folder / "git.diff").exists():
-            copy = Path(run.dir) / diff.name
-            copy.write_bytes(diff.read_bytes())
-            run.save(str(copy), base_path=run.dir, policy="now")
-        for name, best in best_of(task).items():
-            run.define_metric(name, step_metric="trainer/global_step", summary=best)
+        for logger in _wandb(trainer) if not self._described else ():
+            logger.describe(self.folder, best_of(pl_module))
+        self._described = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Start the clocks; a training that is resumed within an epoch begins none."""
         self._start = time.monotonic(), time.process_time()
-        self._mark = self._start[0]
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def _restart(self, *_: Any) -> None:
+        """What follows is training: count from now on."""
         self._mark = time.monotonic()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._mark = time.monotonic()
+    on_train_start = on_train_epoch_start = on_validation_end = _restart
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         """The norm of the gradients: unscaled by now, not clipped yet."""
@@ -122,42 +104,30 @@ class Tracking(Callback):
             logger.log_metrics(values, trainer.global_step - 1)  # the step that the loss goes by
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
         """Keep what is to be shown; by place, since copies of an image share its name."""
-        due = trainer.current_epoch % self.every == 0
-        if not due or not trainer.is_global_zero or trainer.sanity_checking:
-            return
+        due = trainer.current_epoch % self.every == 0 and not trainer.sanity_checking
         count = int(trainer.num_val_batches[0])
-        places = np.linspace(0, count - 1, min(self.pictures, count)).round().astype(int)
-        if batch_idx in places:
+        places = np.linspace(0, count - 1, min(self.pictures, count)).round()
+        if due and trainer.is_global_zero and batch_idx in places:
             mask = (outputs["foreground"][0] > pl_module.target.threshold).cpu().numpy()
             truth = batch["labels"][0].cpu().numpy() > 0
-            image = _picture(trainer, batch)
-            self._shown[batch["id"][0]] = image, mask, truth
+            self._shown[batch["id"][0]] = _picture(trainer, batch), mask, truth
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         shown, self._shown = self._shown, {}
-        if not shown:
-            return
         for place, (name, picture) in enumerate(shown.items(), start=1):
             stem = f"{place}_{name.replace('/', '_')[:40]}_epoch{trainer.current_epoch:04}"
             write_image(self.folder / VALIDATION / f"{stem}.png", error_overlay(*picture))
-        for logger in _loggers(trainer):
-            logger.attempt(_show, logger, shown, trainer.global_step)
+        for logger in _wandb(trainer) if shown else ():
+            logger.log_pictures(shown, trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._write_resources(trainer, pl_module)
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if self.artifact and best and trainer.is_global_zero:
-            for logger in _loggers(trainer):
-                logger.attempt(upload, logger, Path(best))
+        for logger in _wandb(trainer) if self.artifact and best else ():
+            logger.upload(Path(best))
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
@@ -168,12 +138,11 @@ class Tracking(Callback):
         metric = pl_module.test_metrics["auroc"]
         with metric.sync_context():  # the task resets it after this hook
             counts = metric.histogram.cpu().numpy()
-        if not trainer.is_global_zero:
-            return
-        text = json.dumps({"foreground": counts[0].tolist(), "background": counts[1].tolist()})
-        write_bytes(self.folder / CURVES, text.encode())
-        for logger in _loggers(trainer):
-            logger.attempt(log_curves, logger, counts)
+        if trainer.is_global_zero:
+            text = json.dumps({"foreground": counts[0].tolist(), "background": counts[1].tolist()})
+            write_bytes(self.folder / CURVES, text.encode())
+            for logger in _wandb(trainer):
+                logger.log_curves(counts)
 
     def state_dict(self) -> dict[str, Any]:
         """What was spent until now, for a training that is interrupted and goes on."""
@@ -194,7 +163,7 @@ class Tracking(Callback):
         """Wall and processor time of the training (validation included), peak memory, speed."""
         if not trainer.is_global_zero or self._start is None:
             return
-        spent = self._so_far()
+        spent, cuda = self._so_far(), task.device.type == "cuda"
         seconds = spent["train_seconds"]
         used = {
             "fit_seconds": round(spent["fit_seconds"], 1),
@@ -203,10 +172,10 @@ class Tracking(Callback):
             "peak_memory_bytes": peak_memory(),
             "steps": trainer.global_step,
             "parameters": sum(p.numel() for p in task.parameters()),
-            "device": torch.cuda.get_device_name() if task.device.type == "cuda" else "cpu",
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
             "processes": trainer.world_size,
         }
-        if task.device.type == "cuda":
+        if cuda:
             used["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
         write_bytes(self.folder / "resources.json", json.dumps(used, indent=1).encode())
 
@@ -221,18 +190,6 @@ def best_of(task: Any) -> dict[str, str]:
     return scores | {"val/loss": "min", "train/loss_epoch": "min"}
 
 
-def peak_memory() -> int:
-    """Bytes that this process had in memory at most."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _show(logger: RunLogger, shown: dict[str, Picture], step: int) -> None:
-    # A key each: images of one key should have one size.
-    pictures = enumerate(shown.items(), start=1)
-    logger.log_metrics({f"val/image_{i}": layered(*p, name) for i, (name, p) in pictures}, step)
-
-
 def _picture(trainer: Trainer, batch: Batch) -> np.ndarray:
     """The (only) image of a batch as (H, W, C) uint8, as scored."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -240,9 +197,11 @@ def _picture(trainer: Trainer, batch: Batch) -> np.ndarray:
         image: np.ndarray = data.shown(batch["id"][0])[0]
     except KeyError:  # a copy, which has no file of its own
         image = batch["image"][0].permute(1, 2, 0).cpu().numpy()
-    size: tuple[int, ...] = tuple(batch["labels"].shape[1:])
-    return image if image.shape[:2] == size else resize_image(image, (size[0], size[1]))
+    height, width = batch["labels"].shape[1:]
+    return image if image.shape[:2] == (height, width) else resize_image(image, (height, width))
 
 
-def _loggers(trainer: Trainer) -> list[RunLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, RunLogger)]
+def _wandb(trainer: Trainer) -> list[RobustWandbLogger]:
+    """On the first process, which alone talks to W&B."""
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [logger for logger in loggers if isinstance(logger, RobustWandbLogger)]

@@ -1,34 +1,32 @@
-"""Killed at random moments and started again: the same weights, bit for bit. Which run goes on."""
+"""Killed at random moments and started again: the same weights, bit for bit; and its parts."""
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from segmentation import __version__
 from segmentation.errors import UserError
-from segmentation.training.preemption import Preemption
-from segmentation.training.resume import AtomicCheckpointIO
-from segmentation.training.run_folder import (
-    FILE,
-    MARKER,
-    RUN_FOLDER,
-    _digest,
-    checkpoint_of,
-    finish,
-    forsake,
-    mark,
-    unfinished,
+from segmentation.training.loggers import MetricsLogger
+from segmentation.training.resume import (
+    AtomicCheckpointIO,
+    ExactResume,
+    random_state,
+    set_random_state,
 )
+from segmentation.training.signals import SIGNALS, STATUS, leaving
 from tests.helpers import CONFIGS
-
-CONFIG = {"model": {"lr": 0.1}, "run": {"resume": True}}
 
 
 def test_killed_trainings_end_as_undisturbed_ones(tmp_path: Path) -> None:
@@ -52,103 +50,105 @@ def test_killed_trainings_end_as_undisturbed_ones(tmp_path: Path) -> None:
     assert len({hook for kill in kills for hook in kill["after"]}) > 5  # anywhere, batches too
 
 
-def start(folder: Path, config: dict[str, object] = CONFIG) -> Path:
-    """A run that was ended before it had written anything else."""
-    folder.mkdir(parents=True)
-    run_id = os.environ.get("WANDB_RUN_ID", "id")
-    (folder / MARKER).write_text(f"{run_id} {_digest(config)}")  # not by mark, which holds a lock
-    os.utime(folder / MARKER, ns=(0, int(folder.name)))
-    return folder
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_with_143(number: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as left, leaving():
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+    assert left.value.code == STATUS
+    assert signal.getsignal(number) is before
 
 
-def test_the_newest_unfinished_run_of_the_same_config_goes_on(tmp_path: Path) -> None:
-    assert unfinished(tmp_path, CONFIG) is None
-    first, second = start(tmp_path / "1"), start(tmp_path / "2")
-    start(tmp_path / "3", {**CONFIG, "model": {"lr": 0.2}})
-    assert unfinished(tmp_path, CONFIG) == second
-    (second / MARKER).rename(second / "other")  # no marker: it came to its end
-    assert unfinished(tmp_path, CONFIG) == first
-    finish(first)
-    assert unfinished(tmp_path, CONFIG) is None
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_during_the_imports_ends_with_143(number: int) -> None:
+    """They take seconds, in which a scheduler may change its mind."""
+    code = """
+import os, sys
+from importlib.abc import MetaPathFinder
+
+class Finder(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            os.kill(os.getpid(), int(sys.argv.pop()))
+
+sys.meta_path.insert(0, Finder())
+from segmentation.__main__ import main
+sys.exit(main(["fit", "--config", "configs/quickstart.yaml"]))
+"""
+    command = [sys.executable, "-c", code, str(int(number))]
+    folder = CONFIGS.parent
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60, check=False)
+    assert done.returncode == STATUS and not done.stderr, done.stderr
 
 
-def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
-    folder = start(tmp_path / "1")
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import fcntl, sys; file = open(sys.argv[1], 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); "
-            "print('held', flush=True); input()",
-            str(folder / MARKER),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        assert unfinished(tmp_path, CONFIG) is None
-        with pytest.raises(UserError, match="at work"):
-            mark(folder, CONFIG)
-        holder.kill()
-    assert unfinished(tmp_path, CONFIG) == folder
+def test_random_numbers_go_on(tmp_path: Path) -> None:
+    """Through a file that holds nothing but tensors and plain values."""
+
+    def draw() -> list[float]:
+        normal = [random.gauss(0, 1), np.random.normal(), float(torch.randn(()))]
+        return [*normal, random.random(), np.random.rand(), float(torch.rand(()))]
+
+    draw()  # half of a pair of normal numbers is kept back
+    torch.save(random_state(), tmp_path / "state")
+    drawn = draw()
+    assert draw() != drawn
+    set_random_state(torch.load(tmp_path / "state", weights_only=True))
+    assert draw() == drawn
 
 
-def test_wandbs_agent_names_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_RUN_ID", "one")
-    one = start(tmp_path / "1")
-    monkeypatch.setenv("WANDB_RUN_ID", "two")
-    start(tmp_path / "2")
-    monkeypatch.setenv("WANDB_RUN_ID", "one")
-    assert unfinished(tmp_path, CONFIG) == one
-    monkeypatch.delenv("WANDB_RUN_ID")
-    assert mark(one, CONFIG) == "one"
-
-
-def test_a_broken_checkpoint_is_told_and_the_previous_one_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_checkpoint_is_whole_and_the_previous_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert checkpoint_of(tmp_path) is None
-    path = tmp_path / "checkpoints" / FILE
+    files, path = AtomicCheckpointIO(), tmp_path / "checkpoints" / "resume.ckpt"
+    for step in range(3):
+        files.save_checkpoint({"step": step}, path)
+    assert files.load_checkpoint(path) == {"step": 2}
+    assert files.load_checkpoint(path.with_name("resume.previous.ckpt")) == {"step": 1}
+
+    def full(checkpoint: object, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"resume\.ckpt: .*No space"):
+        files.save_checkpoint({"step": 3}, path)
+    assert files.load_checkpoint(path) == {"step": 2}
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_the_log_goes_on_after_the_rows_that_hold(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").touch()  # its process was killed at that moment
+    log = MetricsLogger(tmp_path)
+    log.experiment.keep(0)
     for step in range(2):
-        AtomicCheckpointIO().save_checkpoint({"segmentation": {}, "step": step}, path)
-    assert checkpoint_of(tmp_path) == path
-    path.write_bytes(path.read_bytes()[:100])
-    assert checkpoint_of(tmp_path) == path.with_name("resume.previous.ckpt")
-    assert str(path) in capsys.readouterr().out
+        log.log_metrics({"a": 1.0 + step}, step)
+    kept = log.flushed()
+    log.log_metrics({"a": 3.0, "b": 4.0}, 2)
+    log.save()
+    again = MetricsLogger(tmp_path)  # in another process
+    assert again.experiment.rows == 3
+    again.experiment.keep(kept)
+    again.log_metrics({"a": 3.5, "b": 4.5, "c": 5.0}, 2)
+    again.save()
+    rows = (tmp_path / "metrics.csv").read_bytes().split(b"\r\n")
+    assert rows == [b"a,b,c,step", b"1.0,,,0", b"2.0,,,1", b"3.5,4.5,5.0,2", b""]
+    again.experiment.keep(0)
+    assert (tmp_path / "metrics.csv").read_text().split() == ["a,b,c,step"]
 
 
-def test_another_version_does_not_go_on_to_the_bit() -> None:
+def test_another_version_does_not_go_on_to_the_bit(tmp_path: Path) -> None:
     """It says so before anything is lost, and what to do."""
-    trainer: Any = SimpleNamespace(
-        state=SimpleNamespace(fn=TrainerFn.FITTING), ckpt_path="a/resume.ckpt"
-    )
+    fitting = SimpleNamespace(fn=TrainerFn.FITTING)
+    trainer: Any = SimpleNamespace(state=fitting, ckpt_path="a/resume.ckpt")
     task: Any = None
+    callback = ExactResume(MetricsLogger(tmp_path))
     checkpoint = {"segmentation": {"version": "0.0.9"}, "resume": {"over": False}}
-    with pytest.raises(
-        UserError, match=r"under version 0\.0\.9, this is .*--run\.weights a/resume"
-    ):
-        Preemption().on_load_checkpoint(trainer, task, checkpoint)
-    callback = Preemption()
+    wanted = r"under version 0\.0\.9, this is .*--run\.weights a/resume"
+    with pytest.raises(UserError, match=wanted):
+        callback.on_load_checkpoint(trainer, task, checkpoint)
     callback.on_load_checkpoint(trainer, task, {"segmentation": {"version": "0.0.9"}})
     assert callback.state is None  # the best or the last: it trains on from there
     checkpoint["segmentation"]["version"] = __version__
     callback.on_load_checkpoint(trainer, task, checkpoint)
     assert callback.state == {"over": False}
-
-
-def test_only_an_empty_run_is_forsaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = start(tmp_path / "home" / "1")
-    monkeypatch.setenv(RUN_FOLDER, str(folder))
-    monkeypatch.setenv("RANK", "1")  # the first of several is at work there
-    forsake()
-    assert (folder / MARKER).exists()
-    monkeypatch.delenv("RANK")
-    (folder / "metrics.csv").touch()
-    forsake()
-    assert (folder / MARKER).exists()
-    (folder / "metrics.csv").unlink()
-    start(tmp_path / "home" / "2")
-    forsake()
-    assert [path.name for path in (tmp_path / "home").iterdir()] == ["2"]
-    forsake()  # it is gone already

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from torch import nn
 from segmentation.io.images import read_image
 from segmentation.metrics import pixel_metrics
 from segmentation.metrics.functional import auroc_from_histogram
+from segmentation.training import memory
 from segmentation.training.tracking import CURVES, Tracking, best_of
 from tests import tiny
 
@@ -39,11 +41,10 @@ class Data(LightningDataModule):
 class Recorder(DummyLogger):
     def __init__(self) -> None:
         super().__init__()
-        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.rows: list[tuple[int | None, dict[str, float]]] = []
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         if "train/grad_norm" in metrics:
-            assert step is not None
             self.rows.append((step, dict(metrics)))
 
 
@@ -61,70 +62,33 @@ class Norms(Callback):
 def trained(folder: Path, tracking: Tracking, **more: Any) -> tuple[Recorder, list[float]]:
     """Train for an epoch, or as ``more`` says: what was logged, and the norm at each step."""
     recorder, norms = Recorder(), Norms()
-    settings: dict[str, Any] = {
-        "logger": recorder, "callbacks": [tracking, norms], "log_every_n_steps": 2,
-        "gradient_clip_val": 1e-3, "num_sanity_val_steps": 2, **more,
-    }  # fmt: skip
-    tiny.trainer(**settings).fit(tiny.task(), datamodule=Data())
+    settings: dict[str, Any] = {"logger": recorder, "callbacks": [tracking, norms]}
+    settings |= {"log_every_n_steps": 2, "gradient_clip_val": 1e-3, "num_sanity_val_steps": 2}
+    tiny.trainer(**settings | more).fit(tiny.task(), datamodule=Data())
     return recorder, norms.seen
 
 
-def test_the_norm_of_the_gradients_before_they_are_clipped(tmp_path: Path) -> None:
-    recorder, norms = trained(tmp_path, Tracking(tmp_path))
-    assert [step for step, _ in recorder.rows] == [1, 3, 5]
-    assert [row["train/grad_norm"] for _, row in recorder.rows] == pytest.approx(norms[1::2])
+@pytest.mark.parametrize(
+    ("more", "steps", "every"),
+    [({}, [1, 3, 5], 2), ({"accumulate_grad_batches": 2, "log_every_n_steps": 1}, [0, 1, 2], 1)],
+    ids=["each batch", "accumulated"],
+)
+def test_the_norm_of_the_gradients_before_they_are_clipped(
+    more: dict[str, Any], steps: list[int], every: int, tmp_path: Path
+) -> None:
+    recorder, norms = trained(tmp_path, Tracking(tmp_path), **more)
+    assert [step for step, _ in recorder.rows] == steps
+    logged = [row["train/grad_norm"] for _, row in recorder.rows]
+    assert logged == pytest.approx(norms[every - 1 :: every])
     assert min(norms) > 1e-3  # so that they were clipped
     assert all(row["memory/cpu_gib"] > 0.05 for _, row in recorder.rows)
     assert not any("memory/gpu_gib" in row for _, row in recorder.rows)
 
 
-def test_accumulated_gradients_are_logged_once_a_step(tmp_path: Path) -> None:
-    recorder, norms = trained(
-        tmp_path, Tracking(tmp_path), accumulate_grad_batches=2, log_every_n_steps=1
-    )
-    assert [step for step, _ in recorder.rows] == [0, 1, 2]
-    assert [row["train/grad_norm"] for _, row in recorder.rows] == pytest.approx(norms)
-
-
-def test_speed_counts_loading_and_no_validation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: clock)
-
-    def wait(seconds: float) -> None:
-        nonlocal clock
-        clock += seconds
-
-    tracking = Tracking(tmp_path)
-    trainer: Any = SimpleNamespace(world_size=3, loggers=[recorder := Recorder()], global_step=1)
-    task: Any = SimpleNamespace(device=torch.device("cpu"))
-    batch: Any = {"image": torch.zeros(4, 3, 8, 8)}
-    tracking.on_fit_start(trainer, task)
-    wait(100)  # until the first epoch
-    tracking.on_train_epoch_start(trainer, task)
-    for log in (False, True):
-        wait(0.25)
-        tracking._norm = torch.tensor(2.0) if log else None
-        tracking.on_train_batch_end(trainer, task, None, batch, 0)
-    wait(50)  # a validation
-    tracking.on_validation_end(trainer, task)
-    wait(2)
-    tracking._norm = torch.tensor(2.0)
-    tracking.on_train_batch_end(trainer, task, None, batch, 0)
-    speeds = [row["train/images_per_second"] for _, row in recorder.rows]
-    assert speeds == [2 * 4 * 3 / 0.5, 4 * 3 / 2]
-    assert tracking.spent["images"] == 36 and tracking.spent["train_seconds"] == 2.5
-
-
 def test_the_same_images_every_few_epochs(tmp_path: Path) -> None:
     trained(tmp_path, Tracking(tmp_path, pictures=3, every=2), max_epochs=4)
     names = sorted(path.name for path in (tmp_path / "validation").iterdir())
-    assert names == [
-        f"{place}_{name}_epoch{epoch:04}.png"
-        for place, name in ((1, "a"), (2, "c"), (3, "e"))
-        for epoch in (0, 2)
-    ]
+    assert names == [f"{n}_epoch{epoch:04}.png" for n in ("1_a", "2_c", "3_e") for epoch in (0, 2)]
     picture = read_image(tmp_path / "validation/3_e_epoch0002.png")
     assert picture.shape == (16, 24 + 4 + 24, 3) and (picture[:, :24] == ord("e")).all()
     copy = read_image(tmp_path / "validation/2_c_epoch0002.png")
@@ -132,21 +96,10 @@ def test_the_same_images_every_few_epochs(tmp_path: Path) -> None:
     assert (copy[:, :24] == seen).all()
 
 
-def test_only_the_first_process_writes(tmp_path: Path) -> None:
-    tracking, trainer = Tracking(tmp_path), other()
-    trainer.is_global_zero = False
-    tracking.setup(trainer, task(), "fit")
-    tracking.on_fit_start(trainer, task())
-    tracking.on_fit_end(trainer, task())
-    assert list(tmp_path.iterdir()) == []
-
-
-def other() -> Any:
+def other(zero: bool = True) -> Any:
     state = SimpleNamespace(fn="fit")
-    return SimpleNamespace(
-        is_global_zero=True, global_step=12, world_size=3, loggers=[], state=state,
-        checkpoint_callback=None,
-    )  # fmt: skip
+    return SimpleNamespace(is_global_zero=zero, global_step=12, world_size=3, loggers=[],
+                           state=state, checkpoint_callback=None)  # fmt: skip
 
 
 def task(device: str = "cpu") -> Any:
@@ -154,66 +107,83 @@ def task(device: str = "cpu") -> Any:
     return SimpleNamespace(parameters=net.parameters, device=torch.device(device))
 
 
-def test_what_a_training_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wall, cpu = [100.0, 190.26], [5.0, 7.51]
-    monkeypatch.setattr(time, "monotonic", lambda: wall.pop(0))
-    monkeypatch.setattr(time, "process_time", lambda: cpu.pop(0))
-    tracking = Tracking(tmp_path)
-    tracking.on_fit_start(other(), task())
-    tracking.spent |= {"images": 600.0, "train_seconds": 80.0}
-    tracking.on_fit_end(other(), task())
-    found = json.loads((tmp_path / "resources.json").read_text())
-    peak = found.pop("peak_memory_bytes")
-    assert found == {
-        "fit_seconds": 90.3,
-        "cpu_seconds": 2.5,
-        "images_per_second": 7.5,
-        "steps": 12,
-        "parameters": 20,
-        "device": "cpu",
-        "processes": 3,
-    }
-    # With torch loaded a process holds between 100 MB and 100 GB: a wrong unit is a thousandfold.
-    assert 1e8 < peak < 1e11
+class Clock:
+    """Replaces both clocks; processor time goes at half the speed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "process_time", lambda: self.now / 2)
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
 
 
-def test_an_interrupted_training_says_what_it_cost_so_far(tmp_path: Path) -> None:
-    tracking = Tracking(tmp_path)
-    tracking.on_exception(other(), task(), ValueError())  # before it began
+def test_speed_counts_loading_and_no_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, tracking, trainer = Clock(monkeypatch), Tracking(tmp_path), other()
+    trainer.loggers = [recorder := Recorder()]
+    batch: Any = {"image": torch.zeros(4, 3, 8, 8)}
+
+    def step(seconds: float, log: bool = True) -> None:
+        clock.wait(seconds)
+        tracking._norm = torch.tensor(2.0) if log else None
+        tracking.on_train_batch_end(trainer, task(), None, batch, 0)
+
+    tracking.on_fit_start(trainer, task())
+    clock.wait(100)  # until the first epoch
+    tracking.on_train_epoch_start(trainer, task())
+    step(0.25, log=False)
+    step(0.25)
+    clock.wait(50)  # a validation
+    tracking.on_validation_end(trainer, task())
+    step(2)
+    speeds = [row["train/images_per_second"] for _, row in recorder.rows]
+    assert speeds == [2 * 4 * 3 / 0.5, 4 * 3 / 2]
+    assert tracking.spent["images"] == 36 and tracking.spent["train_seconds"] == 2.5
+
+
+def test_what_a_training_cost_over_all_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, first, second = Clock(monkeypatch), Tracking(tmp_path), Tracking(tmp_path)
+    first.on_exception(other(), task(), ValueError())  # before it began
     assert not (tmp_path / "resources.json").exists()
-    tracking.on_fit_start(other(), task())
-    tracking.on_exception(other(), task(), KeyboardInterrupt())
-    assert json.loads((tmp_path / "resources.json").read_text())["images_per_second"] is None
-
-
-def test_a_training_that_goes_on_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 10.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    first, second = Tracking(tmp_path), Tracking(tmp_path)
     first.on_fit_start(other(), task())
-    first.spent |= {"images": 30.0, "train_seconds": 6.0}
-    now = 40.0
+    first.on_exception(other(), task(), KeyboardInterrupt())
+    assert json.loads((tmp_path / "resources.json").read_text())["images_per_second"] is None
+    first.spent |= {"images": 600.0, "train_seconds": 80.0}
+    clock.wait(85.26)
     second.load_state_dict(first.state_dict())
-    assert second.spent["fit_seconds"] == 30
-    now = 1000.0
+    clock.wait(1000)  # until somebody starts it again
     second.on_fit_start(other(), task())
-    now = 1005.0
+    clock.wait(5)
     second.on_fit_end(other(), task())
     found = json.loads((tmp_path / "resources.json").read_text())
-    assert found["fit_seconds"] == 35 and found["images_per_second"] == 5
+    # With torch loaded a process holds between 100 MB and 100 GB: a wrong unit is a thousandfold.
+    assert 1e8 < found.pop("peak_memory_bytes") < 1e11
+    assert found == {
+        **{"fit_seconds": 90.3, "cpu_seconds": 45.1, "images_per_second": 7.5},
+        **{"steps": 12, "parameters": 20, "device": "cpu", "processes": 3},
+    }
 
 
-@pytest.mark.parametrize(("system", "unit"), [("linux", 1024), ("darwin", 1)])
-def test_memory_is_in_bytes_on_every_system(
-    system: str, unit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_first_process_writes(tmp_path: Path) -> None:
     tracking = Tracking(tmp_path)
-    tracking.on_fit_start(other(), task())
+    tracking.setup(other(False), task(), "fit")
+    tracking.on_fit_start(other(False), task())
+    tracking.on_fit_end(other(False), task())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_is_in_bytes_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=7000))
-    monkeypatch.setattr("segmentation.training.tracking.sys", SimpleNamespace(platform=system))
-    tracking.on_fit_end(other(), task())
-    found = json.loads((tmp_path / "resources.json").read_text())
-    assert found["peak_memory_bytes"] == 7000 * unit
+    for system, unit in (("linux", 1024), ("darwin", 1)):
+        monkeypatch.setattr(sys, "platform", system)
+        assert memory.peak_memory() == 7000 * unit
+    monkeypatch.setitem(sys.modules, "resource", None)  # Windows
+    assert 1e8 < memory.peak_memory() < 1e11
 
 
 def test_memory_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,6 +192,7 @@ def test_memory_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     tracking, trainer, recorder = Tracking(tmp_path), other(), Recorder()
     trainer.loggers = [recorder]
     tracking.on_fit_start(trainer, task("cuda"))
+    tracking.on_train_start(trainer, task("cuda"))
     tracking._norm = torch.tensor(1.0)
     batch: Any = {"image": torch.zeros(2, 3, 8, 8)}
     tracking.on_train_batch_end(trainer, task("cuda"), None, batch, 0)

@@ -1,9 +1,8 @@
 import pytest
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from segmentation.experiments.sweep.arguments import plain_arguments
 from segmentation.experiments.sweep.check import refused
-from segmentation.training.cli import composed
+from segmentation.training.arguments import composed, plain_arguments
 
 
 def test_pythons_words_become_json() -> None:

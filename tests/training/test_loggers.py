@@ -15,20 +15,15 @@ import pytest
 import wandb
 
 from segmentation.data.splits import Split
-from segmentation.training import run_logger
-from segmentation.training.run_logger import (
-    RunLogger,
-    layered,
-    log_curves,
-    log_table,
-    stopped_by_server,
-    upload,
-)
-from segmentation.training.run_record import RunFolder
+from segmentation.training import loggers
+from segmentation.training.loggers import RobustWandbLogger, stopped_by_server
+from segmentation.training.run_folder import RunRecord
 from segmentation.training.tracking import Tracking
 from tests import tiny
 from tests.experiments.sweep.wandb_server import Server, serving
 from tests.training.test_tracking import Data
+
+COUNTS = np.array([[0, 1, 3], [3, 1, 0]])
 
 
 class Failing:
@@ -54,7 +49,7 @@ def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_run_that_fails_is_said_once_and_goes_on(tmp_path: Path) -> None:
-    logger: Any = RunLogger(tmp_path, experiment=Failing())
+    logger: Any = RobustWandbLogger(tmp_path, experiment=Failing())
     with pytest.warns(UserWarning, match="W&B failed .*No space left.*the run goes on"):
         logger.log_metrics({"val/iou": 0.5}, 3)
     with warnings.catch_warnings():
@@ -62,17 +57,13 @@ def test_a_run_that_fails_is_said_once_and_goes_on(tmp_path: Path) -> None:
         logger.log_metrics({"val/iou": 0.5}, 4)
         logger.log_hyperparams({"a": 1})
         logger.log_image("x", [np.zeros((4, 4, 3), np.uint8)], caption=["a"])
-        logger.attempt(upload, logger, tmp_path / "missing.ckpt")
-        log_curves_safely(logger)
+        logger.upload(tmp_path / "missing.ckpt")
+        logger.log_curves(COUNTS)
         logger.finalize("success")
 
 
-def log_curves_safely(logger: RunLogger) -> None:
-    logger.attempt(log_curves, logger, np.array([[0, 1, 3], [3, 1, 0]]))
-
-
 def test_a_training_outlives_wandb(tmp_path: Path) -> None:
-    logger = RunLogger(tmp_path, experiment=Failing())
+    logger = RobustWandbLogger(tmp_path, experiment=Failing())
     trainer = tiny.trainer(logger=logger, callbacks=[Tracking(tmp_path)], log_every_n_steps=1)
     with pytest.warns(UserWarning, match="W&B failed") as caught:
         trainer.fit(tiny.task(), datamodule=Data())
@@ -80,19 +71,11 @@ def test_a_training_outlives_wandb(tmp_path: Path) -> None:
     assert sum("W&B failed" in str(one.message) for one in caught) == 1
 
 
-def test_ctrl_c_is_not_swallowed(tmp_path: Path) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        RunLogger(tmp_path).attempt(interrupt)
-
-
 def test_a_dead_server_delays_and_the_run_goes_on_offline(
     online: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_logger, "INIT_SECONDS", 1)
-    logger = RunLogger(tmp_path, project="x", id="1a2b", resume="allow")
+    monkeypatch.setattr(loggers, "INIT_SECONDS", 1)
+    logger = RobustWandbLogger(tmp_path, project="x", id="1a2b", resume="allow")
     start = time.monotonic()
     with pytest.warns(UserWarning, match="cannot be reached .*; this run goes on offline"):
         run = logger.experiment
@@ -114,7 +97,7 @@ def test_without_any_wandb_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(wandb, "init", broken)
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
-    logger = RunLogger(tmp_path)
+    logger = RobustWandbLogger(tmp_path)
     with pytest.warns(UserWarning, match="goes on") as caught:
         logger.log_metrics({"a": 1.0})
     assert [str(one.message).rpartition(" ")[2] for one in caught] == ["offline", "without"]
@@ -146,26 +129,26 @@ def test_an_offline_run_is_uploaded_whole(
     """With the real ``wandb sync``, to a stand-in for the server."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tmp_path / "run"
-    logger = RunLogger(folder, project="x", config={"model": {"lr": 0.1}}, offline=True)
+    logger = RobustWandbLogger(folder, project="x", config={"model": {"lr": 0.1}}, offline=True)
     split = Split(("a",), ("b",), ("c",))
     data = SimpleNamespace(split=split)
     trainer: Any = SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[logger])
-    RunFolder(folder, "x: 1").setup(trainer, tiny.task(), "fit")
+    RunRecord(folder, "x: 1").setup(trainer, tiny.task(), "fit")
     (folder / "git.diff").write_text("a change")
     Tracking(folder).setup(trainer, tiny.task(), "fit")
     for step, score in enumerate((0.4, 0.9, 0.5)):
         logger.log_metrics({"val/iou": score, "val/loss": score}, step)
     image, mask = np.zeros((6, 8, 1), np.uint8), np.eye(6, 8) > 0
-    logger.log_metrics({"val/image_1": layered(image, mask, ~mask, "a")}, 2)
+    logger.log_pictures({"a": (image, mask, ~mask)}, 2)
     rows = [
         {"method": "network", "id": i, "kind": "", "tp": 1, "iou": v}
         for i, v in (("a", 1.0), ("b", 0.0))
     ]
     shown: list[str] = []
-    log_table(logger, rows, lambda name: (shown.append(name), (image, mask, mask))[1])  # type: ignore[func-returns-value]
-    log_curves_safely(logger)
+    logger.log_test(rows, lambda name: (shown.append(name), (image, mask, mask))[1])  # type: ignore[func-returns-value]
+    logger.log_curves(COUNTS)
     (folder / "best.ckpt").write_bytes(b"weights")
-    logger.attempt(upload, logger, folder / "best.ckpt")
+    logger.upload(folder / "best.ckpt")
     assert not logger.failed and shown == ["b", "a"]  # the worst first
     run = logger.experiment
     assert run.summary["val/iou"]["max"] == 0.9 and run.summary["val/loss"]["min"] == 0.4

@@ -1,0 +1,284 @@
+"""The loggers of every run: ``metrics.csv``, and W&B in a way that never stops a training."""
+
+import csv
+import functools
+import io
+import json
+import netrc
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_warn
+
+from segmentation.evaluation.calibration import pr_curve, roc_curve
+from segmentation.evaluation.tables import ABOUT, COUNTS, OBJECT_COUNTS
+from segmentation.io.files import writing
+from segmentation.training.messages import one_line, shortened
+from segmentation.training.signals import STATUS
+
+INIT_SECONDS, FINISH_SECONDS = 30, 120  # that W&B's server may keep a run waiting
+ASK_SECONDS = 5  # that it may keep one waiting that was asked to stop
+TABLE_IMAGES = 200  # in the table of test images; per_image.csv has all
+Picture = tuple[np.ndarray, np.ndarray, np.ndarray]  # image (H, W, C) uint8; prediction, truth bool
+
+
+class MetricsLogger(CSVLogger):
+    """``metrics.csv`` in the run's folder, which may have been begun by another process."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="", version="", flush_logs_every_n_steps=50)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            self._experiment = _Writer(self.log_dir)
+        return self._experiment
+
+    def flushed(self) -> int:
+        """How many rows are on the disk, now that all are."""
+        self.save()
+        rows: int = self.experiment.rows
+        return rows
+
+
+class _Writer(ExperimentWriter):
+    """Goes on with the file that is there, and never leaves half a one."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self.path = Path(self.metrics_file_path)
+        self.metrics_keys, rows = self._read()
+        self.rows = len(rows)
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning's own deletes what is there."""
+
+    def save(self) -> None:
+        self.rows += len(self.metrics)
+        super().save()
+
+    def keep(self, count: int) -> None:
+        """Drop what was logged after the first ``count`` rows: it is about to be done again."""
+        self.metrics_keys, rows = self._read()
+        self.metrics, self.rows = [], min(count, len(rows))
+        if self.path.exists():
+            self._write(self.metrics_keys, rows[:count])
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        self._write(fieldnames, self._read()[1])
+
+    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+        text = self.path.read_bytes().decode() if self.path.exists() else ""
+        reader = csv.DictReader(io.StringIO(text))
+        return list(reader.fieldnames or ()), list(reader)
+
+    def _write(self, header: list[str], rows: list[dict[str, str]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, header)  # ends lines as Lightning's does
+        writer.writeheader()
+        writer.writerows(rows)
+        with writing(self.path) as file:
+            file.write(text.getvalue().encode())
+
+
+def _attempted(method: Callable[..., Any]) -> Any:
+    """The method of a logger: where it fails, that is said once, and the run goes on."""
+
+    @functools.wraps(method)
+    def attempt(logger: "RobustWandbLogger", *arguments: Any, **more: Any) -> None:
+        try:
+            method(logger, *arguments, **more)
+        except Exception as error:  # W&B's own kinds, those of its sockets, a full disk …
+            if not logger.failed:
+                _warn("failed", error, "the run goes on, its folder has all")
+            logger.failed = True
+
+    return attempt
+
+
+class RobustWandbLogger(WandbLogger):
+    """W&B that never stops a training, whatever becomes of its server, quota or disk.
+
+    A server that does not answer is given up after half a minute, and the run goes on offline. What
+    fails after that is said once; what is not uploaded two minutes after the end is left, whole, to
+    ``wandb sync``.
+
+    Args:
+        folder: The run's folder; what W&B keeps for a later upload is below it.
+        offline: Do not look for a server, unless W&B is disabled altogether ($WANDB_MODE).
+        settings: Of ``WandbLogger``.
+    """
+
+    def __init__(self, folder: Path, offline: bool = False, **settings: Any) -> None:
+        super().__init__(save_dir=folder, **settings)
+        # Lightning sets $WANDB_MODE instead, which W&B reads but once.
+        if offline and os.environ.get("WANDB_MODE") != "disabled":
+            self._wandb_init["mode"] = "offline"
+        self._wandb_init.pop("anonymous", None)  # W&B warns of Lightning's None
+        if os.environ.get("WANDB_SWEEP_ID"):  # its agent says both, and W&B warns of ours
+            del self._wandb_init["project"], self._wandb_init["id"]
+        self.failed = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            import wandb
+
+            # Tables and checkpoints that wait for an upload: by default in the user's home, which a
+            # container does not keep.
+            waiting = os.path.abspath(os.path.join(str(self.save_dir), "wandb"))
+            os.environ.setdefault("WANDB_DATA_DIR", waiting)
+            limits = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
+            known = {k: v for k, v in limits.items() if k in wandb.Settings.model_fields}
+            self._wandb_init.setdefault("settings", known)
+            try:
+                return super().experiment
+            except Exception as error:
+                _warn("cannot be reached", error, "this run goes on offline")
+            self._wandb_init["mode"] = "offline"
+            try:
+                wandb.teardown()  # its service still holds the run's id
+                return super().experiment
+            except Exception as error:
+                _warn("cannot be used", error, "this run goes on without")
+                self._experiment = wandb.init(mode="disabled")
+        return self._experiment
+
+    log_metrics = _attempted(WandbLogger.log_metrics)
+    log_hyperparams = _attempted(WandbLogger.log_hyperparams)
+    log_image = _attempted(WandbLogger.log_image)
+    finalize = _attempted(WandbLogger.finalize)
+
+    @_attempted
+    def describe(self, folder: Path, best: Mapping[str, str]) -> None:
+        """Say what the run is made of, and which value of a score is its ``best``: min or max."""
+        run, about = self.experiment, json.loads((folder / "run.json").read_text())
+        keep = {name: about[name] for name in ("git", "split_sha256", "versions") if name in about}
+        run.config.update(keep, allow_val_change=True)
+        if (diff := folder / "git.diff").exists():
+            copy = Path(run.dir) / diff.name
+            copy.write_bytes(diff.read_bytes())
+            run.save(str(copy), base_path=run.dir, policy="now")
+        for name, kind in best.items():
+            run.define_metric(name, step_metric="trainer/global_step", summary=kind)
+
+    @_attempted
+    def log_pictures(self, shown: Mapping[str, Picture], step: int) -> None:
+        """Images by name; with a key each: images of one key should have one size."""
+        images = enumerate(shown.items(), start=1)
+        self.log_metrics({f"val/image_{i}": _layered(*p, name) for i, (name, p) in images}, step)
+
+    @_attempted
+    def log_test(
+        self, rows: Sequence[Mapping[str, Any]], picture: Callable[[str], Picture]
+    ) -> None:
+        """The rows of the network in ``per_image.csv``, each with its picture, the worst first."""
+        import wandb
+
+        scores = [name for name in rows[0] if name not in {*ABOUT, *COUNTS, *OBJECT_COUNTS}]
+        table = wandb.Table(columns=["image", "id", "kind", *scores])
+        for row in sorted(rows, key=lambda row: float(row["iou"]))[:TABLE_IMAGES]:
+            shown = _layered(*picture(row["id"]))
+            table.add_data(shown, row["id"], row["kind"], *(row[name] for name in scores))
+        self.log_metrics({"test/images": table})
+
+    @_attempted
+    def log_curves(self, counts: np.ndarray) -> None:
+        """Precision-recall and ROC, of (2, bins) pixels by probability: foreground, background."""
+        import wandb
+
+        for key, title, names, points in (
+            ("test/precision_recall", "Precision and recall", ("recall", "precision"), pr_curve),
+            ("test/roc", "ROC", ("false positive rate", "true positive rate"), roc_curve),
+        ):
+            data = np.stack(points(counts), axis=1)
+            data = np.unique(data[np.isfinite(data).all(axis=1)].round(5), axis=0)
+            table = wandb.Table(columns=list(names), data=data.tolist())
+            self.log_metrics({key: wandb.plot.line(table, *names, title=title)})
+
+    @_attempted
+    def upload(self, path: Path) -> None:
+        """A checkpoint, as an artifact."""
+        import wandb
+
+        artifact = wandb.Artifact(f"model-{self.experiment.id}", "model")
+        # Not copied: nothing writes to a run's best checkpoint after its end, and an offline run
+        # finds it where it is when it is uploaded.
+        artifact.add_file(str(path.resolve()), path.name, policy="immutable", skip_cache=True)
+        self.experiment.log_artifact(artifact, aliases=["best"])
+
+
+def _layered(image: np.ndarray, mask: np.ndarray, truth: np.ndarray, name: str = "") -> Any:
+    """An image with prediction and truth as W&B's mask layers, to be switched on and off."""
+    import wandb
+
+    layers = {
+        title: {"mask_data": layer.astype(np.uint8), "class_labels": {1: "foreground"}}
+        for title, layer in (("prediction", mask), ("truth", truth))
+    }
+    rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+    return wandb.Image(rgb, caption=name, masks=layers)
+
+
+def _warn(what: str, error: BaseException, now: str) -> None:
+    gist = shortened(one_line(str(error) or repr(error)), 200)
+    rank_zero_warn(f"W&B {what} ({gist}); {now}", stacklevel=3)
+
+
+def has_account() -> bool:
+    """Whether W&B would find a key: in the environment or in the netrc file of a login."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return any("wandb" in host for host in netrc.netrc().hosts)
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def finish_preempted() -> None:
+    """End this process's W&B run, if it has one, as one that was interrupted and will go on.
+
+    But for one that W&B's server itself ended: marked, it would be handed out and ended again,
+    over and over. Only W&B's agent may have been asked to end it.
+    """
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and (run := wandb.run) is not None:
+        if "WANDB_SWEEP_ID" not in os.environ or not stopped_by_server(run):
+            wandb.mark_preempting()
+        wandb.finish(exit_code=STATUS)
+
+
+_STOP = """query RunShouldStop($entity: String, $project: String, $run: String!) {
+  project(entityName: $entity, name: $project) { run(name: $run) { shouldStop stopped } }
+}"""
+
+
+def stopped_by_server(run: Any) -> bool:
+    """Whether W&B's server wants a run to end: early termination, or the button on its page.
+
+    Its agent sends SIGTERM then, as a cluster does that takes its machine back. Without an answer
+    within 5 seconds it is ``False``.
+    """
+    asked = {"entity": run.entity, "project": run.project, "run": run.id}
+    key = run.settings.api_key  # else requests finds the one of `wandb login` in ~/.netrc
+    try:
+        answer = requests.post(  # wandb.Api() would take its time over a dead network
+            f"{run.settings.base_url}/graphql",
+            json={"query": _STOP, "variables": asked},
+            auth=("api", key) if key else None,
+            timeout=ASK_SECONDS,
+        )
+        found = answer.json()["data"]["project"]["run"]
+        return bool(found["shouldStop"] or found["stopped"])
+    except (requests.RequestException, KeyError, TypeError):  # or an answer that is none
+        return False
