@@ -12,7 +12,7 @@ from torch.utils.data import DistributedSampler
 
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.preprocess import Preprocess
-from segmentation.inference.padding import padded
+from segmentation.inference import padded
 from segmentation.losses import BCEDice
 
 

@@ -16,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a clone
 
-from segmentation.inference.sliding import Tiling, sliding
+from segmentation.inference import Tiling, sliding
 from segmentation.models import UNet
 
 STRIDE, OVERLAP = 8, 0.25

@@ -1,22 +1,67 @@
-"""Reading checkpoints safely, and rebuilding the task that a checkpoint holds."""
+"""Reading checkpoints safely, and rebuilding what they hold."""
 
-import io
 import json
+import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
-from torch import Tensor
 
 from segmentation import __version__
 from segmentation.errors import UserError
-from segmentation.io.files import sha256_of, write_bytes
+from segmentation.io.files import sha256_of
+from segmentation.predictor import Predictor
 from segmentation.task import SegmentationTask
 
-# What a checkpoint needs to be tested and to predict; the rest goes on with a training.
-INFERENCE = ("segmentation", "state_dict", "epoch", "global_step", "pytorch-lightning_version")
+# A class named in a checkpoint is imported and called: others' code only if the user trusts it.
+TRUSTED = ("segmentation", "torch", "torchvision", "segmentation_models_pytorch")
+# Beginnings of class paths in older checkpoints and configs, and what they are now.
+MOVED = {
+    "segmentation.inference.tiles.": "segmentation.experiments.grid_tiles.",
+    "segmentation.callbacks.averaging.": "segmentation.training.averaging.",
+    "segmentation.data.weights.": "segmentation.targets.border_weights.",
+    **{
+        f"segmentation.data.{name}.": f"segmentation.datasets.{name}."
+        for name in ("bbbc039", "dic_hela", "dsb2018", "folder", "ultrasound_nerve")
+    },
+}
+
+
+def load(*paths: str | Path, device: str = "auto", tta: bool = False) -> Predictor:
+    """The trained network of a checkpoint, ready to predict; of several, their ensemble.
+
+    Args:
+        paths: Checkpoints that ``fit``, ``prune`` or ``export`` wrote.
+        device: "auto" takes a GPU where there is one; otherwise as PyTorch names it.
+        tta: Average over an image's eight symmetries: better, eight times slower.
+
+    Raises:
+        UserError: A checkpoint is at fault, they do not fit together, or there is no such device.
+
+    >>> model = load("best.ckpt")  # doctest: +SKIP
+    >>> labels = model.predict(image)  # doctest: +SKIP
+    """
+    first, *others = (load_task(path).predictor for path in paths)
+    first.tta = first.tta or tta
+    for path, other in zip(paths[1:], others, strict=True):
+        other.tta = other.tta or tta
+        first.add_member(other, str(path))
+    return first.to(find_device(device))
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, "auto" a GPU where there is one; an error if it is not available."""
+    if name == "auto":
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else mps
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"--device {name}: not available here ({why}); use cpu") from None
 
 
 def sidecar(path: str | Path) -> Path:
@@ -32,8 +77,9 @@ def read_checkpoint(path: str | Path, tuned: bool = True) -> dict[str, Any]:
         tuned: Put the settings of its sidecar, where there is one, into the target of its config.
 
     Raises:
-        UserError: It is missing, broken, of another kind, or holds anything but plain values
-            (unpickling could then run code of its author); or the sidecar is of another checkpoint.
+        UserError: It is missing, broken, of another kind, or could run its author's code: it holds
+            more than plain values, or names classes of packages that neither :data:`TRUSTED` nor
+            the variable SEGMENTATION_TRUST lists; or the sidecar is of another checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,10 +98,21 @@ def read_checkpoint(path: str | Path, tuned: bool = True) -> dict[str, Any]:
             f"{path}: a checkpoint of another kind, not one of this package; train one with "
             "segmentation fit"
         )
-    config = checkpoint["segmentation"].get("config")
-    if tuned and config and sidecar(path).is_file():
-        target = config["init_args"]["target"]
-        target["init_args"] = {**(target.get("init_args") or {}), **_tuned(path)}
+    known = (*TRUSTED, *os.environ.get("SEGMENTATION_TRUST", "").split(","))
+
+    def trusted(key: str, value: Any) -> Any:
+        if key == "class_path" and (package := value.partition(".")[0]) not in known:
+            raise UserError(
+                f"{path}: names {value}, whose code would run; if you trust it, set "
+                f"SEGMENTATION_TRUST={package}"
+            )
+        return value
+
+    if config := checkpoint["segmentation"].get("config"):
+        config = checkpoint["segmentation"]["config"] = _mapped(renamed(config), trusted)
+        if tuned and sidecar(path).is_file():
+            target = config["init_args"]["target"]
+            target["init_args"] = {**(target.get("init_args") or {}), **_tuned(path)}
     return checkpoint
 
 
@@ -65,7 +122,9 @@ def _tuned(path: Path) -> dict[str, Any]:
         content = json.loads(file.read_text())
         settings: dict[str, Any] = content["target"]
         digest = content["checkpoint_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(value, bool | int | float) for value in settings.values()):
+            raise ValueError("settings that are no numbers")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file}: cannot be read ({error!r}); delete it, or run segmentation tune again"
         ) from None
@@ -81,8 +140,7 @@ def load_task(path: str | Path) -> SegmentationTask:
     """The trained task in a checkpoint, in evaluation mode. Never touches the network.
 
     Raises:
-        UserError: As :func:`read_checkpoint`, or the task was built by hand rather than from a
-            config: then load it with ``SegmentationTask.load_from_checkpoint`` and its parts; or
+        UserError: As :func:`read_checkpoint`; or the task was built by hand, not from a config; or
             its config does not fit the code that is installed.
     """
     checkpoint = read_checkpoint(path)
@@ -107,41 +165,12 @@ def load_task(path: str | Path) -> SegmentationTask:
     return task.eval()
 
 
-def save_for_inference(checkpoint: dict[str, Any], output: Path, half: bool = False) -> None:
-    """Write a checkpoint that ``predict`` and ``test`` take as any other, without what trains on.
-
-    Args:
-        checkpoint: As :func:`read_checkpoint` gives it.
-        output: The file.
-        half: Store numbers in float16, half the size. They are computed with in float32 as before;
-            a tensor that float16 cannot hold stays as it is.
-
-    Raises:
-        UserError: The output cannot be written.
-    """
-    kept = {name: checkpoint[name] for name in INFERENCE if name in checkpoint}
-    kept["segmentation"] = {**kept["segmentation"], "exported": True}
-    if half:
-        kept["state_dict"] = {name: _half(value) for name, value in kept["state_dict"].items()}
-    buffer = io.BytesIO()
-    torch.save(kept, buffer)
-    write_bytes(output, buffer.getvalue())
-
-
-def _half(value: Tensor) -> Tensor:
-    if not value.is_floating_point():
-        return value
-    small = value.half()
-    return small if torch.isfinite(small).all() else value
-
-
 def build_task(config: dict[str, Any]) -> SegmentationTask:
     """Instantiate ``{class_path, init_args}`` of a :class:`SegmentationTask` or a subclass."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SegmentationTask, "model", required=True)
-    task: SegmentationTask = parser.instantiate_classes(
-        parser.parse_object({"model": config})
-    ).model
+    values = parser.instantiate_classes(parser.parse_object({"model": config}))
+    task: SegmentationTask = values.model
     task.config = config
     return task
 
@@ -151,11 +180,35 @@ def without_download(config: Any) -> Any:
 
     Those are about to be replaced by the checkpoint's, and fetching them would need a network.
     """
-    if isinstance(config, dict):
+
+    def left_out(key: str, value: Any) -> Any:
         # VGGUNet's "weights" name a file; elsewhere that word may stand for numbers.
-        fetched = {k for k, v in config.items() if k == "weights" and isinstance(v, str)}
-        fetched.add("encoder_weights")
-        return {k: None if k in fetched else without_download(v) for k, v in config.items()}
+        fetched = key == "encoder_weights" or (key == "weights" and isinstance(value, str))
+        return None if fetched else value
+
+    return _mapped(config, left_out)
+
+
+def renamed(config: Any) -> Any:
+    """A copy of a config, of a checkpoint or a run, whose class paths are those of today.
+
+    >>> renamed({"class_path": "segmentation.inference.tiles.GridTiles"})
+    {'class_path': 'segmentation.experiments.grid_tiles.GridTiles'}
+    """
+
+    def today(_: str, value: Any) -> Any:
+        for old, new in MOVED.items() if isinstance(value, str) else ():
+            if value.startswith(old):
+                return new + value.removeprefix(old)
+        return value
+
+    return _mapped(config, today)
+
+
+def _mapped(config: Any, change: Callable[[str, Any], Any], key: str = "") -> Any:
+    """A copy of a config of which each plain value, and the key it stands under, was changed."""
+    if isinstance(config, dict):
+        return {name: _mapped(value, change, name) for name, value in config.items()}
     if isinstance(config, list):
-        return [without_download(value) for value in config]
-    return config
+        return [_mapped(value, change, key) for value in config]
+    return change(key, config)

@@ -6,7 +6,7 @@ parameter is typed on the command line:
 - before ``/``: by its place (``prepare DATASET``)
 - ``bool``: a switch; ``list``: one or more values
 - ``Literal[…] | None``: alone, it means the first of its values
-- ``data_x`` and ``run_x``: ``--data.x`` and ``--run.x``, as in a config; others ``--name``
+- ``data_x``, ``run_x``, ``trainer_x``: ``--data.x`` and so on, as in a config; others ``--name``
 - ``*options``: whatever the function does not name itself, handed on as typed
 """
 
@@ -87,7 +87,8 @@ def _named(stub: Callable[..., Any]) -> list[inspect.Parameter]:
 
 def _option(parameter: inspect.Parameter) -> str:
     group, _, rest = parameter.name.partition("_")
-    return f"--{group}.{rest}" if group in ("data", "run") and rest else f"--{parameter.name}"
+    grouped = group in ("data", "run", "trainer") and rest
+    return f"--{group}.{rest}" if grouped else f"--{parameter.name}"
 
 
 def _divided(words: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[str]]:

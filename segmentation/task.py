@@ -1,9 +1,8 @@
 """The one LightningModule: network, loss, target, preprocessing and optimiser, all injected."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -19,9 +18,8 @@ from segmentation.data.examples import Batch
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import Split
 from segmentation.errors import UserError
-from segmentation.inference.padding import network_stride, padded
-from segmentation.inference.tta import d4_mean
 from segmentation.metrics import object_metrics, pixel_metrics
+from segmentation.predictor import Prediction, Predictor
 from segmentation.schedules import PerStep
 from segmentation.targets import Target
 
@@ -99,10 +97,10 @@ class SegmentationTask(LightningModule):
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
         self.loss, self.target, self.preprocess = loss, target, preprocess
         self.optimizer, self.lr_scheduler, self.schedule = optimizer, lr_scheduler, schedule
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.compile_net, self.tta = compile, tta
+        self.compile_net = compile
+        # No module of its own: the network is registered once.
+        self.predictor = Predictor(self.net, preprocess, target, tta, channels_last)
         self.config: dict[str, Any] | None = None  # how to build this task again: plain values
-        self.stride = network_stride(net)
         one_head = getattr(loss, "loss", loss)  # DeepSupervision hands weights on
         self._weighs = "weight" in inspect.signature(one_head.forward).parameters
         metrics = pixel_metrics(target.threshold)
@@ -117,15 +115,12 @@ class SegmentationTask(LightningModule):
         self._unchecked: tuple[Tensor, str] | None = None
 
     def setup(self, stage: str) -> None:
-        if self.compile_net:
+        if self.compile_net and stage != "predict":  # each size of image would be compiled
             self.net.compile()  # in place: the names in the state dict stay as they are
 
     def forward(self, image: Tensor) -> Tensor:
-        """Prepared images, uint8 (B, C, H, W) of any size ► float32 probabilities (B, K, H, W).
-
-        With test-time augmentation and with the other members of an ensemble, where there are any.
-        """
-        return self._averaged(self._probabilities(image, self.tta), image)
+        """Prepared images, uint8 (B, C, H, W) of any size ► float32 probabilities (B, K, H, W)."""
+        return self.predictor.probabilities(image)
 
     def add_member(self, task: "SegmentationTask", name: str) -> None:
         """Average every answer but the loss with another task's: an ensemble.
@@ -139,16 +134,14 @@ class SegmentationTask(LightningModule):
                 f"first's {getattr(self.preprocess, setting)}; an ensemble is tested on the same "
                 "images"
             )
-        ours, theirs = type(self.target).__name__, type(task.target).__name__
-        if ours != theirs:
-            raise UserError(f"{name}: learned {theirs}, the first {ours}; leave it out")
+        self.predictor.add_member(task.predictor, name)
         self.members.append(task)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._check_loss()
         image = batch["image"]
         self._check_size(image.shape[-2], image.shape[-1])
-        loss = self._loss(self.net(self._input(image)), batch)
+        loss = self._loss(self.net(self.predictor.normalized(image)), batch)
         where = f"epoch {self.current_epoch}, batch {batch_idx} ({', '.join(batch['id'])})"
         self._unchecked = (loss.detach(), where)
         self.log(
@@ -169,8 +162,10 @@ class SegmentationTask(LightningModule):
 
     def on_test_start(self) -> None:
         self._check_leak()
-        for member in self.members:
-            member.to(self.device)
+        self.predictor.to(self.device)
+
+    def on_predict_start(self) -> None:
+        self.predictor.to(self.device)
 
     def on_train_epoch_end(self) -> None:
         self._check_loss()
@@ -180,19 +175,25 @@ class SegmentationTask(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Evaluated:
         test = (self.test_metrics, self.test_objects, self.test_loss)
-        return self._evaluate(batch, *test, self.tta)
+        return self._evaluate(batch, *test, self.predictor.tta)
+
+    def predict_step(
+        self, batch: Iterable[np.ndarray], batch_idx: int
+    ) -> list[Prediction] | UserError:
+        """Find the objects of images as read, (H, W, C) uint8 or uint16 each.
+
+        An image at fault gives its error, so that the next ones are done all the same.
+        """
+        try:
+            return [self.predictor.decode(self.predictor.maps(image)) for image in batch]
+        except UserError as error:
+            return error
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val", self.val_metrics, self.val_objects, self.val_loss)
 
     def on_test_epoch_end(self) -> None:
         self._log_scores("test", self.test_metrics, self.test_objects, self.test_loss)
-
-    def foreground(self, net: nn.Module, batch: Batch) -> Tensor:
-        """What a variant of the network (a pruned one) answers: (B, H', W') probabilities."""
-        logits = padded(net, self._input(batch["image"]), self.stride)
-        probs = self._as_scored(self.target.probabilities(logits), batch["labels"])
-        return self.target.foreground(probs)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.net.parameters())
@@ -237,35 +238,19 @@ class SegmentationTask(LightningModule):
             )
         self.trained_on = stored.get("trained_on", {})  # not in the first checkpoints
 
-    def _input(self, image: Tensor) -> Tensor:
-        return self.preprocess.normalize(image).contiguous(memory_format=self.memory_format)
-
-    def _probabilities(self, image: Tensor, tta: bool = False) -> Tensor:
-        def answer(pixels: Tensor) -> Tensor:
-            return self.target.probabilities(self.net(pixels))
-
-        # Padded once for all symmetries: each in its own way, the same pixels would see others.
-        net = partial(d4_mean, answer) if tta else answer
-        return padded(net, self._input(image), self.stride)
-
-    def _averaged(self, own: Tensor, image: Tensor) -> Tensor:
-        """This task's answer, averaged with those of the other members of the ensemble."""
-        answers = [own, *(task._probabilities(image, self.tta) for task in self.members)]
-        return own if len(answers) == 1 else torch.stack(answers).mean(0)
-
     def _evaluate(
         self, batch: Batch, pixels: Any, objects: Any, mean_loss: MeanMetric, tta: bool = False
     ) -> Evaluated:
         image = batch["image"]
-        logits = padded(self.net, self._input(image), self.stride)
-        own = self._probabilities(image, tta) if tta else self.target.probabilities(logits)
-        if torch.isnan(own).any():  # an epoch's last step may have ruined the network
+        logits = self.predictor.logits(image)
+        probs = self.predictor.probabilities(image, tta, logits)
+        if torch.isnan(probs).any():  # an epoch's last step may have ruined the network
             raise UserError(
                 f"the network answers NaN to {', '.join(batch['id'])}: its training diverged; "
                 "lower model.optimizer.lr, or use --trainer.precision 32-true"
             )
         mean_loss.update(self._loss(logits, batch), weight=len(logits))
-        probs = self._as_scored(self._averaged(own, image), batch["labels"])
+        probs = self.as_scored(probs, batch["labels"])
         foreground = self.target.foreground(probs)
         pixels.update(foreground, batch["labels"] > 0)
         decoded = [torch.from_numpy(self.target.decode(p)) for p in probs.cpu().numpy()]
@@ -273,7 +258,7 @@ class SegmentationTask(LightningModule):
         objects.update(instances, batch["labels"])
         return {"probs": probs, "foreground": foreground, "instances": instances}
 
-    def _as_scored(self, probs: Tensor, labels: Tensor) -> Tensor:
+    def as_scored(self, probs: Tensor, labels: Tensor) -> Tensor:
         """(B, K, H', W') probabilities at the size that is scored."""
         size = (labels.shape[-2], labels.shape[-1])
         if probs.shape[-2:] == size:  # scored as the network saw it
@@ -294,7 +279,9 @@ class SegmentationTask(LightningModule):
         return loss
 
     def _check_size(self, height: int, width: int) -> None:
-        stride = getattr(self.net, "train_stride", self.stride)  # of one that is shown tiles
+        stride = getattr(
+            self.net, "train_stride", self.predictor.stride
+        )  # of one that is shown tiles
         if height % stride or width % stride:
             up, across = (-(-side // stride) * stride for side in (height, width))
             raise UserError(

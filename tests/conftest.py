@@ -21,6 +21,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGMENTATION_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("WANDB_MODE", "disabled")
+        patch.setenv("SEGMENTATION_TRUST", "tests")  # checkpoints with networks of the tests
         patch.delenv("PL_GLOBAL_SEED", raising=False)
         yield
 

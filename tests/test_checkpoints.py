@@ -15,7 +15,6 @@ from segmentation.checkpoints import (
     build_task,
     load_task,
     read_checkpoint,
-    save_for_inference,
     sidecar,
     without_download,
 )
@@ -23,6 +22,7 @@ from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
 from segmentation.io.files import sha256_of
 from segmentation.losses import BCEDice
+from segmentation.predict.export import save_for_inference
 from segmentation.targets import Foreground
 from segmentation.task import SegmentationTask
 from tests.helpers import arguments, fit, refusal
@@ -162,7 +162,7 @@ def test_what_half_precision_cannot_hold_stays_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "value"),
     [
-        ("net", {"class_path": "gone.Net"}),
+        ("net", {"class_path": "segmentation.gone.Net"}),
         ("net", {"class_path": "segmentation.models.UNet", "init_args": {"depth_of_it": 2}}),
         ("net", {"class_path": "segmentation.models.UNet", "init_args": {"in_channels": 1}}),
         ("preprocess", {"channels": 1, "contrast": 2}),

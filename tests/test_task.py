@@ -182,15 +182,6 @@ def test_a_resized_image_is_scored_at_its_own_size() -> None:
     assert ours.val_loss.compute().item() == pytest.approx(loss.item(), rel=1e-5)
 
 
-@torch.no_grad()
-def test_a_variant_of_the_network_is_scored_in_the_same_way() -> None:
-    ours = task(preprocess=Preprocess(resize=(14, 24)))
-    data = batch(size=(14, 24), native=(40, 30))
-    wanted = ours.validation_step(data, 0)["foreground"]
-    assert torch.allclose(ours.foreground(ours.net, data), wanted)
-    assert not torch.allclose(ours.foreground(lambda x: -ours.net(x), data), wanted)
-
-
 @pytest.mark.parametrize("stage", ["val", "test"])
 def test_evaluation_losses_weigh_every_image_alike(stage: str) -> None:
     """Batches of 4, 1 and 2: the mean over batches would be another number."""

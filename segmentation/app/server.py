@@ -7,100 +7,108 @@ import re
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
-from html import escape
+from collections import defaultdict
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Lock
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from markupsafe import escape
+
+from segmentation.checkpoints import load
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
-from segmentation.evaluation.html import data_url, document, facts, figure, table
+from segmentation.evaluation.overlays import data_url
+from segmentation.evaluation.pages import render
 from segmentation.io.files import write_table
-from segmentation.io.images import IMAGE_SUFFIXES
+from segmentation.io.images import IMAGE_SUFFIXES, read_image
 from segmentation.io.stacks import open_planes
-from segmentation.predict.outputs import Outputs
-from segmentation.predict.outputs.measurements import OBJECT_COLUMNS
-from segmentation.predict.prediction import STREAMED, predict_file, write_prediction
-from segmentation.task import SegmentationTask
+from segmentation.measurements import OBJECT_COLUMNS
+from segmentation.predict.outputs import STREAMED, FileWriter, Outputs
+from segmentation.predictor import Predictor
 
 LARGEST = 2**28  # bytes of an image file
 SHOWN = ("object", "area", "centroid_y", "centroid_x", "intensity_mean", "eccentricity", "border")
-STYLE = "#drop{border:2px dashed #999;padding:2em;text-align:center}#drop.over{background:#eef}"
-SCRIPT = """
-const drop = document.getElementById("drop"), shown = document.getElementById("result");
-async function send(file) {
-  if (!file) return;
-  shown.textContent = file.name + " …";
-  try {
-    const address = "/predict?name=" + encodeURIComponent(file.name);
-    shown.innerHTML = await (await fetch(address, {method: "POST", body: file})).text();
-  } catch (error) { shown.textContent = "The server does not answer: " + error; }
-}
-document.querySelector("input").onchange = event => send(event.target.files[0]);
-drop.ondragover = event => { event.preventDefault(); drop.className = "over"; };
-drop.ondragleave = () => { drop.className = ""; };
-drop.ondrop = event => {
-  event.preventDefault(); drop.className = ""; send(event.dataTransfer.files[0]);
-};
-"""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def server(tasks: Sequence[SegmentationTask], title: str, host: str, port: int) -> HTTPServer:
-    """A server that listens; ``serve_forever`` answers one image at a time, and keeps none.
+def serve(
+    ckpt_path: list[Path], device: str = "auto", host: str = "127.0.0.1", port: int = 8000
+) -> None:
+    """Try trained checkpoints on one image after another, on a page in the browser.
+
+    Whoever reaches the address may use it: there is no login. No image is kept.
 
     Args:
-        tasks: An ensemble, or one, in evaluation mode.
-        title: What is tried, for the page.
-        host: Address to listen on; 127.0.0.1 is this machine alone.
+        ckpt_path: Written by fit, prune or export; the probabilities of several are averaged.
+        device: auto, cpu, cuda, cuda:1, mps.
+        host: Address to listen on (127.0.0.1: this machine alone).
         port: 0 takes a free one.
+    """
+    title = ", ".join(path.name for path in ckpt_path)
+    with server(load(*ckpt_path, device=device), title, host, port) as listening:
+        print(f"http://{host}:{listening.server_port} (Ctrl-C ends it)", flush=True)
+        listening.serve_forever()
+
+
+def server(predictor: Predictor, title: str, host: str, port: int) -> ThreadingHTTPServer:
+    """A server that listens; ``serve_forever`` predicts one image at a time, and keeps none.
 
     Raises:
         UserError: The address cannot be listened on.
     """
-
-    class Handler(_Handler):
-        pass
-
-    Handler.tasks, Handler.title = tasks, title
+    parts = {"predictor": predictor, "title": title, "lock": Lock()}
     try:
-        return HTTPServer((host, port), Handler)
+        return ThreadingHTTPServer((host, port), type("Handler", (_Handler,), parts))
     except (OSError, OverflowError) as error:
         raise UserError(f"{host}:{port}: cannot be listened on ({error}); choose --port") from None
 
 
 class _Handler(BaseHTTPRequestHandler):
-    tasks: Sequence[SegmentationTask]
+    predictor: Predictor
     title: str
+    lock: Lock  # on the network; clients that are slow to send or to receive do not hold it
+    timeout = 60
 
     def do_GET(self) -> None:
-        if urlsplit(self.path).path != "/":
-            return self._answer(HTTPStatus.NOT_FOUND, "no such page")
-        kinds = ",".join(IMAGE_SUFFIXES)
-        body = (
-            f"<h1>{escape(self.title)}</h1><p id='drop'>Drop an image here, or choose one: "
-            f"<input type='file' accept='{kinds}'></p><div id='result'></div>"
-            f"<script>{SCRIPT}</script>"
-        )
-        self._answer(HTTPStatus.OK, document(self.title, body, STYLE))
+        if self._is_welcome("/"):
+            page = render("serve.html", title=self.title, kinds=",".join(IMAGE_SUFFIXES))
+            self._answer(HTTPStatus.OK, page)
 
     def do_POST(self) -> None:
-        address = urlsplit(self.path)
-        if address.path != "/predict":
-            return self._answer(HTTPStatus.NOT_FOUND, "no such page")
+        if not self._is_welcome("/predict"):
+            return
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or not 0 < int(length) <= LARGEST:
             self.close_connection = True  # what it sends is not read
             return self._refuse(f"an image file has 1 to {LARGEST:,} bytes, not {length or 'none'}")
-        name = parse_qs(address.query).get("name", [""])[0]
+        name = parse_qs(urlsplit(self.path).query).get("name", [""])[0]
+        data = self.rfile.read(int(length))
         try:
-            self._answer(HTTPStatus.OK, result(self.tasks, name, self.rfile.read(int(length))))
+            with self.lock:
+                text = result(self.predictor, name, data)
+            self._answer(HTTPStatus.OK, text)
         except UserError as error:
             self._refuse(str(error))
 
+    def _is_welcome(self, path: str) -> bool:
+        """Refuse other paths; and pages of other hosts, which a browser may be made to open."""
+        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        here = self.server.server_address[0] not in LOOPBACK
+        here = here or urlsplit(f"//{host}").hostname in LOOPBACK
+        if not here or (origin is not None and urlsplit(origin).netloc != host):
+            self._answer(HTTPStatus.FORBIDDEN, "this page is of another host")
+        elif urlsplit(self.path).path != path:
+            self._answer(HTTPStatus.NOT_FOUND, "no such page")
+        else:
+            return True
+        self.close_connection = True
+        return False
+
     def _refuse(self, why: str) -> None:
-        self._answer(HTTPStatus.BAD_REQUEST, f"<p class='bad'>{escape(why)}</p>")
+        self._answer(HTTPStatus.BAD_REQUEST, f'<p class="bad">{escape(why)}</p>')
 
     def _answer(self, status: HTTPStatus, text: str) -> None:
         data = text.encode()
@@ -115,11 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
         print(repr(format % values)[1:-1], file=sys.stderr)
 
 
-def result(tasks: Sequence[SegmentationTask], name: str, data: bytes) -> str:
+def result(predictor: Predictor, name: str, data: bytes) -> str:
     """What is shown of one image file, as HTML: overlay, counts, objects, and all files in a zip.
 
     Args:
-        tasks: An ensemble, or one.
+        predictor: What predicts.
         name: The file's name; its ending says what it is.
         data: The file.
 
@@ -127,40 +135,35 @@ def result(tasks: Sequence[SegmentationTask], name: str, data: bytes) -> str:
         UserError: It is no image, broken, or too large for a page.
     """
     name = re.sub(r"[^\w.\- ]", "_", Path(name).name) or "image"
+    stem = Path(name).stem
     if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"{name}: is no {', '.join(IMAGE_SUFFIXES)}; save it as one of these")
+    rows = defaultdict[str, list[Any]](list)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, name)
+        path, outputs = Path(folder, name), Path(folder, "results")
         path.write_bytes(data)
-        outputs = Outputs(Path(folder, "results"), "tiff", True, True, True, False, True)
         try:
-            planes = open_planes(path, min(task.preprocess.channels for task in tasks))
+            planes = open_planes(path, predictor.preprocess.channels)
             if planes.size is not None and math.prod(planes.size) > STREAMED:
                 raise UserError(f"{path}: is too large for a page; use segmentation predict")
-            found = predict_file(tasks, planes, outputs, name, Path(name).stem)
-            write_prediction(found, outputs, Path(name).stem)
-            objects = found.tables["objects"]
-            write_table(outputs.folder / "objects.csv", OBJECT_COLUMNS, objects)
+            wanted = Outputs(outputs, "tiff", True, True, True, False, True)
+            writer = FileWriter(planes, wanted, name, stem)
+            writer.write(predictor, lambda table, more: rows[table].extend(more))
+            write_table(outputs / "objects.csv", OBJECT_COLUMNS, rows["objects"])
         except UserError as error:
             raise UserError(str(error).replace(f"{folder}/", "")) from None
-        archive = _zip(outputs.folder)
-        image = Preprocess(channels=3).prepare(next(iter(planes)))
-    pictures = figure(data_url(image), escape(name))
-    pictures += figure(data_url(found.overlays[0]), "objects")
-    count = facts([(key, str(value)) for key, value in found.tables["images"][0].items()])
-    rows = [[_short(row[key]) for key in SHOWN] for row in objects]
-    link = f"<a download='{Path(name).stem}.zip' href='data:application/zip;base64,{archive}'>"
-    link += "All results (masks, labels, probabilities, outlines, measurements)</a>"
-    return f"{pictures}<p>{link}</p>{count}{table(SHOWN, rows, 'objects.csv')}"
-
-
-def _zip(folder: Path) -> str:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            file.write(path, path.relative_to(folder))
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            for each in sorted(p for p in outputs.rglob("*") if p.is_file()):
+                file.write(each, each.relative_to(outputs))
+        images = [next(iter(planes)), read_image(outputs / writer.names["overlays"])]
+    return render(
+        "serve_result.html",
+        name=name,
+        stem=stem,
+        urls=[data_url(Preprocess(channels=3).prepare(image)) for image in images],
+        archive=base64.b64encode(archive.getvalue()).decode(),
+        facts=[(key, str(value)) for key, value in rows["images"][0].items()],
+        head=SHOWN,
+        rows=[[row[key] for key in SHOWN] for row in rows["objects"]],
+    )

@@ -7,7 +7,7 @@ from lightning import Callback
 from torch import Tensor, nn
 
 from segmentation.errors import UserError
-from segmentation.inference.padding import network_stride
+from segmentation.inference import network_stride
 from segmentation.models.blocks import check_positive
 
 
@@ -19,7 +19,7 @@ class GridTiles(nn.Module):
     no more around a pixel than in training; nothing overlaps and nothing is blended.
 
     ``stride`` is ``division`` times the network's. Images whose sides are no multiples of it are
-    padded by ``segmentation.inference.padding.padded``, as the task does, rather than refused: all
+    padded by ``segmentation.inference.padded``, as the task does, rather than refused: all
     tiles are then alike, larger than a grid of the image itself would have them by less than the
     network's own stride, and the margin is not scored. (Training does refuse such images.)
 
@@ -33,10 +33,13 @@ class GridTiles(nn.Module):
         in_channels, classes: The network's, or ``None`` if it does not tell.
         stride: What height and width must be multiples of in evaluation.
         train_stride: The same of the tiles in training.
+        whole_image: It divides whole images itself: prediction must not cut them.
 
     Raises:
         ValueError: ``division`` or ``tile_batch`` is below 1.
     """
+
+    whole_image = True
 
     def __init__(self, net: nn.Module, division: int, tile_batch: int = 64) -> None:
         super().__init__()

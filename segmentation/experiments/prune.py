@@ -9,11 +9,27 @@ import torch
 from lightning import Callback, Trainer
 from torchmetrics import MeanMetric
 
-from segmentation.checkpoints import read_checkpoint, save_for_inference
+from segmentation.checkpoints import read_checkpoint
 from segmentation.data.examples import Batch
 from segmentation.errors import UserError
 from segmentation.metrics import pixel_metrics
 from segmentation.models import UNetPlusPlus
+from segmentation.predict.export import save_for_inference
+from segmentation.predictor import Predictor
+from segmentation.training.cli import run
+
+
+def prune(*options: str, ckpt_path: Path, output: Path, level: int | None = None) -> None:
+    """Score every head of a deeply supervised U-Net++ on the validation set, keep the best.
+
+    All other options (--config, --data.…, --trainer.…) are those of validate.
+
+    Args:
+        ckpt_path: The trained U-Net++.
+        output: Checkpoint of the pruned network, for predict and test.
+        level: Keep this head instead of the best.
+    """
+    run(["validate", "--ckpt_path", str(ckpt_path), *options], [ChooseHead(output, level)])
 
 
 class ChooseHead(Callback):
@@ -55,7 +71,9 @@ class ChooseHead(Callback):
         for name, net in self.nets.items():
             _synchronize(pl_module.device)
             start = time.perf_counter()
-            foreground = pl_module.foreground(net, batch)
+            predictor = Predictor(net, pl_module.preprocess, pl_module.target)
+            probs = predictor.probabilities(batch["image"])
+            foreground = pl_module.target.foreground(pl_module.as_scored(probs, batch["labels"]))
             _synchronize(pl_module.device)
             self.seconds[name].update(time.perf_counter() - start)
             self.scores[name].update(foreground, batch["labels"] > 0)

@@ -22,6 +22,7 @@ from segmentation.metrics.instance import ObjectScores
 from segmentation.metrics.matching import SCORES
 from segmentation.objects import clean_objects
 from segmentation.targets import Target
+from segmentation.training.cli import run
 
 PIXELS: Mapping[str, Callable[..., Metric]] = {
     "iou": IoU,
@@ -31,6 +32,20 @@ PIXELS: Mapping[str, Callable[..., Metric]] = {
 }
 OBJECTS = [prefix + name for prefix in ("image_", "") for name in SCORES if name != "count_error"]
 CLEANING = ("min_size", "fill_holes")  # what happens after instances are found
+
+
+def tune(*options: str, ckpt_path: Path, score: str = "image_ap") -> None:
+    """Choose threshold, seeds and sizes of the decoding on the validation images.
+
+    All other options (--config, --data.…, --trainer.…) are those of validate. The settings are kept
+    beside the checkpoint, in NAME.tuned.json; test and predict follow them.
+
+    Args:
+        ckpt_path: Written by fit.
+        score: What is to be highest: image_ap (Kaggle's), ap50, pq, aji, seg, image_iou, …
+    """
+    command = ["validate", "--ckpt_path", str(ckpt_path), *options]
+    run(command, [Tune(score)], tuned=False)
 
 
 class Search:

@@ -1,123 +1,315 @@
-"""Applying trained networks to a folder of images."""
+"""Applying trained networks to a folder of images, by Lightning's own loop over its files."""
 
-import math
+import logging
+import os
 import platform
+import signal
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
+from lightning import Callback, Trainer
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from segmentation import __version__
-from segmentation.checkpoints import load_task
+from segmentation.checkpoints import find_device, load_task
 from segmentation.errors import Unwritten, UserError
 from segmentation.io.files import sha256_of, write_table
 from segmentation.io.images import IMAGE_SUFFIXES
 from segmentation.io.stacks import open_planes
 from segmentation.io.tree import file_stamp, is_junk
-from segmentation.predict.outputs import Outputs, rle
-from segmentation.predict.outputs.manifest import Manifest
-from segmentation.predict.outputs.measurements import IMAGE_COLUMNS, OBJECT_COLUMNS
-from segmentation.predict.prediction import STREAMED, predict_file, stream_file, write_prediction
-from segmentation.task import SegmentationTask
+from segmentation.measurements import IMAGE_COLUMNS, OBJECT_COLUMNS
+from segmentation.predict.formats import RLE_COLUMNS
+from segmentation.predict.manifest import Manifest
+from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
+from segmentation.predictor import Prediction, Predictor
+
+_AHEAD = 4  # files that are read before they are wanted
 
 
-def predict_folder(
-    checkpoints: Sequence[Path],
-    images: Path,
-    outputs: Outputs,
-    device: str = "auto",
+def predict(
+    ckpt_path: list[Path],
+    data_images: Path,
+    output: Path,
+    labels: Literal["tiff", "png"] | None = None,
+    probabilities: bool = False,
+    overlays: bool = False,
+    geojson: bool = False,
+    rle: bool = False,
+    rois: bool = False,
     tta: bool = False,
+    device: str = "auto",
+    trainer_devices: int | None = None,
+    trainer_num_nodes: int | None = None,
 ) -> int:
-    """Predict every image below ``images``.
+    """Find and measure the objects of a folder of images, by trained checkpoints.
 
-    What is done already, by the same settings and of unchanged images, is not done again. A file
-    that cannot be read is reported at the end and does not stop the others.
+    Started again, it goes on: what is done already, by the same settings and of unchanged images,
+    is not done again. Several devices, or several machines under Slurm or torchrun, share the
+    folder. The status is 1 when files were left out; they are named at the end.
 
     Args:
-        checkpoints: Written by fit or prune. The probabilities of several are averaged; objects are
-            told apart by the first one's target.
-        images: Folder of images; subfolders are kept.
-        outputs: What to write, and where.
-        device: "auto" or as PyTorch names it.
-        tta: Average over eight symmetries.
+        ckpt_path: Written by fit, prune or export; the probabilities of several are averaged, and
+            objects are told apart as the first one says.
+        data_images: Folder of PNG, TIFF (stacks too), JPEG or BMP images; subfolders are kept.
+        output: Folder that gets masks/, objects.csv, images.csv and manifest.json.
+        labels: Also labels/: each object its own number, 16 or 32 bits (tiff).
+        probabilities: Also probabilities/: 16-bit TIFF, 65535 = certain foreground.
+        overlays: Also overlays/: the images with the objects tinted.
+        geojson: Also geojson/: outlines for QuPath.
+        rle: Also rle.csv: run lengths as Kaggle wants them.
+        rois: Also rois/: outlines for ImageJ's ROI Manager.
+        tta: Average over eight symmetries: better, 8 times slower.
+        device: auto, cpu, cuda, cuda:1, mps.
+        trainer_devices: Of this machine, each with a process of its own.
+        trainer_num_nodes: Machines, on which a cluster starts this command.
+    """
+    outputs = Outputs(output, labels, probabilities, overlays, geojson, rle, rois)
+    stems = find_images(data_images, output)
+    task, *others = (load_task(path) for path in ckpt_path)
+    for path, other in zip(ckpt_path[1:], others, strict=True):
+        task.predictor.add_member(other.predictor, str(path))
+    members = (task.predictor, *task.predictor.members)
+    for one in members:
+        one.tta = one.tta or tta
+    kind = find_device(device)
+    target = {k: v for k, v in vars(task.target).items() if not k.startswith("_")}
+    settings = {
+        "version": __version__,
+        "checkpoint_sha256": [sha256_of(path) for path in ckpt_path],
+        "images": str(data_images.resolve()),
+        "target": {"class": type(task.target).__name__, **target},
+        "tta": [one.tta for one in members],
+        "outputs": {k: v for k, v in vars(outputs).items() if k != "folder"},
+    }
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions |= {"numpy": np.__version__, "opencv": cv2.__version__}
+    about = {"checkpoints": [str(path) for path in ckpt_path], "device": str(kind)}
+    manifest = Manifest(output, settings, {**about, "versions": versions})
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    devices = trainer_devices or int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+    trainer = Trainer(
+        accelerator="gpu" if kind.type == "cuda" else kind.type,
+        devices=[kind.index] if kind.index is not None and devices == 1 else devices,
+        num_nodes=trainer_num_nodes or int(os.environ.get("GROUP_WORLD_SIZE", 1)),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    channels = min(one.preprocess.channels for one in members)
+    files = ReadAhead(Folder(data_images, stems, channels), manifest, trainer)
+    writer = FolderWriter(files, outputs)
+    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+    if trainer.is_global_zero:
+        if others:
+            print(f"ensemble  of {len(ckpt_path)} checkpoints")
+        manifest.write([], {}, complete=False)
+        manifest.remove_partial_files()
+    try:
+        trainer.predict(task, files, return_predictions=False)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
+    finally:
+        writer.close()
+        if trainer.is_global_zero:
+            manifest.remove_partial_files()
+    return writer.report() if trainer.is_global_zero else int(bool(writer.faults or writer.stop))
 
-    Returns:
-        0, or 1 when a file was left out, or when the output could no longer be written.
+
+class ImageFile:
+    """An image file as prediction takes it: iterating gives the pixels, (H, W, C) as read.
+
+    Of a stack or a large image it gives nothing: those are read plane by plane or in windows while
+    they are written. What is wrong with the file is raised by iterating.
+    """
+
+    def __init__(self, path: Path, name: str, stem: str, channels: int) -> None:
+        self.path, self.name, self.stem = path, name, stem
+        self.pixels: list[np.ndarray] = []
+        self._error: UserError | None = None
+        try:
+            self.stamp = _stamp(path)
+            self.planes = open_planes(path, channels)
+            if not self.planes.axes and not is_streamed(self.planes):
+                self.pixels = list(self.planes)
+        except UserError as error:
+            self._error = error
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if self._error is not None:
+            raise self._error
+        yield from self.pixels
+
+
+class Folder(Dataset[ImageFile]):
+    """The image files of a folder.
+
+    Args:
+        folder: Where they are.
+        stems: Relative path ► name of its results, without suffix.
+        channels: 3: three channels that are stored as planes are colours.
+    """
+
+    def __init__(self, folder: Path, stems: Mapping[str, str], channels: int) -> None:
+        self.folder, self.stems, self.channels = folder, stems, channels
+        self.names = list(stems)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> ImageFile:
+        name = self.names[index]
+        return ImageFile(self.folder / name, name, self.stems[name], self.channels)
+
+
+class ReadAhead:
+    """What this process predicts: its share of the files that are not done; threads read ahead.
+
+    The first process says which ones those are, and each file is of one process alone.
+    """
+
+    def __init__(self, folder: Folder, manifest: Manifest, trainer: Trainer) -> None:
+        self.folder, self.manifest, self.trainer = folder, manifest, trainer
+        self.stopped = False
+
+    def __iter__(self) -> Iterator[ImageFile]:
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        todo = self.trainer.strategy.broadcast(self._not_done() if rank == 0 else [])
+        share = iter(todo[rank::world])
+        quiet = None if rank == 0 else True
+        bar = tqdm(total=len(todo[rank::world]), desc="predicting", disable=quiet)
+        with bar, ThreadPoolExecutor(2) as threads:
+            waiting = deque[Future[ImageFile]]()
+            while not self.stopped:
+                more = islice(share, _AHEAD - len(waiting))
+                waiting.extend(threads.submit(self.folder.__getitem__, index) for index in more)
+                if not waiting:
+                    break
+                yield waiting.popleft().result()
+                bar.update()
+
+    def _not_done(self) -> list[int]:
+        todo = []
+        for index, (name, stem) in enumerate(self.folder.stems.items()):
+            with suppress(UserError):  # it is said when its turn comes
+                if self.manifest.is_done(name, _stamp(self.folder.folder / name), stem):
+                    continue
+            todo.append(index)
+        return todo
+
+
+class FolderWriter(Callback):
+    """Writes results behind the network's back: one file while the next one is predicted.
+
+    Attributes:
+        faults: Image ► why it was left out; at the end, of all processes.
+        stop: Why nothing more can be written, if so.
+    """
+
+    def __init__(self, files: ReadAhead, outputs: Outputs) -> None:
+        self.files, self.outputs, self.manifest = files, outputs, files.manifest
+        self.faults: dict[str, str] = {}
+        self.stop: str | None = None
+        self._thread, self._pending = ThreadPoolExecutor(1), None
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: list[Prediction] | UserError,
+        batch: ImageFile,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write one file's results, while the next one is predicted."""
+        self._wait()
+        if self.stop is None:
+            self._pending = self._thread.submit(self._write, batch, outputs, pl_module.predictor)
+            if not batch.pixels:  # it is predicted now
+                self._wait()
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Bring together what the processes met."""
+        self._wait()
+        if trainer.world_size > 1:
+            shares: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(shares, (self.faults, self.stop))
+            self.faults = {k: v for faults, _ in shares for k, v in faults.items()}
+            self.stop = next((stop for _, stop in shares if stop), None)
+
+    def close(self) -> None:
+        """End the thread; what is half-written is completed."""
+        self._thread.shutdown()
+
+    def report(self) -> int:
+        """Write the tables of all that is done, whenever that was, and return the status."""
+        names, outputs = self.files.folder.names, self.outputs
+        done = [name for name in names if self.manifest.record(name) is not None]
+        for name in names if self.stop is None else ():
+            if name not in self.faults and name not in done:
+                self.faults[name] = f"{name}: its results are gone; start the same command again"
+        faults = {name: self.faults[name] for name in names if name in self.faults}
+        tables = {"objects": OBJECT_COLUMNS, "images": IMAGE_COLUMNS}
+        tables |= {"rle": RLE_COLUMNS} if outputs.rle else {}
+        try:
+            for table, columns in tables.items() if self.stop is None else ():
+                rows = self.manifest.rows(done, table, columns)
+                write_table(outputs.folder / f"{table}.csv", columns, rows)
+            if self.stop is None:
+                self.manifest.write(done, faults, complete=True)
+        except UserError as error:
+            self.stop = str(error)
+        if self.stop is not None:
+            far = f"{len(done)} of {len(names)} images are done, and the same command goes on there"
+            print(f"stopped   {self.stop}; {far}", file=sys.stderr)
+            return 1
+        print(f"masks     {outputs.folder / 'masks'} ({len(done)} images)")
+        print(f"tables    {outputs.folder / 'objects.csv'}, {outputs.folder / 'images.csv'}")
+        for fault in faults.values():
+            print(f"left out  {fault}", file=sys.stderr)
+        return 1 if faults else 0
+
+    def _wait(self) -> None:
+        """For the file that is being written."""
+        if self._pending is not None:
+            self._pending.result()
+
+    def _write(
+        self, file: ImageFile, found: list[Prediction] | UserError, predictor: Predictor
+    ) -> None:
+        try:
+            self.manifest.forget(file.name)
+            if isinstance(found, UserError):
+                raise found
+            known = (file.pixels[0], found[0]) if found else None
+            writer = FileWriter(file.planes, self.outputs, file.name, file.stem, known)
+            about = (file.name, file.stem, file.stamp)
+            with self.manifest.recording(*about, writer.names.values()) as add:
+                writer.write(predictor, add)
+        except Unwritten as error:  # the next file would meet it as well
+            self.stop, self.files.stopped = str(error), True
+        except UserError as error:
+            told = str(error).startswith(str(file.path))
+            self.faults[file.name] = str(error) if told else f"{file.path}: {error}"
+
+
+def find_images(folder: Path, output: Path) -> dict[str, str]:
+    """Every image below a folder: its relative path ► the name of its results, without suffix.
 
     Raises:
-        UserError: Checkpoints, folders or device are at fault; the checkpoints do not fit together;
-            other settings made what the output folder holds; or it cannot be written at all.
+        UserError: There are none, or the results would lie among them.
     """
-    stems = _find_images(images, outputs.folder)
-    tasks = load_tasks(checkpoints, device, tta)
-    manifest = Manifest(
-        outputs.folder,
-        _settings(tasks, checkpoints, images, outputs),
-        {
-            "checkpoints": [str(path) for path in checkpoints],
-            "device": str(tasks[0].device),
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "opencv": cv2.__version__,
-            },
-        },
-    )
-    manifest.sweep()
-    faults: dict[str, str] = {}
-    done = 0
-    try:
-        for name, stem in tqdm(stems.items(), "predicting", disable=None):
-            path = images / name
-            try:
-                stamp = _stamp(path)
-                told = manifest.record(name)
-                if told is not None and (told["stamp"], told["stem"]) == (stamp, stem):
-                    done += 1
-                    continue
-                manifest.forget(name)
-                planes = open_planes(path, min(task.preprocess.channels for task in tasks))
-                if planes.size is not None and math.prod(planes.size) > STREAMED:
-                    written, tables = stream_file(tasks, planes, outputs, name, stem)
-                    prediction = None
-                else:
-                    prediction = predict_file(tasks, planes, outputs, name, stem)
-                    tables = prediction.tables
-            except Unwritten as error:  # a streamed image is written as it is predicted
-                return _stopped(error, done, len(stems))
-            except UserError as error:
-                faults[name] = str(error)
-                continue
-            try:
-                if prediction is not None:
-                    written = write_prediction(prediction, outputs, stem)
-                manifest.finish(name, stamp, written, stem=stem, tables=tables)
-            except UserError as error:
-                return _stopped(error, done, len(stems))
-            done += 1
-        try:
-            _write_tables(manifest, list(stems), outputs)
-            manifest.write(list(stems), faults, complete=True)
-        except UserError as error:
-            return _stopped(error, done, len(stems))
-    finally:
-        manifest.sweep()
-    print(f"masks     {outputs.folder / 'masks'} ({done} images)")
-    print(f"tables    {outputs.folder / 'objects.csv'}, {outputs.folder / 'images.csv'}")
-    for fault in faults.values():
-        print(f"left out  {fault}", file=sys.stderr)
-    return 1 if faults else 0
-
-
-def _find_images(folder: Path, output: Path) -> dict[str, str]:
-    """Every image below a folder: its relative path ► the name of its results, without suffix."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images; check --data.images")
     if output.resolve().is_relative_to(folder.resolve()):
@@ -140,80 +332,8 @@ def _find_images(folder: Path, output: Path) -> dict[str, str]:
     return names
 
 
-def load_tasks(checkpoints: Sequence[Path], device: str, tta: bool) -> list[SegmentationTask]:
-    """The tasks of checkpoints that can be averaged, on their device."""
-    tasks = [load_task(path) for path in checkpoints]
-    first = tasks[0].target
-    for path, task in zip(checkpoints, tasks, strict=True):
-        mine, theirs = (f"{type(t).__name__} ({t.classes} classes)" for t in (task.target, first))
-        if mine != theirs:
-            raise UserError(
-                f"{path}: its target is {mine}, that of {checkpoints[0]} {theirs}; average "
-                "checkpoints of one target"
-            )
-        task.to(_device(device))
-        task.tta = task.tta or tta
-    if len(tasks) > 1:
-        print(f"ensemble  of {len(tasks)} checkpoints")
-    return tasks
-
-
-def _settings(
-    tasks: Sequence[SegmentationTask], checkpoints: Sequence[Path], images: Path, outputs: Outputs
-) -> dict[str, Any]:
-    """All that decides the results, as plain values."""
-    target = tasks[0].target
-    decoding = {k: v for k, v in vars(target).items() if not k.startswith("_")}
-    return {
-        "version": __version__,
-        "checkpoint_sha256": [sha256_of(path) for path in checkpoints],
-        "images": str(images.resolve()),
-        "target": {"class": type(target).__name__, **decoding},
-        "tta": [task.tta for task in tasks],
-        "outputs": {k: v for k, v in vars(outputs).items() if k != "folder"},
-    }
-
-
 def _stamp(path: Path) -> str:
     try:
         return file_stamp(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-
-
-def _write_tables(manifest: Manifest, images: Sequence[str], outputs: Outputs) -> None:
-    """Write the tables of all images that are done, whenever that was."""
-    wanted = {"objects": OBJECT_COLUMNS, "images": IMAGE_COLUMNS}
-    if outputs.rle:
-        wanted["rle"] = rle.COLUMNS
-    for table, columns in wanted.items():
-        rows = (row for told in manifest.records(images) for row in told["tables"][table])
-        write_table(outputs.folder / f"{table}.csv", columns, rows)
-
-
-def _stopped(error: UserError, done: int, total: int) -> int:
-    """Say in one line how far it went, and return the exit status."""
-    print(
-        f"stopped   {error}; {done} of {total} images are done, and the same command goes on there",
-        file=sys.stderr,
-    )
-    return 1
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device {name}: not available here ({str(error).splitlines()[0]}); use cpu"
-        ) from None
-    return device

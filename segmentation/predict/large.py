@@ -1,35 +1,65 @@
-"""One image file of any size, predicted from disk to disk."""
+"""What is found in one plane of an image file: in memory, or from disk to disk."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
-from segmentation.experiments.grid_tiles import GridTiles
-from segmentation.inference.sliding import Read, Tiling, receptive_radius, sliding
+from segmentation.inference import Read
 from segmentation.io.windows import BandStore, TiffWindows
-from segmentation.predict.label_map import LabelMap
-from segmentation.predict.merge import Merge, blocks
-from segmentation.task import SegmentationTask
+from segmentation.predict.label_map import Crop, LabelMap, overlapping_blocks
+from segmentation.predictor import TILE, Prediction, Predictor
 
-TILE = 1024  # pixels; a multiple of every stride
 _BAND = 256  # rows that are counted at once
-_RAMP = 16  # pixels over which tiles are blended that should agree anyway
 _BLOCK = 2**22  # pixels that are decoded at once, without the halo; watershed takes 100 bytes each
 
 
+class ArrayWindows:
+    """An (H, W, C) array in memory, read as :class:`TiffWindows` are."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        """(rows, columns, C)."""
+        return self.array[rows, columns]
+
+
+class Rows(list[np.ndarray]):
+    """Rows of an image in memory, read as a :class:`BandStore` is; its reader wants one part."""
+
+    def reader(self) -> Callable[[slice, slice], np.ndarray]:
+        """A function that reads some rows and columns."""
+        return lambda rows, columns: self[0][rows, columns]
+
+
+class WholeLabels(Rows):
+    """An (H, W) int32 label map in memory, read as a :class:`LabelMap` is."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        super().__init__([labels])
+        areas = np.bincount(labels.reshape(-1))[1:]
+        self.areas: np.ndarray = areas[areas > 0]
+        self.boxes, self.too_large = np.zeros((0, 4), np.int32), list[int]()
+
+    def crops(self) -> Iterator[Crop]:
+        """All at once."""
+        height, width = self[0].shape
+        yield Crop(slice(0, height), slice(0, width), self[0])
+
+
 @dataclass(frozen=True)
-class Large:
-    """What was found in a large image. Its maps wait on disk, in blocks of rows.
+class Plane:
+    """What was found in one plane.
 
     Attributes:
+        image: Its pixels as read.
         mask: (rows, W) uint8, 0 or 255.
         labels: Ids of the objects.
         probabilities: (rows, W) uint16 of the foreground, 65535 = 1; empty where not wanted.
@@ -39,34 +69,42 @@ class Large:
             margin that was given.
     """
 
-    mask: BandStore
-    labels: LabelMap
-    probabilities: BandStore
+    image: TiffWindows | ArrayWindows
+    mask: BandStore | Rows
+    labels: LabelMap | WholeLabels
+    probabilities: BandStore | Rows
     foreground_pixels: int
-    exact: bool
+    exact: bool = True
+
+
+def plane_in_memory(found: Prediction, image: np.ndarray, probabilities: bool) -> Plane:
+    """What was found in an (H, W, C) image that fits into memory."""
+    kept = Rows([_sixteen_bits(found.probabilities)] if probabilities else [])
+    mask = Rows([found.mask.astype(np.uint8) * 255])
+    labels = WholeLabels(found.labels)
+    return Plane(ArrayWindows(image), mask, labels, kept, int(found.mask.sum()))
 
 
 @torch.inference_mode()
-def predict_large(
-    tasks: Sequence[SegmentationTask],
+def plane_on_disk(
+    predictor: Predictor,
     image: TiffWindows,
-    spool: Callable[[], BandStore],
+    store: Callable[[], BandStore],
     *,
     probabilities: bool = False,
     tile: int = TILE,
     margin: int | None = None,
     halo: int = 64,
-) -> Large:
+) -> Plane:
     """Predict a TIFF that need not fit into memory.
 
     Memory: a tile in the network, as many rows of the image as a tile is high in float32 for each
     class, and blocks of 4 million pixels to decode. What is found is put aside, compressed.
 
     Args:
-        tasks: In evaluation mode, on their device. The probabilities of several are averaged, and
-            decoded by the first one's target.
+        predictor: In evaluation mode, on its device.
         image: The image, best with as many rows kept as ``tile``.
-        spool: Opens a place for what is found, three times; who calls closes it.
+        store: Opens a place for what is found, three times; who calls closes it.
         probabilities: Whether to keep them.
         tile: Height and width of the tiles in pixels: the larger, the less is computed twice.
         margin: Of the tiles; by default how far the networks see, measured.
@@ -75,101 +113,45 @@ def predict_large(
             always do.
 
     Raises:
-        UserError: The image is broken, a task needs it whole, the tile does not fit a network, or
-            the disk is full.
+        UserError: The image is broken, a network or its preparation needs it whole, the tile does
+            not fit a network, or the disk is full.
     """
-    for task in tasks:
+    size = height, width = image.shape[:2]
+    pieces, exact = [], True
+    for one in (predictor, *predictor.members):
         try:
-            task.preprocess.check_windows()
+            one.preprocess.check_windows()
         except UserError as error:
             raise UserError(f"{image.name}: {error}") from None
-        if isinstance(task.net, GridTiles):
+        if getattr(one.net, "whole_image", False):
             raise UserError(
-                f"{image.name}: model.net is a GridTiles, which divides the whole image; predict a "
-                "smaller image"
+                f"{image.name}: model.net is a {type(one.net).__name__}, which divides the whole "
+                "image; predict a smaller image"
             )
-    target = tasks[0].target
-    decoder = copy.copy(target)  # small objects may be parts of large ones until they are merged
-    decoder.min_size = 0
-    size = height, width = image.shape[:2]
-    tilings = [choose_tiling(task, size, tile, margin) for task in tasks]
-    pieces = [
-        blocks(
-            sliding(_on_device(task), prepared(task.preprocess, image), size, tiling),
-            height,
-            max(_BLOCK // width, halo),
-            halo,
-        )
-        for task, (tiling, _) in zip(tasks, tilings, strict=True)
-    ]
-    mask, labels, kept = spool(), LabelMap(size, spool()), spool()
-    merge, foreground_pixels, objects = Merge(halo), 0, 0
+        tiling, same = one.tiling(size, tile, margin)
+        bands = one.bands(window_reader(one.preprocess, image), size, tiling)
+        pieces.append(overlapping_blocks(bands, height, max(_BLOCK // width, halo), halo))
+        exact &= same
+    decoder = copy.copy(predictor)
+    decoder.target = copy.copy(predictor.target)
+    decoder.target.min_size = 0  # small objects may be parts of large ones until they are joined
+    mask, labels, kept = store(), LabelMap(store(), halo), store()
+    foreground_pixels = 0
     with tqdm(total=height, desc=Path(image.name).name, leave=False, disable=None) as bar:
         for several in zip(*pieces, strict=True):
             own = several[0][1]
-            probs = np.asarray(np.mean([one for one, _ in several], axis=0))
-            foreground = target.foreground(torch.from_numpy(probs)[None])[0, own].numpy()
-            is_object = foreground > target.threshold
-            foreground_pixels += int(is_object.sum())
-            mask.append(is_object.astype(np.uint8) * 255)
-            decoded = decoder.decode(probs)
-            objects += int(decoded.max(initial=0))
-            labels.append(merge.add(decoded, own), objects)
+            found = decoder.decode(np.asarray(np.mean([one for one, _ in several], axis=0)))
+            foreground_pixels += int(found.mask[own].sum())
+            mask.append(found.mask[own].astype(np.uint8) * 255)
+            labels.append(found.labels, own)
             if probabilities:
-                kept.append((foreground * 65535).round().astype(np.uint16))
-            bar.update(len(foreground))
-    labels.finish(*merge.finish(target.min_size))
-    return Large(mask, labels, kept, foreground_pixels, all(exact for _, exact in tilings))
+                kept.append(_sixteen_bits(found.probabilities[own]))
+            bar.update(own.stop - own.start)
+    labels.finish(predictor.target.min_size)
+    return Plane(image, mask, labels, kept, foreground_pixels, exact)
 
 
-@torch.inference_mode()
-def tiled(task: SegmentationTask, image: Tensor, tile: int = TILE) -> Tensor:
-    """What the task says of an image that fits into memory, when its activations may not.
-
-    Args:
-        task: In evaluation mode.
-        image: (C, H, W) uint8, prepared.
-        tile: Height and width of the tiles in pixels.
-
-    Returns:
-        (1, K, H, W) float32 probabilities, on the CPU; see :func:`choose_tiling`.
-    """
-    size = (image.shape[1], image.shape[2])
-    tiling, _ = choose_tiling(task, size, tile)
-    bands = sliding(_on_device(task), lambda rows, columns: image[:, rows, columns], size, tiling)
-    return torch.from_numpy(np.concatenate(list(bands), axis=1))[None]
-
-
-def choose_tiling(
-    task: SegmentationTask, size: tuple[int, int], tile: int, margin: int | None = None
-) -> tuple[Tiling, bool]:
-    """Tiles for a task and an image, and whether they say the same as the image in one piece.
-
-    Unless a margin is given, it is how far the network sees, up to a quarter of the tile: then each
-    pixel is computed four times. A network that sees farther gets a margin of an eighth of the tile
-    and a ramp as wide, which hides the seams.
-
-    Raises:
-        UserError: The tile is no multiple of the network's stride, or too small for the margin.
-    """
-    stride = task.stride
-    largest = Tiling(tile, stride, 0)
-    if max(size) <= tile:
-        return largest, True
-    if margin is not None:
-        return Tiling(tile, stride, margin, max(0, min(_RAMP, tile - 2 * margin - stride))), False
-    channels = task.preprocess.channels
-    radius = receptive_radius(task.net, channels, stride, tile // 4, task.device)
-    if radius is None:
-        return Tiling(tile, stride, tile // 8, tile // 8), False
-    return Tiling(tile, stride, radius, _RAMP), True
-
-
-def _on_device(task: SegmentationTask) -> Callable[[Tensor], Tensor]:
-    return lambda pixels: task(pixels.to(task.device))
-
-
-def prepared(preprocess: Preprocess, image: TiffWindows) -> Read:
+def window_reader(preprocess: Preprocess, image: TiffWindows | ArrayWindows) -> Read:
     """Windows of an image as ``preprocess`` shows them: (C, h, w) uint8."""
     height, width = image.shape[:2]
     counts = np.zeros(1 << (8 * image.dtype.itemsize), np.int64)
@@ -179,8 +161,12 @@ def prepared(preprocess: Preprocess, image: TiffWindows) -> Read:
             counts += preprocess.histogram(image.read(rows, slice(0, width)))
     table = preprocess.lookup(counts)
 
-    def read(rows: slice, columns: slice) -> Tensor:
+    def read(rows: slice, columns: slice) -> torch.Tensor:
         window = preprocess.prepare_window(image.read(rows, columns), table)
         return torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))
 
     return read
+
+
+def _sixteen_bits(probabilities: np.ndarray) -> np.ndarray:
+    return (probabilities * 65535).round().astype(np.uint16)

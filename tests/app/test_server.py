@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -16,26 +17,28 @@ import pytest
 import requests
 import tifffile
 
+import segmentation
 from segmentation.__main__ import main
 from segmentation.app.server import server
-from segmentation.checkpoints import load_task
 from segmentation.io.images import read_image
-from tests.helpers import fit, refusal
+from tests.helpers import refusal
+from tests.predict.predicting import make_checkpoint, make_images
 
 
 @pytest.fixture(scope="module")
-def checkpoint(dsb_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit(dsb_root, tmp_path_factory.mktemp("runs")) / "checkpoints/best.ckpt"
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("trained") / "best.ckpt")
 
 
 @pytest.fixture(scope="module")
-def image(dsb_root: Path) -> Path:
-    return sorted(dsb_root.glob("stage1_train/*/images/*.png"))[0]
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_images(tmp_path_factory.mktemp("images")) / "image0.png"
 
 
 @pytest.fixture(scope="module")
 def address(checkpoint: Path) -> Iterator[str]:
-    with server([load_task(checkpoint)], "<best>", "127.0.0.1", 0) as listening:
+    model = segmentation.load(checkpoint, device="cpu")
+    with server(model, "<best>", "127.0.0.1", 0) as listening:
         thread = threading.Thread(target=listening.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{listening.server_port}"
@@ -46,9 +49,36 @@ def address(checkpoint: Path) -> Iterator[str]:
 def test_the_page_asks_for_an_image(address: str) -> None:
     page = requests.get(address, timeout=60)
     assert page.status_code == 200 and "<h1>&lt;best&gt;</h1>" in page.text
-    assert "type='file' accept='.png,.tif" in page.text
+    assert 'type="file" accept=".png,.tif' in page.text
     assert requests.get(f"{address}/etc/passwd", timeout=60).status_code == 404
     assert requests.post(f"{address}/other", b"x", timeout=60).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}],
+)
+def test_pages_of_other_hosts_are_refused(
+    address: str, image: Path, headers: dict[str, str]
+) -> None:
+    """A page that a user has open elsewhere must not reach this one through the browser."""
+    for method, path in (("GET", "/"), ("POST", "/predict?name=a.png")):
+        data = image.read_bytes() if method == "POST" else b""
+        told = requests.request(method, address + path, data=data, headers=headers, timeout=60)
+        assert told.status_code == 403 and "of another host" in told.text
+    own = {"Origin": address}
+    assert requests.post(f"{address}/predict", b"x", headers=own, timeout=60).status_code == 400
+
+
+def test_a_slow_client_does_not_stop_the_others(address: str, image: Path) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as slow:
+        slow.sendall(
+            f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n\r\n".encode()
+        )
+        data, name = image.read_bytes(), {"name": "a.png"}
+        told = requests.post(f"{address}/predict", data, params=name, timeout=60)
+        assert told.status_code == 200
 
 
 def test_it_gives_what_predict_gives(
@@ -59,7 +89,7 @@ def test_it_gives_what_predict_gives(
     )
     assert told.status_code == 200 and told.text.count("<img ") == 2
     assert "<a>" not in told.text and "_a_ b.png" in told.text
-    (data,) = re.findall("application/zip;base64,([^']*)'", told.text)
+    (data,) = re.findall('application/zip;base64,([^"]*)"', told.text)
     archive = zipfile.ZipFile(io.BytesIO(base64.b64decode(data)))
     folders = {name.partition("/")[0] for name in archive.namelist()}
     assert folders == {
@@ -68,7 +98,7 @@ def test_it_gives_what_predict_gives(
     (tmp_path / "in").mkdir()
     (tmp_path / "in/_a_ b.png").write_bytes(image.read_bytes())
     argv = ["predict", f"--ckpt_path={checkpoint}", f"--data.images={tmp_path / 'in'}", "--labels"]
-    assert main([*argv, f"--output={tmp_path / 'out'}"]) == 0
+    assert main([*argv, f"--output={tmp_path / 'out'}", "--device=cpu"]) == 0
     labels = tifffile.imread(io.BytesIO(archive.read("labels/_a_ b.tif")))
     np.testing.assert_array_equal(labels, read_image(tmp_path / "out/labels/_a_ b.tif")[..., 0])
     ours = list(csv.reader(io.StringIO(archive.read("objects.csv").decode())))
@@ -91,28 +121,26 @@ def test_what_is_no_image_is_refused_in_one_line(
     address: str, name: str, data: bytes, why: str
 ) -> None:
     told = requests.post(f"{address}/predict", data, params={"name": name}, timeout=60)
-    assert told.status_code == 400 and told.text.startswith("<p class='bad'>")
+    assert told.status_code == 400 and told.text.startswith('<p class="bad">')
     assert why in told.text and "/tmp" not in told.text and "\n" not in told.text
 
 
 def test_images_too_large_for_a_page_are_refused(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sent(data: bytes) -> str:
-        told = requests.post(f"{address}/predict", data, params={"name": "a.tif"}, timeout=60)
-        assert told.status_code == 400
-        return told.text
-
     file = io.BytesIO()
     tifffile.imwrite(file, np.zeros((40, 40), np.uint8))
-    monkeypatch.setattr("segmentation.app.server.STREAMED", 100)
-    assert "a.tif: is too large for a page; use segmentation predict" in sent(file.getvalue())
-    monkeypatch.setattr("segmentation.app.server.LARGEST", 10)
-    assert "bytes, not 11" in sent(b"x" * 11)
+    for name, value, data, why in (
+        ("STREAMED", 100, file.getvalue(), "a.tif: is too large for a page; use segmentation"),
+        ("LARGEST", 10, b"x" * 11, "bytes, not 11"),
+    ):
+        monkeypatch.setattr(f"segmentation.app.server.{name}", value)
+        told = requests.post(f"{address}/predict", data, params={"name": "a.tif"}, timeout=60)
+        assert told.status_code == 400 and why in told.text
 
 
 def test_the_command(checkpoint: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["serve", f"--ckpt_path={checkpoint}", "--port"]
+    argv = ["serve", f"--ckpt_path={checkpoint}", "--device=cpu", "--port"]
     assert "choose --port" in refusal(capsys, [*argv, address.rpartition(":")[2]])
     assert "choose --port" in refusal(capsys, [*argv, "70000"])
     command = [sys.executable, "-m", "segmentation", *argv, "0"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentation.experiments.grid_tiles import GridTiles, cut, stitch
-from segmentation.inference.padding import network_stride, padded
+from segmentation.inference import network_stride, padded
 from segmentation.models import SmallUNet, UNetPlusPlus
 
 

@@ -45,7 +45,7 @@ def test_the_pruned_network_answers_as_its_head(
     whole, pruned = load_task(best), load_task(output)
     image = torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8)
     with torch.no_grad():
-        head = whole.net.head_logits(whole._input(image))[level - 1]
+        head = whole.net.head_logits(whole.predictor.normalized(image))[level - 1]
         assert torch.equal(pruned(image), head.sigmoid())
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in whole.parameters())
     argv = [

@@ -205,7 +205,7 @@ def test_members_that_do_not_fit_or_have_seen_the_test_are_refused(
         first.add_member(second, "second")
     second = load_task(best)
     second.target = Contour()
-    with pytest.raises(UserError, match="second: learned Contour, the first Foreground"):
+    with pytest.raises(UserError, match=r"second: its target is Contour \(3 classes\), the first"):
         first.add_member(second, "second")
 
     other = fit(dsb_root, tmp_path, "--data.split.seed=5") / "checkpoints/best.ckpt"

@@ -10,7 +10,7 @@ from torch import nn
 
 from segmentation.data.preprocess import Preprocess
 from segmentation.experiments.grid_tiles import GridTiles
-from segmentation.inference.padding import network_stride, padded
+from segmentation.inference import network_stride, padded
 from segmentation.targets import Foreground
 from segmentation.task import check_fit
 

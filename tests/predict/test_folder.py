@@ -1,8 +1,11 @@
 """Prediction of a folder: what it writes, of which files, by which checkpoints."""
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,13 @@ import tifffile
 import torch
 from roifile import roiread
 
+import segmentation
 from segmentation.__main__ import main
 from segmentation.checkpoints import load_task
 from segmentation.datasets.kaggle import rle_encode
 from segmentation.io.images import read_image, read_mask
-from segmentation.predict.prediction import mean_probabilities, probabilities
 from tests.helpers import refusal
-from tests.predict.outputs.predicting import ALL, altered, argv, make_checkpoint, make_images, rows
+from tests.predict.predicting import ALL, altered, argv, make_checkpoint, make_images, rows
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def test_all_outputs(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     assert set(counts) == {"image0.png", "sub/image1.tif", "image2.jpg"}
     for name, row in counts.items():
         image = read_image(images / name)
-        probs = probabilities(task, image)
+        probs = task.predictor.maps(image)
         mask = read_mask(masks[name.replace(".jpg", ".png")])
         assert mask.shape == image.shape[:2]
         assert np.array_equal(mask > 0, probs[0] > 0.5) and set(np.unique(mask)) <= {0, 255}
@@ -180,7 +183,7 @@ def test_a_stack_is_predicted_plane_by_plane(
     out = tmp_path / "out"
     assert main(argv(checkpoint, only, out, *ALL)) == 0
     task = load_task(checkpoint)
-    wanted = np.stack([probabilities(task, image[..., None])[0] > 0.5 for image in stack])
+    wanted = np.stack([task.predictor.maps(image[..., None])[0] > 0.5 for image in stack])
     for kind, dtype in (("masks", np.uint8), ("labels", np.uint16), ("probabilities", np.uint16)):
         with tifffile.TiffFile(out / kind / "s.tif") as tiff:
             read = tiff.asarray()
@@ -221,11 +224,11 @@ def test_an_ensemble_is_the_mean_of_its_members(
     assert main(command) == 0
     assert "ensemble  of 2 checkpoints" in capsys.readouterr().out
     image = read_image(images / "image0.png")
-    tasks = [load_task(checkpoint), load_task(other)]
-    one, two = (probabilities(task, image) for task in tasks)
+    one, two = (segmentation.load(path, device="cpu").maps(image) for path in (checkpoint, other))
     assert np.abs(one - two).max() > 0.01
-    np.testing.assert_allclose(mean_probabilities(tasks, image), (one + two) / 2, atol=1e-6)
-    np.testing.assert_array_equal(probabilities(tasks[0], image), one)
+    both = segmentation.load(checkpoint, other, device="cpu")
+    np.testing.assert_allclose(both.maps(image), (one + two) / 2, atol=1e-6)
+    np.testing.assert_array_equal(both.predict(image), both.target.decode(both.maps(image)))
     stored = tifffile.imread(out / "probabilities/image0.tif") / 65535
     np.testing.assert_allclose(stored, (one + two)[0] / 2, atol=1e-5)
     sums = json.loads((out / "manifest.json").read_text())["settings"]["checkpoint_sha256"]
@@ -247,7 +250,7 @@ def test_members_of_an_ensemble_must_agree(
     command.insert(command.index("--ckpt_path") + 2, str(other))
     line = refusal(capsys, command)
     assert "contour.ckpt: its target is Contour (3 classes)" in line
-    assert "Foreground (1 classes)" in line and not (tmp_path / "out").exists()
+    assert "the first's Foreground (1 classes)" in line and not (tmp_path / "out").exists()
 
 
 class Evil:
@@ -281,10 +284,56 @@ def test_bad_arguments(
     (tmp_path / "empty").mkdir()
     assert "holds no images" in refusal(capsys, argv(checkpoint, tmp_path / "empty", out))
     assert "--device" in refusal(capsys, argv(checkpoint, images, out, "--device", "warp9"))
-    assert "--output" in refusal(capsys, ["predict", "--ckpt_path", "x", "--data.images", "y"])
+    assert "required: output" in refusal(
+        capsys, ["predict", "--ckpt_path", "x", "--data.images", "y"]
+    )
     assert "--labels" in refusal(capsys, argv(checkpoint, images, out, "--labels", "gif"))
     assert "/dev/null" in refusal(capsys, argv(checkpoint, images, Path("/dev/null/out")))
     for inside in (images, images / "out"):
         line = refusal(capsys, argv(checkpoint, images, inside))
         assert "lies in the images' folder" in line and "use another --output" in line
     assert not out.exists()
+
+
+def test_two_processes_share_a_folder(checkpoint: Path, tmp_path: Path) -> None:
+    """Five images: each once, none again, and one table; killed and started again, it goes on."""
+    images = make_images(tmp_path)
+    for name in ("image3.png", "image4.png"):
+        shutil.copy(images / "image0.png", images / name)
+    (images / "text.png").write_text("hello")
+    assert main(argv(checkpoint, images, tmp_path / "one", *ALL)) == 1
+    command = argv(checkpoint, images, tmp_path / "two", *ALL, "--trainer.devices=2")
+    for _ in range(2):  # then all but one are done
+        done = subprocess.run(
+            [sys.executable, "-m", "segmentation", *command],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 1, done.stderr[-3000:]
+        assert done.stdout.count("(5 images)") == 1 and done.stderr.count("left out") == 1
+        found = [
+            {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+            for out in (tmp_path / "one", tmp_path / "two")
+        ]
+        assert found[0] == found[1]
+        (tmp_path / "two/labels/sub/image1.tif").unlink()
+
+
+def test_what_lies_outside_is_never_touched(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    """A state file is data, of whoever wrote it."""
+    out = tmp_path / "out"
+    assert main(argv(checkpoint, images, out)) == 0
+    precious = tmp_path / "precious.txt"
+    precious.write_text("mine")
+    (out / "link").symlink_to(tmp_path)
+    for number, name in enumerate(("../precious.txt", str(precious), "link/precious.txt")):
+        state = out / ".state/image0.png.json"
+        content = json.loads(state.read_text().splitlines()[0])
+        crafted = json.dumps({**content, "stamp": f"{number}", "outputs": [name]})
+        state.write_text(f'{crafted}\n["objects", {{"area": 1, "evil": 2}}]\n')
+        assert main(argv(checkpoint, images, out)) == 0
+        assert precious.read_text() == "mine" and (out / "masks/image0.png").is_file()
+        assert "evil" not in (out / "objects.csv").read_text()

@@ -19,10 +19,10 @@ from segmentation.io.images import read_image
 from segmentation.io.windows import BandStore, TiffWindows
 from segmentation.predict import large
 from segmentation.predict.label_map import LabelMap
-from segmentation.predict.large import choose_tiling, predict_large
-from segmentation.predict.prediction import mean_probabilities
+from segmentation.predict.large import Plane, plane_on_disk
+from segmentation.predictor import Predictor
 from segmentation.targets import Foreground
-from tests.tiny import PREPROCESS, task
+from tests.tiny import PREPROCESS
 
 NAMES = ("mask", "labels", "probabilities")
 
@@ -44,6 +44,10 @@ class Blurred(nn.Module):
         return self.gain * (image.mean(1, keepdim=True) + 0.3 * wide)
 
 
+def model(net: nn.Module | None = None, preprocess: Preprocess = PREPROCESS) -> Predictor:
+    return Predictor(net or Blurred(), preprocess, Foreground())
+
+
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     """Nuclei, 310×205, in tiles."""
@@ -53,11 +57,11 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def predicted(tasks: Any, path: Path, **more: Any) -> tuple[large.Large, dict[str, np.ndarray]]:
+def predicted(predictor: Predictor, path: Path, **more: Any) -> tuple[Plane, dict[str, np.ndarray]]:
     with ExitStack() as stack:
         windows = stack.enter_context(TiffWindows(path))
-        found = predict_large(
-            tasks, windows, lambda: stack.enter_context(BandStore(path.parent)), **more
+        found = plane_on_disk(
+            predictor, windows, lambda: stack.enter_context(BandStore(path.parent)), **more
         )
         maps = {name: list(getattr(found, name)) for name in NAMES[: None if more else 2]}
         check_crops(found.labels, np.concatenate(maps["labels"]))
@@ -87,17 +91,17 @@ def test_it_is_what_the_task_says_of_the_whole_image(
     image: Path, members: int, min_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Preprocess(low=2, high=99, polarity="dark", gamma=0.7, mean=(0.5,), std=(0.3,))
-    tasks = [
-        task(Blurred(seed), preprocess=preprocess).eval()
-        for seed, preprocess in enumerate((PREPROCESS, other)[:members])
-    ]
     target = Foreground(min_size=min_size)
-    tasks[0].target = target
+    ensemble, *others = (
+        Predictor(Blurred(seed), preprocess, target)
+        for seed, preprocess in enumerate((PREPROCESS, other)[:members])
+    )
+    ensemble.members = others
     monkeypatch.setattr(large, "_BLOCK", 205 * 40)
-    found, files = predicted(tasks, image, probabilities=True, tile=96, halo=5)
-    probs = mean_probabilities(tasks, read_image(image))
+    found, files = predicted(ensemble, image, probabilities=True, tile=96, halo=5)
+    probs = ensemble.maps(read_image(image))
     wanted = target.decode(probs)
-    assert found.exact and found.labels.size == (310, 205)
+    assert found.exact and ensemble.target.min_size == min_size
     areas = found.labels.areas
     clear = np.abs(probs[0] - 0.5) > 1e-5  # elsewhere rounding may decide
     assert clear.mean() > 0.999
@@ -115,9 +119,9 @@ def test_it_is_what_the_task_says_of_the_whole_image(
 def test_symmetries_are_averaged(image: Path) -> None:
     whole = tifffile.imread(image)[:308, :204]  # multiples of the stride
     tifffile.imwrite(image, whole)
-    tta = task(Blurred(), tta=True).eval()
-    _, files = predicted([tta], image, probabilities=True, tile=96)
-    probs = mean_probabilities([tta], read_image(image))
+    tta = Predictor(Blurred(), PREPROCESS, Foreground(), tta=True)
+    _, files = predicted(tta, image, probabilities=True, tile=96)
+    probs = tta.maps(read_image(image))
     np.testing.assert_allclose(files["probabilities"] / 65535, probs[0], atol=2e-5)
 
 
@@ -130,22 +134,22 @@ def test_more_objects_than_16_bits_count(tmp_path: Path) -> None:
         def forward(self, image: Tensor) -> Tensor:
             return image[:, :1] - 0.5
 
-    bright = task(Bright(), preprocess=Preprocess()).eval()
-    found, files = predicted([bright], tmp_path / "image.tif", probabilities=True, tile=256)
+    bright = model(Bright(), Preprocess())
+    found, files = predicted(bright, tmp_path / "image.tif", probabilities=True, tile=256)
     assert len(found.labels.areas) == 300 * 300 and (found.labels.areas == 1).all()
     assert np.array_equal(files["labels"][::2, ::2].ravel(), np.arange(1, 90001))
 
 
 def test_an_image_without_objects(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "image.tif", np.zeros((50, 60), np.uint8))
-    nothing = task(Blurred(gain=0.0), preprocess=Preprocess()).eval()
-    found, files = predicted([nothing], tmp_path / "image.tif")
+    nothing = model(Blurred(gain=0.0), Preprocess())
+    found, files = predicted(nothing, tmp_path / "image.tif")
     assert found.foreground_pixels == 0 and len(found.labels.areas) == 0
     assert not files["labels"].any() and not files["mask"].any()
 
 
 def test_only_what_is_asked_for_is_kept(image: Path) -> None:
-    found, _ = predicted([task(Blurred()).eval()], image)
+    found, _ = predicted(model(), image)
     assert not list(found.probabilities)
 
 
@@ -158,25 +162,24 @@ class Pooled(Blurred):
 
 def test_tiles_are_chosen_by_what_the_network_sees() -> None:
     size = (500, 400)
-    tiling, exact = choose_tiling(task(Blurred()).eval(), size, 128)
+    tiling, exact = model().tiling(size, 128)
     assert exact and 2 <= tiling.margin <= 6 and tiling.ramp == 16
-    tiling, exact = choose_tiling(task(Pooled()).eval(), size, 128)
+    tiling, exact = model(Pooled()).tiling(size, 128)
     assert not exact and (tiling.margin, tiling.ramp) == (16, 16)
-    tiling, exact = choose_tiling(task(Pooled()).eval(), size, 512)
+    tiling, exact = model(Pooled()).tiling(size, 512)
     assert exact and tiling.margin == 0
-    tiling, exact = choose_tiling(task(Blurred()).eval(), size, 128, 20)
+    tiling, exact = model().tiling(size, 128, 20)
     assert not exact and tiling.margin == 20
 
 
 def test_what_cannot_be_predicted_in_tiles(image: Path) -> None:
     for what, fault in (
-        (task(Blurred(), preprocess=Preprocess(clahe=True)), "clahe needs the whole image"),
-        (task(GridTiles(Blurred(), 2)), "GridTiles, which divides the whole image"),
+        (model(preprocess=Preprocess(clahe=True)), "clahe needs the whole image"),
+        (model(GridTiles(Blurred(), 2)), "GridTiles, which divides the whole image"),
     ):
         with pytest.raises(UserError, match=fault):
-            predicted([what.eval()], image, tile=96)
-    good = task(Blurred()).eval()
+            predicted(what, image, tile=96)
     with pytest.raises(UserError, match=r"tile of 98 pixels .* set it to 100"):
-        predicted([good], image, tile=98)
+        predicted(model(), image, tile=98)
     with pytest.raises(UserError, match=r"tile of 96 pixels .* set it to 124"):
-        predicted([good], image, tile=96, margin=60)
+        predicted(model(), image, tile=96, margin=60)

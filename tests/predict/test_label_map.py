@@ -9,7 +9,8 @@ import pytest
 
 from segmentation.datasets.synthetic import make_nuclei
 from segmentation.objects import label_components
-from segmentation.predict.merge import Merge, blocks, same_objects
+from segmentation.predict.label_map import LabelMap, matching_ids, overlapping_blocks
+from segmentation.predict.large import Rows
 from segmentation.targets import Contour, Distance, Foreground, Target
 
 Decode = Callable[[np.ndarray], np.ndarray]
@@ -19,11 +20,12 @@ def merged(
     probs: np.ndarray, decode: Decode, rows: int, halo: int, min_size: int = 0, band: int = 7
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels and areas of (K, H, W) probabilities that arrive in bands."""
-    merge = Merge(halo)
+    labels = LabelMap(Rows(), halo)
     bands = (probs[:, top : top + band] for top in range(0, probs.shape[1], band))
-    parts = [merge.add(decode(b), own) for b, own in blocks(bands, probs.shape[1], rows, halo)]
-    ids, areas = merge.finish(min_size)
-    return ids[np.concatenate(parts)], areas
+    for block, own in overlapping_blocks(bands, probs.shape[1], rows, halo):
+        labels.append(decode(block), own)
+    labels.finish(min_size)
+    return np.concatenate(list(labels)), labels.areas
 
 
 def assert_same(found: np.ndarray, areas: np.ndarray, wanted: np.ndarray) -> None:
@@ -122,23 +124,24 @@ def crowded(labels: np.ndarray) -> np.ndarray:
 def test_objects_that_touch_are_matched_by_the_most_they_share() -> None:
     one = np.repeat([[1, 1, 1, 2, 2, 2, 0, 3]], 2, axis=0).astype(np.int32)
     other = np.repeat([[5, 5, 7, 7, 7, 7, 0, 0]], 2, axis=0).astype(np.int32)
-    assert sorted(same_objects(one, other).T.tolist()) == [[1, 5], [2, 7]]
+    assert sorted(matching_ids(one, other).T.tolist()) == [[1, 5], [2, 7]]
     # Two pieces of foreground: each has its own pair, though all is one object in one of them.
     one, other = (np.array([row], np.int32) for row in ([1, 1, 0, 1, 1], [4, 4, 0, 5, 5]))
-    assert sorted(same_objects(one, other).T.tolist()) == [[1, 4], [1, 5]]
-    assert same_objects(one, np.zeros_like(one)).shape == (2, 0)
+    assert sorted(matching_ids(one, other).T.tolist()) == [[1, 4], [1, 5]]
+    assert matching_ids(one, np.zeros_like(one)).shape == (2, 0)
 
 
 def test_a_halo_is_needed() -> None:
     with pytest.raises(ValueError, match="halo must be at least 1"):
-        Merge(0)
+        LabelMap(Rows(), 0)
 
 
 @pytest.mark.parametrize("band", [1, 4, 50])
 @pytest.mark.parametrize(("rows", "halo"), [(1, 1), (5, 2), (7, 20), (40, 3)])
 def test_blocks_cover_every_row_once(band: int, rows: int, halo: int) -> None:
     image = np.arange(2 * 33 * 3).reshape(2, 33, 3)
-    found = list(blocks((image[:, i : i + band] for i in range(0, 33, band)), 33, rows, halo))
+    bands = (image[:, i : i + band] for i in range(0, 33, band))
+    found = list(overlapping_blocks(bands, 33, rows, halo))
     start = 0
     for block, own in found:
         stop = start + own.stop - own.start

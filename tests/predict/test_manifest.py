@@ -9,12 +9,11 @@ from typing import Any
 import cv2
 import pytest
 
-import segmentation.predict.folder as predict_module
+import segmentation.predict.outputs as outputs_module
 from segmentation.__main__ import main
-from segmentation.checkpoints import load_task
 from segmentation.io.images import read_image, read_mask
 from tests.helpers import refusal
-from tests.predict.outputs.predicting import ALL, altered, argv, make_checkpoint, make_images, rows
+from tests.predict.predicting import ALL, altered, argv, make_checkpoint, make_images, rows
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +29,15 @@ def images(tmp_path: Path) -> Path:
 def predicted(monkeypatch: pytest.MonkeyPatch, stop_at: str = "") -> list[str]:
     """Which images are predicted from now on; one of them may be interrupted."""
     seen: list[str] = []
-    original = predict_module.predict_file
+    original = outputs_module.FileWriter.write
 
-    def watched(tasks: Any, planes: Any, outputs: Any, name: str, stem: str) -> Any:
-        if name == stop_at:
+    def watched(writer: Any, *rest: Any) -> Any:
+        if writer.name == stop_at:
             raise KeyboardInterrupt
-        seen.append(name)
-        return original(tasks, planes, outputs, name, stem)
+        seen.append(writer.name)
+        return original(writer, *rest)
 
-    monkeypatch.setattr(predict_module, "predict_file", watched)
+    monkeypatch.setattr(outputs_module.FileWriter, "write", watched)
     return seen
 
 
@@ -141,8 +140,7 @@ def test_stopped_while_writing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whichever file it was, what has its name is whole, and the same command goes on."""
-    task, original, seen = load_task(checkpoint), Path.open, predicted(monkeypatch)
-    monkeypatch.setattr(predict_module, "load_task", lambda _: task)
+    original, seen = Path.open, predicted(monkeypatch)
     assert main(argv(checkpoint, images, tmp_path / "whole", *ALL)) == 0
     whole = contents(tmp_path / "whole")
     for fatal in (2, 5, 8, 9, 16, 23, 26):  # a manifest, 7 files for each image, 3 tables and it

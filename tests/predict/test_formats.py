@@ -3,7 +3,9 @@
 import io
 import json
 import zipfile
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,14 @@ from skimage.draw import polygon2mask
 from skimage.measure import label
 
 from segmentation.datasets.kaggle import rle_decode, rle_encode
-from segmentation.predict.outputs.geojson import FeatureWriter, encode_features, features
-from segmentation.predict.outputs.outlines import Ring, outlines
-from segmentation.predict.outputs.rle import run_lengths
-from segmentation.predict.outputs.rois import encode_rois, rois
+from segmentation.predict.formats import (
+    FeatureWriter,
+    Ring,
+    add_rois,
+    features,
+    outlines,
+    run_lengths,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -121,6 +127,20 @@ def test_geojson() -> None:
     assert json.loads(encode_features([]))["features"] == []
 
 
+def encode_features(found: Any) -> bytes:
+    file = io.BytesIO()
+    with closing(FeatureWriter(file)) as writer:
+        writer.add(found)
+    return file.getvalue()
+
+
+def encode_rois(labels: np.ndarray, plane: int, position: dict[str, int]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        add_rois(archive, outlines(labels), plane, position)
+    return file.getvalue()
+
+
 def by_roifile(data: bytes, tmp_path: Path) -> dict[str, ImagejRoi]:
     path = tmp_path / "x.zip"
     path.write_bytes(data)
@@ -130,7 +150,7 @@ def by_roifile(data: bytes, tmp_path: Path) -> dict[str, ImagejRoi]:
 
 def test_rois_are_read_by_another_reader(tmp_path: Path) -> None:
     labels = touching()
-    found = by_roifile(encode_rois(rois(outlines(labels), 0, {})), tmp_path)
+    found = by_roifile(encode_rois(labels, 0, {}), tmp_path)
     again = np.zeros_like(labels)
     for name, roi in found.items():
         filled = np.zeros(labels.shape, int)
@@ -141,15 +161,15 @@ def test_rois_are_read_by_another_reader(tmp_path: Path) -> None:
         assert (roi.top, roi.left) == (y.min(), x.min())
         assert roi.position == 0
     np.testing.assert_array_equal(again, labels)
-    with zipfile.ZipFile(io.BytesIO(encode_rois([]))) as empty:
+    with zipfile.ZipFile(io.BytesIO(encode_rois(np.zeros((2, 2), int), 0, {}))) as empty:
         assert empty.namelist() == []
 
 
 def test_rois_know_their_plane(tmp_path: Path) -> None:
-    objects = outlines(np.ones((2, 2), int))
-    (roi,) = by_roifile(encode_rois(rois(objects, 4, {"Z": 4})), tmp_path).values()
+    labels = np.ones((2, 2), int)
+    (roi,) = by_roifile(encode_rois(labels, 4, {"Z": 4}), tmp_path).values()
     assert roi.name == "0004-00001" and roi.position == 5
-    (roi,) = by_roifile(encode_rois(rois(objects, 4, {"T": 1, "Z": 0})), tmp_path).values()
+    (roi,) = by_roifile(encode_rois(labels, 4, {"T": 1, "Z": 0}), tmp_path).values()
     assert (roi.c_position, roi.z_position, roi.t_position) == (1, 1, 2)
 
 
@@ -157,7 +177,7 @@ def test_rois_far_from_the_corner(tmp_path: Path) -> None:
     """Beyond 16 bits of coordinates."""
     labels = np.zeros((3, 70000), np.uint8)
     labels[1, 69990:69995] = 1
-    (roi,) = by_roifile(encode_rois(rois(outlines(labels), 0, {})), tmp_path).values()
+    (roi,) = by_roifile(encode_rois(labels, 0, {}), tmp_path).values()
     corners = {tuple(corner) for corner in roi.coordinates().tolist()}
     assert corners == {(69990, 1), (69995, 1), (69995, 2), (69990, 2)}
 

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from segmentation.predict.outputs.measurements import (
+from segmentation.measurements import (
     IMAGE_COLUMNS,
     OBJECT_COLUMNS,
-    count_objects,
+    image_measures,
     measure_objects,
 )
 
@@ -63,11 +63,7 @@ def test_objects_too_small_for_a_shape() -> None:
 
 
 def test_counts() -> None:
-    labels = np.zeros((10, 10), np.int32)
-    labels[0, :2], labels[5:8, 5:9] = 1, 2
-    mask = labels > 0
-    mask[9, 9] = True  # too small for an object
-    row = count_objects(labels, mask, (2, 0.5))
+    row = image_measures(np.array([2, 12]), 15, 100, (2, 0.5))
     assert row["objects"] == 2 and row["foreground_pixels"] == 15 and row["mean_area"] == 7
     assert row["foreground_share"] == 0.15 and row["median_area"] == 7 == row["mean_area_um2"]
     assert {"image", "plane", *row} == set(IMAGE_COLUMNS)
@@ -76,7 +72,7 @@ def test_counts() -> None:
 def test_nothing_to_measure() -> None:
     labels = np.zeros((5, 5), np.int32)
     assert measure_objects(labels, np.zeros((5, 5, 3), np.uint8), (1, 1)) == []
-    row = count_objects(labels, labels > 0, None)
+    row = image_measures(np.array([]), 0, 25, None)
     assert row == {"objects": 0, "foreground_pixels": 0, "foreground_share": 0}
 
 

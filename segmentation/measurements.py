@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from skimage.measure import regionprops_table
+
+from segmentation.objects import to_gray
+
+if TYPE_CHECKING:
+    import pandas
 
 OBJECT_COLUMNS = (
     "image", "plane", "object", "area", "centroid_y", "centroid_x", "top", "left", "bottom",
@@ -28,12 +32,29 @@ _MEASURED = {
 _WHOLE = {"object", "area", "top", "left", "bottom", "right", "intensity_min", "intensity_max"}
 
 
+def measurement_table(
+    labels: np.ndarray, image: np.ndarray, pixel_size: tuple[float, float] | None = None
+) -> "pandas.DataFrame":
+    """:func:`measure_objects` as a table; in µm only with a ``pixel_size``.
+
+    >>> labels = np.zeros((5, 6), np.int32)
+    >>> labels[1:3, 2:6] = 1
+    >>> table = measurement_table(labels, np.full((5, 6, 1), 9, np.uint8))
+    >>> table[["object", "area", "centroid_y", "intensity_mean", "border"]].values.tolist()
+    [[1.0, 8.0, 1.5, 9.0, 1.0]]
+    """
+    import pandas as pd  # takes half a second, and tables of files do without
+
+    names = OBJECT_COLUMNS[2:] if pixel_size else OBJECT_COLUMNS[2:-2]
+    return pd.DataFrame(measure_objects(labels, image, pixel_size), columns=list(names))
+
+
 def measure_objects(
     labels: np.ndarray,
     image: np.ndarray,
     pixel_size: tuple[float, float] | None,
     origin: tuple[int, int] = (0, 0),
-    size: tuple[int, int] | None = None,
+    size: tuple[int, ...] | None = None,
 ) -> list[dict[str, Any]]:
     """One row for each object, with :data:`OBJECT_COLUMNS` but image and plane.
 
@@ -49,55 +70,45 @@ def measure_objects(
         origin: Row and column where both lie, if they are cut from a larger image.
         size: (H, W) of that image.
     """
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image[..., 0]
     names = tuple(dict.fromkeys(key.partition("-")[0] for key in _MEASURED))
-    table = regionprops_table(labels, gray, properties=names)
+    table = regionprops_table(labels, to_gray(image), properties=names)
     for axis, start in enumerate(origin):
         for name in (f"centroid-{axis}", f"bbox-{axis}", f"bbox-{axis + 2}"):
             table[name] = table[name] + start
-    columns = {new: table[old].tolist() for old, new in _MEASURED.items()}
     rows = []
-    for values in zip(*columns.values(), strict=True):
+    for values in zip(*(table[name].tolist() for name in _MEASURED), strict=True):
         row: dict[str, Any] = {
             name: int(value) if name in _WHOLE else round(value, 4)
-            for name, value in zip(columns, values, strict=True)
+            for name, value in zip(_MEASURED.values(), values, strict=True)
         }
-        row |= follow(row, pixel_size, size or labels.shape)
-        rows.append(row)
+        rows.append(row | derived_measures(row, pixel_size, size or labels.shape))
     return rows
 
 
-def follow(
+def derived_measures(
     row: Mapping[str, Any], pixel_size: tuple[float, float] | None, size: tuple[int, ...]
 ) -> dict[str, Any]:
     """What follows from an object's box, area and perimeter, where it has one: border and µm."""
     cut = row["top"] == 0 or row["left"] == 0 or row["bottom"] == size[0]
     more: dict[str, Any] = {"border": int(cut or row["right"] == size[1])}
     if pixel_size is not None:
-        more["area_um2"] = rounded(row["area"] * math.prod(pixel_size))
+        more["area_um2"] = _six_digits(row["area"] * math.prod(pixel_size))
         if "perimeter" in row and math.isclose(*pixel_size, rel_tol=1e-3):
-            more["perimeter_um"] = rounded(row["perimeter"] * pixel_size[0])
+            more["perimeter_um"] = _six_digits(row["perimeter"] * pixel_size[0])
     return more
 
 
-def count_objects(
-    labels: np.ndarray, mask: np.ndarray, pixel_size: tuple[float, float] | None
+def image_measures(
+    areas: np.ndarray, foreground_pixels: int, pixels: int, pixel_size: tuple[float, float] | None
 ) -> dict[str, Any]:
     """The row of one plane, with :data:`IMAGE_COLUMNS` but image and plane.
 
     Args:
-        labels: (H, W) instance ids, 0 = background.
-        mask: (H, W) bool foreground, which may hold what is too small to be an object.
+        areas: (objects,) in pixels.
+        foreground_pixels: Of the mask, which may hold what is too small to be an object.
+        pixels: Of the image.
         pixel_size: (height, width) in µm; ``None``: those columns stay empty.
     """
-    areas = np.bincount(labels.reshape(-1))[1:]
-    return count_areas(areas[areas > 0], int(mask.sum()), mask.size, pixel_size)
-
-
-def count_areas(
-    areas: np.ndarray, foreground_pixels: int, pixels: int, pixel_size: tuple[float, float] | None
-) -> dict[str, Any]:
-    """:func:`count_objects`, from the pixels of each object, of the foreground and of the image."""
     row: dict[str, Any] = {
         "objects": len(areas),
         "foreground_pixels": foreground_pixels,
@@ -107,12 +118,11 @@ def count_areas(
         row["mean_area"] = round(float(areas.mean()), 2)
         row["median_area"] = float(np.median(areas))
     if pixel_size is not None:
-        row["pixel_height_um"], row["pixel_width_um"] = map(rounded, pixel_size)
+        row["pixel_height_um"], row["pixel_width_um"] = map(_six_digits, pixel_size)
         if len(areas):
-            row["mean_area_um2"] = rounded(float(areas.mean()) * math.prod(pixel_size))
+            row["mean_area_um2"] = _six_digits(float(areas.mean()) * math.prod(pixel_size))
     return row
 
 
-def rounded(value: float) -> float:
-    """To six digits, as all measurements are."""
+def _six_digits(value: float) -> float:
     return float(f"{value:.6g}")

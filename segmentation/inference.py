@@ -1,12 +1,13 @@
-"""Tiled inference with overlap: an image of any size in the memory of a row of tiles."""
+"""Applying a network to images of any size: padding, tiles that overlap, the eight symmetries."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from segmentation.errors import UserError
 
@@ -16,19 +17,68 @@ _TOLERANCE = 4e-6  # of logits; a probability then differs by a quarter of that 
 _BREADTH = 64  # pixels of the strip on which that is measured
 
 
+def network_stride(net: nn.Module) -> int:
+    """The multiple that a network's input height and width must be.
+
+    This package's networks say so in ``stride``, segmentation-models-pytorch's in
+    ``encoder.output_stride``; 32, the commonest, is assumed of others.
+    """
+    encoder = getattr(net, "encoder", None)
+    for stride in (getattr(net, "stride", None), getattr(encoder, "output_stride", None)):
+        if isinstance(stride, int):  # a convolution's own ``stride`` is a tuple
+            return stride
+    return 32
+
+
+def padded(net: Callable[[Tensor], Any], image: Tensor, stride: int) -> Tensor:
+    """Apply ``net`` to an image padded by reflection to a multiple of ``stride``.
+
+    The margin is shared between both sides, and cropped from the result: (B, C, H, W) of any size
+    ► (B, K, H, W). Where an image is too small to be reflected its border is repeated.
+
+    >>> padded(lambda image: 2 * image, torch.ones(1, 3, 5, 7), 8).shape
+    torch.Size([1, 3, 5, 7])
+    """
+    height, width = image.shape[-2:]
+    down, right = -height % stride, -width % stride
+    if not down and not right:
+        result: Tensor = net(image)
+        return result
+    top, left = down // 2, right // 2
+    reflects = down - top < height and right - left < width
+    mode = "reflect" if reflects else "replicate"
+    wide = F.pad(image, (left, right - left, top, down - top), mode=mode)
+    logits: Tensor = net(wide)
+    return logits[..., top : top + height, left : left + width]
+
+
+def d4_mean(probabilities: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """Average over the four rotations of (B, C, H, W) images and of their mirror images.
+
+    It costs eight times the computing; memory as for one.
+    """
+    total = None
+    for mirrored in (False, True):
+        source = image.flip(-1) if mirrored else image
+        for turns in range(4):
+            turned = probabilities(source.rot90(turns, (-2, -1))).rot90(-turns, (-2, -1))
+            back = turned.flip(-1) if mirrored else turned
+            total = back if total is None else total + back
+    assert total is not None
+    return total / 8
+
+
 @dataclass(frozen=True)
 class Tiling:
     """How an image is cut into tiles that overlap, and how their results are blended.
 
     Args:
-        tile: Height and width of the tiles in pixels. Those at the right and at the bottom may be
-            smaller, and so is the image's only one.
+        tile: Height and width of the tiles in pixels; the last ones may be smaller.
         stride: What height and width of the network's input must be multiples of.
-        margin: So many pixels beside a tile's edges within the image do not count, for the network
-            sees less around them than there is. From the radius of its receptive field on
-            (:func:`receptive_radius`) tiles say what the network says of the image in one piece.
-        ramp: Over so many pixels beyond the margin the weight grows linearly. With a sufficient
-            margin neighbours agree and no ramp is needed; it hides the seam where they do not.
+        margin: Pixels beside a tile's inner edges that do not count, for the network sees too
+            little around them. From :func:`receptive_radius` on, tiles give what the whole image
+            gives.
+        ramp: Over so many pixels beyond the margin the weight grows linearly, which hides seams.
 
     Raises:
         UserError: The tile is no multiple of the stride, or nothing is left of it between the
@@ -41,10 +91,8 @@ class Tiling:
     ramp: int = 0
 
     def __post_init__(self) -> None:
-        if self.margin < 0 or self.ramp < 0:
-            raise UserError(
-                f"the margin of tiles {self.margin} and their ramp {self.ramp} must not be negative"
-            )
+        if self.margin < 0:
+            raise UserError(f"the margin of tiles {self.margin} must not be negative")
         least = 2 * self.margin + self.ramp + self.stride
         if self.tile % self.stride or self.tile < least:
             fit = -(-max(self.tile, least) // self.stride) * self.stride
@@ -54,25 +102,18 @@ class Tiling:
                 f"{fit}, or to a greater multiple of {self.stride}"
             )
 
-    @property
-    def step(self) -> int:
-        """From one tile to the next: a multiple of the stride."""
-        return (self.tile - 2 * self.margin - self.ramp) // self.stride * self.stride
-
     def spans(self, length: int) -> list[tuple[int, int]]:
         """Start and end of the tiles along an axis of ``length`` pixels, a multiple of the stride.
 
         All start at multiples of the stride, so that poolings fall on the same pixels as they do in
-        one piece.
+        the whole image.
         """
-        count = 1 + max(0, -(-(length - self.tile) // self.step))
-        return [(i * self.step, min(i * self.step + self.tile, length)) for i in range(count)]
+        step = (self.tile - 2 * self.margin - self.ramp) // self.stride * self.stride
+        count = 1 + max(0, -(-(length - self.tile) // step))
+        return [(i * step, min(i * step + self.tile, length)) for i in range(count)]
 
     def weights(self, length: int) -> list[np.ndarray]:
-        """What each tile counts along an axis: float32, as long as its span.
-
-        At each pixel they sum to 1. A tile's weight is the product of those along both axes.
-        """
+        """What each tile counts along an axis: float32, as long as its span; their sum is 1."""
         spans = self.spans(length)
         sums, parts = np.zeros(length), []
         for start, end in spans:
@@ -92,25 +133,19 @@ def sliding(
 ) -> Iterator[np.ndarray]:
     """Apply a network to an image tile by tile, and yield the result from top to bottom.
 
-    The image's border is reflected to a multiple of the stride exactly as by
-    ``segmentation.inference.padding.padded``. So the result is ``padded``'s to rounding (1e-5) if
-    the margin is as wide as the network sees. A network that pools over its whole input (attention,
-    squeeze and excitation, pyramid pooling, instance norm), or interpolates with aligned corners,
-    sees all of it: there, tiles are an approximation, and the smaller the coarser.
-
-    For test-time augmentation let ``net`` average over the symmetries of what it gets: the mean is
-    taken of tiles then, and equals that of the padded image in one piece.
+    The image's border is reflected to a multiple of the stride exactly as by :func:`padded`, whose
+    result this is to rounding (1e-5) if the margin is as wide as the network sees. A network that
+    pools over its whole input (attention, squeeze and excitation, pyramid pooling, instance norm),
+    or interpolates with aligned corners, sees all of it: there, tiles are an approximation.
 
     Args:
-        net: (1, C, h, w) ► (1, K, h, w) float, h and w multiples of the stride; gradients are not
-            asked for.
+        net: (1, C, h, w) ► (1, K, h, w) float, h and w multiples of the stride.
         read: Rows and columns of the image ► (C, h, w), any dtype and device that ``net`` takes.
         size: (H, W) of the image.
         tiling: Tiles, margins and weights.
 
     Yields:
-        (K, rows, W) float32, one after another down the image. Memory: one tile in the network, and
-        as many rows of the result as a tile is high.
+        (K, rows, W) float32, down the image. Memory: one tile, and a row of tiles of the result.
     """
     rows, columns = _padding(size, tiling.stride)
     top, left = (-side % tiling.stride // 2 for side in size)
@@ -143,36 +178,31 @@ def receptive_radius(
     most: int = 512,
     device: torch.device | str = "cpu",
 ) -> int | None:
-    """How far a network sees: the margin from which on tiles agree with the image in one piece.
+    """How far a network sees: the margin from which on tiles agree with the whole image.
 
-    Measured rather than derived, so that it holds for any network: noise of all scales, and how
-    deep into a strip of it other noise beyond its ends is felt by more than 4e-6 in the logits, a
-    millionth of a probability. At most that is the radius of the receptive field; where the far
-    parts of that hardly count (deep encoders; Luo et al. 2016, arXiv:1701.04128) it is less.
+    Measured, so that it holds for any network: noise of all scales, and how deep into a strip of it
+    other noise beyond its ends changes the logits by more than 4e-6. That is the radius of the
+    receptive field, or less where its far parts hardly count (Luo et al. 2016, arXiv:1701.04128).
 
     Args:
         net: (1, ``channels``, h, w) ► logits (1, K, h, w); in evaluation mode.
         channels: Of its input, which is noise of mean 0 and variance 1.
         stride: What h and w must be multiples of.
-        most: Pixels beyond which there is no need to know.
+        most: Pixels beyond which the result is ``None``, as for a network that pools over all.
         device: Where the network is.
-
-    Returns:
-        Pixels, or ``None`` where they are more than ``most``, as they are if a network pools over
-        its whole input.
     """
     breadth = -(-_BREADTH // stride) * stride
     radius, side = 0, breadth
     for axis in (-2, -1):
         while True:
-            # Two runs of one shape compute in one order: where nothing is felt they agree exactly.
+            # Two runs of one shape compute in one order: where nothing changes they agree exactly.
             shape = (4 * side, breadth) if axis == -2 else (breadth, 4 * side)
             noise, other = (_noise(channels, shape, seed).to(device) for seed in (0, 1))
             other.narrow(axis, side, 2 * side).copy_(noise.narrow(axis, side, 2 * side))
             with torch.inference_mode():
                 difference = (net(noise) - net(other)).abs().narrow(axis, side, 2 * side)
-            felt = (difference > _TOLERANCE).movedim(axis, 0).flatten(1).any(1)
-            depths = torch.nonzero(felt[:side] | felt.flip(0)[:side])
+            changed = (difference > _TOLERANCE).movedim(axis, 0).flatten(1).any(1)
+            depths = torch.nonzero(changed[:side] | changed.flip(0)[:side])
             reach = int(depths.max()) + 1 if len(depths) else 0
             if reach < side:
                 radius = max(radius, reach)
@@ -212,6 +242,5 @@ def _noise(channels: int, shape: tuple[int, int], seed: int) -> Tensor:
     for scale in (1, 4, 16, 64):
         coarse = (1, channels, -(-shape[0] // scale), -(-shape[1] // scale))
         noise = torch.randn(coarse, generator=random)
-        wide = F.interpolate(noise, scale_factor=scale)[..., : shape[0], : shape[1]]
-        total += wide / 2  # four of variance 1/4
+        total += F.interpolate(noise, scale_factor=scale)[..., : shape[0], : shape[1]] / 2
     return total

@@ -12,18 +12,15 @@ import pytest
 import tifffile
 from roifile import roiread
 
+import segmentation
 from segmentation.__main__ import main
-from segmentation.checkpoints import load_task
 from segmentation.io.files import unwritten
 from segmentation.io.images import read_image
 from segmentation.io.stacks import open_planes
 from segmentation.io.windows import BandStore
-from segmentation.predict import folder as predict
-from segmentation.predict import label_map, large, prediction
-from segmentation.predict.large import tiled
-from segmentation.predict.outputs import streamed
-from segmentation.predict.prediction import probabilities
-from tests.predict.outputs.predicting import ALL, argv, make_checkpoint, rows
+from segmentation.predict import large, outputs
+from segmentation.predictor import Predictor
+from tests.predict.predicting import ALL, argv, make_checkpoint, rows
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +42,17 @@ def image(height: int = 150, width: int = 210, seed: int = 0) -> np.ndarray:
 
 
 def test_tiles_say_what_one_piece_says(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, pixels = load_task(checkpoint), image()[..., None]
-    whole = probabilities(task, pixels)
-    monkeypatch.setattr(prediction, "WHOLE", 1000)
+    model, pixels = segmentation.load(checkpoint, device="cpu"), image()[..., None]
+    whole, original = model.maps(pixels), Predictor.tiling
+    monkeypatch.setattr("segmentation.predictor.WHOLE", 1000)
     calls = []
 
-    def watched(*arguments: object) -> object:
-        calls.append(arguments)
-        return partial(tiled, tile=64)(*arguments)  # type: ignore[arg-type]
+    def tiling(one: Predictor, size: tuple[int, int]) -> Any:
+        calls.append(size)
+        return original(one, size, tile=64)
 
-    monkeypatch.setattr(prediction, "tiled", watched)
-    np.testing.assert_allclose(probabilities(task, pixels), whole, atol=1e-5)
+    monkeypatch.setattr(Predictor, "tiling", tiling)
+    np.testing.assert_allclose(model.maps(pixels), whole, atol=1e-5)
     assert calls
 
 
@@ -148,10 +145,10 @@ def of_objects(out: Path, size: tuple[int, int]) -> dict[Box, list[Any]]:
 
 def stream(monkeypatch: pytest.MonkeyPatch, block: int = 12) -> None:
     """Stream everything, in blocks of so many rows of 210 pixels."""
-    monkeypatch.setattr(predict, "STREAMED", 1000)
+    monkeypatch.setattr(outputs, "STREAMED", 1000)
     monkeypatch.setattr(large, "_BLOCK", 210 * block)
-    small = partial(large.predict_large, tile=64, halo=8)
-    monkeypatch.setattr(prediction, "predict_large", small)
+    small = partial(large.plane_on_disk, tile=64, halo=8)
+    monkeypatch.setattr(outputs, "plane_on_disk", small)
 
 
 def counted(opened: list[Path], folder: Path, **more: Any) -> BandStore:
@@ -169,7 +166,7 @@ def test_a_streamed_image_has_the_same_files(
     assert main(argv(checkpoint, images, outs[0], *ALL)) == 0
     stream(monkeypatch)
     opened: list[Path] = []
-    monkeypatch.setattr(prediction, "BandStore", lambda folder, **k: counted(opened, folder, **k))
+    monkeypatch.setattr(outputs, "BandStore", lambda folder, **k: counted(opened, folder, **k))
     assert main(argv(checkpoint, images, outs[1], *ALL)) == 0
     assert len(opened) == 1  # of a stack, too: files are limited
     planes = open_planes(images / "sub/a.tif")
@@ -229,7 +226,7 @@ def test_an_object_too_large_to_cut_out_is_said(
     (tmp_path / "images/sub").mkdir(parents=True)
     write_plain(tmp_path / "images/sub/a.tif")
     stream(monkeypatch)
-    monkeypatch.setattr(label_map, "MOST", 140 * 30)
+    monkeypatch.setattr("segmentation.predict.label_map.MOST", 140 * 30)
     out = tmp_path / "out"
     assert main(argv(checkpoint, tmp_path / "images", out, *ALL)) == 0
     (line,) = (w for w in capsys.readouterr().out.splitlines() if w.startswith("unmeasured"))
@@ -256,7 +253,7 @@ def test_overlays_of_large_images_are_smaller(
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert main(argv(checkpoint, tmp_path / "images", whole, "--overlays")) == 0
     stream(monkeypatch)
-    monkeypatch.setattr(streamed, "OVERLAY", 105)
+    monkeypatch.setattr(outputs, "OVERLAY", 105)
     assert main(argv(checkpoint, tmp_path / "images", out, "--overlays")) == 0
     full, small = (read_image(folder / "overlays/b.png") for folder in (whole, out))
     mean = full.reshape(75, 2, 105, 2, 3).mean(axis=(1, 3))
@@ -279,7 +276,7 @@ def test_a_full_disk_stops_a_streamed_prediction(
         with unwritten(tmp_path / "out"):
             raise OSError(errno.ENOSPC, "No space left")
 
-    monkeypatch.setattr(prediction, "write_tiff", full)
+    monkeypatch.setattr(outputs, "write_tiff", full)
     assert main(argv(checkpoint, images, tmp_path / "out")) == 1
     (line,) = [w for w in capsys.readouterr().err.splitlines() if "No space left" in w]
     assert line.startswith("stopped ") and "0 of 1 images are done" in line

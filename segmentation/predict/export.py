@@ -1,0 +1,57 @@
+"""Checkpoints to give away: with nothing but what prediction and tests need."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segmentation.checkpoints import read_checkpoint
+from segmentation.errors import UserError
+from segmentation.io.files import write_bytes
+
+_KEPT = ("segmentation", "state_dict", "epoch", "global_step", "pytorch-lightning_version")
+
+
+def export(ckpt_path: Path, output: Path, half: bool = False) -> None:
+    """Write a checkpoint to give away: without what training needs, smaller.
+
+    What segmentation tune found for it becomes part of it.
+
+    Args:
+        ckpt_path: Written by fit.
+        output: The new one.
+        half: In float16: half the size, the same scores to rounding.
+    """
+    if output.exists():
+        raise UserError(f"{output}: exists already; choose another --output")
+    save_for_inference(read_checkpoint(ckpt_path), output, half)
+    before, after = (path.stat().st_size / 1e6 for path in (ckpt_path, output))
+    print(f"{output}: {after:.1f} MB of {before:.1f} MB")
+
+
+def save_for_inference(checkpoint: dict[str, Any], output: Path, half: bool = False) -> None:
+    """Write a checkpoint that ``predict`` and ``test`` take as any other, without what trains on.
+
+    Args:
+        checkpoint: As ``segmentation.checkpoints.read_checkpoint`` gives it.
+        output: The file.
+        half: Store numbers in float16, half the size. They are computed with in float32 as before;
+            a tensor that float16 cannot hold stays as it is.
+
+    Raises:
+        UserError: The output cannot be written.
+    """
+    kept = {name: checkpoint[name] for name in _KEPT if name in checkpoint}
+    kept["segmentation"] = {**kept["segmentation"], "exported": True}
+    if half:
+        kept["state_dict"] = {name: _half(value) for name, value in kept["state_dict"].items()}
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    write_bytes(output, buffer.getvalue())
+
+
+def _half(value: Tensor) -> Tensor:
+    small = value.half() if value.is_floating_point() else value
+    return small if torch.isfinite(small).all() else value

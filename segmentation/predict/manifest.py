@@ -1,0 +1,161 @@
+"""The record of a prediction: by which checkpoint and settings, and what is done already.
+
+``manifest.json`` is for people and other programs. Beside it ``.state/`` keeps one small file for
+each image that is done, with its rows of the tables: written last, whole or not at all, so that an
+interrupted prediction goes on where it stopped. It is read row by row, for there may be a million;
+and as a stranger's data: files outside the output folder are never touched for what it says.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segmentation.errors import UserError
+from segmentation.io.files import write_bytes, writing
+
+Row = Mapping[str, Any]
+
+
+class Manifest:
+    """What is done in an output folder.
+
+    Args:
+        folder: The output folder.
+        settings: What decides the results. Plain values.
+        about: What else is worth knowing, such as versions; it may differ between two runs.
+
+    Raises:
+        UserError: Other settings made what is in the folder.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        self.folder, self.path = folder, folder / "manifest.json"
+        self.settings, self.about = json.loads(json.dumps(settings)), about
+        self._check()
+        # Not one after another: a network file system remembers for a while that a file is absent.
+        self._known = set((folder / ".state").rglob("*.json"))
+
+    def is_done(self, image: str, stamp: str, stem: str) -> bool:
+        """Whether an image has all its files, under these names, and has not changed since."""
+        record = self.record(image) if self._state(image) in self._known else None
+        return record is not None and (record["stamp"], record["stem"]) == (stamp, stem)
+
+    def record(self, image: str) -> dict[str, Any] | None:
+        """What is known of an image that is done: stamp, stem, outputs; ``None`` of another one."""
+        try:
+            with self._state(image).open(encoding="utf-8") as file:
+                record: dict[str, Any] = json.loads(file.readline())
+            folder = self.folder.resolve()
+            paths = [(folder / name).resolve() for name in record["outputs"]]
+            inside = all(path.is_relative_to(folder) and path.is_file() for path in paths)
+            return record if inside and {"stamp", "stem"} <= record.keys() else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def rows(self, images: Iterable[str], table: str, columns: Sequence[str]) -> Iterator[Row]:
+        """Rows of one table, of the images that are done."""
+        start = json.dumps([table])[:-1]
+        for image in images:
+            if self.record(image) is None:
+                continue
+            with self._state(image).open(encoding="utf-8") as file:
+                next(file)
+                for line in file:
+                    if line.startswith(f"{start}, "):
+                        try:
+                            row = dict(json.loads(line)[1])
+                        except (ValueError, TypeError):
+                            why = "is broken; delete it, and start the same command again"
+                            raise UserError(f"{self._state(image)}: {why}") from None
+                        yield {name: row[name] for name in columns if name in row}
+
+    @contextlib.contextmanager
+    def recording(
+        self, image: str, stem: str, stamp: str, outputs: Iterable[str]
+    ) -> Iterator[Callable[[str, Iterable[Row]], None]]:
+        """Within, write an image's files; it counts as done when all is written.
+
+        Args:
+            image: Its path below the images' folder.
+            stem: Of the files' names.
+            stamp: What changes when the image does.
+            outputs: The files, below the output folder.
+
+        Yields:
+            What takes the name of a table and rows of it, plain values.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        record = {"image": image, "stamp": stamp, "stem": stem, "outputs": list(outputs)}
+        with writing(self._state(image)) as file:
+            file.write(json.dumps(record).encode() + b"\n")
+
+            def add(table: str, rows: Iterable[Row]) -> None:
+                for row in rows:
+                    file.write(json.dumps([table, row]).encode() + b"\n")
+
+            yield add
+
+    def forget(self, image: str) -> None:
+        """Remove what an earlier run made of an image that must be done anew, or cannot be.
+
+        Raises:
+            UserError: It cannot be removed.
+        """
+        outputs = (self.record(image) or {}).get("outputs", ())
+        for path in (*(self.folder / name for name in outputs), self._state(image)):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"{path}: cannot be replaced ({error.strerror}); use another --output"
+                ) from None
+
+    def write(self, images: Iterable[str], faults: Mapping[str, str], complete: bool) -> None:
+        """Write ``manifest.json``.
+
+        Args:
+            images: Those to list, where they are done.
+            faults: Image ► why it was left out.
+            complete: Whether every image was looked at.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        records = (record for image in images if (record := self.record(image)) is not None)
+        files = [{k: record[k] for k in ("image", "stamp", "outputs")} for record in records]
+        left_out = [{"image": name, "reason": why} for name, why in faults.items()]
+        manifest = {"complete": complete, "settings": self.settings, **self.about}
+        manifest |= {"files": files, "left_out": left_out}
+        text = json.dumps(manifest, indent=1, ensure_ascii=False, default=str)
+        write_bytes(self.path, f"{text}\n".encode())
+
+    def remove_partial_files(self) -> None:
+        """Remove the half-written temporary files of an interrupted run."""
+        with contextlib.suppress(OSError):
+            for partial in self.folder.rglob(".*.part"):
+                partial.unlink(missing_ok=True)
+
+    def _state(self, image: str) -> Path:
+        return self.folder / ".state" / f"{image}.json"
+
+    def _check(self) -> None:
+        if not self.path.exists():
+            return
+        try:
+            theirs = dict(json.loads(self.path.read_text(encoding="utf-8"))["settings"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{self.path}: cannot be read, or is no manifest; use another --output"
+            ) from None
+        for name in sorted({*self.settings, *theirs}):
+            pair = (self.settings.get(name), theirs.get(name))
+            ours, other = (json.dumps(value, ensure_ascii=False) for value in pair)
+            if ours != other:
+                raise UserError(
+                    f"{self.folder}: holds predictions with {name} {other:.200}, not {ours:.200}; "
+                    "use another --output"
+                )

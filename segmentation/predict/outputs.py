@@ -1,0 +1,260 @@
+"""What is written of an image file: maps of pixels, outlines and tables, plane by plane."""
+
+import math
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from segmentation.data.preprocess import Preprocess
+from segmentation.errors import UserError
+from segmentation.evaluation.overlays import tint
+from segmentation.io.files import write_bytes, writing
+from segmentation.io.images import write_image
+from segmentation.io.stacks import Calibration, Planes, write_stack
+from segmentation.io.windows import BandStore, TiffWindows, write_tiff
+from segmentation.measurements import derived_measures, image_measures, measure_objects
+from segmentation.predict.formats import (
+    RLE_COLUMNS,
+    FeatureWriter,
+    add_rois,
+    features,
+    outlines,
+    run_lengths,
+)
+from segmentation.predict.large import Plane, Rows, plane_in_memory, plane_on_disk, window_reader
+from segmentation.predictor import TILE, Prediction, Predictor
+
+STREAMED = 2**25  # pixels: more are predicted from disk to disk
+OVERLAY = 4096  # pixels: the overlay of a larger image, if that is streamed, is made smaller
+_LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
+_BAND = 64  # rows that are tinted at once
+
+AddRows = Callable[[str, Iterable[Mapping[str, Any]]], None]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written for each image, below ``folder``.
+
+    Files have the name of their image. Those of images that differ in their suffix alone keep that
+    suffix in the name.
+
+    Attributes:
+        folder: Gets ``masks/``, ``objects.csv``, ``images.csv`` and ``manifest.json`` in any case.
+        labels: Instance ids, 16 bits or, beyond 65,535 objects, 32. ``"png"`` gives TIFF all the
+            same where PNG cannot hold it: a stack, 32 bits, or what is streamed.
+        probabilities: Foreground probability as 16-bit TIFF, 65535 = 1.
+        overlays: The image with its objects tinted; PNG, or TIFF of a stack. Of what is streamed
+            it is smaller where a side has more than 4096 pixels.
+        geojson: Outlines for QuPath.
+        rle: ``rle.csv``, run lengths as Kaggle wants them.
+        rois: Outlines as zip of ImageJ's ROIs.
+    """
+
+    folder: Path
+    labels: Literal["tiff", "png"] | None = None
+    probabilities: bool = False
+    overlays: bool = False
+    geojson: bool = False
+    rle: bool = False
+    rois: bool = False
+
+
+def is_streamed(planes: Planes) -> bool:
+    """Whether a file's planes are predicted from disk to disk."""
+    return planes.size is not None and math.prod(planes.size) > STREAMED
+
+
+class FileWriter:
+    """Writes what is found in one image file, and tells the rows of its tables.
+
+    Args:
+        planes: The file.
+        outputs: What is wanted of it.
+        name: The image's name in the tables.
+        stem: The same without a suffix, where that is unique: of all names, and Kaggle's ImageId.
+        found: What was found, unless it is a stack or large; such are predicted plane by plane.
+
+    Attributes:
+        names: Kind of output ► name of its file below the output folder.
+    """
+
+    def __init__(
+        self,
+        planes: Planes,
+        outputs: Outputs,
+        name: str,
+        stem: str,
+        found: tuple[np.ndarray, Prediction] | None = None,
+    ) -> None:
+        self.planes, self.outputs, self.name, self.stem, self.found = (
+            planes,
+            outputs,
+            name,
+            stem,
+            found,
+        )
+        self.streamed = is_streamed(planes)
+        suffix, stack = planes.path.suffix, bool(planes.axes)
+        lossless = suffix.lower() in ((".tif", ".tiff") if stack else _LOSSLESS)
+        few = found is not None and int(found[1].labels.max(initial=0)) <= 65535
+        suffixes = {
+            "masks": suffix if lossless else ".tif" if stack else ".png",
+            "labels": ".png" if outputs.labels == "png" and few else ".tif",
+            "probabilities": ".tif",
+            "overlays": ".tif" if stack else ".png",
+            "geojson": ".geojson",
+            "rois": ".zip",
+        }
+        wanted = (kind for kind in suffixes if kind == "masks" or getattr(outputs, kind))
+        self.names = {kind: f"{kind}/{stem}{suffixes[kind]}" for kind in wanted}
+
+    def write(self, predictor: Predictor, add: AddRows) -> None:
+        """Predict what was not found so far, and write everything.
+
+        Args:
+            predictor: Predicts.
+            add: Takes the name of a table and rows of it.
+
+        Raises:
+            UserError: The image cannot be read or predicted, or the output not be written.
+        """
+        with ExitStack() as stack:
+            place = self.outputs.folder / "masks"
+            store = stack.enter_context(BandStore(place)) if self.streamed else None
+            self._overlay: BandStore | Rows = store or Rows()
+            self._geojson = self._rois = None
+            if "geojson" in self.names:
+                file = stack.enter_context(writing(self._path("geojson")))
+                self._geojson = stack.enter_context(closing(FeatureWriter(file)))
+            if "rois" in self.names:
+                file = stack.enter_context(writing(self._path("rois")))
+                self._rois = stack.enter_context(zipfile.ZipFile(file, "w"))
+            masks, labels, probabilities, exact, most = [], [], [], True, 0
+            for number, plane in enumerate(self._predicted(predictor, store)):
+                self._add(plane, number, add)
+                masks.append(plane.mask)
+                labels.append(plane.labels)
+                probabilities.append(plane.probabilities)
+                exact, most = exact and plane.exact, max(most, len(plane.labels.areas))
+                size = plane.image.shape[:2]
+            if not exact:
+                why = "the network sees farther than a quarter of a tile"
+                print(f"approximate  {self.planes.path}: {why}")
+            wide = np.dtype(np.uint16 if most <= 65535 else np.uint32)
+            ids = (rows.astype(wide) for rows in chain.from_iterable(labels))
+            self._write_map("masks", chain.from_iterable(masks), size, np.dtype(np.uint8))
+            self._write_map("labels", ids, size, wide)
+            bands = chain.from_iterable(probabilities)
+            self._write_map("probabilities", bands, size, np.dtype(np.uint16))
+            factor = self._factor(size)
+            small = (-(-size[0] // factor), -(-size[1] // factor), 3)
+            self._write_map("overlays", self._overlay, small, np.dtype(np.uint8))
+
+    def _path(self, kind: str) -> Path:
+        return self.outputs.folder / self.names[kind]
+
+    def _predicted(self, predictor: Predictor, store: BandStore | None) -> Iterator[Plane]:
+        """The planes, one after another."""
+        planes, wanted = self.planes, self.outputs.probabilities
+        if self.found is not None:
+            image, found = self.found
+            yield plane_in_memory(found, image, wanted)
+        elif store is None:
+            for image in planes:
+                yield plane_in_memory(predictor.decode(predictor.maps(image)), image, wanted)
+        elif planes.axes and len(planes.pages[0]) > 1:
+            height, width = planes.size or (0, 0)
+            raise UserError(
+                f"{planes.path}: {height}×{width} pixels are read in windows, which is not made "
+                "for a stack whose colours are planes; save it as RGB"
+            )
+        else:
+            for pages in planes.pages:
+                with TiffWindows(planes.path, TILE, pages[0] if planes.axes else None) as windows:
+                    # One file for all: many planes would meet the limit of open files.
+                    place = partial(BandStore, self.outputs.folder / "masks", beside=store)
+                    yield plane_on_disk(predictor, windows, place, probabilities=wanted)
+
+    def _add(self, plane: Plane, number: int, add: AddRows) -> None:
+        """Measure, outline, encode and tint a plane."""
+        pixel_size, labels = self.planes.calibration.pixel_size, plane.labels
+        size, position = plane.image.shape[:2], self.planes.position(number)
+        where = {"image": self.name, "plane": number}
+        image_id = f"{self.stem}#{number}" if self.planes.axes else self.stem
+        counts = image_measures(labels.areas, plane.foreground_pixels, math.prod(size), pixel_size)
+        add("images", [{**where, **counts}])
+        if self.outputs.rle and not len(labels.areas):  # that has a row as well
+            add("rle", [dict(zip(RLE_COLUMNS, (image_id, ""), strict=True))])
+        for crop in labels.crops():
+            origin = (crop.rows.start, crop.columns.start)
+            window = plane.image.read(crop.rows, crop.columns)
+            measured = measure_objects(crop.labels, window, pixel_size, origin, size)
+            add("objects", [{**where, **row} for row in measured])
+            found = outlines(crop.labels, origin) if self._geojson or self._rois else []
+            if self._geojson:
+                self._geojson.add(features(found, position))
+            if self._rois:
+                add_rois(self._rois, found, number, position)
+            if self.outputs.rle:
+                codes = run_lengths(crop.labels, origin, size[0])
+                add("rle", (dict(zip(RLE_COLUMNS, (image_id, c), strict=True)) for c in codes))
+        for label in labels.too_large:
+            top, left, bottom, right = labels.boxes[label - 1].tolist()
+            row: dict[str, Any] = {"object": label, "area": int(labels.areas[label - 1])}
+            row |= {"top": top, "left": left, "bottom": bottom, "right": right}
+            add("objects", [{**where, **row, **derived_measures(row, pixel_size, size)}])
+            print(
+                f"unmeasured   {self.planes.path}: object {label} spans {bottom - top}×"
+                f"{right - left} pixels, too many to be outlined; objects.csv has its area and box"
+            )
+        if self.outputs.overlays:
+            self._tint(plane)
+
+    def _tint(self, plane: Plane) -> None:
+        """Append the image with its mask tinted, (rows, W, 3) uint8."""
+        height, width = size = plane.image.shape[:2]
+        factor, read_mask = self._factor(size), plane.mask.reader()
+        read = window_reader(Preprocess(channels=3), plane.image)
+        step = factor * max(1, _BAND // factor)
+        for top in range(0, height, step):
+            rows = slice(top, min(top + step, height))
+            rgb = read(rows, slice(0, width)).numpy().transpose(1, 2, 0)
+            inside = read_mask(rows, slice(0, width)) > 0
+            tinted = tint(rgb, inside, inside, opacity=0.4)
+            small = (-(-width // factor), -(-len(rgb) // factor))
+            self._overlay.append(cv2.resize(tinted, small, interpolation=cv2.INTER_AREA))
+
+    def _factor(self, size: tuple[int, ...]) -> int:
+        """By which the overlay is smaller."""
+        return -(-max(size) // OVERLAY) if self.streamed else 1
+
+    def _write_map(
+        self, kind: str, bands: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
+        """Write the pixels of all planes, (H, W) or (H, W, 3) each, which come in bands of rows.
+
+        TIFF holds all planes and the scale of the image; the other formats the first plane alone.
+        """
+        if kind not in self.names:
+            return
+        path, planes, rgb = self._path(kind), self.planes, len(shape) == 3
+        if rgb and self.streamed:  # its pixels may be larger
+            planes = replace(planes, calibration=Calibration(planes.calibration.layout))
+        tiff = path.suffix.lower() in (".tif", ".tiff")
+        if tiff and self.streamed:
+            write_tiff(path, (*planes.lengths, *shape), dtype, bands, planes, rgb)
+            return
+        pixels = np.concatenate(list(bands)).reshape(-1, *shape)
+        if tiff:
+            write_bytes(path, write_stack(pixels, planes))
+        else:
+            write_image(path, pixels[0])

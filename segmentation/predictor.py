@@ -1,0 +1,235 @@
+"""From an image to its objects: the one way, whoever asks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segmentation.data.preprocess import Preprocess
+from segmentation.errors import UserError
+from segmentation.inference import (
+    Read,
+    Tiling,
+    d4_mean,
+    network_stride,
+    padded,
+    receptive_radius,
+    sliding,
+)
+from segmentation.measurements import measurement_table
+from segmentation.targets import Target
+
+if TYPE_CHECKING:
+    import pandas
+
+WHOLE = 2**22  # pixels (2048²): more go through the network in tiles
+TILE = 1024  # pixels; a multiple of every stride
+_RAMP = 16  # pixels over which tiles are blended that should agree anyway
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one image.
+
+    Attributes:
+        labels: (H, W) int32 ids of the objects, 0 = background.
+        mask: (H, W) bool foreground; it may hold what is too small to be an object.
+        probabilities: (H, W) float32 probability of being foreground.
+        measurements: One row for each object, where asked for; see ``segmentation.measurements``.
+    """
+
+    labels: np.ndarray
+    mask: np.ndarray
+    probabilities: np.ndarray
+    measurements: "pandas.DataFrame | None" = None
+
+
+class Predictor:
+    """A network with all that surrounds it: preparation, tiles, symmetries, ensemble, decoding.
+
+    Args:
+        net: (B, C, H, W) float32 ► logits (B, classes, H, W). Large images go through it in tiles,
+            unless it has the attribute ``whole_image = True``.
+        preprocess: How it was trained to see images.
+        target: What its output means.
+        tta: Average over the eight symmetries of an image, at eight times the cost.
+        channels_last: Memory format of the input.
+
+    Attributes:
+        members: Other predictors whose probabilities are averaged with this one's: an ensemble.
+
+    >>> from segmentation.models import UNet
+    >>> from segmentation.targets import Foreground
+    >>> net = UNet(in_channels=1, classes=1, width=4, depth=2)
+    >>> model = Predictor(net, Preprocess(channels=1), Foreground())
+    >>> image = np.zeros((48, 64), np.uint8)
+    >>> model.predict(image).shape
+    (48, 64)
+    >>> model.predict(image, measurements=True).measurements.columns[:3].tolist()
+    ['object', 'area', 'centroid_y']
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        preprocess: Preprocess,
+        target: Target,
+        tta: bool = False,
+        channels_last: bool = True,
+    ) -> None:
+        self.net, self.preprocess, self.target, self.tta = net, preprocess, target, tta
+        self.stride = network_stride(net)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.members: list[Predictor] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next((p.device for p in self.net.parameters()), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move all networks."""
+        for one in (self, *self.members):
+            one.net.to(device)
+        return self
+
+    def add_member(self, other: "Predictor", name: str) -> None:
+        """Average with another predictor.
+
+        Raises:
+            UserError: Its output means something else.
+        """
+        targets = other.target, self.target
+        theirs, ours = (f"{type(t).__name__} ({t.classes} classes)" for t in targets)
+        if theirs != ours:
+            raise UserError(f"{name}: its target is {theirs}, the first's {ours}; leave it out")
+        self.members.append(other)
+
+    def normalized(self, image: Tensor) -> Tensor:
+        """The network's input: prepared (B, C, H, W) uint8 images ► normalized float32."""
+        return self.preprocess.normalize(image).contiguous(memory_format=self.memory_format)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """This network's answer to prepared (B, C, H, W) uint8 images of any size."""
+        return padded(self.net, self.normalized(image), self.stride)
+
+    def probabilities(
+        self, image: Tensor, tta: bool | None = None, logits: Tensor | None = None
+    ) -> Tensor:
+        """Prepared (B, C, H, W) uint8 images of any size ► (B, K, H, W) float32, of the ensemble.
+
+        Args:
+            image: The images; all members see the same.
+            tta: Instead of ``self.tta``.
+            logits: :meth:`logits` of them, where they are known.
+        """
+        tta = self.tta if tta is None else tta
+        known = logits is not None and not tta
+        total = self.target.probabilities(logits) if known else self._alone(image, tta)
+        for member in self.members:
+            total = total + member._alone(image, tta)
+        return total / (1 + len(self.members)) if self.members else total
+
+    @torch.inference_mode()
+    def maps(self, image: np.ndarray) -> np.ndarray:
+        """An (H, W, C) uint8 or uint16 image as read ► (K, H, W) float32, of the ensemble.
+
+        Each member sees it as it was trained to. A large one goes through the network in tiles.
+        """
+        total = None
+        for one in (self, *self.members):
+            prepared = one.preprocess.prepare(image).transpose(2, 0, 1)
+            pixels = torch.from_numpy(np.ascontiguousarray(prepared))
+            size = (pixels.shape[1], pixels.shape[2])
+            if size[0] * size[1] > WHOLE and not getattr(one.net, "whole_image", False):
+                bands = one.bands(lambda y, x, p=pixels: p[:, y, x], size, one.tiling(size)[0])
+                answer = torch.from_numpy(np.concatenate(list(bands), axis=1))[None]
+            else:
+                answer = one._alone(pixels[None].to(one.device), one.tta)
+            probs = one.preprocess.restore(answer, (image.shape[0], image.shape[1]))
+            probs = probs[0].cpu().numpy()
+            total = probs if total is None else total + probs
+        return total / (1 + len(self.members)) if self.members else total
+
+    def decode(self, probs: np.ndarray) -> Prediction:
+        """(K, H, W) float32 probabilities ► objects."""
+        foreground = self.target.foreground(torch.from_numpy(probs)[None])[0].numpy()
+        return Prediction(self.target.decode(probs), foreground > self.target.threshold, foreground)
+
+    def predict(
+        self,
+        image: np.ndarray,
+        probabilities: bool = False,
+        measurements: bool = False,
+        pixel_size: tuple[float, float] | None = None,
+    ) -> "np.ndarray | Prediction":
+        """Find the objects of one image; the networks are put into evaluation mode.
+
+        Args:
+            image: (H, W), (H, W, 1) or (H, W, 3) RGB, uint8 or uint16.
+            probabilities: Return a :class:`Prediction` instead of the label map alone.
+            measurements: The same, with the table of the objects.
+            pixel_size: (height, width) in µm, for measurements in µm.
+
+        Returns:
+            (H, W) int32 label map, or a :class:`Prediction`.
+
+        Raises:
+            UserError: The image has another shape or dtype, or cannot be prepared.
+        """
+        image = np.asarray(image)
+        pixels = image[..., None] if image.ndim == 2 else image
+        if pixels.dtype not in (np.uint8, np.uint16) or pixels.shape[2:] not in ((1,), (3,)):
+            raise UserError(
+                f"the image is {image.shape} {image.dtype}; give (H, W) or (H, W, 3) of uint8 or "
+                "uint16"
+            )
+        for one in (self, *self.members):
+            one.net.eval()
+        found = self.decode(self.maps(pixels))
+        if measurements:
+            table = measurement_table(found.labels, pixels, pixel_size)
+            found = replace(found, measurements=table)
+        return found if probabilities or measurements else found.labels
+
+    def bands(self, read: Read, size: tuple[int, int], tiling: Tiling) -> Iterator[np.ndarray]:
+        """This network's (K, rows, W) probabilities, down an image whose windows it reads."""
+        return sliding(lambda p: self._alone(p.to(self.device), self.tta), read, size, tiling)
+
+    def tiling(
+        self, size: tuple[int, int], tile: int = TILE, margin: int | None = None
+    ) -> tuple[Tiling, bool]:
+        """Tiles for an (H, W) image, and whether they say the same as the image in one piece.
+
+        Unless a margin is given, it is how far the network sees, up to a quarter of the tile: then
+        each pixel is computed four times. A network that sees farther gets a margin of an eighth of
+        the tile and a ramp as wide, which hides the seams.
+
+        Raises:
+            UserError: The tile is no multiple of the network's stride, or too small for the margin.
+        """
+        largest = Tiling(tile, self.stride, 0)
+        if max(size) <= tile:
+            return largest, True
+        if margin is not None:
+            ramp = max(0, min(_RAMP, tile - 2 * margin - self.stride))
+            return Tiling(tile, self.stride, margin, ramp), False
+        channels = self.preprocess.channels
+        radius = receptive_radius(self.net, channels, self.stride, tile // 4, self.device)
+        if radius is None:
+            return Tiling(tile, self.stride, tile // 8, tile // 8), False
+        return Tiling(tile, self.stride, radius, _RAMP), True
+
+    def _alone(self, image: Tensor, tta: bool) -> Tensor:
+        """Prepared images ► probabilities of this network alone."""
+
+        def answer(pixels: Tensor) -> Tensor:
+            return self.target.probabilities(self.net(pixels))
+
+        # Padded once for all symmetries: each in its own way, the same pixels would see others.
+        net = partial(d4_mean, answer) if tta else answer
+        return padded(net, self.normalized(image), self.stride)
