@@ -1,17 +1,17 @@
 """Anybody's own images and masks: two folders, matched by name."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from segmentation.data.datamodule import SegmentationDataModule
-from segmentation.data.sample import Record, Sample
+from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import Splitter
 from segmentation.errors import UserError
-from segmentation.io.images import IMAGE_SUFFIXES, read_image, read_mask
+from segmentation.io.images import IMAGE_SUFFIXES, MASK_SUFFIXES, read_image, read_mask
 from segmentation.io.tree import check_root, file_stamp, is_junk
 from segmentation.objects import (
     binary_mask,
@@ -24,14 +24,15 @@ from segmentation.objects import (
 
 Masks = Literal["binary", "labels", "objects"]
 _AS_LABELS = "set mask_type: labels if these are instance ids, or "
-MASK_ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_seg")
+# What programs append to the name of an image.
+_ENDINGS = ("_cp_masks", "_mask", "_masks", "_label", "_labels", "_seg", "_prob", "_probabilities")
 
 
-class FolderDataset:
-    """``root/images/NAME.png`` with ``root/masks/NAME.png``; PNG, TIFF, JPEG or BMP, 8 or 16 bit.
+class FolderDataset(SegmentationDataset):
+    """``root/images/NAME.png`` with ``root/masks/NAME.png``: PNG, TIFF, JPEG, BMP; masks also NPY.
 
     Subfolders of ``images`` are groups (a patient, a plate), which :class:`GroupSplit` keeps whole,
-    and are repeated in ``masks``. A mask may be called ``NAME_mask``, ``NAME_label`` and the like.
+    and are repeated in ``masks``. A mask may be called ``NAME_mask``, ``NAME_cp_masks``, ….
 
     Args:
         root: Folder that holds both.
@@ -40,55 +41,60 @@ class FolderDataset:
         mask_type: ``"binary"`` (0 and one other value: connected components become objects),
             ``"labels"`` (each object its own value), ``"objects"`` (``masks/NAME/*``: one binary
             file per object, or an empty folder).
+
+    >>> import tempfile
+    >>> from segmentation.datasets.synthetic import write_folder
+    >>> data = FolderDataset(write_folder(Path(tempfile.mkdtemp()), 3, size=(64, 80)))
+    >>> len(data), data[0].image.shape, data[0].labels.dtype
+    (3, (64, 80, 3), dtype('int32'))
     """
 
-    version = 1
+    version = 2
 
     def __init__(
-        self, root: str, images: str = "images", masks: str = "masks", mask_type: Masks = "binary"
+        self,
+        root: str | Path,
+        images: str = "images",
+        masks: str = "masks",
+        mask_type: Masks = "binary",
     ) -> None:
         self.root, self.images, self.masks, self.mask_type = root, images, masks, mask_type
         self.name = f"folder-{Path(root).expanduser().resolve().name}-{mask_type}"
 
     def index(self) -> Sequence[Record]:
-        """Every image, with its mask.
-
-        Raises:
-            UserError: A folder is missing or empty, an image has no mask, or a mask no image.
-        """
+        """Every image, with its mask; a missing partner is a :class:`UserError`."""
         root = check_root(self.root, f"it should hold {self.images}/ and {self.masks}/")
-        folders = [
-            check_root(root / name, "check the names of the two folders")
-            for name in (self.images, self.masks)
-        ]
-        images = find_images(folders[0])
-        masks = self._find_masks(folders[1])
-        records = []
-        alone = set(masks)
-        for name, path in images.items():
-            mask = next((name + end for end in MASK_ENDINGS if name + end in masks), None)
-            if mask is None:
-                raise UserError(
-                    f"{path}: no mask {folders[1] / name}.*; add it or remove the image"
-                )
-            alone.discard(mask)
-            found = masks[mask]
-            stamp = "|".join(f"{file.name}-{file_stamp(file)}" for file in (path, *found))
-            group = name.rpartition("/")[0]
-            records.append(Record(name, str(path), tuple(map(str, found)), stamp, group))
-        if alone:
+        remedy = "check the names of the two folders"
+        images = find_images(check_root(root / self.images, remedy))
+        folder = check_root(root / self.masks, remedy)
+        masks = (
+            _find_objects(folder)
+            if self.mask_type == "objects"
+            else {name: (path,) for name, path in find_maps(folder, images).items()}
+        )
+        if missing := images.keys() - masks.keys():
             raise UserError(
-                f"{folders[1] / min(alone)}: a mask without an image below {folders[0]} (of "
+                f"{images[min(missing)]}: no mask {folder / min(missing)}.*; add it or remove the "
+                "image"
+            )
+        if alone := masks.keys() - images.keys():
+            raise UserError(
+                f"{folder / min(alone)}: a mask without an image below {root / self.images} (of "
                 f"{len(alone)} such); add its image or remove it"
             )
-        return records
+        return [
+            Record(
+                name,
+                str(path),
+                tuple(map(str, masks[name])),
+                "|".join(f"{file.name}-{file_stamp(file)}" for file in (path, *masks[name])),
+                name.rpartition("/")[0],
+            )
+            for name, path in images.items()
+        ]
 
     def read(self, record: Record) -> Sample:
-        """One image with its labels.
-
-        Raises:
-            UserError: A file is broken, or image and mask do not fit together.
-        """
+        """One image with its labels; :class:`UserError` where the two do not fit together."""
         image = read_image(record.image)
         shape = (image.shape[0], image.shape[1])
         if self.mask_type == "objects":
@@ -103,32 +109,17 @@ class FolderDataset:
         return Sample(record.id, image, labels, record.group)
 
     def overlaps(self, record: Record) -> int:
-        """Pixels of a sample that several of its masks claim; the label map cannot tell.
-
-        Raises:
-            UserError: A mask is broken.
-        """
+        """Pixels of a sample that several of its masks claim; the label map cannot tell."""
         if self.mask_type != "objects":
             return 0
         return count_overlap((path, read_mask(path)) for path in record.masks)
-
-    def _find_masks(self, folder: Path) -> dict[str, tuple[Path, ...]]:
-        if self.mask_type != "objects":
-            return {name: (path,) for name, path in find_images(folder).items()}
-        objects: dict[str, list[Path]] = defaultdict(list)
-        for path in _visible(folder):
-            if path.is_dir() and not any(path.iterdir()):
-                objects[path.relative_to(folder).as_posix()] = []  # an image without objects
-            elif path.suffix.lower() in IMAGE_SUFFIXES:
-                objects[path.parent.relative_to(folder).as_posix()].append(path)
-        return {name: tuple(paths) for name, paths in objects.items()}
 
 
 class FolderDataModule(SegmentationDataModule):
     """Your own images and masks.
 
     Args:
-        root: Folder that holds ``images`` and ``masks``.
+        root: Folder that holds both folders.
         images: Name of the images' folder.
         masks: Name of the masks' folder.
         mask_type: ``binary``, ``labels`` or ``objects``; see :class:`FolderDataset`.
@@ -149,11 +140,7 @@ class FolderDataModule(SegmentationDataModule):
 
 
 def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
-    """Every image below ``folder``: relative path without suffix ► path, sorted.
-
-    Raises:
-        UserError: There is none, or two differ in their suffix alone.
-    """
+    """Every image below ``folder``, at least one: relative path without suffix ► path, sorted."""
     found: dict[str, Path] = {}
     for path in _visible(folder):
         if path.suffix.lower() in suffixes and path.is_file():
@@ -166,6 +153,34 @@ def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[
     if not found:
         raise UserError(f"{folder}: holds no images ({', '.join(suffixes)}); check the path")
     return dict(sorted(found.items()))
+
+
+def find_maps(folder: Path, images: Container[str] = ()) -> dict[str, Path]:
+    """Every mask, label or probability map below ``folder``, NPY as well, by its image's name.
+
+    That is its own name without suffix and without an ending such as ``_mask`` or ``_cp_masks``,
+    which stays where ``images`` holds a name that ends so.
+    """
+    found: dict[str, Path] = {}
+    for name, path in find_images(folder, MASK_SUFFIXES).items():
+        if name not in images:
+            end = max((end for end in _ENDINGS if name.endswith(end)), key=len, default="")
+            name = name.removesuffix(end)
+        if name not in found:
+            found[name] = path
+        elif not path.name.endswith("_seg.npy"):  # Cellpose's own, beside the masks
+            raise UserError(f"{path}: belongs to {name} as {found[name].name} does; keep one")
+    return dict(sorted(found.items()))
+
+
+def _find_objects(folder: Path) -> dict[str, tuple[Path, ...]]:
+    objects: dict[str, list[Path]] = defaultdict(list)
+    for path in _visible(folder):
+        if path.is_dir() and not any(path.iterdir()):
+            objects[path.relative_to(folder).as_posix()] = []  # an image without objects
+        elif path.suffix.lower() in MASK_SUFFIXES:
+            objects[path.parent.relative_to(folder).as_posix()].append(path)
+    return {name: tuple(paths) for name, paths in objects.items()}
 
 
 def _visible(folder: Path) -> list[Path]:

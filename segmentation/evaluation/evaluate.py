@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from segmentation.datasets.folder import find_images
+from segmentation.datasets.folder import find_images, find_maps
 from segmentation.errors import UserError
 from segmentation.evaluation.bootstrap import percentile_interval, resampled_sums
 from segmentation.evaluation.calibration import (
@@ -32,17 +32,15 @@ from segmentation.evaluation.maps import (
     check_probabilities,
     check_same_size,
     facts_of,
-    find_maps,
     holds_instances,
     pair,
-    read_ids,
     read_probability,
     to_labels,
 )
 from segmentation.evaluation.scores import resample, scores_of
 from segmentation.evaluation.tables import FILE, Images, write_images
 from segmentation.io.files import write_bytes
-from segmentation.io.images import read_image
+from segmentation.io.images import read_image, read_mask
 from segmentation.io.tree import check_root
 from segmentation.metrics import functional
 from segmentation.objects import label_components, to_gray
@@ -78,7 +76,7 @@ class Inputs:
             UserError: A file has become unreadable.
         """
         first, second = (
-            to_labels(read_ids(side[name]), instances)
+            to_labels(read_mask(side[name]), instances)
             for side, instances in zip((self.truth, self.prediction), self.instances, strict=True)
         )
         return first, second
@@ -182,13 +180,13 @@ def find_inputs(
     Raises:
         UserError: As :func:`evaluate`.
     """
-    wanted = find_maps(truth, "--truth")
-    found = find_maps(prediction, "--prediction")
+    wanted = find_maps(check_root(truth, "check --truth"))
+    found = find_maps(check_root(prediction, "check --prediction"))
     names = pair(wanted, found, "--prediction", allow_missing)
     left_out = set(wanted) ^ set(found)
     probs: dict[str, Path] = {}
     if probabilities is not None:
-        probs = find_maps(probabilities, "--probabilities")
+        probs = find_maps(check_root(probabilities, "check --probabilities"))
         scored = {name: wanted[name] for name in names}
         common = pair(scored, probs, "--probabilities", allow_missing)
         left_out |= set(scored) ^ set(probs)
@@ -202,7 +200,7 @@ def find_inputs(
     seen: tuple[dict[Path, Facts], dict[Path, Facts]] = ({}, {})
     for name in tqdm(names, "checking", disable=None):
         for side, files in zip(seen, (wanted, found), strict=True):
-            side[files[name]] = facts_of(read_ids(files[name]))
+            side[files[name]] = facts_of(read_mask(files[name]))
         size = seen[0][wanted[name]].shape
         check_same_size(found[name], seen[1][found[name]].shape, wanted[name], size)
         if name in probs:

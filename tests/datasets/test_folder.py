@@ -7,10 +7,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from segmentation.data.sample import Sample
 from segmentation.data.splits import GroupSplit
-from segmentation.datasets.folder import FolderDataModule, FolderDataset, find_images
+from segmentation.datasets.folder import (
+    _ENDINGS,
+    FolderDataModule,
+    FolderDataset,
+    find_images,
+    find_maps,
+)
 from segmentation.datasets.synthetic import write_folder
 from segmentation.errors import UserError
 from segmentation.io.images import write_image
@@ -65,16 +72,6 @@ def test_masks_of_all_kinds_are_the_same_truth(tmp_path: Path) -> None:
         np.testing.assert_array_equal(parts, found["binary"][name].labels)
 
 
-def test_label_maps_need_not_be_consecutive(root: Path) -> None:
-    labels = np.zeros(SIZE, np.uint16)
-    labels[2:6, 2:6], labels[8:12, 8:12] = 7, 60000
-    for path in (root / "masks").iterdir():
-        cv2.imwrite(str(path), labels)
-    for sample in read(root, mask_type="labels").values():
-        assert sample.labels is not None
-        assert np.unique(sample.labels).tolist() == [0, 1, 2] and sample.labels[9, 9] == 2
-
-
 def test_an_empty_folder_of_objects_is_an_image_without_any(tmp_path: Path) -> None:
     root = write_folder(tmp_path, 2, 0, "objects", size=SIZE)
     shutil.rmtree(root / "masks" / "field_0000")
@@ -83,15 +80,6 @@ def test_an_empty_folder_of_objects_is_an_image_without_any(tmp_path: Path) -> N
     (root / "masks" / "field_0000").mkdir()
     empty = read(root, mask_type="objects")["field_0000"].labels
     assert empty is not None and not empty.any()
-
-
-@pytest.mark.parametrize("ending", ["_mask", "_masks", "_label", "_labels", "_seg"])
-def test_endings_of_mask_names(root: Path, ending: str) -> None:
-    wanted = read(root)
-    for path in (root / "masks").iterdir():
-        path.rename(path.with_stem(path.stem + ending))
-    for name, sample in read(root).items():
-        np.testing.assert_array_equal(sample.labels, wanted[name].labels)  # type: ignore[arg-type]
 
 
 def test_names_of_the_folders(root: Path) -> None:
@@ -121,25 +109,6 @@ def test_subfolders_are_groups(root: Path) -> None:
         data.setup("fit")
     assert [len(part) for part in data.parts.values()] == [4, 2, 2]
     assert len({groups[name] for name in data.split.test}) == 1
-
-
-def test_find_images(tmp_path: Path) -> None:
-    names = ["b.png", "a.TIF", "sub/c.v2.jpeg", ".hidden.png", "__MACOSX/._b.png", "notes.txt"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
-    found = find_images(tmp_path)
-    assert list(found) == ["a", "b", "sub/c.v2"]
-    assert found["a"] == tmp_path / "a.TIF"
-    (tmp_path / "b.bmp").touch()
-    with pytest.raises(
-        UserError, match=r"b\.png: differs from b\.bmp in its suffix alone; keep one"
-    ):
-        find_images(tmp_path)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: holds no images \(\.png, \.tif, .*\); check the"):
-        find_images(tmp_path / "empty")
 
 
 def test_what_is_missing(root: Path, tmp_path: Path) -> None:
@@ -210,3 +179,67 @@ def test_overlapping_objects_are_counted_where_they_can_be_told(tmp_path: Path) 
     source = FolderDataset(str(tmp_path), mask_type="objects")
     (record,) = source.index()
     assert source.overlaps(record) == 8
+
+
+@pytest.mark.parametrize("ending", ["", *_ENDINGS])
+def test_endings_of_mask_names(root: Path, ending: str) -> None:
+    wanted = read(root)
+    for path in (root / "masks").iterdir():
+        path.rename(path.with_stem(path.stem + ending))
+    for name, sample in read(root).items():
+        np.testing.assert_array_equal(sample.labels, wanted[name].labels)  # type: ignore[arg-type]
+
+
+def test_whatever_can_be_scored_can_be_trained_on(root: Path) -> None:
+    """Wide ids, NPY, planes as channels, pyramids, Cellpose's names; ids may have gaps."""
+    images, masks = root / "images", root / "masks"
+    wanted = read(root)
+    names = list(wanted)
+    rgb = wanted[names[1]].image
+    image = [images / f"{name}.tif" for name in names]
+    for path in images.iterdir():
+        path.unlink()
+    tifffile.imwrite(image[0], np.moveaxis(rgb, 2, 0), imagej=True, metadata={"axes": "CYX"})
+    with tifffile.TiffWriter(image[1], ome=True) as tiff:
+        tiff.write(rgb, subifds=1, photometric="rgb")
+        tiff.write(rgb[::2, ::2], subfiletype=1, photometric="rgb")
+    for path in image[2:]:
+        write_image(path, rgb)
+    ids = {name: 70000 * (sample.labels > 0) for name, sample in wanted.items()}  # type: ignore[operator]
+    for path in masks.iterdir():
+        path.unlink()
+    tifffile.imwrite(masks / f"{names[0]}_cp_masks.tif", ids[names[0]].astype(np.int32))
+    np.save(masks / f"{names[0]}_seg.npy", {"masks": 1})  # type: ignore[arg-type]  # a pickle
+    np.save(masks / f"{names[1]}.npy", ids[names[1]].astype(np.uint32))
+    tifffile.imwrite(masks / f"{names[2]}.tif", ids[names[2]].astype(np.float32) / 70000)
+    tifffile.imwrite(masks / f"{names[3]}_masks.tif", ids[names[3]].astype(np.int64))
+    for kind in ("binary", "labels"):
+        for name, sample in read(root, mask_type=kind).items():
+            np.testing.assert_array_equal(sample.image, rgb)
+            assert sample.labels is not None and sample.labels.dtype == np.int32
+            np.testing.assert_array_equal(sample.labels > 0, ids[name] > 0)
+            assert sample.labels.max() == (1 if kind == "labels" else wanted[name].labels.max())  # type: ignore[union-attr]
+
+
+def test_find_images_and_maps(tmp_path: Path) -> None:
+    names = ["b.png", "a.TIF", "sub/c.v2.jpeg", ".hidden.png", "__MACOSX/._b.png", "notes.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    found = find_images(tmp_path)
+    assert list(found) == ["a", "b", "sub/c.v2"]
+    assert found["a"] == tmp_path / "a.TIF"
+    (tmp_path / "b_mask.npy").touch()
+    (tmp_path / "e_cp_masks.npy").touch()
+    assert list(find_maps(tmp_path, ["b", "b_mask"])) == ["a", "b", "b_mask", "e", "sub/c.v2"]
+    with pytest.raises(UserError, match=r"b_mask\.npy: belongs to b as b\.png does; keep one"):
+        find_maps(tmp_path)
+    (tmp_path / "b.bmp").touch()
+    with pytest.raises(
+        UserError, match=r"b\.png: differs from b\.bmp in its suffix alone; keep one"
+    ):
+        find_images(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: holds no images \(\.png, \.tif, .*\); check the"):
+        find_images(tmp_path / "empty")

@@ -208,7 +208,7 @@ def test_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     [
         ("prediction", np.zeros((48, 61), np.uint8), r"p/c\.tif: is 48×61 \(H×W\) but its truth"),
         ("probabilities", np.zeros((40, 60), np.uint8), r"q/c\.tif: is 40×60 \(H×W\) but"),
-        ("prediction", np.zeros((48, 60), np.float32), r"p/c\.tif: a label map of float32"),
+        ("prediction", np.full((48, 60), 0.5, np.float32), r"p/c\.tif: .* no whole numbers"),
         ("prediction", np.full((48, 60, 3), (0, 9, 0), np.uint8), "this one has colours"),
         ("images", np.zeros((40, 60), np.uint8), r"i/c\.tif: is 40×60 \(H×W\) but its truth"),
         ("labels", np.zeros((48, 60), np.uint8), r"t/\w\.tif: a binary mask holds 0 and one"),

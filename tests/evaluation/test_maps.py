@@ -11,10 +11,8 @@ from segmentation.evaluation.maps import (
     Kind,
     check_probabilities,
     facts_of,
-    find_maps,
     holds_instances,
     pair,
-    read_ids,
     read_probability,
     to_labels,
 )
@@ -42,26 +40,6 @@ def decided(ids: np.ndarray, kind: Kind = "auto") -> bool:
     return holds_instances({Path("a.png"): facts_of(ids)}, kind, "--prediction")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
-@pytest.mark.parametrize("name", ["a", "a_mask", "a_cp_masks", "a_labels"])
-def test_names_go_without_suffix_and_ending(tmp_path: Path, suffix: str, name: str) -> None:
-    path = tmp_path / "s1" / f"{name}{suffix}"
-    write_image(path, np.zeros((4, 4), np.uint8))
-    assert find_maps(tmp_path, "--truth") == {"s1/a": path}
-
-
-def test_two_files_of_one_name(tmp_path: Path) -> None:
-    for name in ("a.png", "a_mask.png"):
-        write_image(tmp_path / name, np.zeros((4, 4), np.uint8))
-    with pytest.raises(UserError, match=r"a_mask\.png: belongs to a as a\.png does"):
-        find_maps(tmp_path, "--truth")
-    with pytest.raises(UserError, match=r"gone.*does not exist; check --truth"):
-        find_maps(tmp_path / "gone", "--truth")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"is empty; check --truth"):
-        find_maps(tmp_path / "empty", "--truth")
-
-
 def test_pairs() -> None:
     here, there = ({name: Path(name) for name in names} for names in ("abc", "bcd"))
     assert pair(here, there, "--prediction", allow_missing=True) == ["b", "c"]
@@ -71,57 +49,6 @@ def test_pairs() -> None:
         pair({"b": Path(), "c": Path()}, there, "--prediction", allow_missing=False)
     with pytest.raises(UserError, match=r"none of its 1 files .* \(such as x and a\)"):
         pair(here, {"x": Path()}, "--prediction", allow_missing=True)
-
-
-@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i2", "i4", "i8", ">u2", ">i4"])
-def test_ids_of_every_integer(tmp_path: Path, dtype: str) -> None:
-    ids = cells().astype(dtype)
-    tifffile.imwrite(tmp_path / "a.tif", ids)
-    found = read_ids(tmp_path / "a.tif")
-    np.testing.assert_array_equal(found, ids)
-    assert found.dtype in (np.uint8, np.uint16, np.int32)
-    np.save(tmp_path / "b.npy", ids)
-    np.testing.assert_array_equal(read_ids(tmp_path / "b.npy"), ids)
-    np.save(tmp_path / "c.npy", ids > 0)
-    np.testing.assert_array_equal(read_ids(tmp_path / "c.npy"), ids > 0)
-
-
-@pytest.mark.parametrize(
-    ("pixels", "why"),
-    [
-        (np.array([[0, -3]], np.int32), r"id -3 is not within 0 … 2147483647"),
-        (np.array([[0, 2**31]], np.uint32), r"id 2147483648 is not within"),
-        (np.array([[0, 2]], np.float32), r"a label map of float32; save its ids as"),
-        (np.array([[0, 0.5]], np.float32), r"float32 probabilities, not labels; .*--probabil"),
-        (np.zeros((2, 8, 8), np.int32), r"not one plane"),
-        (np.arange(24, dtype=np.uint8).reshape(2, 4, 3), r"this one has colours"),
-    ],
-)
-def test_what_is_no_label_map(tmp_path: Path, pixels: np.ndarray, why: str) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", pixels)
-    with pytest.raises(UserError, match=rf"a\.tif: .*{why}"):
-        read_ids(tmp_path / "a.tif")
-
-
-def test_broken_files(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", cells().astype(np.int32))
-    data = (tmp_path / "a.tif").read_bytes()
-    for part in (b"", data[:30], data[: len(data) // 2]):
-        (tmp_path / "a.tif").write_bytes(part)
-        for read in (read_ids, read_probability):
-            with pytest.raises(UserError, match=r"a\.tif: "):
-                read(tmp_path / "a.tif")
-    np.save(tmp_path / "a.npy", {"masks": 1})  # type: ignore[arg-type]  # a pickle: Cellpose's
-    np.save(tmp_path / "b.npy", np.zeros((2, 3, 4)))
-    np.save(tmp_path / "c.npy", np.zeros((0, 4)))
-    np.save(tmp_path / "d.npy", np.full((3, 4), "a"))
-    (tmp_path / "e.npy").write_bytes(b"")
-    for name in "abcde":
-        with pytest.raises(UserError, match=rf"{name}\.npy: .*save one \(H, W\) array"):
-            read_ids(tmp_path / f"{name}.npy")
-    write_image(tmp_path / "a.jpg", np.zeros((8, 8), np.uint8))
-    with pytest.raises(UserError, match="JPEG changes the values"):
-        read_ids(tmp_path / "a.jpg")
 
 
 def test_probabilities_of_every_kind(tmp_path: Path) -> None:
