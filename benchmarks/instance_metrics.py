@@ -31,7 +31,7 @@ from common import HERE, Report, alternate, answer, arguments, ratio
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from segmentation.datasets.synthetic import make_nuclei
+from segmentation.datasets.synthetic_nuclei import make_nuclei
 from segmentation.metrics import object_metrics, object_scores, overlaps
 from tests.metrics.fixtures.make import numbered, with_errors
 

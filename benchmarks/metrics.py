@@ -30,7 +30,7 @@ from torchmetrics.classification import (
     BinaryRecall,
 )
 
-from segmentation.datasets.synthetic import make_nuclei
+from segmentation.datasets.synthetic_nuclei import make_nuclei
 from segmentation.metrics import pixel_metrics
 
 

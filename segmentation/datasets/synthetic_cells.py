@@ -44,10 +44,7 @@ class _Cell:
         self.waves = 0.97 * self.waves + rng.normal(0, 0.012, self.waves.shape)
 
     def draw(self, shape: Shape) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
-        """Its box in the image, and there, float32, the depth and the thickness in pixels.
-
-        Depth is 1 in the middle, 0 at the outline and below 0 outside.
-        """
+        """Its box, and there its depth (1 in the middle, < 0 outside) and thickness in pixels."""
         reach = 1.6 * self.radius * self.aspect**0.5
         low = np.maximum(self.at - reach, 0).astype(int)
         high = np.minimum(self.at + reach + 1, shape).astype(int)
@@ -69,16 +66,9 @@ class _Cell:
 
 
 def film(rng: Rng, frames: int, shape: Shape) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Draw a film frame by frame.
+    """Draw a film frame by frame: (H, W) uint8 gray and (H, W) int32 labels.
 
-    Args:
-        rng: Source of all randomness; the same state gives the same film.
-        frames: How many.
-        shape: (height, width) in pixels, at least 32 each.
-
-    Yields:
-        Image, (H, W) uint8 gray, and labels, (H, W) int32: 0 background; a cell keeps its id, and
-        is one 4-connected region wherever it is seen.
+    A cell keeps its id, and is one 4-connected region wherever it is seen.
 
     Raises:
         ValueError: A side is under 32 pixels.
@@ -86,11 +76,13 @@ def film(rng: Rng, frames: int, shape: Shape) -> Iterator[tuple[np.ndarray, np.n
     if min(shape) < 32:
         raise ValueError(f"a film must be at least 32 pixels high and wide, got {shape}")
     cells = _scatter(rng, shape)
-    for _ in range(30):  # apart, before the film begins
-        _step(rng, cells, shape)
-    uneven = 1.5 * clouds(rng, shape, max(shape) / 2)
-    for _ in range(frames):
-        _step(rng, cells, shape)
+    for time in range(-30, frames):  # apart, before the film begins
+        if time == 0:
+            uneven = 1.5 * clouds(rng, shape, max(shape) / 2)
+        for cell in cells:
+            cell.move(rng, cells, shape)
+        if time < 0:
+            continue
         labels, deepest = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
         thickness = np.zeros(shape, np.float32)
         for number, cell in enumerate(cells, start=1):
@@ -109,9 +101,8 @@ def film(rng: Rng, frames: int, shape: Shape) -> Iterator[tuple[np.ndarray, np.n
 
 def _scatter(rng: Rng, shape: Shape) -> list[_Cell]:
     typical = 0.11 * float(np.sqrt(shape[0] * shape[1]))
-    count = max(3, round(_COVERAGE * shape[0] * shape[1] / (np.pi * typical**2)))
     cells = []
-    for _ in range(count):
+    for _ in range(max(3, round(_COVERAGE * shape[0] * shape[1] / (np.pi * typical**2)))):
         radius = typical * float(np.exp(rng.normal(0, 0.15)))
         waves = rng.normal(0, 0.05, (2, len(_ORDERS)))
         speed, angle = rng.normal(0, 0.04 * radius, 2), float(rng.uniform(0, np.pi))
@@ -122,8 +113,3 @@ def _scatter(rng: Rng, shape: Shape) -> list[_Cell]:
         at = rng.uniform((0, 0), shape)
         cells.append(_Cell(at, speed, angle, radius, aspect, waves, height, grain))
     return cells
-
-
-def _step(rng: Rng, cells: list[_Cell], shape: Shape) -> None:
-    for cell in cells:
-        cell.move(rng, cells, shape)

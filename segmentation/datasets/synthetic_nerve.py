@@ -15,19 +15,10 @@ from segmentation.datasets.synthetic_nuclei import Rng, Shape, blur, clouds, mai
 def subject(
     rng: Rng, frames: int, shape: Shape, empty: float = 0.4
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Draw the frames of one subject: the same neck, the probe moved a little.
+    """Draw the frames of one subject, the probe moved a little: (H, W) uint8 gray and bool mask.
 
     The second frame is the first one again but for noise, and has no mask: experts contradicted
-    themselves in the real data too.
-
-    Args:
-        rng: Source of all randomness; the same state gives the same frames.
-        frames: How many.
-        shape: (height, width) in pixels, at least 32 each.
-        empty: Share of the later frames that show no nerve.
-
-    Yields:
-        Image, (H, W) uint8 gray, and mask, (H, W) bool.
+    themselves in the real data too. Of the later ones a share of ``empty`` shows no nerve.
 
     Raises:
         ValueError: A side is under 32 pixels.
@@ -60,7 +51,9 @@ def subject(
 def _tissue(rng: Rng, shape: Shape) -> np.ndarray:
     """(H, W): how much of the sound each place sends back, about 0.1 to 1."""
     y = np.arange(shape[0], dtype=np.float32)[:, None]
-    tissue = 0.22 + 0.06 * clouds(rng, shape, shape[0] / 6) + 0.1 * _streaks(rng, shape)
+    tissue = 0.22 + 0.06 * clouds(rng, shape, shape[0] / 6)
+    fibres = cv2.GaussianBlur(rng.normal(size=shape), (0, 0), sigmaX=9, sigmaY=1.2)  # of muscle
+    tissue = tissue + 0.1 * (fibres / fibres.std())
     for _ in range(rng.integers(5, 9)):
         # A layer: level across the image, gently curved, denser near the skin.
         place = shape[0] * rng.beta(1.2, 2.2)
@@ -72,16 +65,8 @@ def _tissue(rng: Rng, shape: Shape) -> np.ndarray:
         at, sides = rng.uniform((0, 0), shape), rng.uniform((0.05, 0.05), (0.12, 0.2)) * shape
         dark = np.clip(3 * _oval(shape, at, sides, rng.uniform(-0.5, 0.5)), 0, 1)
         tissue *= 1 - rng.uniform(0.3, 0.7) * dark
-    shadow: np.ndarray = 1 - 0.6 * (y / shape[0]) * (clouds(rng, (1, shape[1]), shape[1] / 6) > 0.8)
-    lit: np.ndarray = np.clip(tissue, 0.05, 1.2) * blur(shadow, 4)
-    return lit
-
-
-def _streaks(rng: Rng, shape: Shape) -> np.ndarray:
-    """(H, W): muscle fibres: noise drawn out sideways, spread 1."""
-    noise = cv2.GaussianBlur(rng.normal(size=shape), (0, 0), sigmaX=9, sigmaY=1.2)
-    drawn: np.ndarray = noise / noise.std()
-    return drawn
+    shadow = 1 - 0.6 * (y / shape[0]) * (clouds(rng, (1, shape[1]), shape[1] / 6) > 0.8)
+    return np.asarray(np.clip(tissue, 0.05, 1.2) * blur(shadow, 4))
 
 
 def _speckle(rng: Rng, shape: Shape) -> np.ndarray:
@@ -90,8 +75,7 @@ def _speckle(rng: Rng, shape: Shape) -> np.ndarray:
     noise = rng.normal(size=(2, *shape))
     waves = [cv2.GaussianBlur(part, (0, 0), 2 * sigma, sigmaY=sigma) for part in noise]
     size = np.sqrt(np.hypot(*waves))  # scanners average several views: less than Rayleigh's spread
-    speckle: np.ndarray = size / size.mean()
-    return speckle
+    return np.asarray(size / size.mean())
 
 
 def _oval(shape: Shape, at: np.ndarray, sides: np.ndarray, angle: float) -> np.ndarray:
@@ -100,5 +84,4 @@ def _oval(shape: Shape, at: np.ndarray, sides: np.ndarray, angle: float) -> np.n
     y, x = y - at[0], x - at[1]
     along = (x * np.cos(angle) + y * np.sin(angle)) / sides[1]
     across = (y * np.cos(angle) - x * np.sin(angle)) / sides[0]
-    depth: np.ndarray = 1 - np.hypot(along, across)
-    return depth
+    return np.asarray(1 - np.hypot(along, across))

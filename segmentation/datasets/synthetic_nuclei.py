@@ -6,8 +6,7 @@ visible edge. Debris, blood cells and things out of focus resemble nuclei in bri
 never in brightness, size, sharpness and colour at once.
 """
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -15,16 +14,15 @@ import numpy as np
 Kind = Literal["fluorescence", "brightfield", "histology"]
 Rng = np.random.Generator
 Range = tuple[float, float]
-Shape = tuple[int, int]
+Shape = tuple[int, int]  # (height, width)
 
-_SMALLEST_SIDE = 32  # of an image, pixels
 _SMALLEST_NUCLEUS = 20  # visible area, pixels
 
 # How the nuclei of an image look; one value of each range is drawn per image. Columns: stain of
 # the palest nucleus (the strongest has 1); as shares of a nucleus's stain, the lack at its border,
 # the excess in its rim, the texture's spread and the excess in nucleoli; and the share of a lower
 # nucleus that an upper one hides.
-_LOOKS: dict[Kind, tuple[Range, ...]] = {
+_LOOKS: dict[str, tuple[Range, ...]] = {
     "fluorescence": ((0.08, 0.25), (0.2, 0.5), (0.0, 0.0), (0.06, 0.2), (-0.4, 0.7), (0.6, 0.6)),
     "brightfield": ((0.20, 0.35), (0.1, 0.3), (0.0, 0.3), (0.06, 0.2), (0.1, 0.5), (0.3, 0.3)),
     "histology": ((0.28, 0.45), (0.0, 0.2), (0.0, 0.4), (0.12, 0.3), (0.1, 0.6), (0.3, 0.3)),
@@ -34,19 +32,27 @@ _LOOKS: dict[Kind, tuple[Range, ...]] = {
 _HAEMATOXYLIN, _EOSIN = np.array([0.68, 0.72, 0.30]), np.array([0.10, 0.62, 0.26])
 
 
+class _Nucleus(NamedTuple):
+    """One nucleus in its bounding box, cut at the image's border; (y, x) of its centre.
+
+    ``depth`` is the distance in pixels to the outline on the ray from the centre, > 0 inside.
+    """
+
+    box: tuple[slice, slice]
+    depth: np.ndarray
+    centre: np.ndarray
+    radius: float
+
+
 def make_nuclei(rng: Rng, height: int, width: int, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one image of nuclei and its label map.
+    """Draw one image of nuclei, (H, W, 3) uint8 RGB, and its (H, W) int32 label map.
 
-    Args:
-        rng: Source of all randomness; the same state gives the same image.
-        height, width: In pixels, at least 32.
-        kind: "fluorescence" (bright on dark, gray), "brightfield" (dark on bright, gray) or
-            "histology" (purple on pink, lilac or white).
+    Each label is one 4-connected region of 20 pixels or more; where nuclei overlap, the pixels
+    belong to the upper one. Fluorescence and bright field are gray.
 
-    Returns:
-        The image, (H, W, 3) uint8 RGB with R = G = B for the gray kinds, and the labels, (H, W)
-        int32: 0 background, 1..n nuclei, n >= 1. Each label is one 4-connected region of 20 pixels
-        or more; where nuclei overlap, the pixels belong to the upper one.
+    >>> image, labels = make_nuclei(np.random.default_rng(0), 64, 80, "fluorescence")
+    >>> image.shape, labels.shape, bool(labels.max() > 0)
+    ((64, 80, 3), (64, 80), True)
 
     Raises:
         ValueError: The kind is unknown or a side is under 32 pixels.
@@ -58,30 +64,16 @@ def make_nuclei(rng: Rng, height: int, width: int, kind: Kind) -> tuple[np.ndarr
 def quantise(image: np.ndarray, bits: int) -> np.ndarray:
     """From [0, 1] to uint8 0..255 (8 bits) or uint16 0..4095 (16 bits)."""
     levels, dtype = (255, np.uint8) if bits == 8 else (4095, np.uint16)
-    scaled: np.ndarray = np.rint(image * levels)
-    return scaled.astype(dtype)
-
-
-@dataclass(frozen=True)
-class _Nucleus:
-    """One nucleus in its bounding box, which is cut at the image's border.
-
-    `depth` (float32, pixels) is the distance to the outline on the ray from the centre, > 0 inside:
-    rims and profiles are drawn from it. `centre` is (y, x) in the image.
-    """
-
-    box: tuple[slice, slice]
-    depth: np.ndarray
-    centre: np.ndarray
-    radius: float
+    return np.asarray(np.rint(image * levels)).astype(dtype)
 
 
 def render(rng: Rng, shape: Shape, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
-    """As `make_nuclei`, with the image float32 in [0, 1]."""
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind {kind!r}: expected one of {', '.join(get_args(Kind))}")
-    if min(shape) < _SMALLEST_SIDE:
-        raise ValueError(f"size {shape}: expected at least {_SMALLEST_SIDE} pixels a side")
+    """As :func:`make_nuclei`, with the image float32 in [0, 1]."""
+    if kind not in get_args(Kind) or min(shape) < 32:
+        raise ValueError(
+            f"{kind} of {shape} pixels: expected one of {', '.join(get_args(Kind))}, at least 32 "
+            "pixels high and wide"
+        )
     nuclei, labels = _scatter(rng, shape)
     stain = _paint(rng, shape, nuclei, _LOOKS[kind])
     develop = {"fluorescence": _fluorescence, "brightfield": _brightfield, "histology": _histology}
@@ -97,7 +89,6 @@ def _scatter(rng: Rng, shape: Shape) -> tuple[list[_Nucleus], np.ndarray]:
     crowding, overlap = rng.uniform((0.0, 0.02), (0.7, 0.3))
     most = int(rng.integers(1, 5)) if rng.random() < 0.1 else 400
     wanted = rng.uniform(0.06, 0.3) * shape[0] * shape[1]
-
     nuclei: list[_Nucleus] = []
     labels = np.zeros(shape, np.int32)
     visible = np.zeros(most + 1, np.int64)  # pixels of each label
@@ -130,14 +121,9 @@ def _scatter(rng: Rng, shape: Shape) -> tuple[list[_Nucleus], np.ndarray]:
 
 
 def _outline(
-    rng: Rng,
-    shape: Shape,
-    centre: np.ndarray,
-    radius: float,
-    aspect: float,
-    angle: float,
+    rng: Rng, shape: Shape, centre: np.ndarray, radius: float, aspect: float, angle: float,
     wobble: float,
-) -> _Nucleus:
+) -> _Nucleus:  # fmt: skip
     """A deformed ellipse. It is star-shaped about its centre, hence connected."""
     half = 1.5 * radius * aspect**0.5 + 2
     low = np.maximum(centre - half, 0).astype(int)
@@ -151,9 +137,8 @@ def _outline(
     for order in (2, 3, 4, 5):
         swing = np.clip(rng.normal(0, 0.7), -1.4, 1.4) * wobble / order**1.5
         limit += swing * np.cos(order * turn + rng.uniform(0, 2 * np.pi))
-    depth = radius * limit - np.hypot(along, across)
-    box = (slice(low[0], high[0]), slice(low[1], high[1]))
-    return _Nucleus(box, depth.astype(np.float32), centre, radius)
+    depth = (radius * limit - np.hypot(along, across)).astype(np.float32)
+    return _Nucleus((slice(low[0], high[0]), slice(low[1], high[1])), depth, centre, radius)
 
 
 def main_parts(labels: np.ndarray) -> np.ndarray:
@@ -237,24 +222,23 @@ def _histology(rng: Rng, stain: np.ndarray) -> np.ndarray:
 
 
 def _camera(rng: Rng, light: np.ndarray, full: float) -> np.ndarray:
-    """Add the shot noise of `full` photons where the light is 1, and read noise."""
-    counted: np.ndarray = rng.poisson(np.clip(light, 0, None) * full) / full
+    """Add the shot noise of ``full`` photons where the light is 1, and read noise."""
+    counted = np.asarray(rng.poisson(np.clip(light, 0, None) * full) / full)
     counted += rng.normal(0, 0.004, light.shape)
     return counted
 
 
 def _illumination(rng: Rng, shape: Shape, darkest: float) -> np.ndarray:
-    """(H, W): 1 at a bright place somewhere in the field, falling to `darkest`."""
+    """(H, W): 1 at a bright place somewhere in the field, falling to ``darkest``."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
     at = rng.uniform(-0.8, 0.8, 2)
-    fall: np.ndarray = (y - at[0]) ** 2 + (x - at[1]) ** 2
+    fall = np.asarray((y - at[0]) ** 2 + (x - at[1]) ** 2)
     fall += 0.2 * clouds(rng, shape, max(shape) / 2)
-    light: np.ndarray = np.interp(fall, (fall.min(), fall.max()), (1, darkest))
-    return light
+    return np.asarray(np.interp(fall, (fall.min(), fall.max()), (1, darkest)))
 
 
 def clouds(rng: Rng, shape: Shape, scale: float) -> np.ndarray:
-    """(H, W): smooth noise around 0, spread about 1, with features of `scale` pixels."""
+    """(H, W): smooth noise around 0, spread about 1, with features of ``scale`` pixels."""
     grid = rng.normal(size=(int(shape[0] / scale) + 2, int(shape[1] / scale) + 2))
     return cv2.resize(grid.astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
 
@@ -268,8 +252,7 @@ def _fibres(rng: Rng, shape: Shape) -> np.ndarray:
     for step in range(-8, 9, 2):
         to_x, to_y = x + step * np.cos(field), y + step * np.sin(field)
         drawn += cv2.remap(noise, to_x, to_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    drawn /= drawn.std()
-    return drawn
+    return np.asarray(drawn / drawn.std())
 
 
 def _blood(rng: Rng, shape: Shape, most: int) -> np.ndarray:
@@ -285,10 +268,7 @@ def _blood(rng: Rng, shape: Shape, most: int) -> np.ndarray:
 
 
 def _debris(rng: Rng, shape: Shape, most: int, width: Range, strength: Range) -> np.ndarray:
-    """(H, W): up to `most` - 1 Gaussian spots of a standard deviation of `width` pixels.
-
-    Narrow ones are dust, wide ones something out of focus.
-    """
+    """(H, W): up to ``most`` - 1 spots, narrow ones for dust, wide ones for what is out of focus"""
     canvas = np.zeros(shape, np.float32)
     everywhere = (slice(0, shape[0]), slice(0, shape[1]))
     for _ in range(rng.integers(0, most)):

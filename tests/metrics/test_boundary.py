@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from segmentation.datasets.synthetic import make_nuclei
+from segmentation.datasets.synthetic_nuclei import make_nuclei
 from segmentation.metrics import BoundaryScores, boundary_f, hd95
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segmentation.datasets.synthetic import make_nuclei
+from segmentation.datasets.synthetic_nuclei import make_nuclei
 from segmentation.objects import label_components
 from segmentation.predict.label_map import LabelMap, matching_ids, overlapping_blocks
 from segmentation.predict.large import Rows

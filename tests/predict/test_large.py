@@ -12,7 +12,7 @@ from scipy.ndimage import find_objects
 from torch import Tensor, nn
 
 from segmentation.data.preprocess import Preprocess
-from segmentation.datasets.synthetic import make_nuclei
+from segmentation.datasets.synthetic_nuclei import make_nuclei
 from segmentation.errors import UserError
 from segmentation.experiments.grid_tiles import GridTiles
 from segmentation.io.images import read_image
