@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -66,7 +67,9 @@ def dsb2018(root: Path | None, scratch: Path, images: int = 60) -> tuple[DSB2018
             kind = "zip" if suffix else "unpacked"
             return DSB2018(str(root)), f"DSB2018 stage1_train, {kind}", None
     print("No DSB2018 data (see --root): synthetic images in their place.", file=sys.stderr)
-    made = write_dsb2018(scratch / "data", images, zipped=True)
+    made = write_dsb2018(scratch / "data", images)
+    shutil.make_archive(str(made / "stage1_train"), "zip", made / "stage1_train")
+    shutil.rmtree(made / "stage1_train")
     about = f"synthetic ({images} images, zip): no DSB2018 data was found"
     return DSB2018(str(made)), about, str(scratch / "cache")
 

@@ -21,18 +21,18 @@ COMMANDS = {
     "prune": "segmentation.experiments.prune:prune",
     "export": "segmentation.predict.export:export",
     "weights": "segmentation.targets.border_weights:weights",
+    "prepare": "segmentation.datasets.download:prepare",
+    "synthetic": "segmentation.datasets.synthetic:synthetic",
     "init": "segmentation.config_files:init",
 }
 _OLD = (
     "evaluate",
     "compare",
     "crossvalidate",
-    "prepare",
     "audit",
     "reproduce",
     "sweep",
     "doctor",
-    "synthetic",
 )
 
 

@@ -16,42 +16,6 @@ _MODULES = {
 }
 
 
-def prepare(arguments: Sequence[str]) -> int:
-    """Download, verify, unpack and check a public dataset, and print what it holds."""
-    from segmentation.datasets.download import DATASETS
-
-    parser = Parser("segmentation prepare", description=prepare.__doc__, allow_abbrev=False)
-    parser.add_argument("dataset", choices=tuple(DATASETS), help="which")
-    parser.add_argument(
-        "--root",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="folder to make it in; what is there already is verified and kept",
-    )
-    parser.add_argument(
-        "--archive",
-        nargs="+",
-        action="extend",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="official files that are at hand; with any, nothing is downloaded",
-    )
-    parser.add_argument(
-        "--url-base", default="", metavar="URL", help="a mirror's folder that holds the files"
-    )
-    parser.epilog = (
-        "An interrupted download goes on where it stopped. ultrasound_nerve needs a login: this "
-        "command says what to do."
-    )
-    options = parser.parse_args(arguments)
-    from segmentation.datasets.download import prepare as make
-
-    make(options.dataset, options.root, options.archive, options.url_base)
-    return 0
-
-
 def audit(arguments: Sequence[str]) -> int:
     """Duplicates, leaks, faulty labels and distributions of a dataset, as a page and a JSON."""
     parser = Parser("segmentation audit", description=audit.__doc__, allow_abbrev=False)
@@ -131,33 +95,3 @@ def audit(arguments: Sequence[str]) -> int:
     print(findings(report))
     print(f"page {options.output / 'audit.html'}")
     return 1 if report["faults"] else 0
-
-
-def synthetic(arguments: Sequence[str]) -> int:
-    """Make synthetic images (nuclei, cells, ultrasound) with truth to try everything with."""
-    parser = Parser("segmentation synthetic", description=synthetic.__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="must not exist yet"
-    )
-    parser.add_argument(
-        "--layout",
-        choices=("dsb2018", "folder", "dic_hela", "bbbc039", "ultrasound_nerve"),
-        default="dsb2018",
-        help="whose files they look like; folder: images/ and masks/",
-    )
-    parser.add_argument("--images", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    if options.images < 1:
-        raise UserError(f"--images {options.images}: must be at least 1")
-    from segmentation.datasets import synthetic as layouts
-
-    write = getattr(layouts, f"write_{options.layout}")
-    try:
-        write(options.output, options.images, seed=options.seed)
-    except OSError as error:
-        raise UserError(
-            f"{options.output}: cannot be written ({error.strerror}); choose another folder"
-        ) from None
-    print(f"{options.images} images in {options.output}")
-    return 0

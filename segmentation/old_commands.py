@@ -5,8 +5,6 @@ from pathlib import Path
 
 from segmentation.arguments import Parser
 from segmentation.data_commands import audit as audit
-from segmentation.data_commands import prepare as prepare
-from segmentation.data_commands import synthetic as synthetic
 from segmentation.doctor.commands import doctor as doctor
 from segmentation.errors import UserError
 from segmentation.evaluation.commands import compare as compare

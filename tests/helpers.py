@@ -1,6 +1,7 @@
 """Running the command line inside a test, on a network small enough to train in a second."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,13 @@ def scores(run: Path) -> dict[str, Any]:
     """The run's scores."""
     found: dict[str, Any] = json.loads((run / "scores.json").read_text())
     return found
+
+
+def zip_folder(folder: Path, archive: Path, top: str = "") -> Path:
+    """Pack what is in a folder, below ``top`` in the archive, with the junk that macOS adds."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, f"{top}{path.relative_to(folder).as_posix()}")
+        file.writestr("__MACOSX/._junk.png", b"junk")
+    return archive

@@ -8,112 +8,51 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import yaml
 from filelock import FileLock, Timeout
 
+from segmentation import datasets
 from segmentation.data.cache import Store, decoded
-from segmentation.data.sample import SegmentationDataset
-from segmentation.datasets.bbbc039 import BBBC039
-from segmentation.datasets.dic_hela import DICHeLa
-from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.datasets.http import download
-from segmentation.datasets.ultrasound_nerve import UltrasoundNerve
 from segmentation.datasets.unpack import differences, unpack
 from segmentation.errors import UserError
 from segmentation.io.files import sha256_of
 
 ARCHIVES = "archives"  # where downloads are kept, out of the readers' sight
 
-Name = Literal["dsb2018", "bbbc039", "dic_hela", "phc_u373", "fluo_hela", "ultrasound_nerve"]
-
 
 @dataclass(frozen=True)
 class Official:
-    """A data set as its authors distribute it.
+    """A data set as its authors distribute it; ``official.yaml`` says what each field is."""
 
-    Attributes:
-        reader: Class that reads it.
-        config: To train with.
-        files: SHA-256 by name, "" where nobody has published it. Those that a reader cannot do
-            without come last, so that what is there is whole.
-        images: Official number of images by subset.
-        objects: Official number of objects by subset.
-        url: Of the folder that holds the files; "" where a login is needed.
-        login: What to do then.
-        optional: Files that a reader can do without.
-        bundle: Another archive that may hold the folder of the last file.
-    """
-
-    reader: Callable[[str], SegmentationDataset]
+    reader: str
     config: str
     files: Mapping[str, str]
     images: Mapping[str, int]
     objects: Mapping[str, int] = field(default_factory=dict)
     url: str = ""
     login: str = ""
-    optional: tuple[str, ...] = ()
+    optional: Sequence[str] = ()
     bundle: str = ""
 
 
-def _tracking_challenge(name: str, frames: int, sha256: str = "") -> Official:
-    return Official(
-        reader=DICHeLa,
-        config="configs/dic_hela/unet.yaml",
-        files={f"{name}.zip": sha256},
-        images={"": frames},
-        url="https://data.celltrackingchallenge.net/training-datasets",
-    )
-
-
-DATASETS: dict[Name, Official] = {
-    "dsb2018": Official(
-        reader=DSB2018,
-        config="configs/dsb2018/unet_small.yaml",
-        files={"stage1_solution.csv": "", "stage1_test.zip": "", "stage1_train.zip": ""},
-        images={"train": 670, "test": 65},
-        objects={"train": 29_461},
-        url="https://data.broadinstitute.org/bbbc/BBBC038",
-        optional=("stage1_solution.csv", "stage1_test.zip"),
-    ),
-    "bbbc039": Official(
-        reader=BBBC039,
-        config="configs/bbbc039/unet.yaml",
-        files={
-            "metadata.zip": "a2c1f900bed9ba92a99553efd4c2ae98598433691c7401d818653ab61110deb2",
-            "masks.zip": "f9e6043d8ca56344a4886f96a700d804d6ee982f31e2b2cd3194af2a053c2710",
-            "images.zip": "6f30a5d4fe38c928ded972704f085975f8dc0d65d9aa366df00e5a9d449fddd7",
-        },
-        images={"train": 100, "val": 50, "test": 50},
-        url="https://data.broadinstitute.org/bbbc/BBBC039",
-    ),
-    "dic_hela": _tracking_challenge(
-        "DIC-C2DH-HeLa", 168, "832fed2d05bb7488cf9c51a2994b75f8f3f53b3c3098856211f2d39023c34e1a"
-    ),
-    "phc_u373": _tracking_challenge("PhC-C2DH-U373", 230),
-    "fluo_hela": _tracking_challenge("Fluo-N2DL-HeLa", 184),
-    "ultrasound_nerve": Official(
-        reader=UltrasoundNerve,
-        config="configs/ultrasound_nerve/unet.yaml",
-        files={"train.zip": ""},
-        images={"": 5635},
-        login=(
-            "Kaggle gives it to those who log in and accept the rules at "
-            "https://www.kaggle.com/c/ultrasound-nerve-segmentation/rules: then run `kaggle "
-            "competitions download -c ultrasound-nerve-segmentation`"
-        ),
-        bundle="ultrasound-nerve-segmentation.zip",
-    ),
-}
+_TABLE = yaml.safe_load(Path(__file__).with_name("official.yaml").read_text(encoding="utf-8"))
+DATASETS = {name: Official(**row) for name, row in _TABLE.items()}
 
 
 def prepare(
-    dataset: Name, root: Path, archive: Sequence[Path] | None = None, url_base: str = ""
+    dataset: Literal["dsb2018", "bbbc039", "dic_hela", "phc_u373", "fluo_hela", "ultrasound_nerve"],
+    /,
+    root: Path,
+    archive: Sequence[Path] | None = None,
+    url_base: str = "",
 ) -> None:
     """Download, verify, unpack and check a public data set, and print what it holds.
 
@@ -140,7 +79,7 @@ def prepare(
         for name, file in files.items():
             _verify(file, "" if file.name == official.bundle else official.files[name])
         _unpack(root, files)
-    store = decoded(official.reader(str(root)))
+    store = decoded(getattr(datasets, official.reader)(str(root)))
     print(f"{dataset} in {root}")
     for label, text in facts(store).items():
         print(f"  {label:<10}{text}")
@@ -191,7 +130,7 @@ def shortages(store: Store, official: Official) -> list[str]:
     return lines
 
 
-def _collect(dataset: Name, root: Path, given: Sequence[Path], base: str) -> dict[str, Path]:
+def _collect(dataset: str, root: Path, given: Sequence[Path], base: str) -> dict[str, Path]:
     """The official files by name: given, in the root or its archives, or downloaded."""
     official, files = DATASETS[dataset], dict[str, Path]()
     missing = []
