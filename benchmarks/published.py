@@ -1,4 +1,4 @@
-"""Collect what ``segmentation reproduce`` measured, and print the README's tables of it.
+"""Collect what ``segmentation reproduce`` measured, and print the tables of docs/results.
 
     segmentation reproduce SYSTEM --budget cpu --output DIR     # for a, b, c, d and e
     python benchmarks/published.py DIR

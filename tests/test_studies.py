@@ -1,4 +1,4 @@
-"""The README's tables of scores: how they are made, and that they are what was measured."""
+"""The tables of docs/results of scores: how they are made, and that they are what was measured."""
 
 import importlib.util
 import json
@@ -13,6 +13,7 @@ from tests.helpers import CONFIGS, TINY
 
 ROOT = CONFIGS.parent
 FOLDER = ROOT / "benchmarks"
+PAGES = "".join(page.read_text() for page in (ROOT / "docs" / "results").glob("*.md"))
 
 
 def load() -> ModuleType:
@@ -41,7 +42,7 @@ def test_rows_that_are_tested_anew_are_of_trained_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_the_readme_shows_what_was_measured(name: str) -> None:
+def test_the_pages_show_what_was_measured(name: str) -> None:
     study = STUDIES[name]
     found = json.loads((FOLDER / "results" / f"{name}.json").read_text())
     assert {key: list(row) for key, row in found["rows"].items()} == {
@@ -51,7 +52,7 @@ def test_the_readme_shows_what_was_measured(name: str) -> None:
         for seed, result in found["rows"][key].items():  # by what the study says today
             assert result["arguments"] == studies.typed(study, row, int(seed))
     for text in studies.table(study, found).split("\n\n"):
-        assert text in (ROOT / "README.md").read_text()
+        assert text in PAGES
 
 
 def test_a_cell() -> None:
