@@ -74,10 +74,17 @@ def _signature(function: str) -> Callable[..., Any]:
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     (node,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
     node.body, node.decorator_list, node.returns = node.body[:1], [], None
+    named = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    # What a signature names beside them is assigned in its module: choices, default numbers.
+    constants = [n for n in tree.body if isinstance(n, ast.Assign) and _assigns(n, named)]
     scope: dict[str, Any] = dict(_PLAIN)
-    exec(compile(ast.Module([node], []), spec.origin, "exec"), scope)
+    exec(compile(ast.Module([*constants, node], []), spec.origin, "exec"), scope)
     stub: Callable[..., Any] = scope[name]
     return stub
+
+
+def _assigns(node: ast.Assign, names: set[str]) -> bool:
+    return any(isinstance(target, ast.Name) and target.id in names for target in node.targets)
 
 
 def _named(stub: Callable[..., Any]) -> list[inspect.Parameter]:

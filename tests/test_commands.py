@@ -12,10 +12,13 @@ SOURCE = '''
 from pathlib import Path
 from typing import Literal
 
+Kind = Literal["a", "b"]
+NEAR = 0.4
+
 
 def mask(
-    kind: Literal["a", "b"], /, *options: str, data_images: Path, out: Path = Path("runs"),
-    labels: Literal["tiff", "png"] | None = None, score: list[str] = [], near: float = 0.4,
+    kind: Kind, /, *options: str, data_images: Path, out: Path = Path("runs"),
+    labels: Literal["tiff", "png"] | None = None, score: list[str] = [], near: float = NEAR,
     tta: bool = False, most: int | None = None,
 ) -> int:
     """Masks for a folder.

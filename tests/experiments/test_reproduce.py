@@ -135,7 +135,10 @@ def test_the_readme_shows_what_was_measured(system: str) -> None:
     for row in rows:
         mine = [run for key, run in runs.items() if key.startswith(f"{row.key} cpu ")]
         assert mine and all(run["arguments"] == row.arguments("cpu") for run in mine)
-    assert table(rows, "cpu", runs).partition("\n\n")[2] in (root / "docs/results/published.md").read_text()
+    assert (
+        table(rows, "cpu", runs).partition("\n\n")[2]
+        in (root / "docs/results/published.md").read_text()
+    )
 
 
 def test_no_two_rows_of_a_system_have_one_name() -> None:
