@@ -41,10 +41,13 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read an image file as (H, W, C), uint8 or uint16, C in {1, 3}, RGB; alpha is dropped.
 
     It is turned upright as EXIF says. Of a pyramid it is the full resolution; three channels that
-    ImageJ stored as planes are red, green and blue.
+    ImageJ stored as planes are red, green and blue. What is not read is a :class:`UserError`.
 
-    Raises:
-        UserError: The file is missing, broken, a stack, not an image, or of an unsupported kind.
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "image.png")
+    >>> write_image(path, np.full((2, 3), 7, np.uint8))
+    >>> read_image(path).shape, int(read_mask(path).max())
+    ((2, 3, 1), 7)
     """
     return decode_image(_read_bytes(path), str(path))
 
@@ -52,11 +55,8 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a mask or label map as (H, W) uint8, uint16 or int32, its values untouched.
 
-    Of a palette the values are the indices; one bit is read as 0 and 255.
-
-    Raises:
-        UserError: As :func:`read_image`; colours differ between channels; a value is negative,
-            beyond 2^31 - 1, or no whole number; or the file is a JPEG, which changes values.
+    Of a palette the values are the indices; one bit is read as 0 and 255. A JPEG, which changes
+    values, colours, fractions, and ids that are negative or beyond 2^31 - 1 are refused.
     """
     return decode_mask(_read_bytes(path), str(path))
 
@@ -100,25 +100,18 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
 
     Pixels are uint8 or uint16, in TIFF also float32. TIFF is compressed by deflate (floats not at
     all), which every reader knows.
-
-    Raises:
-        UserError: The format is unknown or cannot hold the pixels, the folder cannot be written, or
-            the disk is full.
     """
-    if pixels.ndim == 3:
-        pixels = pixels[..., ::-1]
+    bgr = np.ascontiguousarray(pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+    scheme = 1 if pixels.dtype == np.float32 else 8  # TIFF's numbers for none and deflate
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, scheme] if path.suffix.startswith(".tif") else []
     try:
-        scheme = 1 if pixels.dtype == np.float32 else 8  # TIFF's numbers for none and deflate
-        options = [cv2.IMWRITE_TIFF_COMPRESSION, scheme] if path.suffix.startswith(".tif") else []
-        done, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), options)
+        data = cv2.imencode(path.suffix, bgr, options)[1].tobytes()
     except cv2.error:
-        done = False
-    if not done:
         raise UserError(
             f"{path}: cannot encode {pixels.dtype} pixels as {path.suffix or 'nothing'}; use .png "
             "or .tif"
-        )
-    write_bytes(path, data.tobytes())
+        ) from None
+    write_bytes(path, data)
 
 
 def _read_bytes(path: str | Path) -> bytes:
@@ -150,21 +143,17 @@ def _decode(data: bytes, name: str, mask: bool) -> np.ndarray:
                 pixels = read_plane(tiff, one_plane(tiff, name, 3), name, mask, data)
         elif kind == "NPY":
             pixels = np.load(BytesIO(data), allow_pickle=False)
-        elif kind == "PNG":
-            pixels = _decode_png(data, mask)
+            shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] <= 4)
+            if not shaped or not pixels.size or pixels.dtype.kind not in "buif":
+                raise UserError(
+                    f"{name}: an array of shape {pixels.shape} and type {pixels.dtype}; save one "
+                    "(H, W) array of numbers"
+                )
+            native = np.uint8 if pixels.dtype == bool else pixels.dtype.newbyteorder("=")
+            pixels = pixels.astype(native, copy=False)
         else:
-            pixels = _decode_by_pillow(data, mask)
-    if kind == "NPY":
-        if pixels.ndim not in (2, 3) or not pixels.size or pixels.dtype.kind not in "buif":
-            raise UserError(
-                f"{name}: an array of shape {pixels.shape} and type {pixels.dtype}; save one "
-                "(H, W) array of numbers"
-            )
-        native = np.uint8 if pixels.dtype.kind == "b" else pixels.dtype.newbyteorder("=")
-        pixels = pixels.astype(native, copy=False)
+            pixels = _decode_png(data, mask) if kind == "PNG" else _decode_by_pillow(data, mask)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if pixels.shape[2] > 4:
-        raise UserError(f"{name}: {pixels.shape[2]} channels; save it as gray (1) or RGB (3)")
     return np.ascontiguousarray(pixels[..., : 1 if pixels.shape[2] < 3 else 3])
 
 

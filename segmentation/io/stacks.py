@@ -173,14 +173,16 @@ def write_stack(pixels: np.ndarray, planes: Planes) -> bytes:
 
 
 def tiff_settings(
-    planes: Planes, dtype: np.dtype[Any], rgb: bool, tiled: bool = False
+    planes: Planes | None, dtype: np.dtype[Any], rgb: bool, tiled: bool = False
 ) -> dict[str, Any]:
     """Settings for ``tifffile.imwrite`` of a result: its metadata, and its resolution.
 
     ImageJ itself does not open ``tiled`` files: they become OME-TIFF instead, for Bio-Formats.
     """
-    about, kind = planes.calibration, planes.calibration.layout
     settings: dict[str, Any] = {"metadata": None}
+    if planes is None:
+        return settings
+    about, kind = planes.calibration, planes.calibration.layout
     if set(planes.axes) <= {"T", "Z"}:
         axes = planes.axes + ("YXS" if rgb else "YX")
         if kind == "imagej" and dtype in (np.uint8, np.uint16) and not tiled:

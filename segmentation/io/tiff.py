@@ -54,11 +54,7 @@ def decoding(name: object, kind: str = "TIFF") -> Iterator[None]:
 
 
 def open_tiff(file: Path | BytesIO, name: object) -> TiffFile:
-    """Open a TIFF that has all its pages; the caller closes it.
-
-    Raises:
-        UserError: It cannot be read, is no TIFF, or ends early.
-    """
+    """Open a TIFF that has all its pages, others are a :class:`UserError`; the caller closes it."""
     _logged.messages = []
     with decoding(name):
         tiff = TiffFile(file)
@@ -77,18 +73,9 @@ def image_pages(
 ) -> tuple[str, tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """Find the planes of the one image in a file; thumbnails and a pyramid's levels are left out.
 
-    Args:
-        tiff: The file.
-        name: What to call it.
-        channels: 3: three channels that are stored as planes are taken as red, green and blue.
-
     Returns:
-        The axes that the planes run over, slowest first; their lengths; and each plane's pages, of
-        which there are three where its channels are stored as planes.
-
-    Raises:
-        UserError: Planes differ in size or kind, the file holds several images, or channels that
-            are no colours.
+        The axes that the planes run over, slowest first; their lengths; and each plane's pages: its
+        red, green and blue one where ``channels`` is 3 and as many are stored as planes.
     """
     series = [s for s in tiff.series if not s.keyframe.is_reduced]
     first = series[0].keyframe
@@ -143,14 +130,9 @@ def one_plane(tiff: TiffFile, name: object, channels: int) -> tuple[int, ...]:
 def read_plane(
     tiff: TiffFile, pages: tuple[int, ...], name: object, mask: bool, data: bytes = b""
 ) -> np.ndarray:
-    """Decode one plane: (H, W, C), upright, values as the file means them; see :func:`as_meant`.
+    """Decode a plane from its pages: (H, W, C), upright, see :func:`as_meant`.
 
-    Args:
-        tiff: The file.
-        pages: Of the plane's channels.
-        name: What to call it.
-        mask: Whether it is a mask rather than an image.
-        data: The whole file, where it is in memory.
+    ``data`` is the whole file, where it is in memory.
     """
     channels = []
     with decoding(name):
@@ -177,9 +159,10 @@ def check_page(page: Any, name: object, mask: bool = False, most: int = MOST_PIX
     # A second channel beside gray is dropped only if the file says that it is alpha.
     alpha = extra == 1 and (channels == 3 or tuple(page.extrasamples) in ((1,), (2,)))
     ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    if bits in range(2, 8) or (dtype not in (np.uint8, np.uint16, np.bool_) and not mask):
-        why = f"pixels are {dtype if bits >= 8 else f'of {bits} bit'}; save them as 8 or 16 bit"
-        why += " integers"
+    readable = dtype in (np.uint8, np.uint16, np.bool_) or (mask and dtype and dtype.kind in "uif")
+    if bits in range(2, 8) or not readable:
+        kind = dtype if bits >= 8 else f"of {bits} bit"
+        why = f"pixels are {kind}; save them as 8 or 16 bit integers"
     elif page.imagewidth * page.imagelength > most:
         why = f"{page.imagelength}×{page.imagewidth} pixels are too many; cut it into tiles"
     elif not channels:

@@ -19,6 +19,7 @@ from segmentation.io.stacks import Planes, tiff_settings
 from segmentation.io.tiff import as_meant, check_page, decoding, one_plane, open_tiff, orientation
 
 _LARGEST = 2**30  # bytes of one tile or strip, which is decoded as a whole
+_LEAST = 64  # rows that are decoded at once, of the whole width
 _TILE = 256  # pixels, in the files that are written
 _CLASSIC = 2**32 - 2**25  # bytes of pixels beyond which a TIFF needs 64-bit offsets
 
@@ -27,12 +28,12 @@ class TiffWindows:
     """Windows of a TIFF that stays on disk. Close it, or use it in a ``with`` block.
 
     The pixels are those of :func:`segmentation.io.images.read_image`. A window of an uncompressed
-    file is read alone; otherwise the tiles or strips of its rows are decoded by tifffile's zarr
+    file is read alone; otherwise all tiles or strips of its rows are decoded, by tifffile's zarr
     store, and the latest rows are kept.
 
     Args:
         path: 8 or 16 bits (or one); gray, RGB or RGBA, palette; tiles or strips; also BigTIFF.
-        rows: The height of windows that are read row by row; of higher ones nothing is kept.
+        rows: As many of the image are kept decoded: the height of windows that are read in rows.
         page: Its number in the file, of a stack; by default that of the file's only image.
 
     Attributes:
@@ -44,7 +45,7 @@ class TiffWindows:
     """
 
     def __init__(self, path: str | Path, rows: int = 1024, page: int | None = None) -> None:
-        self.name, self._most = str(path), rows
+        self.name = str(path)
         with decoding(path), ExitStack() as stack:
             tiff = stack.enter_context(open_tiff(Path(path), path))
             number = one_plane(tiff, path, channels=1)[0] if page is None else page
@@ -63,8 +64,9 @@ class TiffWindows:
 
                 self._zarr: Any = zarr.open_array(self._page.aszarr(), mode="r")
             height, width = self._page.imagelength, self._page.imagewidth
-            self._segment = self._page.chunks[self._page.axes.index("Y")]  # rows decoded at once
-            self._top, self._band = height, np.zeros((0, 0, 0))
+            rows_of_chunk = self._page.chunks[self._page.axes.index("Y")]
+            self._step = rows_of_chunk * -(-_LEAST // rows_of_chunk)
+            self._strip = lru_cache(-(-rows // self._step) + 1)(self._decode)
             example = self.read(slice(0, 1), slice(0, 1))
             self.shape, self.dtype = (height, width, example.shape[2]), example.dtype
             self._open = stack.pop_all()
@@ -79,22 +81,15 @@ class TiffWindows:
             if self._page.is_memmappable:
                 # Mapped anew each time: pages that stay mapped would add up to the whole file.
                 window = self._crop(self._page.asarray(out="memmap"), rows, columns)
-            elif rows.stop - rows.start > self._most:
-                window = self._crop(self._zarr, rows, columns)
             else:
-                window = self._decoded(rows)[:, columns]
+                first, last = rows.start // self._step, -(-rows.stop // self._step)
+                window = np.concatenate([self._strip(i)[:, columns] for i in range(first, last)])
+                window = window[rows.start - first * self._step :][: rows.stop - rows.start]
             return np.ascontiguousarray(as_meant(window, self._page, mask=False))
 
-    def _decoded(self, rows: slice) -> np.ndarray:
-        """Rows of the image, (rows, W, samples): those kept, and those below them, read anew."""
-        top = rows.start // self._segment * self._segment
-        band = self._band[top - self._top :] if top >= self._top else self._band[:0]
-        if (below := top + len(band)) < rows.stop:
-            end = -(-rows.stop // self._segment) * self._segment
-            more = self._crop(self._zarr, slice(below, end), slice(None))
-            band = np.concatenate([band, more]) if len(band) else more
-        self._top, self._band = top, band
-        return band[rows.start - top : rows.stop - top]
+    def _decode(self, index: int) -> np.ndarray:
+        rows = slice(index * self._step, (index + 1) * self._step)
+        return self._crop(self._zarr, rows, slice(None))
 
     def _crop(self, pixels: Any, rows: slice, columns: slice) -> np.ndarray:
         axes = self._page.axes  # YX, YXS, or SYX: samples that are stored one after another
@@ -116,15 +111,15 @@ class TiffWindows:
 class BandStore:
     """Rows of an image, put aside on disk, compressed, until they are asked for again.
 
-    The file has no name (where the system can do that) and is gone when it is closed.
+    The file has no name (where the system can do that) and is gone when it is closed. ``beside``
+    shares the file of another store, which closes it: a stack of many planes would otherwise meet
+    the limit of open files. Any method raises :class:`UserError` where the disk is full.
 
-    Args:
-        folder: Where there is room for it.
-        beside: Use the file of this one, which is closed with it: a stack of many planes would
-            otherwise meet the limit of open files.
-
-    Raises:
-        UserError: In any method, where the folder cannot be written or the disk is full.
+    >>> with BandStore(Path(tempfile.gettempdir())) as store:
+    ...     store.append(np.zeros((2, 3)))
+    ...     store.append(np.ones((2, 3)))
+    ...     store.reader()(slice(1, 4), slice(0, 1)).tolist()
+    [[0.0], [1.0], [1.0]]
     """
 
     def __init__(self, folder: Path, beside: "BandStore | None" = None) -> None:
@@ -149,10 +144,7 @@ class BandStore:
         return map(self._decode, range(len(self._parts)))
 
     def reader(self) -> Callable[[slice, slice], np.ndarray]:
-        """A function that reads some rows, at least one, and columns of parts of one kind.
-
-        It keeps the latest four parts decoded.
-        """
+        """A function that reads some rows, at least one, and columns; it keeps four parts."""
         decode = lru_cache(4)(self._decode)
 
         def read(rows: slice, columns: slice) -> np.ndarray:
@@ -192,37 +184,21 @@ def write_tiff(
     It is tiled and deflated, and a BigTIFF where it might be larger than 4 GiB.
 
     Args:
-        path: Its folders are made; a file of that name is replaced once all is written.
-        shape: (H, W), (H, W, 3), or one of these after the lengths of a stack.
+        path: A file of that name is replaced once all is written.
+        shape: (H, W), (H, W, 3) where ``rgb``, or one of these after the lengths of a stack.
         dtype: uint8, uint16, uint32 or float32.
-        bands: (rows, W) or (rows, W, 3) arrays of that dtype, from top to bottom, of one plane
-            after another.
+        bands: (rows, W) or (rows, W, 3), from top to bottom, of one plane after another.
         planes: Of the image whose axes and scale the file gets.
         rgb: Whether the last axis are colours.
-
-    Raises:
-        UserError: The folder cannot be written, or the disk is full.
     """
     leading, page = (shape[:-3], shape[-3:]) if rgb else (shape[:-2], shape[-2:])
-    plain: dict[str, Any] = {"metadata": None}
-    settings = plain if planes is None else tiff_settings(planes, dtype, rgb, tiled=True)
+    settings = tiff_settings(planes, dtype, rgb, tiled=True)
     rows = iter(bands)
     tiles = (tile for _ in range(math.prod(leading)) for tile in _tiles(rows, page, dtype))
-    large = math.prod(shape) * dtype.itemsize > _CLASSIC
-    with (
-        writing(path) as file,
-        tifffile.TiffWriter(file, bigtiff=large, ome=settings.pop("ome", False)) as tiff,
-    ):
-        tiff.write(
-            tiles,
-            shape=shape,
-            dtype=dtype,
-            tile=(_TILE, _TILE),
-            compression="zlib",
-            photometric="rgb" if rgb else "minisblack",
-            maxworkers=1,
-            **settings,
-        )
+    settings |= {"photometric": "rgb" if rgb else "minisblack", "compression": "zlib"}
+    big, ome = math.prod(shape) * dtype.itemsize > _CLASSIC, settings.pop("ome", False)
+    with writing(path) as file, tifffile.TiffWriter(file, bigtiff=big, ome=ome) as tiff:
+        tiff.write(tiles, shape=shape, dtype=dtype, tile=(_TILE, _TILE), maxworkers=1, **settings)
 
 
 def _tiles(
