@@ -24,10 +24,10 @@ COMMANDS = {
     "prepare": "segmentation.datasets.download:prepare",
     "synthetic": "segmentation.datasets.synthetic:synthetic",
     "init": "segmentation.config_files:init",
+    "evaluate": "segmentation.evaluation.evaluate:evaluate",
+    "compare": "segmentation.evaluation.compare:compare",
 }
 _OLD = (
-    "evaluate",
-    "compare",
     "crossvalidate",
     "audit",
     "reproduce",

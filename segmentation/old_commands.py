@@ -7,8 +7,6 @@ from segmentation.arguments import Parser
 from segmentation.data_commands import audit as audit
 from segmentation.doctor.commands import doctor as doctor
 from segmentation.errors import UserError
-from segmentation.evaluation.commands import compare as compare
-from segmentation.evaluation.commands import evaluate as evaluate
 
 
 def reproduce(arguments: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from segmentation.data.examples import Batch
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import Split
 from segmentation.errors import UserError
-from segmentation.metrics import object_metrics, pixel_metrics
+from segmentation.metrics import ScoreTable
 from segmentation.predictor import Prediction, Predictor
 from segmentation.schedules import PerStep
 from segmentation.targets import Target
@@ -103,11 +103,8 @@ class SegmentationTask(LightningModule):
         self.config: dict[str, Any] | None = None  # how to build this task again: plain values
         one_head = getattr(loss, "loss", loss)  # DeepSupervision hands weights on
         self._weighs = "weight" in inspect.signature(one_head.forward).parameters
-        metrics = pixel_metrics(target.threshold)
-        self.val_metrics = metrics.clone(prefix="val/")
-        self.test_metrics = metrics.clone(prefix="test/")
-        self.val_objects = object_metrics().clone(prefix="val/")
-        self.test_objects = object_metrics().clone(prefix="test/")
+        self.val_table = ScoreTable(target.threshold)
+        self.test_table = ScoreTable(target.threshold, boundary=True)
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.trained_on: dict[str, list[str]] = {}  # ids the loaded weights have seen, by dataset
         self.data_split: tuple[str, Split] | None = None  # name of the data, and their division
@@ -171,11 +168,10 @@ class SegmentationTask(LightningModule):
         self._check_loss()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Evaluated:
-        return self._evaluate(batch, self.val_metrics, self.val_objects, self.val_loss)
+        return self._evaluate(batch, self.val_table, self.val_loss)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Evaluated:
-        test = (self.test_metrics, self.test_objects, self.test_loss)
-        return self._evaluate(batch, *test, self.predictor.tta)
+        return self._evaluate(batch, self.test_table, self.test_loss, self.predictor.tta)
 
     def predict_step(
         self, batch: Iterable[np.ndarray], batch_idx: int
@@ -190,10 +186,10 @@ class SegmentationTask(LightningModule):
             return error
 
     def on_validation_epoch_end(self) -> None:
-        self._log_scores("val", self.val_metrics, self.val_objects, self.val_loss)
+        self._log_scores("val", self.val_table, self.val_loss)
 
     def on_test_epoch_end(self) -> None:
-        self._log_scores("test", self.test_metrics, self.test_objects, self.test_loss)
+        self._log_scores("test", self.test_table, self.test_loss)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.net.parameters())
@@ -239,7 +235,7 @@ class SegmentationTask(LightningModule):
         self.trained_on = stored.get("trained_on", {})  # not in the first checkpoints
 
     def _evaluate(
-        self, batch: Batch, pixels: Any, objects: Any, mean_loss: MeanMetric, tta: bool = False
+        self, batch: Batch, table: ScoreTable, mean_loss: MeanMetric, tta: bool = False
     ) -> Evaluated:
         image = batch["image"]
         logits = self.predictor.logits(image)
@@ -252,10 +248,10 @@ class SegmentationTask(LightningModule):
         mean_loss.update(self._loss(logits, batch), weight=len(logits))
         probs = self.as_scored(probs, batch["labels"])
         foreground = self.target.foreground(probs)
-        pixels.update(foreground, batch["labels"] > 0)
         decoded = [torch.from_numpy(self.target.decode(p)) for p in probs.cpu().numpy()]
         instances = torch.stack(decoded)
-        objects.update(instances, batch["labels"])
+        about = (batch["id"], batch.get("kind", ()), batch.get("group", ()))
+        table.update(batch["labels"], instances, foreground, *about)
         return {"probs": probs, "foreground": foreground, "instances": instances}
 
     def as_scored(self, probs: Tensor, labels: Tensor) -> Tensor:
@@ -289,13 +285,13 @@ class SegmentationTask(LightningModule):
                 f"{height}×{width}; set data.crop to {up}×{across}, say"
             )
 
-    def _log_scores(self, stage: str, pixels: Any, objects: Any, mean_loss: MeanMetric) -> None:
-        # Computed here rather than by self.log, on every process alike: the states are summed over
-        # processes as they are, so uneven shares count as they should.
-        scores = {**pixels.compute(), **objects.compute(), f"{stage}/loss": mean_loss.compute()}
-        for metric in (pixels, objects, mean_loss):
-            metric.reset()
-        scores = {name: value.float() for name, value in scores.items()}
+    def _log_scores(self, stage: str, table: ScoreTable, mean_loss: MeanMetric) -> None:
+        # Computed here rather than by self.log, on every process alike: rows are gathered as they
+        # are, so uneven shares count as they should.
+        scores = {f"{stage}/{name}": score.float() for name, score in table.compute().items()}
+        scores[f"{stage}/loss"] = mean_loss.compute().float()
+        table.reset()
+        mean_loss.reset()
         shown = f"{stage}/iou"
         self.log(shown, scores.pop(shown), prog_bar=True)
         self.log_dict(scores)

@@ -18,16 +18,14 @@ def reliability_counts(probs: np.ndarray, mask: np.ndarray) -> np.ndarray:
     flat = probs.reshape(-1)
     index = np.minimum((flat * RELIABILITY_BINS).astype(np.intp), RELIABILITY_BINS - 1)
     weights = (None, flat, mask.reshape(-1))
-    counts = [np.bincount(index, weight, RELIABILITY_BINS) for weight in weights]
-    return np.stack([count.astype(np.float64) for count in counts])
+    return np.stack([np.bincount(index, w, RELIABILITY_BINS).astype(np.float64) for w in weights])
 
 
 def expected_calibration_error(counts: np.ndarray) -> np.ndarray:
     """ECE: mean over pixels of |foreground share - mean probability| of the pixel's bin.
 
-    Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning", for the
-    probability of the foreground (rather than of the likelier class, as Guo et al. 2017 have it).
-    Most pixels of an image are easy background, which makes it small: compare, do not judge by it.
+    Naeini et al. 2015, for the probability of the foreground (Guo et al. 2017 have the likelier
+    class). Easy background makes it small: compare, do not judge by it.
 
     Args:
         counts: (..., 3, bins) of :func:`reliability_counts`, summed or not.
@@ -35,39 +33,30 @@ def expected_calibration_error(counts: np.ndarray) -> np.ndarray:
     Returns:
         (...) float64 in 0…1, 0 is perfect; NaN without pixels.
     """
-    pixels, confidence, foreground = (counts[..., k, :] for k in range(3))
-    gaps = np.abs(foreground - confidence).sum(-1)
+    pixels, confidence, foreground = np.moveaxis(counts, -2, 0)
     with np.errstate(invalid="ignore"):
-        error: np.ndarray = gaps / pixels.sum(-1)
-    return error
+        return np.asarray(np.abs(foreground - confidence).sum(-1) / pixels.sum(-1))
 
 
 def reliability_curve(counts: np.ndarray) -> list[dict[str, float]]:
     """The bins that hold pixels: ``pixels``, mean ``probability``, share of ``foreground``."""
     return [
-        {
-            "pixels": int(pixels),
-            "probability": float(confidence / pixels),
-            "foreground": float(foreground / pixels),
-        }
-        for pixels, confidence, foreground in counts.T
-        if pixels
+        {"pixels": int(n), "probability": float(sure / n), "foreground": float(true / n)}
+        for n, sure, true in counts.T
+        if n
     ]
 
 
 def roc_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rate, from (0, 0) to (1, 1), thresholds descending.
+    """False and true positive rate, each (bins + 1,), from (0, 0) to (1, 1).
 
     Args:
-        hist: (2, bins) of ``functional.probability_histogram``: foreground, background.
-
-    Returns:
-        Two arrays (bins + 1,); NaN without one of the classes.
+        hist: (2, bins) of ``probability_histogram``: foreground, background. Without one of them
+            its rate is NaN.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):  # NumPy changed which
-        tpr, fpr = (
-            np.append(0.0, np.cumsum(side[::-1])) / side.sum() for side in hist.astype(np.float64)
-        )
+    counts = np.cumsum(hist[:, ::-1].astype(np.float64), axis=1)
+    with np.errstate(invalid="ignore"):
+        tpr, fpr = (np.append(0.0, side) / side[-1] for side in counts)
     return fpr, tpr
 
 

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from segmentation.errors import UserError
-from segmentation.evaluation.bootstrap import percentile_interval, rank_test
-from segmentation.evaluation.images import resampled
-from segmentation.evaluation.scores import Score, better, resample, scores_of
-from segmentation.evaluation.tables import COUNTS, FILE, Images, read_images
+from segmentation.evaluation.intervals import percentile_interval, rank_test, resample
+from segmentation.evaluation.pages import number, render
+from segmentation.evaluation.plots import forest
+from segmentation.evaluation.table import FILE, clusters, columns, read_images, resampled
 from segmentation.io.files import write_bytes, write_table
+from segmentation.metrics.counts import PIXELS
+from segmentation.metrics.scores import Score, better, scores_of
 
 SUBJECTS = ("network", "prediction")  # the method of `test`, and that of `evaluate`
 DEFAULT = ("image_iou", "iou", "image_ap", "ap50", "seg")  # printed, of those there are
@@ -30,14 +33,12 @@ class Entry:
 
     name: str
     paths: tuple[str, ...]
-    runs: tuple[Images, ...]
+    runs: tuple[pd.DataFrame, ...]
     is_baseline: bool = False
 
 
-def compare(
-    specs: Sequence[str], output: Path | None = None, shown: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Set runs beside each other; the first is what the others are compared with.
+def compare(runs: list[str], /, score: list[str] | None = None, output: Path | None = None) -> None:
+    """Set runs and evaluations beside each other, paired over the same images.
 
     The score of several runs is the mean of their scores, and beside it stands the standard
     deviation between them. Baselines (Otsu's threshold and the like) are taken from the first run
@@ -45,55 +46,54 @@ def compare(
     that of a single comparison.
 
     Args:
-        specs: ``RUN`` or ``NAME=RUN,RUN,…`` each, the folders of runs or evaluations.
-        output: Folder for ``compare.csv``, ``compare.json`` and ``compare.html``, if any.
-        shown: Scores to print; all that there are go into the files.
+        runs: Folders of runs that were tested, or outputs of evaluate; NAME=RUN,RUN,… pools the
+            seeds of one experiment. The others are compared with the first.
+        score: Print these, such as image_iou. The files hold all.
+        output: Gets compare.csv, compare.json, compare.html.
+    """
+    report = comparison(runs, score or ())
+    print(format_comparison(report))
+    if output is None:
+        return
+    rows = report["scores"]
+    shown = {name: [row for row in rows if row["score"] == name] for name in report["shown"]}
+    page = render("compare.html", report=report, shown=shown, forest=forest)
+    plain = [{k: "" if v is None else v for k, v in row.items()} for row in rows]
+    write_table(output / "compare.csv", FIELDS, plain)
+    write_bytes(output / "compare.json", json.dumps(report, indent=1).encode())
+    write_bytes(output / "compare.html", page.encode())
+    print(f"\npage      {output / 'compare.html'}, compare.csv, compare.json")
 
-    Returns:
-        What ``compare.json`` holds.
+
+def comparison(runs: Sequence[str], shown: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``compare.json`` holds.
 
     Raises:
-        UserError: A run cannot be read, images or truth differ, there is nothing to compare, a
-            score is unknown, or the output cannot be written.
+        UserError: A run cannot be read, images or truth differ, there is nothing to compare, or a
+            score is unknown.
     """
-    entries = read_entries(specs)
-    groups = next((run.clusters for e in entries for run in e.runs if run.clusters), None)
+    entries = read_entries(runs)
+    first, every = entries[0], [run for entry in entries for run in entry.runs]
+    groups = next((found for run in every if (found := clusters(run))), None)
     tables = _comparable(entries)
-    names = [
-        name
-        for name in tables[0][0]
-        if all(name in run for entry, runs in zip(entries, tables, strict=True)
-               if not entry.is_baseline for run in runs)
-    ]  # fmt: skip
+    subjects = [t for e, t in zip(entries, tables, strict=True) if not e.is_baseline]
+    names = [name for name in tables[0][0] if all(name in run for runs in subjects for run in runs)]
     for name in shown:
         if name not in names:
             raise UserError(f"--score {name}: not recorded by all; choose from {', '.join(names)}")
-    rows = _rows(entries, tables, names, groups)
-    first = entries[0]
-    report = {
+    drawn = first.runs[0] if groups is None else first.runs[0].assign(group=groups)
+    return {
         "reference": first.name,
-        "images": len(first.runs[0].ids),
+        "images": len(first.runs[0]),
         "runs": {entry.name: entry.paths for entry in entries},
-        "resampled": resampled(replace(first.runs[0], groups=groups or first.runs[0].groups)),
+        "resampled": resampled(drawn),
         "shown": list(shown) or [name for name in DEFAULT if name in names],
-        "scores": rows,
+        "scores": _rows(entries, tables, names, groups),
     }
-    if output is not None:
-        from segmentation.evaluation.compare_page import page
-
-        plain = [{k: "" if v is None else v for k, v in row.items()} for row in rows]
-        write_table(output / "compare.csv", FIELDS, plain)
-        write_bytes(output / "compare.json", json.dumps(report, indent=1).encode())
-        write_bytes(output / "compare.html", page(report).encode())
-    return report
 
 
 def read_entries(specs: Sequence[str]) -> list[Entry]:
-    """The runs, and after them the baselines; all on the same images with the same truth.
-
-    Raises:
-        UserError: As :func:`compare`.
-    """
+    """The runs, and after them the baselines; all on the same images with the same truth."""
     entries: list[Entry] = []
     others: dict[str, Entry] = {}
     used: dict[Path, str] = {}
@@ -101,13 +101,18 @@ def read_entries(specs: Sequence[str]) -> list[Entry]:
         name, paths = _parse(spec)
         if name in [entry.name for entry in entries]:
             raise UserError(f"{name}: is the name of two rows; name each differently")
-        runs = []
+        runs: list[pd.DataFrame] = []
         for path in paths:
             folder = Path(path).expanduser()
             if (place := folder.resolve()) in used:
                 raise UserError(f"{path}: is given twice; give each run once")
             used[place] = path
-            methods = read_images(folder / FILE)
+            table = read_images(folder / FILE).groupby("method", sort=False)
+            # A column without a number is a score of other methods.
+            methods = {
+                str(method): rows.dropna(axis=1, how="all").sort_values("id", ignore_index=True)
+                for method, rows in table
+            }
             method = next((method for method in SUBJECTS if method in methods), None)
             if method is None:
                 raise UserError(f"{folder / FILE}: has no rows of method network or prediction")
@@ -141,12 +146,16 @@ def format_comparison(report: dict[str, Any]) -> str:
     for score in report["shown"]:
         lines.append(f"\n{score} ({better(score)} is better)")
         for row in (row for row in report["scores"] if row["score"] == score):
-            text = f"  {row['name']:{width}}{_number(row['value'])} "
-            text += f"[{_number(row['low'])}, {_number(row['high'])}]"
-            text += "" if row["sd_over_runs"] is None else f" ± {_number(row['sd_over_runs'])}"
+            value, low, high, sd = (
+                number(row[k], ".4f") for k in ("value", "low", "high", "sd_over_runs")
+            )
+            text = f"  {row['name']:{width}}{value} [{low}, {high}]"
+            text += "" if row["sd_over_runs"] is None else f" ± {sd}"
             if row["difference"] is not None:
-                low, high = (_number(row[f"difference_{end}"], "+") for end in ("low", "high"))
-                text = f"{text:{width + 40}}{_number(row['difference'], '+')} [{low}, {high}]"
+                value, low, high = (
+                    number(row[f"difference{end}"], "+.4f") for end in ("", "_low", "_high")
+                )
+                text = f"{text:{width + 40}}{value} [{low}, {high}]"
                 p = row["p"]
                 text += "" if p is None else "  p < 0.0001" if p < 1e-4 else f"  p {p:.2g}"
             lines.append(text)
@@ -166,32 +175,29 @@ def _parse(spec: str) -> tuple[str, list[str]]:
     return (name if equals else spec), paths
 
 
-def _check_same(path: str, found: Images, other: str, wanted: Images) -> None:
+def _check_same(path: str, found: pd.DataFrame, other: str, wanted: pd.DataFrame) -> None:
     """Raise :class:`UserError` unless two runs were scored on the same images and truth."""
-    lacks, more = (
-        sorted(set(one) - set(two))
-        for one, two in ((wanted.ids, found.ids), (found.ids, wanted.ids))
-    )
-    if lacks or more:
-        says = [f"lacks {_some(lacks)}"] if lacks else []
-        says += [f"has {_some(more)} besides"] if more else []
+    one, two = set(wanted["id"]), set(found["id"])
+    says = [f"lacks {_some(sorted(one - two))}"] if one - two else []
+    says += [f"has {_some(sorted(two - one))} besides"] if two - one else []
+    if says:
         raise UserError(
             f"{path}: its test images are not those of {other}: it {' and '.join(says)}; compare "
             "runs on one split"
         )
     for what, names in (
-        ("foreground of the truth", ("tp", "fn")),
-        ("number of pixels", COUNTS),
-        ("number of true objects", ("true_objects",)),
+        ("foreground of the truth", ["tp", "fn"]),
+        ("number of pixels", [*PIXELS]),
+        ("number of true objects", ["true_objects"]),
     ):
-        if not all(name in side.columns for name in names for side in (found, wanted)):
-            continue
-        one, two = (np.sum([side.columns[n] for n in names], axis=0) for side in (found, wanted))
-        if odd := [found.ids[place] for place in np.flatnonzero(one != two)]:
-            raise UserError(
-                f"{path}: the {what} differs from that in {other} for {_some(odd)}; score both "
-                "against the same masks at the same size"
-            )
+        if set(names) <= set(found) & set(wanted):
+            odd = found[names].sum(axis=1) != wanted[names].sum(axis=1)
+            if odd.any():
+                raise UserError(
+                    f"{path}: the {what} differs from that in {other} for "
+                    f"{_some(found['id'][odd].tolist())}; score both against the same masks at the "
+                    "same size"
+                )
 
 
 def _rows(
@@ -210,7 +216,11 @@ def _rows(
             if name not in runs[0]:
                 continue
             scores = [run[name] for run in runs]
-            row = _row(entry, name, scores)
+            values = [score.value for score in scores]
+            row: dict[str, Any] = dict.fromkeys(FIELDS)
+            row |= {"score": name, "better": better(name), "name": entry.name, "runs": len(runs)}
+            row |= {"images": scores[0].images, "value": float(np.mean(values))}
+            row["sd_over_runs"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
             several = np.mean([drawn[id(score)] for score in scores], axis=0)
             row["low"], row["high"] = percentile_interval(several)
             if first is None:
@@ -224,40 +234,25 @@ def _rows(
     return rows
 
 
-def _row(entry: Entry, name: str, scores: Sequence[Score]) -> dict[str, Any]:
-    values = [score.value for score in scores]
-    row: dict[str, Any] = dict.fromkeys(FIELDS)
-    row |= {"score": name, "better": better(name), "name": entry.name, "runs": len(scores)}
-    row |= {"images": scores[0].images, "value": float(np.mean(values))}
-    if len(values) > 1:
-        row["sd_over_runs"] = float(np.std(values, ddof=1))
-    return row
-
-
 def _comparable(entries: Sequence[Entry]) -> list[list[dict[str, Score]]]:
     """The scores of each run, every one from the images that have it in all runs."""
-    runs = [run for entry in entries for run in entry.runs]
+    tables = [[columns(run) for run in entry.runs] for entry in entries]
     known: dict[str, np.ndarray] = {}
-    for run in runs:
-        for name, values in run.columns.items():
+    for run in (run for runs in tables for run in runs):
+        for name, values in run.items():
             known[name] = known.get(name, np.array(True)) & np.isfinite(values)
     return [
-        [
-            scores_of({k: np.where(known[k], v, math.nan) for k, v in run.columns.items()})
-            for run in entry.runs
-        ]
-        for entry in entries
+        [scores_of({k: np.where(known[k], v, math.nan) for k, v in run.items()}) for run in runs]
+        for runs in tables
     ]
 
 
 def _rank(entry: Entry, reference: Entry, score: str, groups: Sequence[str] | None) -> float | None:
     """p of the rank test of the images' own scores; ``None`` where they have none of this name."""
     column = score.removeprefix("image_")
-    if not all(column in run.columns for one in (entry, reference) for run in one.runs):
+    if not all(column in columns(run) for one in (entry, reference) for run in one.runs):
         return None
-    one, two = (
-        np.mean([run.columns[column] for run in some.runs], axis=0) for some in (entry, reference)
-    )
+    one, two = (np.mean([r[column] for r in some.runs], axis=0) for some in (entry, reference))
     with np.errstate(invalid="ignore"):
         return rank_test(one - two, groups)
 
@@ -271,7 +266,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign}.4f}"

@@ -1,52 +1,40 @@
 """Every score for two folders of masks or label maps, whatever tool they come from."""
 
 import json
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from segmentation.datasets.folder import find_images, find_maps
 from segmentation.errors import UserError
-from segmentation.evaluation.bootstrap import percentile_interval, resampled_sums
-from segmentation.evaluation.calibration import (
-    expected_calibration_error,
-    reliability_counts,
-    reliability_curve,
-)
-from segmentation.evaluation.images import (
-    TOLERANCE,
-    as_images,
+from segmentation.evaluation import calibration, maps
+from segmentation.evaluation.intervals import RESAMPLES, percentile_interval, resampled_sums
+from segmentation.evaluation.table import (
+    FILE,
+    clusters,
+    columns,
     finite,
+    intervals,
     resampled,
-    score_image,
+    values_of,
+    write_images,
 )
-from segmentation.evaluation.maps import (
-    Facts,
-    Kind,
-    check_probabilities,
-    check_same_size,
-    facts_of,
-    holds_instances,
-    pair,
-    read_probability,
-    to_labels,
-)
-from segmentation.evaluation.scores import resample, scores_of
-from segmentation.evaluation.tables import FILE, Images, write_images
 from segmentation.io.files import write_bytes
 from segmentation.io.images import read_image, read_mask
 from segmentation.io.tree import check_root
-from segmentation.metrics import functional
+from segmentation.metrics import ScoreTable
+from segmentation.metrics.counts import TOLERANCE, probability_histogram
+from segmentation.metrics.scores import ranking_scores, scores_of
 from segmentation.objects import label_components, to_gray
 from segmentation.targets import otsu
 
 METHOD, BASELINE = "prediction", "otsu"
+Curves = dict[str, tuple[np.ndarray, np.ndarray]]  # histogram and reliability counts by image
 _CURVE_RESAMPLES = 1000  # of the sums of whole histograms
 
 
@@ -70,48 +58,16 @@ class Inputs:
     left_out: list[str]
 
     def labels(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Truth and prediction of an image as (H, W) int32 ids.
-
-        Raises:
-            UserError: A file has become unreadable.
-        """
-        first, second = (
-            to_labels(read_mask(side[name]), instances)
-            for side, instances in zip((self.truth, self.prediction), self.instances, strict=True)
-        )
+        """Truth and prediction of an image as (H, W) int32 ids."""
+        sides = zip((self.truth, self.prediction), self.instances, strict=True)
+        first, second = (maps.to_labels(read_mask(side[name]), kind) for side, kind in sides)
         return first, second
 
     def otsu(self, name: str, truth: np.ndarray) -> np.ndarray:
-        """Objects of an image by Otsu's threshold, (H, W) int32 ids as its truth.
-
-        Raises:
-            UserError: The image is broken or not of its truth's size.
-        """
+        """Objects of an image by Otsu's threshold, (H, W) int32 ids as its truth."""
         image = read_image(self.images[name])
-        check_same_size(self.images[name], image.shape[:2], self.truth[name], truth.shape)
+        maps.check_same_size(self.images[name], image.shape[:2], self.truth[name], truth.shape)
         return label_components(otsu(to_gray(image)))
-
-    @property
-    def objects(self) -> dict[str, str]:
-        """Where the objects of each side come from, in words."""
-        says = ("8-connected components of binary masks", "instance ids of label maps")
-        truth, prediction = self.instances
-        return {"truth": says[truth], "prediction": says[prediction]}
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Sums over each image for the curves of probabilities; rows as in the names that have any.
-
-    Attributes:
-        names: Of the images.
-        histograms: (images, 2, bins), see ``functional.probability_histogram``.
-        reliability: (images, 3, bins), see :func:`reliability_counts`.
-    """
-
-    names: list[str]
-    histograms: np.ndarray
-    reliability: np.ndarray
 
 
 def evaluate(
@@ -120,51 +76,47 @@ def evaluate(
     output: Path,
     probabilities: Path | None = None,
     images: Path | None = None,
-    labels: Kind = "auto",
+    labels: Literal["auto", "instances", "mask"] = "auto",
     allow_missing: bool = False,
-) -> dict[str, Any]:
-    """Score a folder of predictions and write ``per_image.csv``, ``scores.json``, ``report.html``.
+) -> None:
+    """Score a folder of masks or label maps, from any tool, against the truth.
 
-    All files are read and checked before anything is written. With an image for each, Otsu's
-    threshold is scored beside the prediction. Where the names have folders, these
-    are groups (a subject, a film), and the intervals resample groups, not images.
+    Intervals are 95 % bootstrap intervals over images, or over the groups where there are two or
+    more.
 
     Args:
-        truth: Folder of masks or label maps.
-        prediction: The same names, by path without suffix.
-        output: Folder; is made.
-        probabilities: Folder of maps of the probability of the foreground.
-        images: Folder of the images themselves, for Otsu's threshold and under the overlays.
-        labels: What the values mean; ``auto`` finds out for each of the two folders.
-        allow_missing: Leave out what one side alone has.
-
-    Returns:
-        What ``scores.json`` holds.
-
-    Raises:
-        UserError: A folder or a file is at fault, or the output cannot be written.
+        truth: Masks or label maps: PNG, TIFF, BMP or NPY; subfolders are groups (subjects).
+        prediction: The same names, whatever the suffix.
+        output: Gets report.html, scores.json and per_image.csv.
+        probabilities: Foreground probabilities: 8 or 16 bit (the largest value is 1), or float
+            TIFF.
+        images: Score Otsu's threshold on them, too, and show the worst ones under their outlines.
+        labels: What values mean: ids of objects, or foreground whose connected components are the
+            objects; auto finds out for each folder.
+        allow_missing: Leave out what one folder alone has.
     """
     inputs = find_inputs(truth, prediction, probabilities, images, labels, allow_missing)
-    rows, baseline, curves = _score(inputs)
-    table = as_images(rows)
+    (mine, *baseline), curves = _scored(inputs)
+    says = ("8-connected components of binary masks", "instance ids of label maps")
     report: dict[str, Any] = {
-        "images": len(rows),
+        "images": len(inputs.names),
         "left_out": inputs.left_out,
-        "objects": inputs.objects,
-        "boundary_tolerance": TOLERANCE,
-        **_totals(table, curves),
+        "objects": {k: says[i] for k, i in zip(("truth", METHOD), inputs.instances, strict=True)},
+        "boundary_tolerance": int(TOLERANCE),
+        **_totals(mine, curves),
     }
     if baseline:
-        scores = scores_of(as_images(baseline).columns)
-        report[BASELINE] = {name: score.value for name, score in scores.items()}
-    from segmentation.evaluation.page import page
+        report[BASELINE] = values_of(scores_of(columns(baseline[0])))
+    from segmentation.evaluation.evaluate_page import page
 
-    text = page(report, inputs, table, curves)
+    text = page(report, inputs, mine, curves)
     # The page is by far the largest: where the disk has no room for it, nothing is written.
     write_bytes(output / "report.html", text.encode())
-    write_images(output / FILE, [*rows, *baseline])
+    write_images(output / FILE, pd.concat([mine, *baseline], ignore_index=True))
     write_bytes(output / "scores.json", json.dumps(finite(report), indent=1).encode())
-    return report
+    print(format_scores(report))
+    print(f"\npage      {output / 'report.html'}")
+    print(f"scores    {output / 'scores.json'}, {FILE}")
 
 
 def find_inputs(
@@ -172,23 +124,23 @@ def find_inputs(
     prediction: Path,
     probabilities: Path | None,
     images: Path | None,
-    labels: Kind,
+    labels: maps.Kind,
     allow_missing: bool,
 ) -> Inputs:
     """Pair the folders, and read every file once to see that it is what it should be.
 
     Raises:
-        UserError: As :func:`evaluate`.
+        UserError: A folder or a file is at fault.
     """
     wanted = find_maps(check_root(truth, "check --truth"))
     found = find_maps(check_root(prediction, "check --prediction"))
-    names = pair(wanted, found, "--prediction", allow_missing)
+    names = maps.pair(wanted, found, "--prediction", allow_missing)
     left_out = set(wanted) ^ set(found)
     probs: dict[str, Path] = {}
     if probabilities is not None:
         probs = find_maps(check_root(probabilities, "check --probabilities"))
         scored = {name: wanted[name] for name in names}
-        common = pair(scored, probs, "--probabilities", allow_missing)
+        common = maps.pair(scored, probs, "--probabilities", allow_missing)
         left_out |= set(scored) ^ set(probs)
         probs = {name: probs[name] for name in common}
     shown = {} if images is None else find_images(check_root(images, "check --images"))
@@ -197,105 +149,82 @@ def find_inputs(
             f"--images: none of its {len(shown)} files has the name of one of --truth (such as "
             f"{next(iter(shown))} and {names[0]}); leave --images out, or rename them"
         )
-    seen: tuple[dict[Path, Facts], dict[Path, Facts]] = ({}, {})
+    seen: tuple[dict[Path, maps.Facts], dict[Path, maps.Facts]] = ({}, {})
     for name in tqdm(names, "checking", disable=None):
         for side, files in zip(seen, (wanted, found), strict=True):
-            side[files[name]] = facts_of(read_mask(files[name]))
-        size = seen[0][wanted[name]].shape
-        check_same_size(found[name], seen[1][found[name]].shape, wanted[name], size)
+            side[files[name]] = maps.facts_of(read_mask(files[name]))
+        sized = wanted[name], seen[0][wanted[name]].shape
+        maps.check_same_size(found[name], seen[1][found[name]].shape, *sized)
         if name in probs:
-            check_same_size(probs[name], read_probability(probs[name]).shape, wanted[name], size)
+            maps.check_same_size(probs[name], maps.read_probability(probs[name]).shape, *sized)
     if probs:
-        check_probabilities(list(probs.values()))
+        maps.check_probabilities(list(probs.values()))
     instances = (
-        holds_instances(seen[0], labels, "--truth"),
-        holds_instances(seen[1], labels, "--prediction"),
+        maps.holds_instances(seen[0], labels, "--truth"),
+        maps.holds_instances(seen[1], labels, "--prediction"),
     )
     return Inputs(names, wanted, found, probs, shown, instances, sorted(left_out))
 
 
-def _score(inputs: Inputs) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Curves | None]:
-    """The rows of the prediction, those of the baseline if it can be had, and the curves."""
-    rows, baseline, histograms, reliabilities = [], [], [], []
-    with_baseline = inputs.images.keys() >= set(inputs.names)
+def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves]:
+    """The table of the prediction and, with an image for each, of Otsu's threshold; the curves."""
+    methods = [METHOD, *([BASELINE] if inputs.images.keys() >= set(inputs.names) else [])]
+    tables, curves = {method: ScoreTable(boundary=True) for method in methods}, Curves()
     for name in tqdm(inputs.names, "scoring", disable=None):
         truth, prediction = inputs.labels(name)
-        about = {"id": name, "kind": "", "group": name.rpartition("/")[0]}
-        row: dict[str, Any] = {"method": METHOD, **about, **score_image(truth, prediction)}
-        if with_baseline:
-            scores = score_image(truth, inputs.otsu(name, truth))
-            baseline.append({"method": BASELINE, **about, **scores})
-        if inputs.probabilities:
-            row |= {"auroc": math.nan, "average_precision": math.nan, "ece": math.nan}
+        for method, table in tables.items():
+            found = prediction if method == METHOD else inputs.otsu(name, truth)
+            both = torch.from_numpy(truth)[None], torch.from_numpy(found)[None]
+            table.update(*both, ids=[name], groups=[name.rpartition("/")[0]])
         if name in inputs.probabilities:
-            probs = read_probability(inputs.probabilities[name])
-            pixels = torch.from_numpy(probs)[None], torch.from_numpy(truth > 0)[None]
-            hist = functional.probability_histogram(*pixels)
-            histograms.append(hist.numpy())
-            reliabilities.append(reliability_counts(probs, truth > 0))
-            row |= {
-                **_ranking(hist),
-                "ece": float(expected_calibration_error(reliabilities[-1])),
-            }
-        rows.append(row)
-    if not histograms:
-        return rows, baseline, None
-    names = [name for name in inputs.names if name in inputs.probabilities]
-    return rows, baseline, Curves(names, np.stack(histograms), np.stack(reliabilities))
+            probs, mask = maps.read_probability(inputs.probabilities[name]), truth > 0
+            pixels = torch.from_numpy(probs)[None], torch.from_numpy(mask)[None]
+            hist = probability_histogram(*pixels).numpy()
+            curves[name] = hist, calibration.reliability_counts(probs, mask)
+    frames = [table.rows() for table in tables.values()]
+    for frame, method in zip(frames, tables, strict=True):
+        frame.insert(0, "method", method)
+    if curves:
+        ranked = pd.DataFrame(_curve_scores(*_stacked(curves)), index=list(curves))
+        frames[0] = frames[0].join(ranked, on="id")
+    return frames, curves
 
 
-def _totals(table: Images, curves: Curves | None) -> dict[str, Any]:
+def _totals(frame: pd.DataFrame, curves: Curves) -> dict[str, Any]:
     """Scores over all images with their intervals."""
-    values, intervals, images = {}, {}, {}
-    scores = scores_of(table.columns)
-    drawn = resample(list(scores.values()), table.clusters)
-    for score, several in zip(scores.values(), drawn, strict=True):
-        values[score.name], images[score.name] = score.value, score.images
-        intervals[score.name] = percentile_interval(several)
-    result: dict[str, Any] = {METHOD: values, "intervals": intervals, "images_with": images}
-    result["resampled"] = resampled(table)
-    if curves is not None:
-        totals, ends = _curve_totals(curves, table)
-        values |= totals
-        intervals |= ends
-        images |= dict.fromkeys(totals, len(curves.names))
-        result["reliability"] = reliability_curve(curves.reliability.sum(0))
+    scores, groups = scores_of(columns(frame)), clusters(frame)
+    values, ends = values_of(scores), intervals(scores, groups)
+    images = {name: score.images for name, score in scores.items()}
+    result: dict[str, Any] = {METHOD: values, "intervals": ends, "images_with": images}
+    result["resampled"] = resampled(frame)
+    if curves:
+        hists, counts = _stacked(curves)
+        if groups is not None:
+            groups = frame.set_index("id")["group"][list(curves)].tolist()
+        drawn = [
+            resampled_sums(some.reshape(len(some), -1), groups, times).reshape(-1, *some.shape[1:])
+            for some, times in ((hists, _CURVE_RESAMPLES), (counts, RESAMPLES))
+        ]
+        totals = _curve_scores(hists.sum(0), counts.sum(0))
+        values |= {name: float(value) for name, value in totals.items()}
+        ends |= {name: percentile_interval(some) for name, some in _curve_scores(*drawn).items()}
+        images |= dict.fromkeys(totals, len(curves))
+        result["reliability"] = calibration.reliability_curve(counts.sum(0))
     return result
 
 
-def _curve_totals(
-    curves: Curves, table: Images
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """AUROC, average precision and ECE over all pixels, and their intervals."""
-    groups = dict(zip(table.ids, table.groups, strict=True))
-    clusters = None if table.clusters is None else [groups[name] for name in curves.names]
-    shape = curves.histograms.shape[1:]
-    flat = curves.histograms.reshape(len(curves.names), -1)
-    drawn = resampled_sums(flat, clusters, _CURVE_RESAMPLES)
-    several = [_ranking(torch.from_numpy(one.reshape(shape)).long()) for one in drawn]
-    values = _ranking(torch.from_numpy(curves.histograms.sum(0)))
-    intervals = {
-        name: percentile_interval(np.array([one[name] for one in several])) for name in values
-    }
-    counts = curves.reliability
-    drawn = resampled_sums(counts.reshape(len(counts), -1), clusters)
-    values["ece"] = float(expected_calibration_error(counts.sum(0)))
-    eces = expected_calibration_error(drawn.reshape(-1, *counts.shape[1:]))
-    intervals["ece"] = percentile_interval(eces)
-    return values, intervals
+def _stacked(curves: Curves) -> tuple[np.ndarray, np.ndarray]:
+    hists, counts = (np.stack(some) for some in zip(*curves.values(), strict=True))
+    return hists, counts
 
 
-def _ranking(hist: torch.Tensor) -> dict[str, float]:
-    return {
-        "auroc": float(functional.auroc_from_histogram(hist)),
-        "average_precision": float(functional.average_precision_from_histogram(hist)),
-    }
+def _curve_scores(hists: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    return ranking_scores(hists) | {"ece": calibration.expected_calibration_error(counts)}
 
 
-def format_scores(report: dict[str, Any], names: Iterable[str] | None = None) -> str:
+def format_scores(report: dict[str, Any]) -> str:
     """The table that is printed."""
-    values, intervals = report[METHOD], report["intervals"]
-    drawn = report["resampled"]
+    values, ends, drawn = report[METHOD], report["intervals"], report["resampled"]
     lines = [
         f"Scores of {report['images']} images (image_…: mean over images, others pooled; 95 % "
         f"bootstrap intervals over {drawn['how_many']} {drawn['what']})",
@@ -309,10 +238,9 @@ def format_scores(report: dict[str, Any], names: Iterable[str] | None = None) ->
     baseline = report.get(BASELINE, {})
     if baseline:
         lines.append(f"{'':24}{METHOD:>10}   {'':20}{'Otsu':>10}")
-    for name in names or values:
-        if name in values:
-            low, high = intervals[name]
-            line = f"{name:24}{values[name]:10.4f}   {f'[{low:.4f}, {high:.4f}]':20}"
-            line += f"{baseline[name]:10.4f}" if name in baseline else ""
-            lines.append(line.rstrip())
+    for name in values:
+        low, high = ends[name]
+        line = f"{name:24}{values[name]:10.4f}   {f'[{low:.4f}, {high:.4f}]':20}"
+        line += f"{baseline[name]:10.4f}" if name in baseline else ""
+        lines.append(line.rstrip())
     return "\n".join(lines)

@@ -54,7 +54,7 @@ def pair(
             more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
             raise UserError(
                 f"{side}: {len(alone)} files have no partner in {missing}: {', '.join(alone[:3])}"
-                f"{more}; add them, or score the others with --allow-missing"
+                f"{more}; add them, or score the others with --allow_missing"
             )
     return common
 

@@ -119,6 +119,23 @@ def chart(
     return svg(_figure(drawn))
 
 
+def forest(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """Differences with their intervals and a line at 0; rows of ``compare.json``."""
+    rows = [row for row in rows if row["difference_low"] is not None][::-1]
+    if not rows:
+        return Markup()
+    drawn = axes("", size=(4.6, 0.8 + 0.3 * len(rows)))
+    middle, low, high = (
+        np.array([row[f"difference{end}"] for row in rows]) for end in ("", "_low", "_high")
+    )
+    drawn.errorbar(middle, range(len(rows)), xerr=(middle - low, high - middle), fmt="o")
+    drawn.axvline(0, color="tab:red", linestyle="--")
+    drawn.set_ylim(-0.6, len(rows) - 0.4)
+    drawn.set_yticks(range(len(rows)), [row["name"] for row in rows], parse_math=False)
+    _figure(drawn).subplots_adjust(left=0.35)
+    return svg(_figure(drawn))
+
+
 def histogram(
     title: str, edges: Sequence[float], counts: Sequence[int], mark: float | None = None
 ) -> Markup:

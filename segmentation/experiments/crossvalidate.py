@@ -1,6 +1,5 @@
 """k-fold cross-validation as one command: every fold trained and tested, all of them pooled."""
 
-import csv
 import itertools
 import json
 import shlex
@@ -10,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from segmentation.data.splits import PARTS
 from segmentation.errors import UserError
-from segmentation.evaluation.images import finite, summary
-from segmentation.evaluation.tables import ABOUT, FILE, write_images
+from segmentation.evaluation.table import FILE, finite, read_images, summary, write_images
 from segmentation.experiments.process import run_fit
 from segmentation.io.files import write_bytes, write_table
 from segmentation.training.arguments import composed
@@ -142,12 +141,13 @@ def _run(arguments: Sequence[str], fold: int, folds: int, output: Path) -> dict[
 
 def _pool(runs: Sequence[Path], output: Path) -> dict[str, Any]:
     """Write the pooled tables, and return what :func:`table` shows."""
-    tables = [_read_table(run / FILE) for run in runs]
+    tables = [read_images(run / FILE) for run in runs]
     reports = [json.loads((run / "scores.json").read_text()) for run in runs]
     _check_once(runs, tables)
-    rows = [row for part in tables for row in part]
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    rows.sort(key=lambda row: (methods.index(row["method"]), row["id"]))
+    rows = pd.concat(tables)
+    methods = [*rows["method"].unique()]
+    parts = [rows[rows["method"] == method].sort_values("id") for method in methods]
+    rows = pd.concat(parts, ignore_index=True)
     scores = finite(summary(rows))
     shown: dict[str, dict[str, Any]] = {}
     for method in methods:
@@ -179,20 +179,11 @@ def _numbers(found: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if isinstance(value, (int, float))}
 
 
-def _read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of ``per_image.csv``, an empty cell as NaN."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: v if k in ABOUT else _number(v) for k, v in row.items()} for row in rows]
-
-
-def _number(text: str) -> float:
-    return float(text or "nan") if "." in text or not text.lstrip("-").isdigit() else int(text)
-
-
-def _check_once(runs: Sequence[Path], tables: Sequence[list[dict[str, Any]]]) -> None:
+def _check_once(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> None:
     """Every image of every part of every split is tested once by each method."""
-    tested = Counter((row["method"], row["id"]) for part in tables for row in part)
+    tested = Counter(
+        pair for part in tables for pair in zip(part["method"], part["id"], strict=True)
+    )
     splits = [json.loads((run / "split.json").read_text()) for run in runs]
     images = sorted({name for split in splits for part in PARTS for name in split[part]})
     for method in sorted({method for method, _ in tested}):

@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 from segmentation.checkpoints import read_checkpoint
 from segmentation.data.examples import Batch
 from segmentation.errors import UserError
-from segmentation.metrics import pixel_metrics
+from segmentation.metrics import ScoreTable
 from segmentation.models import UNetPlusPlus
 from segmentation.predict.export import save_for_inference
 from segmentation.predictor import Predictor
@@ -54,8 +54,8 @@ class ChooseHead(Callback):
         if self.level is not None and self.level not in net.levels:
             raise UserError(f"--level {self.level}: the network has the heads {net.levels}")
         self.nets = {str(level): net.pruned(level).eval() for level in net.levels} | {"all": net}
-        metrics = pixel_metrics(pl_module.target.threshold)
-        self.scores = {name: metrics.clone().to(pl_module.device) for name in self.nets}
+        table = ScoreTable(pl_module.target.threshold, objects=False).to(pl_module.device)
+        self.scores = {name: table.clone() for name in self.nets}
         self.seconds = {name: MeanMetric().to(pl_module.device) for name in self.nets}
 
     def on_validation_batch_end(
@@ -76,7 +76,7 @@ class ChooseHead(Callback):
             foreground = pl_module.target.foreground(pl_module.as_scored(probs, batch["labels"]))
             _synchronize(pl_module.device)
             self.seconds[name].update(time.perf_counter() - start)
-            self.scores[name].update(foreground, batch["labels"] > 0)
+            self.scores[name].update(batch["labels"], probs=foreground)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Print the table and save."""

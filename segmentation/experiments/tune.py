@@ -4,33 +4,25 @@ import copy
 import inspect
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import Callback, Trainer
-from torchmetrics import Metric
 
 from segmentation.checkpoints import read_checkpoint, sidecar
 from segmentation.data.examples import Batch
 from segmentation.errors import UserError
 from segmentation.io.files import sha256_of, write_bytes
-from segmentation.metrics import F1, ImageF1, ImageIoU, IoU
-from segmentation.metrics.instance import ObjectScores
-from segmentation.metrics.matching import SCORES
+from segmentation.metrics import OBJECT_SCORES, ScoreTable
 from segmentation.objects import clean_objects
 from segmentation.targets import Target
 from segmentation.training.cli import run
 
-PIXELS: Mapping[str, Callable[..., Metric]] = {
-    "iou": IoU,
-    "image_iou": ImageIoU,
-    "f1": F1,
-    "image_f1": ImageF1,
-}
-OBJECTS = [prefix + name for prefix in ("image_", "") for name in SCORES if name != "count_error"]
+PIXELS = ("iou", "image_iou", "f1", "image_f1")
+OBJECTS = [f"{mean}{name}" for mean in ("image_", "") for name in OBJECT_SCORES[:-1]]  # no errors
 CLEANING = ("min_size", "fill_holes")  # what happens after instances are found
 
 
@@ -106,16 +98,16 @@ class Search:
 
     def _measured(self) -> float:
         if self.score in PIXELS:
-            metric = PIXELS[self.score](threshold=self.target.threshold)
+            table = ScoreTable(self.target.threshold, objects=False)
             for probs, truth in zip(self.probs, self.truth, strict=True):
                 batch = torch.from_numpy(probs.astype(np.float32))[None]
-                metric.update(self.target.foreground(batch), torch.from_numpy(truth > 0)[None])
-            return float(metric.compute())
-        objects = ObjectScores()
+                table.update(torch.from_numpy(truth)[None], probs=self.target.foreground(batch))
+            return float(table.compute()[self.score])
+        table = ScoreTable()
         for found, truth in zip(self._instances(), self.truth, strict=True):
             labels = clean_objects(found, self.target.min_size, self.target.fill_holes)
-            objects.update(torch.from_numpy(labels)[None], torch.from_numpy(truth)[None])
-        return float(objects.compute()[self.score])
+            table.update(torch.from_numpy(truth)[None], torch.from_numpy(labels)[None])
+        return float(table.compute()[self.score])
 
     def _instances(self) -> list[np.ndarray]:
         """Label maps before cleaning: made anew only when a setting that matters changed."""

@@ -1,43 +1,15 @@
-"""Scores of pixels, of objects and of outlines: pure functions and torchmetrics classes over them.
+"""Scores of pixels, objects and outlines: counts of an image, scores of counts, a table of both."""
 
-Pixels: `functional` and `pixel`. Objects: `matching` and `instance`. Outlines: both in `boundary`.
-"""
-
-from segmentation.metrics.boundary import BoundaryScores, boundary_f, hd95
-from segmentation.metrics.instance import ObjectScores, object_metrics
-from segmentation.metrics.matching import Overlaps, object_scores, overlaps
-from segmentation.metrics.pixel import (
-    AUROC,
-    F1,
-    AveragePrecision,
-    ImageF1,
-    ImageIoU,
-    ImageMeanIoU,
-    IoU,
-    MeanIoU,
-    Precision,
-    Recall,
-    pixel_metrics,
-)
+from segmentation.metrics.counts import image_counts, overlaps
+from segmentation.metrics.scores import OBJECT_SCORES, PIXEL_SCORES, better, scores_of
+from segmentation.metrics.table import ScoreTable
 
 __all__ = [
-    "AUROC",
-    "F1",
-    "AveragePrecision",
-    "BoundaryScores",
-    "ImageF1",
-    "ImageIoU",
-    "ImageMeanIoU",
-    "IoU",
-    "MeanIoU",
-    "ObjectScores",
-    "Overlaps",
-    "Precision",
-    "Recall",
-    "boundary_f",
-    "hd95",
-    "object_metrics",
-    "object_scores",
+    "OBJECT_SCORES",
+    "PIXEL_SCORES",
+    "ScoreTable",
+    "better",
+    "image_counts",
     "overlaps",
-    "pixel_metrics",
+    "scores_of",
 ]

@@ -17,9 +17,9 @@ from segmentation.evaluation import plots
 from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.overlays import data_url
 from segmentation.evaluation.pages import render
-from segmentation.evaluation.scores import better
 from segmentation.io.files import write_bytes
 from segmentation.io.images import read_image
+from segmentation.metrics import better
 from segmentation.training.messages import one_line
 
 PAGE, SUMMARY = "report.html", "summary.json"

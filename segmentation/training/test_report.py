@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.examples import Batch
-from segmentation.evaluation.images import finite, score_image, summary
 from segmentation.evaluation.overlays import error_overlay, on_one_size
-from segmentation.evaluation.tables import FILE, write_images
+from segmentation.evaluation.table import FILE, finite, summary, write_images
 from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
+from segmentation.metrics import ScoreTable
 from segmentation.objects import label_components
 from segmentation.targets import otsu
 from segmentation.training.loggers import RobustWandbLogger
@@ -42,11 +43,13 @@ class TestReport(Callback):
 
     def __init__(self, folder: Path, pictures: int = 4) -> None:
         self.folder, self.pictures = folder, pictures
-        self.rows: list[dict[str, Any]] = []
+        self.baselines: dict[str, ScoreTable] = {}
         self.masks: dict[str, bytes] = {}  # packed predictions of the network, for their pictures
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.rows, self.masks = [], {}
+        device = pl_module.device
+        self.baselines = {name: ScoreTable(boundary=True).to(device) for name in METHODS[1:]}
+        self.masks = {}
 
     def on_test_batch_end(
         self,
@@ -57,63 +60,54 @@ class TestReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Score each image by each method."""
+        """Score the baselines on the batch; the network was by the task."""
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        threshold = pl_module.target.threshold
-        for i, name in enumerate(batch["id"]):
-            truth = batch["labels"][i].cpu().numpy()
-            mask = (outputs["foreground"][i] > threshold).cpu().numpy()
-            labels = outputs["instances"][i].cpu().numpy()
-            baseline = label_components(otsu(data.gray(name)))
+        masks = (outputs["foreground"] > pl_module.target.threshold).cpu().numpy()
+        for name, mask in zip(batch["id"], masks, strict=True):
             self.masks[name] = zlib.compress(np.packbits(mask).tobytes(), 1)
-            for method, found, pixels in (
-                ("network", labels, mask),
-                ("otsu", baseline, baseline > 0),
-                ("nothing", np.zeros_like(truth), np.zeros(truth.shape, bool)),
-            ):
-                about = {"method": method, "id": name}
-                about |= {"kind": batch["kind"][i], "group": batch["group"][i]}
-                self.rows.append({**about, **score_image(truth, found, pixels)})
+        truth = batch["labels"]
+        found = [label_components(otsu(data.gray(name))) for name in batch["id"]]
+        labels = torch.from_numpy(np.stack(found))
+        about = (None, batch["id"], batch["kind"], batch["group"])
+        self.baselines["otsu"].update(truth, labels.to(truth.device), *about)
+        self.baselines["nothing"].update(truth, torch.zeros_like(truth), *about)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Bring the processes' rows together; the first process writes."""
-        rows, masks = self.rows, self.masks
+        table = pl_module.test_table  # the task resets it after this hook
+        frames = [one.rows() for one in (table, *self.baselines.values())]
+        logged = {name: float(value) for name, value in table.compute().items()}
+        for frame, method in zip(frames, METHODS, strict=True):
+            frame.insert(0, "method", method)
+        masks = self.masks
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, (rows, masks))
-            rows = [row for part, _ in gathered for row in part]
-            masks = {name: mask for _, part in gathered for name, mask in part.items()}
-        rows = sorted(rows, key=lambda row: (METHODS.index(row["method"]), row["id"]))
-        self.rows, self.masks = [], {}
-        # The task's own scores, whose AUROC needs the probabilities. It logs them after this hook.
-        logged = {
-            k.removeprefix("test/"): float(v)
-            for metrics in (pl_module.test_metrics, pl_module.test_objects)
-            for k, v in metrics.compute().items()
-        }
+            torch.distributed.all_gather_object(gathered, masks)
+            masks = {name: mask for part in gathered for name, mask in part.items()}
+        self.baselines, self.masks = {}, {}
         if trainer.is_global_zero:
-            self._write(trainer, rows, masks, logged)
+            self._write(trainer, pd.concat(frames, ignore_index=True), masks, logged)
 
     def _write(
         self,
         trainer: Trainer,
-        rows: list[dict[str, Any]],
+        frame: pd.DataFrame,
         masks: dict[str, bytes],
         logged: dict[str, float],
     ) -> None:
-        scores = finite(summary(rows))
-        scores["network"] |= finite(logged)
+        scores = summary(frame)
+        scores["network"] |= logged  # AUROC needs the probabilities
+        scores = finite(scores)
         write_bytes(self.folder / "scores.json", json.dumps(scores, indent=1).encode())
-        write_images(self.folder / FILE, rows)
-        ious = {row["id"]: row["iou"] for row in rows if row["method"] == "network"}
-        overlays = self._overlays(trainer, ious, masks)
+        write_images(self.folder / FILE, frame)
+        ours = frame[frame["method"] == "network"]
+        overlays = self._overlays(trainer, dict(zip(ours["id"], ours["iou"], strict=True)), masks)
         for logger in trainer.loggers:
             if overlays and isinstance(logger, WandbLogger):
                 shown = on_one_size([*overlays.values()])  # as W&B shows them
                 logger.log_image("test/overlays", shown, caption=[*overlays])
             if isinstance(logger, RobustWandbLogger):
-                picture = partial(_picture, trainer, masks)
-                logger.log_test([row for row in rows if row["method"] == "network"], picture)
+                logger.log_test(ours.to_dict("records"), partial(_picture, trainer, masks))
         print(format_scores(scores))
         print(f"\nscores    {self.folder / 'scores.json'}, {FILE}")
         print(

@@ -14,10 +14,10 @@ from torch import Tensor
 from segmentation.data.examples import Batch
 from segmentation.data.preprocess import resize_image
 from segmentation.evaluation.overlays import error_overlay
-from segmentation.evaluation.scores import better
 from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
-from segmentation.metrics.matching import SCORES
+from segmentation.metrics import better
+from segmentation.metrics.table import LOGGED
 from segmentation.training.loggers import (
     Picture,
     RobustWandbLogger,
@@ -62,7 +62,7 @@ class Tracking(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         for logger in _wandb(trainer) if not self._described else ():
-            logger.describe(self.folder, best_of(pl_module))
+            logger.describe(self.folder, best_of())
         self._described = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -135,9 +135,9 @@ class Tracking(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """The counts that the curves are drawn from, of all processes."""
-        metric = pl_module.test_metrics["auroc"]
-        with metric.sync_context():  # the task resets it after this hook
-            counts = metric.histogram.cpu().numpy()
+        table = pl_module.test_table
+        with table.sync_context():  # the task resets it after this hook
+            counts = table.histogram.cpu().numpy()
         if trainer.is_global_zero:
             text = json.dumps({"foreground": counts[0].tolist(), "background": counts[1].tolist()})
             write_bytes(self.folder / CURVES, text.encode())
@@ -180,13 +180,10 @@ class Tracking(Callback):
         write_bytes(self.folder / "resources.json", json.dumps(used, indent=1).encode())
 
 
-def best_of(task: Any) -> dict[str, str]:
+def best_of() -> dict[str, str]:
     """``max`` or ``min`` by logged name, of all for which there is a best value."""
-    objects = [f"val/{mean}{score}" for score in SCORES for mean in ("", "image_")]
-    names = [*task.val_metrics.keys(), *objects]
     kinds = {"higher": "max", "lower": "min"}
-    found = {name: better(name.removeprefix("val/")) for name in names}
-    scores = {name: kinds[kind] for name, kind in found.items() if kind in kinds}
+    scores = {f"val/{name}": kinds[b] for name in LOGGED if (b := better(name)) in kinds}
     return scores | {"val/loss": "min", "train/loss_epoch": "min"}
 
 

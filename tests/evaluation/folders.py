@@ -1,9 +1,12 @@
 """Folders of label maps and predictions to be scored."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from segmentation.evaluation.evaluate import evaluate
 from segmentation.io.images import write_image
 
 
@@ -31,3 +34,10 @@ def truth(folder: Path, names: str = "abcdef") -> Path:
 def shifted(folder: Path, shifts: dict[str, int]) -> Path:
     """The squares moved; by s pixels their IoU is (6 - s) / (6 + s)."""
     return write(folder, {name: grid(shift) for name, shift in shifts.items()})
+
+
+def scored(truth: Path, prediction: Path, output: Path, **more: Any) -> dict[str, Any]:
+    """What ``scores.json`` holds of an evaluation."""
+    evaluate(truth, prediction, output, **more)
+    report: dict[str, Any] = json.loads((output / "scores.json").read_text())
+    return report

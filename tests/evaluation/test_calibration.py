@@ -13,7 +13,7 @@ from segmentation.evaluation.calibration import (
     reliability_curve,
     roc_curve,
 )
-from segmentation.metrics.functional import probability_histogram
+from segmentation.metrics.counts import probability_histogram
 
 RNG = np.random.default_rng(0)
 

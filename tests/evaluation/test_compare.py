@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from segmentation.__main__ import main
-from segmentation.evaluation.compare import compare
-from segmentation.evaluation.evaluate import evaluate
-from segmentation.evaluation.tables import write_images
+from segmentation.evaluation.compare import comparison
+from segmentation.evaluation.table import write_images
 from segmentation.io.files import write_table
-from tests.evaluation.folders import shifted, truth
+from tests.evaluation.folders import scored, shifted, truth
 from tests.helpers import refusal
 
 RNG = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def run(folder: Path, hits: np.ndarray, first: int = 0, **others: np.ndarray) ->
         for method, some in ({"network": hits} | others).items()
         for i, n in enumerate(some)
     ]
-    write_images(folder / "per_image.csv", rows)
+    write_images(folder / "per_image.csv", pd.DataFrame(rows))
     return str(folder)
 
 
@@ -40,19 +40,19 @@ def found(report: dict[str, Any], score: str) -> dict[str, dict[str, Any]]:
 def test_difference_is_paired(tmp_path: Path) -> None:
     """Every image is better by 6 of 300: the difference is .02 on each, without any width."""
     one, two = run(tmp_path / "a", HITS), run(tmp_path / "b", HITS + 6)
-    row = found(compare([one, two]), "image_iou")[two]
+    row = found(comparison([one, two]), "image_iou")[two]
     ends = row["difference"], row["difference_low"], row["difference_high"]
     assert ends == pytest.approx((0.02, 0.02, 0.02), abs=2e-6)
     assert row["high"] - row["low"] > 0.02  # while the score itself has a width
     assert row["p"] < 1e-5
-    pooled = found(compare([one, two]), "iou")[two]
+    pooled = found(comparison([one, two]), "iou")[two]
     assert pooled["value"] == pytest.approx((HITS + 6).mean() / 300, abs=1e-6)
 
 
 def test_noise_is_no_difference(tmp_path: Path) -> None:
     noise = RNG.permutation(np.repeat([-9, 9], 15))
     specs = [run(tmp_path / "a", HITS), run(tmp_path / "b", HITS + noise)]
-    row = found(compare(specs), "image_iou")[specs[1]]
+    row = found(comparison(specs), "image_iou")[specs[1]]
     assert row["difference_low"] < 0 < row["difference_high"] and row["p"] > 0.5
     # 30 draws of plus or minus 9: the number of pluses is binomial.
     wins = stats.binom.ppf(0.975, 30, 0.5)
@@ -62,7 +62,7 @@ def test_noise_is_no_difference(tmp_path: Path) -> None:
 def test_seeds_are_pooled(tmp_path: Path) -> None:
     base = run(tmp_path / "base", HITS)
     seeds = [run(tmp_path / f"s{k}", HITS + k) for k in (0, 3, 9)]
-    report = compare([base, f"new={','.join(seeds)}"], tmp_path / "out")
+    report = comparison([base, f"new={','.join(seeds)}"])
     row = found(report, "image_iou")["new"]
     assert row["runs"] == 3 and report["runs"]["new"] == tuple(seeds)
     assert row["difference"] == pytest.approx(4 / 300, abs=2e-6)
@@ -74,11 +74,11 @@ def test_baselines_stand_once_among_the_rows(tmp_path: Path) -> None:
     otsu = HITS - 100
     one = run(tmp_path / "a", HITS, otsu=otsu, nothing=np.zeros(30))
     two = run(tmp_path / "b", HITS + 1, otsu=otsu)
-    assert list(found(compare([one, two]), "iou")) == [one, two, "otsu", "nothing"]
-    alone = found(compare([one]), "image_iou")  # with its baselines
+    assert list(found(comparison([one, two]), "iou")) == [one, two, "otsu", "nothing"]
+    alone = found(comparison([one]), "image_iou")  # with its baselines
     assert alone["otsu"]["difference"] == pytest.approx(-1 / 3, abs=2e-6)
     with pytest.raises(Exception, match="nothing to compare with; give a second run"):
-        compare([run(tmp_path / "c", HITS)])
+        comparison([run(tmp_path / "c", HITS)])
 
 
 def test_evaluations_bring_object_scores(
@@ -87,7 +87,7 @@ def test_evaluations_bring_object_scores(
     truth(tmp_path / "t")
     for name, shift in (("one", 1), ("two", 0)):
         shifted(tmp_path / name, dict.fromkeys("abcdef", shift))
-        evaluate(tmp_path / "t", tmp_path / name, tmp_path / f"out_{name}")
+        scored(tmp_path / "t", tmp_path / name, tmp_path / f"out_{name}")
     argv = [f"one={tmp_path / 'out_one'}", f"two={tmp_path / 'out_two'}"]
     output = f"--output={tmp_path / 'cmp'}"
     assert main(["compare", *argv, "--score=ap", "--score=image_hd95", output]) == 0
@@ -117,7 +117,7 @@ def test_scores_that_images_lack_are_left_out_for_all(tmp_path: Path) -> None:
         ]
         write_table(tmp_path / name / "per_image.csv", fields, rows)
     specs = [str(tmp_path / name) for name in "ab"]
-    one, two = found(compare(specs), "image_seg").values()
+    one, two = found(comparison(specs), "image_seg").values()
     assert one["value"] == pytest.approx(0.15) and one["images"] == two["images"] == 2
     assert two["difference"] == pytest.approx(0.2)
 
@@ -135,7 +135,7 @@ def test_groups_widen_the_interval(tmp_path: Path) -> None:
             write_table(tmp_path / f"{group}" / name / "per_image.csv", fields, rows)
     both = []
     for group in (False, True):
-        report = compare([str(tmp_path / f"{group}" / name) for name in "ab"])
+        report = comparison([str(tmp_path / f"{group}" / name) for name in "ab"])
         both.append(list(found(report, "image_iou").values())[1])
         assert report["resampled"]["how_many"] == (6 if group else 30)
     widths = [row["difference_high"] - row["difference_low"] for row in both]
@@ -173,7 +173,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("text", "told"),
     [
         ("a,b\n1,2\n", "lacks the columns"),
-        ("", "lacks the columns"),
+        ("", "cannot be read"),
         ("method,id,tp,fp,fn,tn\nnetwork,a,1,1,1,1\nnetwork,a,1,1,1,1\n", "a occurs twice"),
         ("method,id,tp,fp,fn,tn\nnetwork,a,1,x,1,1\n", "column fp lacks numbers"),
         ("method,id,tp,fp,fn,tn\nnetwork,a,1,1\n", "column fn lacks numbers"),

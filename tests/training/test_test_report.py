@@ -15,7 +15,9 @@ from lightning.pytorch.loggers import WandbLogger
 
 from segmentation.evaluation.overlays import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE
 from segmentation.io.images import read_image
-from segmentation.metrics import object_metrics, object_scores, overlaps, pixel_metrics
+from segmentation.metrics import ScoreTable
+from segmentation.metrics.counts import object_counts, overlaps
+from segmentation.metrics.scores import object_scores
 from segmentation.objects import label_components
 from segmentation.targets import Foreground
 from segmentation.training.test_report import METHODS, TestReport, format_scores
@@ -66,9 +68,8 @@ def report(
         loggers=[],
         checkpoint_callback=None,
     )
-    metrics = pixel_metrics().clone(prefix="test/")
-    objects = object_metrics().clone(prefix="test/")
-    task = SimpleNamespace(target=Foreground(), test_metrics=metrics, test_objects=objects)
+    table = ScoreTable(boundary=True)
+    task = SimpleNamespace(target=Foreground(), test_table=table, device=torch.device("cpu"))
     found.on_test_epoch_start(trainer, task)  # type: ignore[arg-type]
     for start in range(0, len(names), 2):
         some = list(names[start : start + 2])
@@ -78,8 +79,7 @@ def report(
         kinds = [IMAGES[name][2] for name in some]
         batch = {"id": some, "kind": kinds, "group": [""] * len(some), "labels": truth.int() * 7}
         instances = torch.from_numpy(np.stack([label_components(p) for p, _ in pairs]))
-        metrics.update(probs, truth)
-        objects.update(instances, truth.int())
+        table.update(truth.int(), instances, probs, some, kinds, [""] * len(some))
         outputs = {"foreground": probs, "instances": instances}
         found.on_test_batch_end(trainer, task, outputs, batch, start)  # type: ignore[arg-type]
     return found, trainer, task
@@ -145,7 +145,8 @@ def test_objects_are_those_of_the_decoding_and_otsus_components(tmp_path: Path) 
     tables = []
     for network, _, _ in IMAGES.values():
         predicted, truth = masks(*network)
-        tables.append(object_scores(overlaps(truth.astype(int), label_components(predicted))))
+        table = overlaps(truth.astype(int), label_components(predicted))
+        tables.append(object_scores(object_counts(table)))
     for name in ("ap", "ap50", "pq", "aji"):
         mean = sum(table[name] for table in tables) / 5
         assert scores["network"][f"image_{name}"] == pytest.approx(mean)
@@ -183,10 +184,10 @@ def test_a_row_for_every_image_and_method(tmp_path: Path) -> None:
 def test_a_second_test_starts_anew(tmp_path: Path) -> None:
     found, trainer, task = report(tmp_path / "one")
     found.on_test_epoch_end(trainer, task)
-    assert found.rows == []
+    assert found.masks == found.baselines == {}
     found, trainer, task = report(tmp_path / "two")
     found.on_test_epoch_start(trainer, task)  # the first was broken off
-    assert found.rows == []
+    assert found.masks == {} and found.baselines["otsu"].rows().empty
 
 
 def test_pictures_of_the_worst_the_median_and_the_best(tmp_path: Path) -> None:
@@ -216,39 +217,31 @@ def test_a_picture_shows_each_pixels_fate(tmp_path: Path) -> None:
     np.testing.assert_allclose(tinted, wanted, atol=0.5)
 
 
-def test_a_threshold_of_ones_own(tmp_path: Path) -> None:
-    found, trainer, task = report(tmp_path, ())
-    task.target.threshold = 0.8
-    predicted, truth = masks(3, 3, 3)
-    probs = torch.from_numpy(0.3 + 0.4 * predicted).float()[None]  # none above 0.8
-    labels = torch.from_numpy(truth)[None].int()
-    batch: Any = {"id": ["a"], "kind": [""], "group": [""], "labels": labels}
-    found.on_test_batch_end(trainer, task, {"foreground": probs, "instances": labels * 0}, batch, 0)
-    row = next(row for row in found.rows if row["method"] == "network")
-    assert [row[name] for name in ("tp", "fp", "fn", "tn")] == [0, 0, 6, 34]
-
-
 @pytest.mark.parametrize("shares", [("a", "c", "sub/e"), ("b",), ()])
 def test_uneven_shares_of_two_processes(
     shares: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows are gathered as the processes have them, nothing twice and nothing lost."""
+    """Rows and pictures are gathered as the processes have them, nothing twice and nothing lost."""
     rest = [name for name in IMAGES if name not in shares]
     first, trainer, task = report(tmp_path / "both", shares, world=2)
-    second, other, _ = report(tmp_path / "never", rest, rank=1, world=2)
-    sent = [pickle.dumps((part.rows, part.masks)) for part in (first, second)]
+    second, other, other_task = report(tmp_path / "never", rest, rank=1, world=2)
+    sent = [pickle.dumps(part.masks) for part in (first, second)]
 
     def gather(out: list[Any], mine: Any) -> None:
         assert pickle.dumps(mine) in sent
         out[:] = [pickle.loads(part) for part in sent]
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    # The task's own metrics sum over processes themselves.
-    whole = report(tmp_path)[2]
-    task.test_metrics, task.test_objects = whole.test_metrics, whole.test_objects
+    # The tables gather their rows themselves.
+    for one, two in (
+        (task.test_table, other_task.test_table),
+        *zip(first.baselines.values(), second.baselines.values(), strict=True),
+    ):
+        one.merge_state(two)
+        two.merge_state(one)
     first.on_test_epoch_end(trainer, task)
-    second.on_test_epoch_end(other, task)
-    assert not (tmp_path / "never").exists()
+    monkeypatch.setattr(second, "_write", pytest.fail)
+    second.on_test_epoch_end(other, other_task)
     assert json.loads((tmp_path / "both/scores.json").read_text()) == written(tmp_path / "alone")
     files = [
         {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")}

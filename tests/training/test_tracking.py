@@ -16,8 +16,8 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from torch import nn
 
 from segmentation.io.images import read_image
-from segmentation.metrics import pixel_metrics
-from segmentation.metrics.functional import auroc_from_histogram
+from segmentation.metrics import ScoreTable
+from segmentation.metrics.scores import ranking_scores
 from segmentation.training import memory
 from segmentation.training.tracking import CURVES, Tracking, best_of
 from tests import tiny
@@ -203,20 +203,21 @@ def test_memory_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_which_values_are_the_best() -> None:
-    found = best_of(tiny.task())
+    found = best_of()
     assert found["val/iou"] == found["val/auroc"] == found["val/image_ap50"] == "max"
     assert found["val/loss"] == found["train/loss_epoch"] == "min"
     assert "val/count_error" not in found  # neither high nor low
 
 
 def test_the_curves_of_a_test_are_those_of_its_auroc(tmp_path: Path) -> None:
-    metrics: Any = pixel_metrics().clone(prefix="test/")
+    table = ScoreTable(objects=False)
     rng = np.random.default_rng(0)
     truth = torch.from_numpy(rng.random((2, 9, 9)) < 0.4)
-    metrics.update((torch.from_numpy(rng.random((2, 9, 9))).float() + truth) / 2, truth)
-    tested: Any = SimpleNamespace(test_metrics=metrics)
+    probs = (torch.from_numpy(rng.random((2, 9, 9))).float() + truth) / 2
+    table.update(truth.int(), probs=probs)
+    tested: Any = SimpleNamespace(test_table=table)
     Tracking(tmp_path).on_test_epoch_end(other(), tested)
     counts = json.loads((tmp_path / CURVES).read_text())
-    hist = torch.tensor([counts["foreground"], counts["background"]])
+    hist = np.array([counts["foreground"], counts["background"]])
     assert hist.sum() == 2 * 9 * 9 and hist[0].sum() == truth.sum()
-    assert auroc_from_histogram(hist) == metrics.compute()["test/auroc"]
+    assert ranking_scores(hist)["auroc"] == table.compute()["auroc"]

@@ -1,24 +1,24 @@
-"""Intervals and tests over images, as pure functions over tables with one row an image.
+"""Intervals and tests over images, from tables with one row an image.
 
-Every score here is a function of the *sum* of some columns over the images: the mean of a
-per-image score of its sum and the number of images that have one, a pooled ratio of its summed
-counts. A resample of the images is then a row of integer weights, many of them are one matrix, and
-all resampled sums one product (resamples, images) @ (images, columns).
+Every score is a function of the *sum* of some columns over the images. A resample of the images is
+a row of integer weights, many of them are one matrix, and all resampled sums of all scores one
+product. That is why this is not ``scipy.stats.bootstrap``, which calls a function with the images
+of each resample, score by score, and cannot draw groups; its draws differ, too, and with them every
+published interval.
 
-**Images of one subject are not independent.** Frames of a film or slices of a patient resemble each
-other, and an interval that resamples them one by one is too narrow, often by far. Where groups are
-given it is the groups that are resampled, each as a whole (the cluster bootstrap; Field and Welsh
-2007, "Bootstrapping clustered data"), and the rank test compares the groups' means.
+**Images of one subject are not independent**: frames of a film resemble each other, and an interval
+that resamples them one by one is too narrow. Where groups are given, whole groups are drawn (the
+cluster bootstrap; Field and Welsh 2007), and the rank test compares the groups' means.
 
-The intervals are percentile intervals (Efron 1979, "Bootstrap methods: another look at the
-jackknife"). They speak of other images of the same kind, not of another training: for that there
-are seeds. With few images or groups they are too narrow, by a factor of about sqrt((n - 1) / n) and
-what Student's t adds to that: below ten, take them as a hint.
+The intervals are percentile intervals (Efron 1979). They speak of other images of the same kind,
+not of another training. With fewer than ten images or groups they are too narrow: a hint.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+
+from segmentation.metrics.scores import Score
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -34,8 +34,8 @@ def resampled_sums(
 ) -> np.ndarray:
     """Sums of the columns over images that are drawn with replacement.
 
-    Columns that lie in one table are resampled together, which is what makes a comparison of two
-    methods on the same images a paired one.
+    Columns of one table are resampled together, which makes a comparison of two methods on the same
+    images a paired one.
 
     Args:
         rows: (images, columns) finite numbers.
@@ -50,10 +50,8 @@ def resampled_sums(
         ValueError: There is no image, a number is not finite, or the groups are not one an image.
     """
     rows = np.asarray(rows, np.float64)
-    if rows.ndim != 2 or len(rows) == 0:
-        raise ValueError(f"rows must be (images, columns) with an image, got {rows.shape}")
-    if not np.isfinite(rows).all():
-        raise ValueError("rows must be finite; give what is missing the value 0 and the count 0")
+    if rows.ndim != 2 or len(rows) == 0 or not np.isfinite(rows).all():
+        raise ValueError(f"rows must be finite, (images, columns) with an image, got {rows.shape}")
     if groups is not None:
         rows = group_sums(rows, groups)
     count, rng = len(rows), np.random.default_rng(seed)
@@ -66,12 +64,18 @@ def resampled_sums(
     return sums
 
 
-def group_sums(rows: np.ndarray, groups: Sequence[str]) -> np.ndarray:
-    """Sums of (images, columns) over each group, the groups sorted: (groups, columns) float64.
+def resample(scores: Sequence[Score], groups: Sequence[str] | None) -> list[np.ndarray]:
+    """Scores of the same images, each (resamples,) on the same resamples of them."""
+    # Scores that are pooled share their rows, which need summing only once.
+    blocks = list({id(score.rows): score.rows for score in scores}.values())
+    ends = np.cumsum([block.shape[1] for block in blocks])[:-1]
+    parts = np.split(resampled_sums(np.hstack(blocks), groups), ends, axis=1)
+    sums = {id(block): part for block, part in zip(blocks, parts, strict=True)}
+    return [score.of_sums(sums[id(score.rows)]) for score in scores]
 
-    Raises:
-        ValueError: The groups are not one an image.
-    """
+
+def group_sums(rows: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    """Sums of (images, columns) over each group, the groups sorted: (groups, columns) float64."""
     if len(groups) != len(rows):
         raise ValueError(f"{len(groups)} groups for {len(rows)} images")
     names, places = np.unique(np.asarray(groups, str), return_inverse=True)
@@ -95,13 +99,9 @@ def percentile_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float
 def rank_test(differences: np.ndarray, groups: Sequence[str] | None = None) -> float:
     """Two-sided p of Wilcoxon's signed-rank test that paired differences are centred on 0.
 
-    Differences of 0 are ranked, then dropped (Pratt 1959, "Remarks on zeros and ties in the
-    Wilcoxon signed rank procedures"): two methods that agree on most images are not told apart by
-    the few on which they differ as if the others had not been seen. If all are 0, p is 1. With
-    groups each group is one observation, the mean of its differences.
-
-    Up to fifty it is exact, ties and zeros or not, as the ranks are given all signs; beyond,
-    SciPy's normal approximation.
+    Differences of 0 are ranked, then dropped (Pratt 1959): two methods that agree on most images
+    are not told apart by the few on which they differ as if the others had not been seen. If all
+    are 0, p is 1. With groups each group is one observation, the mean of its differences.
 
     Args:
         differences: (images,); NaN, where one of the two has no score, is left out.
@@ -125,8 +125,8 @@ def rank_test(differences: np.ndarray, groups: Sequence[str] | None = None) -> f
         return 1.0
     if len(values) > _EXACT:
         return float(wilcoxon(values, zero_method="pratt").pvalue)
-    # With ties SciPy tries all signs: seconds for a dozen images. Here the sums of ranks
-    # (doubled: ties have halves) are counted, one rank after another.
+    # With ties SciPy is either not exact or tries all signs: seconds for a dozen images. Here the
+    # sums of ranks (doubled: ties have halves) are counted, one rank after another.
     doubled = (2 * rankdata(np.abs(values))).astype(int)[values != 0]
     counts = np.ones(1)
     for rank in doubled:

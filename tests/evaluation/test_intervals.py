@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from segmentation.evaluation import bootstrap
-from segmentation.evaluation.bootstrap import (
+from segmentation.evaluation import intervals
+from segmentation.evaluation.intervals import (
     group_sums,
     percentile_interval,
     rank_test,
@@ -78,7 +78,7 @@ def test_groups_are_drawn_as_wholes() -> None:
 
 def test_draws_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     once = resampled_sums(SCORES, resamples=50)
-    monkeypatch.setattr(bootstrap, "_CELLS", 3 * 200)
+    monkeypatch.setattr(intervals, "_CELLS", 3 * 200)
     np.testing.assert_allclose(resampled_sums(SCORES, resamples=50), once, rtol=1e-12)
     assert (resampled_sums(SCORES, resamples=50, seed=1) != once).any()
     rows = np.array([[2.0**52 + 1, 1], [1, 0]])

@@ -1,0 +1,174 @@
+"""Every score as a pure function of the summed rows of :mod:`segmentation.metrics.counts`.
+
+A plain name is pooled over all pixels or objects of all images; ``image_…`` is the mean over
+images, where a small image weighs as much as a large one.
+
+- ``iou``, ``f1`` (Dice), ``precision``, ``recall`` of the foreground's pixels, ``mean_iou`` of
+  foreground and background; ``auroc``, ``average_precision`` over all pixels' probabilities.
+- ``ap50``, ``ap75``, ``ap90``: TP / (TP + FP + FN) of objects at IoU >= .5, .75, .9; ``ap``: its
+  mean over .5, .55, … .95. The "average precision" of the Data Science Bowl 2018 (Caicedo et al.,
+  Nature Methods 2019), which is no area under a curve; ``image_ap`` is Kaggle's score.
+- ``f1_50``, ``f1_70``, ``f1_90``, ``precision_50``, ``recall_50``: of objects, at these IoU.
+- ``pq`` = ``sq`` × ``rq``: panoptic quality (Kirillov et al., CVPR 2019); mean IoU of the matches
+  above .5, and their F1. Elsewhere a pair whose IoU *is* .5 matches (Kaggle asks for more).
+- ``aji``: aggregated Jaccard index (Kumar et al., IEEE Transactions on Medical Imaging 2017).
+- ``seg``: the Cell Tracking Challenge's (Maška et al., Bioinformatics 2014): mean over true objects
+  of the IoU with the predicted object that covers more than half of it, 0 without one.
+- ``matched_iou``: mean IoU of the matches at .5; ``count_error``: predicted minus true objects.
+
+**A ratio of 0 / 0 is 1 without any error, else 0.** An empty image scores 1 if nothing is predicted
+(Kaggle's rule for Dice) and 0 if something is. Without true objects SEG and the mean matched IoU
+are NaN and left out of means. AUROC is NaN unless both classes occur, average precision without
+foreground, and every score without an image.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from segmentation.metrics.counts import LENGTH_UNIT, OBJECTS, PIXELS, THRESHOLDS, UNIT
+
+PIXEL_SCORES = ("iou", "f1", "precision", "recall", "mean_iou")
+OBJECT_SCORES = (
+    *("ap50", "ap75", "ap90", "ap", "f1_50", "f1_70", "f1_90", "precision_50", "recall_50"),
+    *("pq", "sq", "rq", "aji", "seg", "matched_iou", "count_error"),
+)
+_LOWER = ("hd95", "ece", "abs_count_error")
+
+
+def pixel_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """``PIXEL_SCORES`` from ``[tp, fp, fn, tn]``: (..., 4) ► (...) float64 each.
+
+    >>> float(pixel_scores(np.array([3, 1, 0, 6]))["iou"])
+    0.75
+    """
+    tp, fp, fn, tn = np.moveaxis(np.asarray(counts), -1, 0)
+
+    def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+        score = numerator / np.maximum(denominator, 1)
+        score = np.where(denominator == 0, fp + fn == 0, score)
+        return np.where(tp + fp + fn + tn == 0, math.nan, score)
+
+    iou, background = ratio(tp, tp + fp + fn), ratio(tn, tn + fp + fn)
+    f1, precision, recall = ratio(2 * tp, 2 * tp + fp + fn), ratio(tp, tp + fp), ratio(tp, tp + fn)
+    return dict(
+        zip(PIXEL_SCORES, (iou, f1, precision, recall, (iou + background) / 2), strict=True)
+    )
+
+
+def object_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """``OBJECT_SCORES`` from ``object_counts``: (..., 18) ► (...) float64 each."""
+    tp, rest = np.split(np.moveaxis(np.asarray(counts), -1, 0), [len(THRESHOLDS)])
+    true, predicted, matched, above, strict, seg, intersection, union = rest
+    objects = true + predicted
+
+    def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+        score = numerator / np.maximum(denominator, 1)
+        return np.asarray(np.where(denominator == 0, objects == 0, score))
+
+    def where_true(score: np.ndarray) -> np.ndarray:
+        return np.asarray(np.where(true == 0, math.nan, score))
+
+    ap, f1 = ratio(tp, objects - tp), ratio(2 * tp, objects)
+    scores = (
+        *(ap[0], ap[5], ap[8], ap.mean(0), f1[0], f1[4], f1[8]),
+        *(ratio(tp[0], predicted), ratio(tp[0], true)),
+        *(ratio(2 * UNIT * strict, objects), ratio(UNIT * strict, above)),
+        ratio(2 * above, objects),
+        ratio(intersection, union),
+        *(where_true(ratio(UNIT * seg, true)), where_true(ratio(UNIT * matched, tp[0]))),
+        (predicted - true).astype(np.float64),
+    )
+    return dict(zip(OBJECT_SCORES, scores, strict=True))
+
+
+def ranking_scores(histogram: np.ndarray) -> dict[str, np.ndarray]:
+    """``auroc`` and ``average_precision`` from ``probability_histogram``: (..., 2, bins) ► (...).
+
+    Pixels of one bin are ties, which count one half in AUROC (Hanley and McNeil 1982). Average
+    precision is without interpolation, as in scikit-learn.
+    """
+    fg, bg = np.moveaxis(histogram.astype(np.float64), -2, 0)  # their products pass 2^63
+    wins = (fg * (bg.cumsum(-1) - bg / 2)).sum(-1)
+    tp = fg[..., ::-1].cumsum(-1)
+    precision = tp / np.maximum(tp + bg[..., ::-1].cumsum(-1), 1)
+    with np.errstate(invalid="ignore"):
+        auroc = wins / (fg.sum(-1) * bg.sum(-1))
+        average = (fg[..., ::-1] * precision).sum(-1) / fg.sum(-1)
+    return {"auroc": auroc, "average_precision": average}
+
+
+def image_columns(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Counts and scores of images, (images, 4, 22 or 24), as the columns of ``per_image.csv``."""
+    pixels, objects, boundary = np.split(rows, [4, 4 + len(OBJECTS)], axis=1)
+    columns = dict(zip(PIXELS, pixels.T, strict=True)) | pixel_scores(pixels)
+    if objects.shape[1]:
+        columns |= object_scores(objects)
+    if boundary.shape[1]:
+        columns |= {"boundary_f": boundary[:, 0] * UNIT, "hd95": boundary[:, 1] * LENGTH_UNIT}
+    return columns | dict(zip(OBJECTS, objects.T, strict=False))
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score over images.
+
+    Attributes:
+        name: ``image_…`` is a mean over images, others are pooled.
+        rows: (images, columns) finite numbers.
+        of_sums: (..., columns) ► (...), from the columns' sums over any images.
+        images: How many images have it.
+    """
+
+    name: str
+    rows: np.ndarray
+    of_sums: Callable[[np.ndarray], np.ndarray]
+    images: int
+
+    @property
+    def value(self) -> float:
+        """Over all images, the same to the bit in any order of them."""
+        if not self.images:
+            return math.nan
+        return float(self.of_sums(np.array([math.fsum(column) for column in self.rows.T])))
+
+
+def scores_of(columns: Mapping[str, np.ndarray]) -> dict[str, Score]:
+    """Every score that some columns (images,) of a table allow, by its name.
+
+    Pooled where counts of pixels and objects are columns; and the mean over images of every other
+    column, NaN and infinity left out. Beside ``image_count_error``, in which too many and too few
+    cancel out, stands the mean of its size, ``image_abs_count_error``.
+    """
+    scores = {}
+    for counts, names, pool in (
+        (PIXELS, PIXEL_SCORES, pixel_scores),
+        (OBJECTS, OBJECT_SCORES, object_scores),
+    ):
+        if set(counts) <= set(columns):
+            rows = np.stack([columns[name] for name in counts], axis=1).astype(np.float64)
+            for name in names:
+                of_sums = partial(lambda pool, name, sums: pool(sums)[name], pool, name)
+                scores[name] = Score(name, rows, of_sums, len(rows))
+    single = {k: v for k, v in columns.items() if k not in (*PIXELS, *OBJECTS)}
+    if "count_error" in single:
+        single["abs_count_error"] = np.abs(single["count_error"])
+    for column, values in single.items():
+        known = np.isfinite(values)
+        rows = np.stack([np.where(known, values, 0.0), known], axis=1)
+        scores[f"image_{column}"] = Score(f"image_{column}", rows, _mean, int(known.sum()))
+    return scores
+
+
+def better(name: str) -> str:
+    """Which values of a score are good: ``"higher"``, ``"lower"`` or ``"near 0"``."""
+    name = name.removeprefix("image_")
+    return "near 0" if name == "count_error" else "lower" if name in _LOWER else "higher"
+
+
+def _mean(sums: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums[..., 0] / sums[..., 1])
