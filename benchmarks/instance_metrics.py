@@ -1,6 +1,6 @@
 """All object scores of an image of about 300 nuclei against StarDist's and Cellpose's functions.
 
-- *Package*: ``object_scores(overlaps(truth, prediction))``, all 16 scores.
+- *Package*: ``object_scores(object_counts(overlaps(truth, prediction)))``, all 16 scores.
 - *StarDist* (``--stardist-python``): ``stardist.matching.matching`` at the IoU .5, .55, … .95: most
   of these scores, without AJI and SEG.
 - *Cellpose* (``--cellpose-python``): ``cellpose.metrics.average_precision`` at the same, and
@@ -12,8 +12,8 @@ the clock starts. All run on one thread and are timed by the processor's time, w
 do not lengthen. That they find the same figures is what ``tests/metrics`` checks, with the same
 calls (``tests/metrics/fixtures/reference.py``).
 
-What an update of ``object_metrics()`` costs on a validation image is measured on the side: all
-scores, pooled and as sums over images, for 256² with about 40 nuclei.
+What an update of ``ScoreTable()`` costs on a validation image is measured on the side: the counts
+that all scores of objects follow from, for 256² with about 40 nuclei.
 """
 
 import subprocess
@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from common import HERE, Report, alternate, answer, arguments, ratio
 from torch import Tensor
-from torchmetrics import MetricCollection
 
 from segmentation.datasets.synthetic_nuclei import make_nuclei
-from segmentation.metrics import object_metrics, object_scores, overlaps
+from segmentation.metrics import ScoreTable
+from segmentation.metrics.counts import object_counts, overlaps
+from segmentation.metrics.scores import object_scores
 from tests.metrics.fixtures.make import numbered, with_errors
 
 REFERENCE = HERE.parent / "tests" / "metrics" / "fixtures" / "reference.py"
@@ -86,10 +87,10 @@ def main() -> None:
         )
         report.note(f"{name}: {about}.")
     truth, prediction = (torch.from_numpy(labels)[None] for labels in example(256, 40))
-    metrics = object_metrics()
+    metrics = ScoreTable()
     arms = {"update": partial(time_update, metrics, prediction, truth)}
     values = alternate(arms, 3 * args.repeats)["update"]
-    about = f"256², {truth.max()} true and {prediction.max()} predicted: object_metrics().update()"
+    about = f"256², {truth.max()} true and {prediction.max()} predicted: ScoreTable().update()"
     report.add(about, "ms/image", [1000 * v for v in values])
     report.finish(args.output)
 
@@ -107,14 +108,14 @@ def example(size: int, objects: int) -> Pair:
 def time_package(pair: Pair) -> float:
     """Seconds of processor time."""
     start = time.process_time()
-    object_scores(overlaps(*pair))
+    object_scores(object_counts(overlaps(*pair)))
     return time.process_time() - start
 
 
-def time_update(metrics: MetricCollection, prediction: Tensor, truth: Tensor) -> float:
+def time_update(metrics: ScoreTable, prediction: Tensor, truth: Tensor) -> float:
     """Seconds of processor time."""
     start = time.process_time()
-    metrics.update(prediction, truth)
+    metrics.update(truth, prediction)
     return time.process_time() - start
 
 

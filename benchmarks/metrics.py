@@ -1,6 +1,6 @@
-"""The nine pixel scores of this package against torchmetrics' own, per validation image.
+"""The pixel scores of this package against torchmetrics' own, per validation image.
 
-An update of ``pixel_metrics()`` (IoU, F1, precision, recall, mean IoU, two means over images, AUROC
+An update of ``ScoreTable(objects=False)`` (IoU, F1, precision, recall, mean IoU, two means over images, AUROC
 and average precision) against an update of a MetricCollection of BinaryJaccardIndex, BinaryF1Score,
 BinaryPrecision, BinaryRecall and BinaryAUROC with the customary 200 thresholds, or with 1024 as
 there are bins here. Fair because both get the same probabilities and masks, on one thread, with all
@@ -31,7 +31,9 @@ from torchmetrics.classification import (
 )
 
 from segmentation.datasets.synthetic_nuclei import make_nuclei
-from segmentation.metrics import pixel_metrics
+from segmentation.metrics import ScoreTable
+
+Scores = ScoreTable | MetricCollection
 
 
 def main() -> None:
@@ -47,8 +49,8 @@ def main() -> None:
     )
     for size in args.sizes:
         probs, mask = (part[None] for part in example(size, seed=0))
-        collections = {
-            "package": pixel_metrics(),
+        collections: dict[str, Scores] = {
+            "package": ScoreTable(objects=False),
             "stock, 200 thresholds": stock(200),
             "stock, 1024 thresholds": stock(1024),
             "stock without AUROC": stock(0),
@@ -92,25 +94,29 @@ def stock(thresholds: int | None) -> MetricCollection:
     )
 
 
-def time_updates(metrics: MetricCollection, probs: Tensor, mask: Tensor, updates: int) -> float:
+def time_updates(metrics: Scores, probs: Tensor, mask: Tensor, updates: int) -> float:
     """Seconds an update. The first round, a warm-up, forms the compute groups."""
 
     def run() -> None:
         for _ in range(updates):
-            metrics.update(probs, mask)
+            if isinstance(metrics, ScoreTable):
+                metrics.update(mask.int(), probs=probs)
+            else:
+                metrics.update(probs, mask)
 
     return seconds(run) / updates
 
 
-def time_exact(metrics: MetricCollection, probs: Tensor, mask: Tensor, updates: int) -> float:
+def time_exact(metrics: Scores, probs: Tensor, mask: Tensor, updates: int) -> float:
     """Seconds an image of updates and one compute() over all of them."""
     metrics.reset()
     return time_updates(metrics, probs, mask, updates) + seconds(metrics.compute) / updates
 
 
-def time_compute(metrics: MetricCollection) -> float:
+def time_compute(metrics: Scores) -> float:
     """Seconds for the scores of an epoch; torchmetrics would keep the result."""
-    for metric in metrics.values(copy_state=False):
+    single = [metrics] if isinstance(metrics, ScoreTable) else metrics.values(copy_state=False)
+    for metric in single:
         metric._computed = None
     return seconds(metrics.compute)
 
@@ -126,8 +132,8 @@ def accuracy(report: Report, images: int) -> None:
         usual, wanted = [], []
         for seed in range(images):
             probs, mask = example(512, seed, sharpness)
-            ours, theirs = pixel_metrics(), BinaryAUROC(thresholds=200)
-            ours.update(probs[None], mask[None])
+            ours, theirs = ScoreTable(objects=False), BinaryAUROC(thresholds=200)
+            ours.update(mask[None].int(), probs=probs[None])
             scores = ours.compute()
             for name, function in exact.items():
                 truth = function(mask.numpy().ravel(), probs.numpy().ravel())
