@@ -1,10 +1,11 @@
 """The pixel scores of this package against torchmetrics' own, per validation image.
 
-An update of ``ScoreTable(objects=False)`` (IoU, F1, precision, recall, mean IoU, two means over images, AUROC
-and average precision) against an update of a MetricCollection of BinaryJaccardIndex, BinaryF1Score,
-BinaryPrecision, BinaryRecall and BinaryAUROC with the customary 200 thresholds, or with 1024 as
-there are bins here. Fair because both get the same probabilities and masks, on one thread, with all
-their input checks; compute groups are formed before the clock starts; ours does four scores more.
+An update of ``ScoreTable(objects=False)`` (IoU, F1, precision, recall, mean IoU, two means over
+images, AUROC and average precision) against an update of a MetricCollection of BinaryJaccardIndex,
+BinaryF1Score, BinaryPrecision, BinaryRecall and BinaryAUROC with the customary 200 thresholds, or
+with 1024 as there are bins here. Fair because both get the same probabilities and masks, on one
+thread, with all their input checks; compute groups are formed before the clock starts; ours does
+four scores more.
 The exact AUROC (no thresholds) only stores pixels in its update, so its compute() counts as well.
 
 How near the binned AUROC and average precision come to scikit-learn's exact values is measured on
