@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.distance import cdist
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from segmentation.datasets.synthetic import make_nuclei
+from segmentation.datasets.synthetic_nuclei import make_nuclei
 from segmentation.metrics import counts
 from segmentation.metrics.counts import (
     LENGTH_UNIT,
