@@ -26,13 +26,16 @@ COMMANDS = {
     "init": "segmentation.config_files:init",
     "evaluate": "segmentation.evaluation.evaluate:evaluate",
     "compare": "segmentation.evaluation.compare:compare",
+    "audit": "segmentation.evaluation.audit:audit",
+    "doctor": "segmentation.doctor:doctor",
+    "sweep count": "segmentation.experiments.sweep.commands:count",
+    "sweep run": "segmentation.experiments.sweep.commands:run",
+    "sweep status": "segmentation.experiments.sweep.commands:status",
+    "sweep best": "segmentation.experiments.sweep.commands:best",
 }
 _OLD = (
     "crossvalidate",
-    "audit",
     "reproduce",
-    "sweep",
-    "doctor",
 )
 
 
@@ -90,10 +93,6 @@ def _run(words: list[str]) -> int:
             with leaving():  # the imports take seconds, too
                 return call(name, COMMANDS[name], words[count:])
     if words[0] in _OLD:
-        if words[0] == "sweep":
-            from segmentation.experiments.sweep.commands import sweep
-
-            return sweep(words[1:])
         from segmentation import old_commands
 
         status: int = getattr(old_commands, words[0])(words[1:])

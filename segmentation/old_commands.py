@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segmentation.arguments import Parser
-from segmentation.data_commands import audit as audit
-from segmentation.doctor.commands import doctor as doctor
 from segmentation.errors import UserError
 
 

@@ -1,70 +1,152 @@
-"""What is wrong with a dataset, and what it is like: a page, a JSON and a corrections file."""
+"""What is wrong with a data set, and what it is like: a page, a JSON and a corrections file."""
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import yaml
 
 from segmentation.cores import usable_cores
 from segmentation.data.cache import Entry, Store, decoded, map_ordered
 from segmentation.data.sample import Record, Sample, Source
 from segmentation.data.splits import PARTS, Split, straddling
 from segmentation.errors import UserError
-from segmentation.evaluation.audit.distributions import distributions
-from segmentation.evaluation.audit.duplicates import Duplicates, find_duplicates, straddling_pairs
+from segmentation.evaluation.audit.duplicates import (
+    Duplicates,
+    Pair,
+    find_duplicates,
+    straddling_pairs,
+)
 from segmentation.evaluation.audit.page import overview, page
-from segmentation.evaluation.audit.samples import FLAWS, examine
-from segmentation.evaluation.audit.template import template
+from segmentation.evaluation.audit.samples import FLAWS, SampleFacts, distributions, examine
 
-NEAR, AGREE, SMALL = 0.4, 0.7, 10
 FILES = ("audit.html", "audit.json", "corrections.yaml")
-
-Overlaps = Callable[[Record], int]
+CORRECTIONS = """\
+# Corrections of {name}: suggestions of `segmentation audit`. None is in force.
+# Take the # from the start of a line to follow it, add your own, and train with the option
+# --data.corrections THIS_FILE
+# drop:   these samples are left out.
+# prefer: the first sample gets the mask of the second.
+# merge:  all samples of a list, such as - [A, B], get the union of their masks.
+drop:
+{drop}
+prefer:
+{prefer}
+merge:
+"""
+# What is read: the data module, and those of its own options that the reader needs.
+_MODULES = {
+    "dsb2018": ("DSB2018DataModule", ()),
+    "bbbc039": ("BBBC039DataModule", ()),
+    "dic_hela": ("DICHeLaDataModule", ("truth",)),
+    "ultrasound_nerve": ("UltrasoundNerveDataModule", ()),
+    "folder": ("FolderDataModule", ("images", "masks", "mask_type")),
+}
 
 
 def audit(
+    dataset: Literal["dsb2018", "bbbc039", "dic_hela", "ultrasound_nerve", "folder"],
+    /,
+    *,
+    root: str,
+    output: Path,
+    split: Path | None = None,
+    corrections: str | None = None,
+    near: float = 0.4,
+    agree: float = 0.7,
+    small: int = 10,
+    images: str | None = None,
+    masks: str | None = None,
+    mask_type: Literal["binary", "labels", "objects"] | None = None,
+    truth: Literal["gold", "silver", "best"] | None = None,
+) -> int:
+    """Duplicates, leaks, faulty labels and distributions of a data set, as a page and a JSON.
+
+    The status is 1 when samples cannot be read; the others are audited all the same.
+
+    Args:
+        dataset: Which; folder: your own images.
+        root: Where it is, as data.root in a config.
+        output: Gets audit.html, audit.json and corrections.yaml; must not exist yet.
+        split: ``split.json`` of a run, to look for leaks in; the default split otherwise.
+        corrections: Audit what the data are after these corrections.
+        near: Largest difference of near-duplicates: 0 equal, 1.4 unrelated.
+        agree: Masks of duplicates with an IoU below this contradict each other.
+        small: List objects of fewer pixels than this.
+        images: Of a folder: name of the images' folder.
+        masks: Of a folder: name of the masks' folder.
+        mask_type: Of a folder: what a mask holds.
+        truth: Of dic_hela: which.
+
+    Raises:
+        UserError: An option is out of its range or not of this data set, or as :func:`make_audit`.
+    """
+    for name, value, allowed in (
+        ("near", near, 0 <= near < 1),
+        ("agree", agree, 0 <= agree <= 1),
+        ("small", small, small >= 0),
+    ):
+        if not allowed:
+            raise UserError(f"--{name} {value}: must be at least 0, and near and agree at most 1")
+    module, own = _MODULES[dataset]
+    given = {"images": images, "masks": masks, "mask_type": mask_type, "truth": truth}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name not in own:
+            raise UserError(f"--{name}: is not an option of {dataset}; leave it out")
+    data = getattr(import_module(f"segmentation.datasets.{dataset}"), module)(
+        root, corrections=corrections, **given
+    )
+    parts, name = data.splitter, f"the default {data.splitter}"
+    if split is not None:
+        parts, name = read_split(split), str(split)
+    report = make_audit(data.source, output, parts, name, near, agree, small)
+    print("\n".join(f"{count:>9,}  {what}" for what, count, _ in overview(report)))
+    print(f"page {output / FILES[0]}")
+    return 1 if report["faults"] else 0
+
+
+def make_audit(
     source: Source,
     output: Path,
     split: Split | Callable[[Sequence[Entry]], Split],
     split_name: str,
-    near: float = NEAR,
-    agree: float = AGREE,
-    small: int = SMALL,
+    near: float = 0.4,
+    agree: float = 0.7,
+    small: int = 10,
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Examine a dataset and write ``FILES``.
+    """Examine a data set and write ``FILES``; returns what ``audit.json`` holds.
 
     Samples that cannot be read are listed; everything else is said of the others. A reader may have
     a method ``overlaps(record)``: pixels that belong to several objects of a sample, which its
     label map cannot tell.
 
     Args:
-        source: The dataset.
+        source: The data set.
         output: Folder to make. It appears when all is written.
         split: The parts, or what draws them. A drawn split that is impossible is noted.
         split_name: What to call it.
-        near: Largest difference of near-duplicates, see ``audit.duplicates``.
-        agree: Masks of duplicates with an IoU below this contradict each other.
-        small: Objects of fewer pixels are odd.
+        near, agree, small: As in :func:`audit`.
         cache: Where the decoded samples are kept; the user's cache by default.
 
-    Returns:
-        What ``audit.json`` holds.
-
     Raises:
-        UserError: The output exists or cannot be written, the dataset has no index or no sample
+        UserError: The output exists or cannot be written, the data set has no index or no sample
             that can be read, or the split names samples that it does not hold.
     """
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"{output}: exists already; choose another --output")
     store, records, faults = readable(source, cache)
-    workers = usable_cores()
-    facts = list(map_ordered(lambda i: examine(store[i], small), range(len(store)), workers))
+    facts = list(map_ordered(lambda i: examine(store[i], small), range(len(store)), usable_cores()))
     found = find_duplicates(store, near)
     contradicting = [pair for pair in found.pairs if pair.iou is not None and pair.iou < agree]
+    overlaps: Callable[[Record], int] | None = getattr(source, "overlaps", None)
+    pixels = map_ordered(overlaps, records, usable_cores()) if overlaps else ()
     report = {
         "dataset": source.name,
         "settings": {"near": near, "agree": agree, "small": small},
@@ -78,36 +160,62 @@ def audit(
             "objects": sum(one.objects or 0 for one in facts),
             "cut": sum(one.cut or 0 for one in facts),
             **{what: sum(f.what == what for one in facts for f in one.flaws) for what in FLAWS},
-            "overlaps": _overlaps(source, records, workers),
+            "overlaps": {r.id: n for r, n in zip(records, pixels, strict=False) if n}
+            if overlaps
+            else None,
         },
         "distributions": distributions(facts),
         "samples": [asdict(one) for one in facts],
     }
-    suggestions = template(source.name, facts, found, contradicting, faults)
-    html = page(report, store, facts, found)
-    texts = (html, json.dumps(report, ensure_ascii=False) + "\n", suggestions)
-    _write(output, dict(zip(FILES, texts, strict=True)))
+    texts = (
+        page(report, store, facts, found),
+        json.dumps(report, ensure_ascii=False) + "\n",
+        suggested_corrections(source.name, facts, found.exact, contradicting, faults),
+    )
+    final = output.resolve()
+    partial = final.with_name(f".{final.name}.{os.getpid()}.part")
+    try:
+        partial.mkdir(parents=True)
+        for name, text in zip(FILES, texts, strict=True):
+            (partial / name).write_text(text, encoding="utf-8")
+        partial.rename(final)  # in the place of an empty folder, too
+    except OSError as error:
+        raise UserError(
+            f"{final}: cannot be written ({error.strerror}); choose a folder with write access and "
+            "free space"
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return report
 
 
-def findings(report: dict[str, Any]) -> str:
-    """The main findings as lines of text."""
-    return "\n".join(f"{count:>9,}  {what}" for what, count, _ in overview(report))
+class _WithoutFaults:
+    """A data set without those of its samples that cannot be read."""
+
+    def __init__(self, source: Source, faults: Mapping[str, str]) -> None:
+        self.source, self.faults = source, faults
+        self.name, self.version = source.name, source.version
+
+    def index(self) -> Sequence[Record]:
+        return [record for record in self.source.index() if record.id not in self.faults]
+
+    def read(self, record: Record) -> Sample:
+        return self.source.read(record)
 
 
 def readable(
     source: Source, cache: Path | None = None
 ) -> tuple[Store, list[Record], dict[str, str]]:
-    """The samples of a dataset that can be read, their records, and what is wrong with the others.
+    """The samples of a data set that can be read, their records, and what is wrong with the others.
 
     Raises:
         UserError: None can be read, or what is at fault is not a single sample.
     """
+    records = list(source.index())
     try:
-        return decoded(source, cache), list(source.index()), {}
+        return decoded(source, cache), records, {}
     except UserError as error:
         first = error
-    faults: dict[str, str] = {}
 
     def fault(record: Record) -> str:
         try:
@@ -116,13 +224,11 @@ def readable(
             return str(error)
         return ""
 
-    records = list(source.index())
-    for record, text in zip(records, map_ordered(fault, records, usable_cores()), strict=True):
-        if text:
-            faults[record.id] = text
+    texts = map_ordered(fault, records, usable_cores())
+    faults = {r.id: text for r, text in zip(records, texts, strict=True) if text}
     if not faults or len(faults) == len(records):
         raise first
-    some = _Readable(source, frozenset(faults))
+    some = _WithoutFaults(source, faults)
     return decoded(some, cache), list(some.index()), faults
 
 
@@ -135,45 +241,32 @@ def read_split(path: Path) -> Split:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         parts = [content[part] for part in PARTS]
+        if not all(isinstance(name, str) for ids in parts for name in [*ids]):
+            raise TypeError
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (ValueError, TypeError, KeyError):
-        parts = [None]
-    if not all(isinstance(ids, list) and all(isinstance(i, str) for i in ids) for ids in parts):
-        raise UserError(f"{path}: not a split.json, which fit writes into a run's folder; take one")
+        raise UserError(
+            f"{path}: not a split.json, which fit writes into a run's folder; take one"
+        ) from None
     try:
         return Split(*map(tuple, parts))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-class _Readable:
-    """A dataset without some of its samples."""
-
-    def __init__(self, source: Source, without: frozenset[str]) -> None:
-        self.source, self.without = source, without
-        self.name, self.version = source.name, source.version
-
-    def index(self) -> Sequence[Record]:
-        return [record for record in self.source.index() if record.id not in self.without]
-
-    def read(self, record: Record) -> Sample:
-        return self.source.read(record)
-
-
 def _split_report(
     store: Store,
     split: Split | Callable[[Sequence[Entry]], Split],
     name: str,
-    faults: dict[str, str],
+    faults: Mapping[str, str],
     found: Duplicates,
 ) -> dict[str, Any]:
     """What straddles the parts."""
-    if not isinstance(split, Split):
-        try:
-            split = split(store.entries)
-        except UserError as error:
-            return {"name": name, "error": str(error)}
+    try:
+        split = split if isinstance(split, Split) else split(store.entries)
+    except UserError as error:
+        return {"name": name, "error": str(error)}
     digests = {entry.id: entry.digest for entry in store.entries}
     part = {i: p for p in PARTS for i in getattr(split, p)}
     if unknown := sorted(part.keys() - digests.keys() - faults.keys()):
@@ -198,28 +291,43 @@ def _split_report(
     }
 
 
-def _overlaps(source: Source, records: Sequence[Record], workers: int) -> dict[str, int] | None:
-    """Pixels in several objects by sample that has any; ``None`` if the reader cannot tell."""
-    count: Overlaps | None = getattr(source, "overlaps", None)
-    if count is None:
-        return None
-    pixels = map_ordered(count, records, workers)
-    return {record.id: n for record, n in zip(records, pixels, strict=True) if n}
+def suggested_corrections(
+    name: str,
+    facts: Sequence[SampleFacts],
+    exact: Sequence[Sequence[str]],
+    contradicting: Sequence[Pair],
+    faults: Mapping[str, str],
+) -> str:
+    """A corrections file with every entry commented out; with all in force it is valid, too.
 
+    Of equal images the one with the most foreground is kept, and samples that cannot be read are
+    dropped. Of contradicting masks (worst first) the larger one is preferred: what was overlooked
+    is more common than what was made up.
+    """
+    foreground = {one.id: one.foreground or 0 for one in facts}
+    drop = dict(faults)
+    for ids in exact:
+        kept = max(ids, key=lambda one: foreground[one])
+        drop |= {one: f"the same image as {kept}" for one in ids if one != kept}
+    prefer: dict[str, tuple[str, str]] = {}
+    for pair in contradicting:
+        wrong, right = sorted((pair.second, pair.first), key=lambda one: foreground[one])
+        owners = {owner for owner, _ in prefer.values()}
+        if wrong not in drop.keys() | prefer.keys() | owners and right not in prefer:
+            why = f"IoU {pair.iou:.2f}, difference {pair.difference:.3g}"
+            prefer[wrong] = right, why
 
-def _write(output: Path, texts: dict[str, str]) -> None:
-    """Make the folder whole or not at all."""
-    output = output.resolve()
-    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        partial.mkdir(parents=True)
-        for name, text in texts.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        partial.rename(output)  # in the place of an empty folder, too
-    except OSError as error:
-        raise UserError(
-            f"{output}: cannot be written ({error.strerror}); choose a folder with write access "
-            "and free space"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    def quoted(text: str) -> str:
+        return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=2**20).strip()
+
+    def line(text: str) -> str:
+        return "".join(c if c.isprintable() else " " for c in text)
+
+    return CORRECTIONS.format(
+        name=name,
+        drop="".join(f"#  - {quoted(i)}  # {line(why)}\n" for i, why in drop.items()),
+        prefer="".join(
+            f"#  {quoted(wrong)}: {quoted(right)}  # {why}\n"
+            for wrong, (right, why) in prefer.items()
+        ),
+    )

@@ -12,7 +12,7 @@ near-duplicate, and only they are compared. Fingerprints are compared by matrix 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,9 +31,8 @@ EDGES = np.concatenate([[0], np.geomspace(0.01, 2, 47)])  # of the histogram
 class Pair:
     """Two samples that are duplicates.
 
-    Attributes:
-        first: Id.
-        second: Id.
+    Args:
+        first, second: Ids.
         exact: Their images are equal.
         difference: See the module; 0 where they are equal.
         iou: Of their foregrounds, 1 where both are empty; ``None`` where one has no mask.
@@ -50,11 +49,11 @@ class Pair:
 class Duplicates:
     """What was found.
 
-    Attributes:
+    Args:
         exact: Ids of images that are equal, group by group.
         pairs: Near-duplicates, and of each group of equal images the first with each other one;
             least agreeing masks first. A near-duplicate of a group is one of its first image.
-        groups: Ids that hang together by pairs, largest group first.
+        groups: Ids that are connected by pairs, largest group first.
         compared: Pairs of images of one size, whose fingerprints were compared.
         candidates: Pairs of them whose pixels were compared.
         counts: Fingerprint differences of the compared pairs between the ``EDGES``.
@@ -69,43 +68,39 @@ class Duplicates:
 
 
 def find_duplicates(store: Store, near: float) -> Duplicates:
-    """Equal and nearly equal images of a dataset.
-
-    Args:
-        store: The dataset, decoded.
-        near: Largest difference of near-duplicates.
-    """
+    """Equal images of a decoded data set, and those that differ by at most ``near``."""
     places = {entry.id: i for i, entry in enumerate(store.entries)}
     same: dict[str, list[str]] = defaultdict(list)
     for entry in store.entries:
         same[entry.digest].append(entry.id)
     exact = [ids for ids in same.values() if len(ids) > 1]
-    firsts = [places[ids[0]] for ids in same.values()]
-    counts = np.zeros(len(EDGES) - 1, np.int64)
-    candidates = sorted(_candidates(store, firsts, near, counts))
     found = [(ids[0], other, True, 0.0) for ids in exact for other in ids[1:]]
+    counts = np.zeros(len(EDGES) - 1, np.int64)
+    candidates = sorted(_candidates(store, [places[ids[0]] for ids in same.values()], near, counts))
     pixels = lru_cache(maxsize=64)(lambda i: standardised(store[i].image))
     for i, j in candidates:
         if (apart := difference(pixels(i), pixels(j))) <= near:
             found.append((store.entries[i].id, store.entries[j].id, False, apart))
     pairs = [
-        Pair(a, b, equal, round(apart, 5), foreground_iou(store, places[a], places[b]))
+        Pair(
+            a,
+            b,
+            equal,
+            round(apart, 5),
+            foreground_iou(store[places[a]].labels, store[places[b]].labels),
+        )
         for a, b, equal, apart in found
     ]
     pairs.sort(key=lambda pair: (1.0 if pair.iou is None else pair.iou, pair.difference))
     groups = connected((pair.first, pair.second) for pair in pairs)
-    compared = int(counts.sum())
-    return Duplicates(exact, pairs, groups, compared, len(candidates), counts.tolist())
+    return Duplicates(exact, pairs, groups, int(counts.sum()), len(candidates), counts.tolist())
 
 
 def straddling_pairs(pairs: Iterable[Pair], split: Split) -> list[Pair]:
     """The pairs whose images lie in two different parts."""
     part = {name: p for p in PARTS for name in getattr(split, p)}
-    return [
-        pair
-        for pair in pairs
-        if pair.first in part and pair.second in part and part[pair.first] != part[pair.second]
-    ]
+    known = [pair for pair in pairs if pair.first in part and pair.second in part]
+    return [pair for pair in known if part[pair.first] != part[pair.second]]
 
 
 def standardised(image: np.ndarray) -> np.ndarray:
@@ -134,20 +129,20 @@ def fingerprint(image: np.ndarray) -> np.ndarray:
     return thumbnail.reshape(-1) / np.float32(thumbnail.size**0.5)
 
 
-def foreground_iou(store: Store, first: int, second: int) -> float | None:
-    """Intersection over union of two samples' masks; 1 where both are empty."""
-    one, other = store[first].labels, store[second].labels
+def foreground_iou(one: np.ndarray | None, other: np.ndarray | None) -> float | None:
+    """Intersection over union of two label maps' foregrounds; 1 where both are empty."""
     if one is None or other is None:
         return None
-    both, either = (
-        np.count_nonzero((one > 0) & (other > 0)),
-        np.count_nonzero((one > 0) | (other > 0)),
-    )
-    return round(int(both) / int(either), 4) if either else 1.0
+    both, either = (one > 0) & (other > 0), (one > 0) | (other > 0)
+    return round(int(both.sum()) / int(either.sum()), 4) if either.any() else 1.0
 
 
 def connected(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """Connected components, each sorted, the largest first."""
+    """Connected components, each sorted, the largest first.
+
+    >>> connected([("a", "b"), ("x", "y"), ("b", "c")])
+    [['a', 'b', 'c'], ['x', 'y']]
+    """
     home: dict[str, list[str]] = {}
     for first, second in pairs:
         one, other = home.setdefault(first, [first]), home.setdefault(second, [second])
@@ -162,28 +157,25 @@ def _candidates(
     store: Store, places: Sequence[int], near: float, counts: np.ndarray
 ) -> Iterator[tuple[int, int]]:
     """Pairs of places whose fingerprints are near; ``counts`` is filled with all differences."""
-    for members in _by_size(store, places).values():
-        prints = []
-        kept = []
+    sizes: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i in places:
+        sizes[store.entries[i].image[1][:2]].append(i)
+    for members in sizes.values():
+        prints: dict[int, np.ndarray] = {}
         for i in members:
             pixels = standardised(store[i].image)
             if pixels.any():  # a blank image has nothing to tell it by but its digest
-                prints.append(fingerprint(pixels))
-                kept.append(i)
+                prints[i] = fingerprint(pixels)
+        kept = list(prints)
         if len(kept) > 1:
-            for i, j in near_pairs(np.stack(prints), near, counts):
+            for i, j in near_pairs(np.stack(list(prints.values())), near, counts):
                 yield kept[i], kept[j]
 
 
-def near_pairs(
-    prints: np.ndarray, near: float, counts: np.ndarray | None = None
-) -> Iterator[tuple[int, int]]:
+def near_pairs(prints: np.ndarray, near: float, counts: np.ndarray) -> Iterator[tuple[int, int]]:
     """Rows i < j of an (N, K) float32 matrix that are at most ``near`` apart.
 
-    Args:
-        prints: One fingerprint a row.
-        near: Distance.
-        counts: Gets the distances of all pairs added, between the ``EDGES``.
+    The distances of all pairs are added to ``counts``, between the ``EDGES``.
     """
     squares = np.einsum("ij,ij->i", prints, prints)
     for start in range(0, len(prints), BLOCK):
@@ -192,14 +184,6 @@ def near_pairs(
         # float32 leaves 1e-6 of the two norms, which are about 1.
         apart = np.sqrt(np.maximum(squared, 0))
         upper = np.triu(np.ones(apart.shape, bool), 1)
-        if counts is not None:
-            counts += np.histogram(apart[upper].clip(max=EDGES[-1]), EDGES)[0]
+        counts += np.histogram(apart[upper].clip(max=EDGES[-1]), EDGES)[0]
         for i, j in np.argwhere((squared <= near**2 + 1e-5) & upper):
             yield start + int(i), start + int(j)
-
-
-def _by_size(store: Store, places: Sequence[int]) -> Mapping[tuple[int, ...], list[int]]:
-    sizes: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for i in places:
-        sizes[store.entries[i].image[1][:2]].append(i)
-    return sizes

@@ -1,56 +1,69 @@
-"""An audit as one HTML page that needs nothing else: no network, no script, no other file."""
+"""The page of an audit: numbers of the report, plots, and pictures of what is odd."""
 
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from segmentation.data.cache import Store
-from segmentation.evaluation.audit.duplicates import EDGES, Duplicates, Pair
-from segmentation.evaluation.audit.pictures import closeup, side_by_side
-from segmentation.evaluation.audit.samples import FLAWS, Facts
-from segmentation.evaluation.html import ROWS, document, figure, histogram, histogram_of, table
+from segmentation.data.preprocess import Preprocess, resize_image, resize_labels
+from segmentation.data.sample import Sample
+from segmentation.evaluation.audit.duplicates import EDGES, Duplicates
+from segmentation.evaluation.audit.pictures import outlined
+from segmentation.evaluation.audit.samples import FLAWS, SampleFacts
+from segmentation.evaluation.html import data_url
+from segmentation.evaluation.overlays import tint
+from segmentation.evaluation.pages import render
+from segmentation.evaluation.plots import histogram, histogram_of
 
-PAIRS = 24  # shown as pictures
-CLOSEUPS = 12  # of each flaw
-
-FLAW_TITLES = {
-    "parts": "Several components under one id",
-    "holes": "Holes",
-    "small": "Objects of a few pixels",
-}
-
-
-def page(report: dict[str, Any], store: Store, facts: Sequence[Facts], found: Duplicates) -> str:
-    """The HTML.
-
-    Args:
-        report: What the JSON holds.
-        store: The samples that can be read.
-        facts: One of each of them.
-        found: Their duplicates.
-    """
-    title = f"Audit of {report['dataset']}"
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        _overview(report),
-        _faults(report),
-        _split(report["split"]),
-        _duplicates(report, store, found),
-        _labels(report, store, facts),
-        _distributions(report["distributions"], facts),
-    ]
-    return document(title, "".join(body))
+PAIRS, CLOSEUPS = 24, 12  # shown as pictures; of each flaw
+ODD = (255, 40, 40)
+LARGEST = 320  # pixels of a picture's longer side
+WINDOW = 96  # pixels around an odd object
 
 
-def _overview(report: dict[str, Any]) -> str:
-    rows = [
-        (escape(what), f'<span class="{"bad" if count and bad else "ok"}">{count:,}</span>')
-        for what, count, bad in overview(report)
-    ]
-    text = "<p>In red what may need a correction; the file <code>corrections.yaml</code> beside "
-    return f"{_table(('what', 'how many'), rows)}{text}this page holds suggestions.</p>"
+def page(
+    report: dict[str, Any], store: Store, facts: Sequence[SampleFacts], found: Duplicates
+) -> str:
+    """The HTML of what ``audit.json`` holds, with pictures of the samples."""
+    places = {entry.id: i for i, entry in enumerate(store.entries)}
+    odd = {
+        what: [(f, one.id) for one in facts for f in one.flaws if f.what == what] for what in FLAWS
+    }
+    flaws = {}
+    for what, members in odd.items():
+        members.sort(key=lambda pair: pair[0].value, reverse=what != "small")
+        shown = members[:CLOSEUPS]
+        pictures = [
+            (closeup(store[places[name]], f.object, f.x, f.y), f, name) for f, name in shown
+        ]
+        if members:
+            flaws[what] = len(members), len({name for _, name in members}), pictures
+    with_truth = [one for one in facts if one.objects is not None]
+    plots = [histogram_of("Samples by mean of the image", [one.mean for one in facts])]
+    if with_truth:
+        plots.append(
+            histogram_of("Samples by number of objects", [f.objects or 0 for f in with_truth])
+        )
+        shares = [one.foreground or 0 for one in with_truth]
+        plots.append(histogram_of("Samples by share of foreground", shares))
+    if areas := [area for one in facts for area in one.areas]:
+        plots.append(histogram_of("Objects by pixels (log scale)", areas, log=True))
+    near = report["settings"]["near"]
+    title = "Pairs by difference of their fingerprints, ≤ that of the images"
+    return render(
+        "audit.html",
+        report=report,
+        overview=overview(report),
+        found=found,
+        compared=histogram(title, EDGES.tolist(), found.counts, near) if found.compared else "",
+        pictures=[
+            (side_by_side(store[places[pair.first]], store[places[pair.second]]), pair)
+            for pair in found.pairs[:PAIRS]
+        ],
+        flaws=flaws,
+        plots=plots,
+    )
 
 
 def overview(report: dict[str, Any]) -> list[tuple[str, int, bool]]:
@@ -83,143 +96,37 @@ def overview(report: dict[str, Any]) -> list[tuple[str, int, bool]]:
     return rows
 
 
-def _faults(report: dict[str, Any]) -> str:
-    if not report["faults"]:
-        return ""
-    rows = [(escape(name), escape(why)) for name, why in report["faults"].items()]
-    return f"<h2>Samples that cannot be read</h2>{_table(('sample', 'why'), rows)}"
+def side_by_side(first: Sample, second: Sample) -> str:
+    """Two images of one size with their masks outlined, and where the masks differ, as a data URL.
+
+    In the third panel foreground of both is purple, of the first alone yellow, of the second alone
+    green.
+    """
+    (rgb, labels), (other_rgb, other) = _shrunk(first), _shrunk(second)
+    bar = np.full((len(rgb), 4, 3), 255, np.uint8)
+    errors = tint(rgb, other > 0, labels > 0, opacity=0.6)
+    panels = [outlined(rgb, labels), bar, outlined(other_rgb, other), bar, errors]
+    return data_url(np.hstack(panels))
 
 
-def _split(split: dict[str, Any]) -> str:
-    text = f"<h2>Split</h2><p>{escape(split['name'])}: "
-    if "error" in split:
-        return f"{text}not possible. {escape(split['error'])}</p>"
-    text += ", ".join(f"{count:,} {part}" for part, count in split["parts"].items()) + ".</p>"
-    exact = [(escape(" = ".join(ids)),) for ids in split["exact"]]
-    groups = [(escape(one["group"]), escape(", ".join(one["parts"]))) for one in split["groups"]]
-    if not (exact or groups or split["near"]):
-        return f'{text}<p class="ok">Neither duplicates nor groups lie in more than one part.</p>'
-    if exact:
-        text += "<h3>Identical images in different parts</h3>"
-        text += "<p><code>fit</code> refuses this split unless told otherwise.</p>"
-        text += _table(("samples",), exact)
-    if split["near"]:
-        text += "<h3>Near-duplicates in different parts</h3>"
-        rows = [
-            (escape(one["first"]), escape(one["second"]), f"{one['difference']:.3g}")
-            for one in split["near"]
-        ]
-        text += _table(("first", "second", "difference"), rows)
-    if groups:
-        text += f"<h3>Groups in different parts</h3>{_table(('group', 'parts'), groups)}"
-    return text
+def closeup(sample: Sample, number: int, x: int, y: int) -> str:
+    """The surroundings of object ``number``, outlined in red, enlarged, as a data URL."""
+    assert sample.labels is not None
+    (height, width), half = sample.labels.shape, WINDOW // 2
+    left, top = max(0, min(x - half, width - WINDOW)), max(0, min(y - half, height - WINDOW))
+    window = np.s_[top : top + WINDOW, left : left + WINDOW]
+    rgb = Preprocess(channels=3).prepare(sample.image[window])  # shows what is dim in its image
+    size = rgb.shape[0] * 2, rgb.shape[1] * 2
+    rgb = resize_image(rgb, size)
+    labels = resize_labels(sample.labels[window].astype(np.int32), size)
+    return data_url(outlined(outlined(rgb, labels), np.where(labels == number, labels, 0), ODD))
 
 
-def _duplicates(report: dict[str, Any], store: Store, found: Duplicates) -> str:
-    near, agree = report["settings"]["near"], report["settings"]["agree"]
-    places = {entry.id: i for i, entry in enumerate(store.entries)}
-    text = (
-        f"<h2>Duplicates</h2><p>The difference of two images of one size is 0 where they are equal "
-        f"but for brightness and contrast, and about 1.4 where they are unrelated; up to {near:g} "
-        f"they count as near-duplicates. Images of different sizes, or shifted, turned or cut out "
-        f"of one another, are not found, nor are most neighbouring frames of a film: keep its "
-        f"frames in one part by their group. {found.compared:,} pairs were compared by their "
-        f"fingerprints, {found.candidates:,} by all their pixels. Masks of duplicates contradict "
-        f"each other where their foregrounds’ intersection over union (IoU) is below {agree:g}.</p>"
-    )
-    if found.compared:
-        title = "Pairs by difference of their fingerprints, ≤ that of the images"
-        edges = EDGES.tolist()
-        text += histogram(title, edges, found.counts, near)
-    pairs = [_pair_row(pair, agree) for pair in found.pairs]
-    if not pairs:
-        return f'{text}<p class="ok">No duplicates.</p>'
-    groups = [(f"{len(ids):,}", escape(", ".join(ids[:40]))) for ids in found.groups]
-    text += f"<h3>Groups that hang together</h3>{_table(('samples', 'such as'), groups)}"
-    text += "<h3>Pairs, the least agreeing masks first</h3>"
-    text += (
-        "<p>Left and middle: the two images with their masks outlined. Right: foreground of both "
-        "purple, of the first alone yellow, of the second alone green.</p>"
-    )
-    for pair, row in list(zip(found.pairs, pairs, strict=True))[:PAIRS]:
-        url = side_by_side(store[places[pair.first]], store[places[pair.second]])
-        text += figure(url, " · ".join(row))
-    return text + _table(("first", "second", "difference", "IoU of the masks"), pairs)
-
-
-def _pair_row(pair: Pair, agree: float) -> tuple[str, ...]:
-    iou = "no mask" if pair.iou is None else f"IoU {pair.iou:.3f}"
-    if pair.iou is not None and pair.iou < agree:
-        iou = f'<span class="bad">{iou}, contradicting</span>'
-    apart = "identical" if pair.exact else f"difference {pair.difference:.3g}"
-    return escape(pair.first), escape(pair.second), apart, iou
-
-
-def _labels(report: dict[str, Any], store: Store, facts: Sequence[Facts]) -> str:
-    labels, text = report["labels"], "<h2>Labels</h2>"
-    places = {entry.id: i for i, entry in enumerate(store.entries)}
-    if labels["overlaps"] is None:
-        text += "<p>Overlaps: not available; this reader gives each pixel to one object.</p>"
-    elif labels["overlaps"]:
-        rows = [(escape(name), f"{pixels:,}") for name, pixels in labels["overlaps"].items()]
-        text += f"<h3>Overlapping objects</h3>{_table(('sample', 'pixels'), rows)}"
-    for title, key in (("Empty masks", "empty"), ("No truth", "no_truth")):
-        if names := labels[key]:
-            more = f" … and {len(names) - ROWS:,} more" if len(names) > ROWS else ""
-            text += (
-                f"<h3>{title} ({len(names):,})</h3><p>{escape(', '.join(names[:ROWS]))}{more}</p>"
-            )
-    for what in FLAWS:
-        odd = [(flaw, one.id) for one in facts for flaw in one.flaws if flaw.what == what]
-        if not odd:
-            continue
-        odd.sort(key=lambda pair: pair[0].value, reverse=what != "small")
-        unit = {"parts": "components", "holes": "holes", "small": "pixels"}[what]
-        samples = len({name for _, name in odd})
-        text += f"<h3>{FLAW_TITLES[what]} ({len(odd):,} in {samples:,} samples)</h3>"
-        for flaw, name in odd[:CLOSEUPS]:
-            url = closeup(store[places[name]], flaw.object, flaw.x, flaw.y)
-            about = f"{escape(name)}, x {flaw.x}, y {flaw.y}: {flaw.value:,} {unit}"
-            text += figure(url, about, "close")
-    return text
-
-
-def _distributions(found: dict[str, Any], facts: Sequence[Facts]) -> str:
-    text = "<h2>Distributions</h2>"
-    for title, key in (("Size (H×W)", "sizes"), ("Channels and pixels, as read", "pixels")):
-        rows = [(escape(what), f"{count:,}") for what, count in found[key].items()]
-        text += _table((title, "samples"), rows)
-    text += histogram_of("Samples by mean of the image", [one.mean for one in facts])
-    counts = [one.objects for one in facts if one.objects is not None]
-    if counts:
-        text += histogram_of("Samples by number of objects", counts)
-        shares = [one.foreground for one in facts if one.foreground is not None]
-        text += histogram_of("Samples by share of foreground", shares)
-    if areas := [area for one in facts for area in one.areas]:
-        text += histogram_of("Objects by pixels (log scale)", areas, log=True)
-    names = list(next(iter(found["quantiles"].values())))
-    values = [
-        (escape(what), *(f"{row[name]:g}" for name in names))
-        for what, row in found["quantiles"].items()
-    ]
-    text += _table(("", *names), values)
-    for what in ("kind", "group", "subset"):
-        if table := found[f"by_{what}"]:
-            columns = list(next(iter(table.values())))
-            text += f"<h3>By {what}</h3>"
-            text += _table(
-                (what, *columns),
-                [
-                    (escape(name or "(none)"), *(_number(row[c]) for c in columns))
-                    for name, row in table.items()
-                ],
-            )
-    return text
-
-
-def _table(head: Iterable[str], rows: Sequence[Iterable[str]]) -> str:
-    return table(head, rows, "audit.json")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or np.isnan(value) else f"{value:,.5g}"
+def _shrunk(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """RGB uint8 with its contrast stretched and the labels, both no larger than a picture."""
+    rgb = Preprocess(channels=3).prepare(sample.image)
+    height, width = rgb.shape[:2]
+    labels = np.zeros((height, width), np.int32) if sample.labels is None else sample.labels
+    scale = min(1.0, LARGEST / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return resize_image(rgb, size), resize_labels(labels.astype(np.int32), size)

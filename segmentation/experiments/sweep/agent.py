@@ -1,290 +1,261 @@
-"""An agent: takes trials from a sweep's folder, one after the other, each a process of its own."""
+"""Agents: each takes trials of a sweep, one after the other, each a process of its own."""
 
-import contextlib
 import csv
-import ctypes
-import difflib
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
-from optuna.trial import Trial, TrialState
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from segmentation.errors import UserError
 from segmentation.experiments.process import FINISHED
-from segmentation.experiments.sweep.store import Store
+from segmentation.experiments.sweep.study import numbers, put_back, sampler
 from segmentation.experiments.sweep.sweep_file import Sweep
 
 PREEMPTED = 143  # exit status of what was asked to stop and can be started again
-BEAT = 10.0  # seconds between signs of life
-POLL = 0.2  # seconds between looks at the process and its metrics
-GRACE = 60.0  # seconds from asking a process to end to killing it
+POLL = 0.2  # seconds between looks at a process and its metrics
+GRACE = 60  # seconds from asking a process to end to killing it
 FAILURES = 5  # an agent gives up when so many trials failed and none has ended well
-_PDEATHSIG = 1  # prctl(2)
+# On Linux a trial is asked to end when its agent dies, even of SIGKILL (PR_SET_PDEATHSIG).
+_TIE = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
+)
+TIED = (sys.executable, "-IS", "-c", _TIE) if sys.platform == "linux" else ()
 
 
+class TrialFailed(Exception):
+    """The trial failed or was put back, which is written down."""
+
+
+@dataclass
 class Agent:
-    """Runs trials until there are none left, or it is told to stop.
-
-    SIGTERM, SIGINT, SIGHUP and SIGUSR1 reach the trial's process; the trial is given back, to be
-    taken up again by whichever agent is next.
+    """Runs trials until none is left or a signal comes, which its trial's process gets, too.
 
     Args:
         sweep: What to run.
-        store: Where it is kept.
+        study: The agent's own.
+        folder: Gets logs and runs.
         extra: Arguments after those of the sweep.
+        environment: Of its trials.
+        stale: Seconds after which a silent agent is gone; it waits longer for others' last trials.
     """
 
-    def __init__(self, sweep: Sweep, store: Store, extra: Sequence[str] = ()) -> None:
-        self.sweep, self.store, self.extra = sweep, store, extra
-        self.stopped: int | None = None  # the signal
-        self.process: subprocess.Popen[bytes] | None = None
-        self.begun = self.failed = self.done = 0
+    sweep: Sweep
+    study: Study
+    folder: Path
+    extra: Sequence[str]
+    environment: Mapping[str, str]
+    stale: int
+    process: subprocess.Popen[bytes] | None = None
+    stopped: int = 0  # the signal
+    interrupted: bool = False  # whether the trial is to be put back
+    ended: list[TrialState] = field(default_factory=list)
 
-    def run(self) -> int:
-        """Work to the end; returns the exit status: 0, 1 when too many fail, 130 or 143."""
-        handlers = {
-            number: signal.signal(number, self._stop)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-        }
-        try:
-            while self.stopped is None:
-                trial = self.store.claim(self.sweep)
-                if trial is None:
-                    if not self._wait_for_others():
-                        break
-                elif not self._run(trial):
-                    break
-                if self.failed >= FAILURES and not self.done:
-                    print(
-                        f"segmentation: error: the first {self.failed} trials failed; see "
-                        f"{self.store.root / 'logs'}",
-                        file=sys.stderr,
-                    )
-                    return 1
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        if self.stopped is None:
-            return 0
-        return 130 if self.stopped == signal.SIGINT else PREEMPTED
-
-    def _stop(self, number: int, _: Any) -> None:
+    def stop(self, number: int) -> None:
+        """Hand a signal on, and take up no other trial."""
         self.stopped = number
-        if self.process is not None and self.process.returncode is None:
-            self.process.send_signal(number)
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM if os.name == "nt" else number)
 
-    def _wait_for_others(self) -> bool:
-        """Whether a trial of another machine was left; waits until each gave a sign of life."""
-        before = self.store.signs()
-        start = time.monotonic()
-        while before and self.stopped is None:
-            if any(self.store.left(number) for number in before):
+    def work(self) -> int:
+        """Work to the end; returns the exit status: 0, 1 when too many fail, 130 or 143."""
+        target, sign = self.sweep.metric.target, 1 if self.sweep.maximize else -1
+        limit, idle = self.sweep.count or math.inf, time.monotonic()
+        while not self.stopped:
+            if self.ended == [TrialState.FAIL] * FAILURES:
+                logs = self.folder / "logs"
+                print(f"error: the first {FAILURES} trials failed; see {logs}", file=sys.stderr)
+                return 1
+            trials = self.study.get_trials(deepcopy=False)
+            states = {trial.state for trial in trials}
+            values = [sign * (t.value or 0) for t in trials if t.state == TrialState.COMPLETE]
+            if target is not None and max(values, default=-math.inf) >= sign * target:
+                break
+            begun = 1 + max(numbers(self.study).values(), default=-1)
+            if TrialState.WAITING in states or begun < limit:
+                with suppress(UpdateFinishedTrialError, ValueError):  # another agent took it over
+                    self.study.optimize(self._run, 1, catch=(TrialFailed,), callbacks=[self._end])
+                idle = time.monotonic()
+            elif TrialState.RUNNING in states and time.monotonic() - idle < 1.5 * self.stale:
+                optuna.storages.fail_stale_trials(self.study)
+                time.sleep(POLL)
+            else:
+                break
+        return {0: 0, signal.SIGINT: 130}.get(self.stopped, PREEMPTED)
+
+    def _end(self, study: Study, trial: FrozenTrial) -> None:
+        if self.interrupted:
+            put_back(study, trial)
+        elif "surplus" not in trial.user_attrs:
+            self.ended.append(trial.state)
+        self.interrupted = False
+
+    def _run(self, trial: Trial) -> float:
+        """Optuna's objective: a trial's score."""
+        number = numbers(self.study)[trial.number]
+        if number >= (self.sweep.count or math.inf):  # another agent took the last one at once
+            trial.set_user_attr("surplus", True)
+            raise TrialFailed
+        self.study.sampler = sampler(self.sweep, number)
+        values = {p.name: p.suggest(trial) for p in self.sweep.parameters}
+        log = self.folder / "logs" / f"trial-{number:05d}.log"
+        home = self.folder / "runs" / log.stem
+        start, pruned, status = time.monotonic(), False, 0
+        # Else trained and tested for an agent that was killed before it wrote the score down.
+        if not any(home.glob(f"*/{FINISHED}")):
+            argv = self.sweep.command_line(values, log.with_suffix(".json"))
+            argv += [f"--run.root={home.parent}", f"--run.name={log.stem}", *self.extra]
+            trial.set_user_attr("values", json.loads(json.dumps(values)))
+            trial.set_user_attr("command", argv)
+            pruned, status = self._train(trial, argv, log, home)
+        seconds = trial.user_attrs.get("seconds", 0) + time.monotonic() - start
+        trial.set_user_attr("seconds", seconds)
+        if not pruned and (
+            status == PREEMPTED or (self.stopped and (status or self.stopped == signal.SIGINT))
+        ):
+            self.stopped = self.stopped or signal.SIGTERM  # of the machine's end the process heard
+            self.interrupted = True
+            print(f"trial {number}: interrupted, to be taken up again", flush=True)
+            raise TrialFailed
+        metric, score = self.sweep.metric.name, math.nan
+        history, columns = read_history(home, metric)
+        if finite := [value for value in history if math.isfinite(value)]:
+            score = max(finite) if self.sweep.maximize else min(finite)
+        if pruned:
+            said = f"pruned after {len(history)} values"
+        elif status:
+            said = last_words(log, status)
+        elif finite:
+            said = f"{metric} {score:.4g}"
+        elif history:
+            said = f"{metric} was never a finite number"
+        else:
+            near = get_close_matches(metric, columns, 1)
+            there = f"nearest: {near[0]}" if near else f"there: {', '.join(columns) or 'nothing'}"
+            said = f"{metric} was never logged ({there})"
+        failed = not pruned and (status != 0 or not finite)
+        print(f"trial {number}: {'failed: ' * failed}{said} in {seconds:.0f} s", flush=True)
+        if pruned:
+            raise optuna.TrialPruned
+        if failed:
+            trial.set_user_attr("reason", said)
+        if failed and not status and not history:
+            raise UserError(
+                f"{self.sweep.path}: metric.name: {said} in trial {number}; correct it, and begin "
+                "with another --storage"
+            )
+        if failed:
+            raise TrialFailed
+        return score
+
+    def _train(self, trial: Trial, argv: list[str], log: Path, home: Path) -> tuple[bool, int]:
+        """Run a trial's process; whether it was ended before its time, and its exit status."""
+        with log.open("ab") as output:
+            process = self.process = subprocess.Popen(
+                [*TIED, *argv],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,  # a Ctrl-C reaches the agent alone, which hands it on
+            )
+        if self.stopped:  # came before there was a process
+            self.stop(self.stopped)
+        asked = 0.0  # when it was asked to end
+        while process.poll() is None:
+            if not asked and self._is_over(trial, home):
+                process.terminate()
+                asked = time.monotonic()
+            elif asked and time.monotonic() - asked > GRACE:
+                process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL)
+        with suppress(OSError, AttributeError):  # what it may have left behind; none on Windows
+            os.killpg(process.pid, signal.SIGKILL)
+        return asked > 0, process.returncode
+
+    def _is_over(self, trial: Trial, home: Path) -> bool:
+        """Report what was logged since; whether the trial is to end before its time."""
+        known = self.study.get_trials(deepcopy=False)[trial.number]
+        if known.state != TrialState.RUNNING:
+            return True  # this process was suspended, and another agent took the trial over
+        history = (
+            read_history(home, self.sweep.metric.name)[0] if self.sweep.early_terminate else []
+        )
+        for step in range(len(known.intermediate_values), len(history)):
+            trial.report(history[step], step)
+            if trial.should_prune():
                 return True
-            now = self.store.signs()
-            before = {n: seen for n, seen in before.items() if now.get(n) == seen}
-            if time.monotonic() - start > self.store.stale + BEAT:
-                return False
-            time.sleep(1 if before else 0)
         return False
 
-    def _run(self, trial: Trial) -> bool:
-        """Run a trial and write down what came of it; ``False``: the agent shall end."""
-        number, store = trial.number, self.store
-        self._end_leftover(number)
-        folder = store.run_folder(number)
-        if folder is not None and (folder / FINISHED).exists():
-            # Trained and tested for an agent that was killed before it wrote the score down.
-            try:
-                self._conclude(trial, False, 0)
-            finally:
-                store.release(number)
-            return self.stopped is None
-        values = {p.name: p.suggest(trial) for p in self.sweep.parameters}
-        log = store.log(number)
-        argv = [
-            *self.sweep.command_line(values, log.with_suffix(".json")),
-            *(f"--run.root={store.root / 'runs'}", f"--run.name={store.name(number)}"),
-            *self.extra,
-        ]
-        trial.set_user_attr("values", json.loads(json.dumps(values)))
-        trial.set_user_attr("command", argv)
-        trial.set_user_attr("started", time.time())
-        start = time.monotonic()
-        with log.open("ab") as output:
-            try:
-                self.process = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    process_group=0,
-                    preexec_fn=_end_with_parent,
-                )
-            except OSError as error:
-                store.release(number)
-                raise UserError(
-                    f"{self.sweep.path}: command: {argv[0]} cannot be started ({error.strerror})"
-                ) from None
-        store.sign(number, self.process.pid)
-        if self.stopped is not None:  # came before there was a process
-            self.process.send_signal(self.stopped)
-        pruned, usage = self._watch(trial, self.process)
-        status = self.process.returncode
-        with contextlib.suppress(ProcessLookupError):  # what it may have left behind
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process = None
-        used = {
-            "seconds": trial.user_attrs.get("seconds", 0) + time.monotonic() - start,
-            "cpu": trial.user_attrs.get("cpu", 0) + usage.ru_utime + usage.ru_stime,
-            "memory": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-            **_gpu_memory(store.run_folder(number)),
-        }
-        for name, value in used.items():
-            trial.set_user_attr(name, value)
-        if not pruned and self._preempted(status):
-            store.release(number)
-            if self.stopped is None:
-                self.stopped = signal.SIGTERM  # it was the machine's end that the process heard of
-            print(f"trial {number}: interrupted, to be taken up again", flush=True)
-            return False
-        try:
-            self._conclude(trial, pruned, status)
-        finally:
-            store.release(number)
-        return self.stopped is None
 
-    def _watch(self, trial: Trial, process: subprocess.Popen[bytes]) -> tuple[bool, Any]:
-        """Until the process ends: give signs of life, report what it logs, end what is pruned."""
-        hyperband = self.sweep.hyperband is not None
-        known = self.store.study.get_trials(deepcopy=False)[trial.number]
-        reported = len(known.intermediate_values)
-        asked, beaten, size = None, time.monotonic(), -1
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                process.returncode = os.waitstatus_to_exitcode(status)
-                return asked is not None, usage
-            now = time.monotonic()
-            if now - beaten > BEAT:
-                self.store.beat(trial.number)
-                beaten = now
-            if asked is not None and now - asked > GRACE:
-                os.killpg(process.pid, signal.SIGKILL)
-            elif asked is None and hyperband:
-                path = metrics_file(self.store, trial.number)
-                new = path.stat().st_size if path is not None else -1
-                if new != size:
-                    size = new
-                    history = read_history(path, self.sweep.metric)[0]
-                    for step in range(reported, len(history)):
-                        trial.report(history[step], step)
-                        reported = step + 1
-                        if asked is None and trial.should_prune():
-                            process.send_signal(signal.SIGTERM)
-                            asked = now
-            time.sleep(POLL)
-
-    def _preempted(self, status: int) -> bool:
-        if status == PREEMPTED:
-            return True
-        return self.stopped is not None and (status != 0 or self.stopped == signal.SIGINT)
-
-    def _conclude(self, trial: Trial, pruned: bool, status: int) -> None:
-        study, number, metric = self.store.study, trial.number, self.sweep.metric
-        took = f"in {trial.user_attrs.get('seconds', 0):.0f} s"
-        history, columns = read_history(metrics_file(self.store, number), metric)
-        finite = [value for value in history if abs(value) < float("inf")]
-        reason = ""
-        if pruned:
-            study.tell(trial, state=TrialState.PRUNED)
-            print(f"trial {number}: pruned after {len(history)} values {took}", flush=True)
-            return
-        if status:
-            reason = _reason(self.store.log(number), status)
-        elif not history:
-            near = difflib.get_close_matches(metric, columns, 1)
-            there = f"nearest: {near[0]}" if near else f"there: {', '.join(columns) or 'nothing'}"
-            reason = f"{metric} was never logged ({there})"
-        elif not finite:
-            reason = f"{metric} was never a finite number"
-        if reason:
-            trial.set_user_attr("reason", reason)
-            study.tell(trial, state=TrialState.FAIL)
-            self.failed += 1
-            print(f"trial {number}: failed {took}: {reason}", flush=True)
-            if not status and not history:
-                raise UserError(
-                    f"{self.sweep.path}: metric.name: {reason} in trial {number}; correct it, and "
-                    "begin with another --storage"
-                )
-            return
-        score = max(finite) if self.sweep.maximize else min(finite)
-        study.tell(trial, score)
-        self.done += 1
-        print(f"trial {number}: {metric} {score:.4g} {took}", flush=True)
-
-    def _end_leftover(self, number: int) -> None:
-        """End the process of an agent that was killed, before the trial is run once more."""
-        left = self.store.process(number)
-        self.store.sign(number)
-        name = f"--run.name={self.store.name(number)}".encode()
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + GRACE
-            while left is not None and time.monotonic() < deadline:
-                try:
-                    if name not in Path(f"/proc/{left}/cmdline").read_bytes().split(b"\0"):
-                        return
-                    os.kill(left, sent)
-                except OSError:
-                    return
-                self.store.beat(number)
-                time.sleep(POLL)
-
-
-def _end_with_parent() -> None:
-    """In the new process: be asked to end when the agent dies, even of SIGKILL (Linux alone)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
-
-
-def metrics_file(store: Store, number: int) -> Path | None:
-    """The CSV log of a trial's run, if there is one by now."""
-    folder = store.run_folder(number)
-    path = None if folder is None else folder / "metrics.csv"
-    return path if path is not None and path.is_file() else None
-
-
-def read_history(path: Path | None, metric: str) -> tuple[list[float], list[str]]:
-    """All values of a metric in the order in which they were logged, and the log's columns."""
-    if path is None:
-        return [], []
-    whole, _, _ = path.read_text().rpartition("\n")  # the last line may be half written
-    rows = csv.DictReader(whole.splitlines())
-    values = []
-    for row in rows:
-        with contextlib.suppress(ValueError, TypeError):  # not logged in this row
-            values.append(float(row.get(metric) or ""))
-    return values, list(rows.fieldnames or ())
-
-
-def _gpu_memory(folder: Path | None) -> dict[str, int]:
-    if folder is None:
-        return {}
+def run_agents(agents: Sequence[Agent]) -> int:
+    """Let agents work beside each other, hand on signals, and return the exit status."""
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # the last two are not on Windows
+    wanted = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    handlers = {
+        number: signal.signal(number, lambda number, _: [one.stop(number) for one in agents])
+        for number in wanted
+    }
     try:
-        used = json.loads((folder / "resources.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return {"gpu_memory": used["peak_gpu_memory_bytes"]} if "peak_gpu_memory_bytes" in used else {}
+        with ThreadPoolExecutor(len(agents)) as pool:
+            work = [pool.submit(agent.work) for agent in agents]
+            while wait(work, POLL).not_done:  # in short turns: on Windows no signal ends a wait
+                pass
+        return max(one.result() for one in work)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
-def _reason(log: Path, status: int) -> str:
+def shares(count: int) -> list[dict[str, str]]:
+    """Environment of each agent's trials: its share of the cores, and of several GPUs."""
+    from segmentation.cores import usable_cores
+
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // count))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None and shutil.which("nvidia-smi"):
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+        visible = ",".join(map(str, range(listed.count("GPU "))))
+    devices = [device for device in (visible or "").split(",") if device]
+    found = [{**os.environ, "OMP_NUM_THREADS": threads} for _ in range(count)]
+    for index, share in enumerate(found if len(devices) > 1 else []):
+        own = devices[index::count] or [devices[index % len(devices)]]
+        share["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    return found
+
+
+def newest_run(home: Path) -> Path | None:
+    """The newest run in the folder of a trial's runs."""
+    runs = [run for run in home.glob("*") if run.is_dir()]
+    return max(runs, key=lambda run: (run.stat().st_mtime_ns, run.name), default=None)
+
+
+def read_history(home: Path, metric: str) -> tuple[list[float], list[str]]:
+    """All values of a metric in the newest run of a trial, and the columns of its log."""
+    log = (newest_run(home) or home) / "metrics.csv"
+    if not log.is_file():
+        return [], []
+    whole, _, _ = log.read_text().rpartition("\n")  # the last line may be half written
+    rows = csv.DictReader(whole.splitlines())
+    return [float(row[metric]) for row in rows if row.get(metric)], list(rows.fieldnames or ())
+
+
+def last_words(log: Path, status: int) -> str:
     """The last line that a failed process printed, or the signal that ended it."""
     if status < 0:
         return f"killed by {signal.Signals(-status).name}"

@@ -1,146 +1,122 @@
-"""What became of a sweep's trials: a table, and the best of them."""
+"""What became of a sweep's trials: a table, a page, and the best of them."""
 
-import shlex
-from dataclasses import dataclass
+import json
+import warnings
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-import yaml
-from optuna.trial import FrozenTrial, TrialState
+import optuna
+from optuna.study import Study, StudyDirection
+from optuna.trial import TrialState
 
-from segmentation.errors import UserError
-from segmentation.experiments.sweep.store import Store, elapsed
+from segmentation.evaluation.pages import number, render
+from segmentation.experiments.sweep.agent import newest_run
+from segmentation.experiments.sweep.study import DEATHS, numbers
 
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
-    TrialState.WAITING: "waiting",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "interrupted",  # put back, not yet taken up again
 }
-HEADER = ("trial", "state", "time", "CPU time", "memory", "GPU memory", "score")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A trial as the table shows it.
+def trial_rows(study: Study) -> list[dict[str, Any]]:
+    """Trials by number, each as its last agent left it: a table's cells by the head of the column.
 
-    Attributes:
-        number: Of the trial.
-        state: ``complete``, ``pruned``, ``failed``, ``running``, ``interrupted`` or ``waiting``.
-        seconds: Of all its processes so far, wall time; ``None`` where nothing is known.
-        cpu: Processor seconds, of all threads and processes.
-        memory: Peak of the largest process in bytes.
-        gpu_memory: Peak of what PyTorch took, in bytes.
-        score: The metric's best value; of a trial that goes on or was pruned, the best so far.
-        reason: Why it failed.
-        values: Of the parameters.
+    Beside these ``values`` of the parameters, ``command``, and ``folder`` of the newest run.
     """
+    metric, places = study.user_attrs["sweep"]["metric"]["name"], numbers(study)
+    pick = max if study.direction == StudyDirection.MAXIMIZE else min
+    last = {places[t.number]: t for t in study.get_trials() if "surplus" not in t.user_attrs}
+    rows = []
+    for place, trial in sorted(last.items()):
+        facts = trial.user_attrs
+        folder = newest_run(Path(study.user_attrs["folder"], "runs", f"trial-{place:05d}"))
+        try:
+            used = json.loads((folder / "resources.json").read_text()) if folder else {}
+        except (OSError, ValueError):
+            used = {}
+        seen = [value for value in trial.intermediate_values.values() if value == value]
+        complete = trial.state == TrialState.COMPLETE
+        died = f"{DEATHS} agents ended in it without a word"
+        rows.append(
+            {
+                "trial": place,
+                "state": STATES[trial.state],
+                "time": clock(facts.get("seconds")),
+                "CPU time": clock(used.get("cpu_seconds")),
+                "memory": megabytes(used.get("peak_memory_bytes")),
+                "GPU memory": megabytes(used.get("peak_gpu_memory_bytes")),
+                metric: trial.value if complete else pick(seen, default=None),
+                "": facts.get("reason", died if trial.state == TrialState.FAIL else ""),
+                "values": facts.get("values", {}),
+                "command": facts.get("command", []),
+                "folder": folder,
+            }
+        )
+    return rows
 
-    number: int
-    state: str
-    seconds: float | None
-    cpu: float | None
-    memory: int | None
-    gpu_memory: int | None
-    score: float | None
-    reason: str
-    values: dict[str, Any]
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The trials in columns, and how many there are of each state."""
+    head = [*rows[0]][:8] if rows else []
+    cells = [[number(v) if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
+    lines = [head, *(["–" if c == "None" else c for c in line[:8]] for line in cells)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    return "\n".join([*text, "", counts(rows)])
 
 
-def rows(store: Store) -> list[Row]:
-    """All trials, in the order in which they were begun."""
-    return [_row(store, trial) for trial in store.study.get_trials(deepcopy=False)]
+def counts(rows: list[dict[str, Any]]) -> str:
+    """Such as ``12 trials: 10 complete, 2 failed``."""
+    found = Counter(row["state"] for row in rows)
+    return f"{len(rows)} trials: {', '.join(f'{found[state]} {state}' for state in sorted(found))}"
 
 
-def _row(store: Store, trial: FrozenTrial) -> Row:
-    attrs = trial.user_attrs
-    state = STATES.get(trial.state)
-    if state is None:
-        state = "interrupted" if store.left(trial.number) else "running"
-    seen = [value for value in trial.intermediate_values.values() if value == value]
-    score = trial.value if trial.state == TrialState.COMPLETE else None
-    if score is None and seen:
-        score = max(seen) if maximizes(store) else min(seen)
-    return Row(
-        trial.number,
-        state,
-        elapsed(trial) if state == "running" else attrs.get("seconds"),
-        attrs.get("cpu"),
-        attrs.get("memory"),
-        attrs.get("gpu_memory"),
-        score,
-        str(attrs.get("reason", "")),
-        attrs.get("values", {}),
+def page(study: Study, rows: list[dict[str, Any]]) -> str:
+    """A page: parallel coordinates, importance of the parameters, all trials."""
+    import matplotlib
+
+    from segmentation.evaluation.plots import svg
+
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    parallel, shares = None, {}
+    if len({trial.value for trial in complete}) > 1:
+        metric = study.user_attrs["sweep"]["metric"]["name"]
+        matplotlib.use("Agg")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a parameter that has one value
+            axes = optuna.visualization.matplotlib.plot_parallel_coordinate(
+                study, target_name=metric
+            )
+        parallel = svg(axes.figure)  # type: ignore[arg-type]
+        shares = optuna.importance.get_param_importances(study)
+    names = sorted({name for row in rows for name in row["values"]})
+    return render(
+        "sweep.html",
+        title=study.user_attrs["file"],
+        counts=counts(rows),
+        complete=len(complete),
+        parallel=parallel,
+        shares=shares,
+        head=[*([*rows[0]][:8] if rows else []), *names],
+        rows=[[*[*r.values()][:8], *(str(r["values"].get(n, "")) for n in names)] for r in rows],
     )
 
 
-def maximizes(store: Store) -> bool:
-    """Whether more of the metric is better."""
-    return str(store.search["metric"].get("goal", "minimize")) == "maximize"
-
-
-def table(found: list[Row], metric: str) -> str:
-    """The trials in columns, and how many there are of each state."""
-    lines = [[*HEADER[:-1], metric, ""]]
-    lines += [
-        [
-            str(row.number),
-            row.state,
-            clock(row.seconds),
-            clock(row.cpu),
-            megabytes(row.memory),
-            megabytes(row.gpu_memory),
-            "–" if row.score is None else f"{row.score:.4g}",
-            row.reason,
-        ]
-        for row in found
-    ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]) - 1)]
-    text = [
-        "  ".join([c.ljust(w) for c, w in zip(line, widths, strict=False)] + [line[-1]]).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*text, "", counts(found)])
-
-
-def counts(found: list[Row]) -> str:
-    """Such as ``12 trials: 10 complete, 2 failed``."""
-    states = [row.state for row in found]
-    parts = [f"{states.count(state)} {state}" for state in sorted(set(states))]
-    return f"{len(found)} trials" + (f": {', '.join(parts)}" if parts else "")
-
-
-def best(store: Store) -> str:
-    """The winner's score, command line and config.
-
-    Raises:
-        UserError: No trial has ended well.
-    """
-    complete = [row for row in rows(store) if row.state == "complete" and row.score is not None]
-    if not complete:
-        raise UserError(f"{store.root}: no trial has ended well yet; see sweep status")
-    pick = max if maximizes(store) else min
-    row = pick(complete, key=lambda one: one.score or 0)
-    command = store.study.get_trials(deepcopy=False)[row.number].user_attrs["command"]
-    folder = store.run_folder(row.number)
-    config = None if folder is None else folder / "config.yaml"
-    if config is not None and config.is_file():
-        text = f"# {config}\n{config.read_text()}"
-    else:
-        text = yaml.safe_dump(row.values, sort_keys=False)
-    metric = store.search["metric"]["name"]
-    head = f"trial {row.number}: {metric} {row.score:.6g}\n{shlex.join(command)}"
-    return f"{head}\n{text}".rstrip()
-
-
 def clock(seconds: float | None) -> str:
-    """Such as ``1:02:03``, or ``4.5 s`` below a minute."""
+    """Such as ``1:02:03``, or ``4.5 s`` below a minute.
+
+    >>> clock(4.25), clock(7325), clock(None)
+    ('4.2 s', '2:02:05', '–')
+    """
     if seconds is None:
         return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
 def megabytes(size: int | None) -> str:

@@ -1,93 +1,129 @@
 """A sweep file in W&B's schema: what is searched, how, and the command of one run."""
 
-import difflib
 import json
 import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from difflib import get_close_matches
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from segmentation.errors import UserError
-from segmentation.experiments.sweep.parameters import Parameter, read_parameter
+from segmentation.experiments.sweep.parameters import Number, Parameter
 
-COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")  # W&B's default
 ARGS = (
     "args", "args_no_equals", "args_no_hyphens", "args_no_boolean_flags", "args_json",
     "args_json_file", "args_append_hydra", "args_override_hydra",
 )  # fmt: skip
 _SEARCH = {"method", "metric", "parameters", "early_terminate", "command", "program"}
-_KEYS = _SEARCH | {"run_cap", "name", "description", "project", "entity", "apiVersion", "kind"}
-_ENVIRONMENT = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
+_WANDB_ONLY = {"name", "description", "project", "entity", "apiVersion", "kind"}
+_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
+_MACRO = re.compile(r"\$\{(?!envvar:)(.*)\}")
 
 
-@dataclass(frozen=True)
-class Hyperband:
-    """W&B's early termination: at each band, what is not among the best 1/eta runs ends.
+class Metric(BaseModel, extra="forbid", frozen=True):
+    """What runs are judged by: a column of ``metrics.csv``; none begins after one at the target."""
 
-    Attributes:
-        bands: Counts of earlier values of the metric after which a run is compared, ascending.
-        eta: Above 1.
-        strict: Compare the value at the band rather than the best one so far.
-    """
-
-    bands: tuple[int, ...]
-    eta: float
-    strict: bool
+    name: str
+    goal: Literal["minimize", "maximize"] = "minimize"
+    target: Number = None
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep file says.
+class Hyperband(BaseModel, extra="forbid", frozen=True):
+    """Early termination: after ``first`` values, times ``eta``, … all but the best 1/eta end."""
 
-    Attributes:
+    type: Literal["hyperband"]
+    min_iter: Annotated[Number, Field(ge=1)] = None
+    max_iter: Annotated[Number, Field(ge=1)] = None
+    s: Annotated[Number, Field(ge=1)] = None
+    eta: Annotated[int, Field(ge=2)] = 3
+    strict: bool = True
+
+    @model_validator(mode="after")
+    def _has_a_band(self) -> Self:
+        if not (self.min_iter or (self.max_iter and self.s)):
+            raise ValueError("needs min_iter, or max_iter and s")
+        return self
+
+    @property
+    def first(self) -> int:
+        """How many values are logged before runs are compared for the first time."""
+        brackets = (int(self.max_iter / self.eta**k) for k in range(int(self.s or 0), 0, -1))
+        return next((first for first in brackets if first), 0) or int(self.min_iter or 1)
+
+
+class Sweep(BaseModel, extra="forbid", frozen=True):
+    """What a sweep file says, read by :func:`read_sweep`.
+
+    Args:
         path: Of the file.
-        method: ``grid``, ``random`` or ``bayes``.
-        parameters: In the order in which they become arguments: by name, as W&B's server does it.
-        metric: A column of ``metrics.csv``.
-        maximize: Whether more of it is better.
-        target: No trial is begun after one has reached this; ``None`` for none.
-        run_cap: At most so many trials; ``None`` for no limit.
-        hyperband: Early termination.
-        command: Of a run, with W&B's macros.
-        program: Of the macro ``${program}``.
-        search: All that decides which trials there are, as in the file: a storage holds one such.
+        search: All that decides which trials there are, as in the file.
     """
 
     path: Path
-    method: str
-    parameters: tuple[Parameter, ...]
-    metric: str
-    maximize: bool
-    target: float | None
-    run_cap: int | None
-    hyperband: Hyperband | None
-    command: tuple[str, ...]
-    program: str
     search: dict[str, Any]
+    method: Literal["grid", "random", "bayes"]
+    metric: Metric
+    parameters: list[Parameter]  # by name, as W&B's server passes them on
+    early_terminate: Hyperband | None = None
+    run_cap: Annotated[int, Field(gt=0, strict=True)] | None = None
+    command: Annotated[list[str], Field(min_length=1)] = [
+        *("${env}", "${interpreter}", "${program}", "${args}")
+    ]
+    program: str | None = None
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> list[Any]:
+        if not isinstance(given, dict) or not given:
+            raise ValueError("is empty, so there is nothing to search; name some")
+        items = sorted((str(name), content) for name, content in given.items())
+        return [{**c, "name": name} if isinstance(c, dict) else c for name, c in items]
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        for parameter in self.parameters if self.method == "grid" else ():
+            if not parameter.values_of_grid():
+                raise ValueError(
+                    f"parameters.{parameter.name}: a grid has no {parameter.distribution}, or it "
+                    "holds no value; list values, or use method random"
+                )
+        for word in self.command:
+            macro = _MACRO.fullmatch(word)
+            if macro and macro[1] not in ("env", "interpreter", "program", *ARGS):
+                raise ValueError(f"command: {word} is none of W&B's macros; use ${{args}}")
+        if not any(f"${{{name}}}" in self.command for name in ARGS):
+            raise ValueError("command: ${args} is missing: all runs would be the same")
+        if "${program}" in self.command and self.program is None:
+            raise ValueError("program: is missing, which the command names")
+        return self
+
+    @property
+    def maximize(self) -> bool:
+        """Whether more of the metric is better."""
+        return self.metric.goal == "maximize"
 
     @property
     def count(self) -> int | None:
         """How many runs there are, or ``None`` where nothing ends the sweep."""
         if self.method != "grid":
             return self.run_cap
-        total = 1
-        for parameter in self.parameters:
-            total *= len(parameter.values() or ())
+        total = prod(len(parameter.values_of_grid() or ()) for parameter in self.parameters)
         return min(total, self.run_cap or total)
 
     def combination(self, number: int) -> dict[str, Any]:
         """Values of the grid's run ``number`` (0 … count - 1); the last parameter runs fastest."""
         chosen: dict[str, Any] = {}
         for parameter in reversed(self.parameters):
-            values = parameter.values() or ()
+            values = parameter.values_of_grid() or ()
             number, index = divmod(number, len(values))
             chosen[parameter.name] = values[index]
-        return {parameter.name: chosen[parameter.name] for parameter in self.parameters}
+        return dict(reversed(chosen.items()))
 
     def command_line(self, values: Mapping[str, Any], json_file: Path) -> list[str]:
         """The command of one run, its macros replaced as ``wandb agent`` does it.
@@ -97,43 +133,37 @@ class Sweep:
             json_file: Written if the command asks for ``${args_json_file}``.
 
         Raises:
-            UserError: The command names a macro or an environment variable that is not there.
+            UserError: The command names an environment variable that is not there.
         """
         plain = [f"{name}={value}" for name, value in values.items()]
+        flags = [
+            f"--{n}" if v is True else f"--{n}={v}" for n, v in values.items() if v is not False
+        ]
         macros: dict[str, list[str]] = {
-            "env": ["/usr/bin/env"],
+            "env": [] if os.name == "nt" else ["/usr/bin/env"],
             "interpreter": [sys.executable],  # W&B's agent: the first python on the PATH
-            "program": [self.program],
+            "program": [str(self.program)],
             "args": [f"--{word}" for word in plain],
             "args_no_hyphens": plain,
             "args_no_equals": [w for n, v in values.items() for w in (f"--{n}", str(v))],
-            "args_no_boolean_flags": [
-                f"--{name}" if value is True else f"--{name}={value}"
-                for name, value in values.items()
-                if value is not False
-            ],
+            "args_no_boolean_flags": flags,
             "args_append_hydra": [f"+{word}" for word in plain],
             "args_override_hydra": [f"++{word}" for word in plain],
             "args_json": [json.dumps(dict(values))],
             "args_json_file": [str(json_file)],
         }
-        words: list[str] = []
-        for word in self.command:
-            if word.startswith("${") and word.endswith("}") and not _ENVIRONMENT.fullmatch(word):
-                words += macros[word[2:-1]]
-            else:
-                words.append(_ENVIRONMENT.sub(self._variable, word))
         if "${args_json_file}" in self.command:
             json_file.write_text(json.dumps(dict(values)))
+        words: list[str] = []
+        for word in self.command:
+            for variable in _VARIABLE.findall(word):
+                if variable not in os.environ:
+                    raise UserError(f"{self.path}: command: variable {variable} is not set; set it")
+            macro = _MACRO.fullmatch(word)
+            words += macros[macro[1]] if macro else [
+                _VARIABLE.sub(lambda found: os.environ[found[1]], word)
+            ]  # fmt: skip
         return words
-
-    def _variable(self, match: re.Match[str]) -> str:
-        try:
-            return os.environ[match[1]]
-        except KeyError:
-            raise UserError(
-                f"{self.path}: command: the environment variable {match[1]} is not set; set it"
-            ) from None
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -147,109 +177,22 @@ def read_sweep(path: Path) -> Sweep:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it"
-        ) from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML ({reason}); correct it") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: a sweep is a mapping with method and parameters; correct it")
-    for key in content:
-        if key not in _KEYS:
-            near = difflib.get_close_matches(str(key), _KEYS, 1)
-            hint = f"did you mean {near[0]}?" if near else "only W&B's own server can; leave it out"
-            raise UserError(f"{path}: {key}: cannot be executed here; {hint}")
-    method = content.get("method")
-    if method not in ("grid", "random", "bayes"):
-        raise UserError(f"{path}: method: {method!r} cannot be mapped; use grid, random or bayes")
-    given = content.get("parameters")
-    if not isinstance(given, dict) or not given:
-        raise UserError(f"{path}: parameters: is empty, so there is nothing to search; name some")
-    parameters = tuple(
-        read_parameter(f"{path}: parameters.{name}", str(name), given[name])
-        for name in sorted(given, key=str)
-    )
-    if method == "grid":
-        for parameter in parameters:
-            if parameter.values() is None:
-                raise UserError(
-                    f"{path}: parameters.{parameter.name}: a grid has no {parameter.kind}; list "
-                    "values, or use method random"
-                )
-            if not parameter.values():
-                raise UserError(f"{path}: parameters.{parameter.name}: holds no value at all")
-    metric = _metric(path, content.get("metric"))
-    cap = content.get("run_cap")
-    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
-        raise UserError(f"{path}: run_cap: must be a whole number above 0, not {cap!r}")
-    return Sweep(
-        path,
-        method,
-        parameters,
-        metric["name"],
-        metric["goal"] == "maximize",
-        metric.get("target"),
-        cap,
-        _hyperband(path, content.get("early_terminate")),
-        *_command(path, content),
-        {key: content[key] for key in sorted(_SEARCH & content.keys())},
-    )
-
-
-def _metric(path: Path, metric: Any) -> dict[str, Any]:
-    if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
-        raise UserError(f"{path}: metric: name a column of metrics.csv, such as name: val/iou")
-    for key in metric:
-        if key not in ("name", "goal", "target"):
-            raise UserError(f"{path}: metric.{key}: cannot be mapped; leave it out")
-    goal = metric.get("goal", "minimize")
-    if goal not in ("minimize", "maximize"):
-        raise UserError(f"{path}: metric.goal: {goal!r} is neither minimize nor maximize")
-    target = metric.get("target")
-    if target is not None and (isinstance(target, bool) or not isinstance(target, int | float)):
-        raise UserError(f"{path}: metric.target: must be a number, not {target!r}")
-    return {**metric, "goal": goal}
-
-
-def _hyperband(path: Path, content: Any) -> Hyperband | None:
-    if content is None:
-        return None
-    where = f"{path}: early_terminate"
-    if not isinstance(content, dict) or content.get("type") != "hyperband":
-        kind = content.get("type") if isinstance(content, dict) else content
-        raise UserError(f"{where}.type: {kind!r} cannot be mapped; W&B has hyperband alone")
-    for key in content:
-        if key not in ("type", "min_iter", "max_iter", "s", "eta", "strict"):
-            raise UserError(f"{where}.{key}: cannot be mapped; leave it out")
-    numbers = {key: content[key] for key in ("min_iter", "max_iter", "s", "eta") if key in content}
-    eta = numbers.setdefault("eta", 3)
-    for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
-            raise UserError(f"{where}.{key}: must be a number of at least 1, not {value!r}")
-    if eta <= 1:
-        raise UserError(f"{where}.eta: must be above 1, not {eta}")
-    if "max_iter" in numbers and "s" in numbers:
-        bands = [int(numbers["max_iter"] / eta**k) for k in range(1, int(numbers["s"]) + 1)]
-        bands = sorted(band for band in bands if band >= 1)
-    elif "min_iter" in numbers:
-        bands = [int(numbers["min_iter"] * eta**k) for k in range(100)]
-    else:
-        raise UserError(f"{where}: needs min_iter, or max_iter and s")
-    if not bands:
-        raise UserError(f"{where}: has no band; raise max_iter or lower eta")
-    return Hyperband(tuple(bands), eta, bool(content.get("strict", False)))
-
-
-def _command(path: Path, content: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    command, program = content.get("command", COMMAND), content.get("program")
-    if not isinstance(command, list | tuple) or not command:
-        raise UserError(f"{path}: command: must be a list of words; see configs/sweeps")
-    words = tuple(str(word) for word in command)
-    known = ("env", "interpreter", "program", *ARGS)
-    for word in words:
-        macro = word.startswith("${") and word.endswith("}") and not _ENVIRONMENT.fullmatch(word)
-        if macro and word[2:-1] not in known:
-            raise UserError(f"{path}: command: {word} is none of W&B's macros; use ${{args}}")
-    if not any(f"${{{name}}}" in words for name in ARGS):
-        raise UserError(f"{path}: command: ${{args}} is missing: all runs would be the same")
-    if "${program}" in words and not isinstance(program, str):
-        raise UserError(f"{path}: program: is missing, which the command names")
-    return words, str(program or "")
+    given = {key: value for key, value in content.items() if key not in _WANDB_ONLY}
+    search = {key: given[key] for key in sorted(_SEARCH & given.keys())}
+    try:
+        return Sweep(**{**given, "path": path, "search": search})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+    place, reason = [str(key) for key in wrong["loc"]], wrong["msg"].removeprefix("Value error, ")
+    if place[:1] == ["parameters"] and len(place) > 1:
+        place[1] = sorted(map(str, content["parameters"]))[int(place[1])]
+    if wrong["type"] == "extra_forbidden":
+        near = get_close_matches(place[-1], Sweep.model_fields, 1)
+        hint = f"did you mean {near[0]}?" if near else "leave it out"
+        reason = f"cannot be executed here; {hint}"
+    where = f"{'.'.join(place)}: " if place else ""
+    raise UserError(f"{path}: {where}{reason}")

@@ -1,16 +1,21 @@
 """Sweeps of a moment, and the command line in a process of its own."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FAST = str(Path(__file__).with_name("fast.py"))
 SPEC: dict[str, Any] = {
     "method": "grid",
@@ -28,11 +33,11 @@ def sweep_file(folder: Path, name: str = "sweep.yaml", **more: Any) -> Path:
     return path
 
 
-def start(*words: str | Path, **environment: str) -> subprocess.Popen[str]:
+def start(*words: str | Path) -> subprocess.Popen[str]:
     """Start ``segmentation sweep``, which imports nothing of torch."""
     return subprocess.Popen(
         [sys.executable, "-m", "segmentation", "sweep", *map(str, words)],
-        env={**ENVIRONMENT, **environment},
+        env=ENVIRONMENT,
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -47,3 +52,30 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)
     return found
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server of one's own: the URL of its database."""
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    places = os.pathsep.join([*map(str, debian[-1:]), os.environ["PATH"]])
+    initdb, postgres = (shutil.which(name, path=places) for name in ("initdb", "postgres"))
+    user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    root = hasattr(os, "getuid") and os.getuid() == 0  # whom the server refuses
+    if None in (initdb, postgres) or (root and not shutil.which("setpriv")):
+        pytest.skip("no PostgreSQL: apt-get install postgresql")
+    pytest.importorskip("psycopg")
+    with TemporaryDirectory(prefix="pg", dir="/tmp") as folder:  # sockets have short names
+        if root:
+            shutil.chown(folder, "nobody")
+        run = user if root else []
+        data = [*run, str(initdb), f"{folder}/data", "--username=sweep", "--auth=trust"]
+        subprocess.run(data, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        argv = [*run, str(postgres), "-D", f"{folder}/data", "-k", folder, "-h", ""]
+        server = subprocess.Popen(argv, cwd=folder, stderr=subprocess.DEVNULL)
+        try:
+            wait_until(Path(folder, ".s.PGSQL.5432").exists)
+            yield f"postgresql://sweep@/postgres?host={folder}"
+        finally:
+            server.send_signal(signal.SIGINT)  # a fast shutdown
+            server.wait(60)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segmentation.experiments.sweep.status import rows
-from segmentation.experiments.sweep.store import Store
+from segmentation.experiments.sweep.status import trial_rows
+from segmentation.experiments.sweep.study import existing
 from tests.experiments.sweep.common import ENVIRONMENT, FAST, ROOT, sweep_file, wait_until
 
 CLUSTER = ROOT / "configs" / "cluster"
@@ -98,12 +98,15 @@ def test_slurm_job_is_requeued_and_goes_on(tmp_path: Path, environment: dict[str
     out, err = first.communicate(timeout=60)
     assert first.returncode == 143, out + err
     assert (tmp_path / "calls").read_text() == "requeue 40_3\n"
-    assert [row.state for row in rows(Store(store))] == ["complete", "interrupted"]
+    assert [row["state"] for row in trial_rows(existing(str(store), "sweep"))] == [
+        "complete",
+        "interrupted",
+    ]
     hold.unlink()
     second = job("slurm.sh", environment, "--epochs=1")
     out, err = second.communicate(timeout=60)
     assert second.returncode == 0, out + err
-    assert [row.state for row in rows(Store(store))] == ["complete"] * 3
+    assert [row["state"] for row in trial_rows(existing(str(store), "sweep"))] == ["complete"] * 3
     assert (tmp_path / "calls").read_text() == "requeue 40_3\n"
     log = Path(next((store / "runs" / "trial-00002").glob("*/argv.txt")))
     assert "--epochs=1" in log.read_text().split("\n")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from segmentation.experiments.sweep.check import fit_arguments, refused
-from segmentation.experiments.sweep.status import rows
-from segmentation.experiments.sweep.store import Store
+from segmentation.experiments.sweep.status import trial_rows
+from segmentation.experiments.sweep.study import existing
 from segmentation.experiments.sweep.sweep_file import read_sweep
 from tests.experiments.sweep.common import ROOT, start, sweep_file
 from tests.helpers import TINY, refusal
@@ -27,8 +27,7 @@ def test_unknown_parameters_are_refused_before_the_first_trial(
 ) -> None:
     def here(argv: list[str], input: str, **_: Any) -> subprocess.CompletedProcess[str]:
         assert argv == [sys.executable, "-m", "segmentation.experiments.sweep.check"]
-        asked = json.loads(input)
-        message = refused(asked["base"], asked["parameters"])
+        message = refused(*json.loads(input))
         return subprocess.CompletedProcess(argv, 2 if message else 0, "", f"{message}\n")
 
     monkeypatch.setattr(subprocess, "run", here)
@@ -72,16 +71,13 @@ def test_fit_on_two_processes(tmp_path: Path, dsb_root: Path) -> None:
     words = [word for word in extra if not word.startswith("--data.length")]
     process = start("run", path, f"--storage={store}", "--", *words)
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err + Store(store).log(0).read_text()
-    (row,) = rows(Store(store))
-    assert row.state == "complete", (row, Store(store).log(0).read_text())
-    folder = Store(store).run_folder(0)
-    assert folder is not None
-    config = (folder / "config.yaml").read_text()
+    log = (store / "logs" / "trial-00000.log").read_text()
+    assert process.returncode == 0, err + log
+    (row,) = trial_rows(existing(str(store), "sweep"))
+    assert row["state"] == "complete", log
+    config = (row["folder"] / "config.yaml").read_text()
     assert "lr: 0.003" in config
     assert "length: null" in config
-    assert json.loads((folder / "resources.json").read_text())["processes"] == 2
-    assert row.score is not None
-    assert 0 <= row.score <= 1
-    assert f"trial 0: val/iou {row.score:.4g}" in out
-    assert pytest.approx(row.values["model.optimizer.lr"]) == 0.003
+    assert json.loads((row["folder"] / "resources.json").read_text())["processes"] == 2
+    assert 0 <= row["val/iou"] <= 1
+    assert f"trial 0: val/iou {row['val/iou']:.4g}" in out
