@@ -131,6 +131,8 @@ def check_data(root: Path | None) -> list[Finding]:
                 about = f"{place}: {name}, {len(records)} images, {masks} with masks"
                 found.append(("ok", "data", about, ""))
                 break
+        if found and place == folder:
+            break
     remedy = "segmentation prepare dsb2018 --root data/dsb2018, or --data.root DIR"
     none = ("error" if root else "warning", "data", f"{folder}: no data set", remedy)
     return found or [none]

@@ -9,10 +9,8 @@ from segmentation.data.cache import Store
 from segmentation.data.preprocess import Preprocess, resize_image, resize_labels
 from segmentation.data.sample import Sample
 from segmentation.evaluation.audit.duplicates import EDGES, Duplicates
-from segmentation.evaluation.audit.pictures import outlined
 from segmentation.evaluation.audit.samples import FLAWS, SampleFacts
-from segmentation.evaluation.html import data_url
-from segmentation.evaluation.overlays import tint
+from segmentation.evaluation.overlays import data_url, outlined, tint
 from segmentation.evaluation.pages import render
 from segmentation.evaluation.plots import histogram, histogram_of
 

@@ -62,12 +62,12 @@ def refused(base: Sequence[str], parameters: Mapping[str, Sequence[Any]]) -> str
             super().parse_arguments(parser, args)
             keys = [key for key, _ in self.config["fit"].items(branches=True)]
             names.update(k.replace(".init_args", "").removesuffix(".class_path") for k in keys)
-            raise InterruptedError
+            raise _ParsedError
 
     def reason(chosen: Mapping[str, Any]) -> UserError | None:
         try:
             cli.run(["fit", *base, *(f"--{n}={v}" for n, v in chosen.items())], cls=Parsing)
-        except InterruptedError:  # parsed, and nothing is built
+        except _ParsedError:  # parsed, and nothing is built
             return None
         except UserError as error:
             return error
@@ -88,6 +88,10 @@ def refused(base: Sequence[str], parameters: Mapping[str, Sequence[Any]]) -> str
                 return f"parameters.{name}: {error}{hint}"
         first[name] = values[0]
     return "parameters: some of their values are refused together"
+
+
+class _ParsedError(Exception):
+    """Nothing is wrong."""
 
 
 def seconds_of_runs(sweep: Sweep, trials: int, extra: Sequence[str]) -> list[float]:

@@ -1,7 +1,6 @@
 """The whole audit: what it reports, what it writes, and what it does about bad input."""
 
 import json
-import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from segmentation.__main__ import main
 from segmentation.data.sample import Record
 from segmentation.data.splits import GroupSplit, RandomSplit, Split
 from segmentation.errors import UserError
-from segmentation.evaluation.audit import FILES, audit, findings, read_split, readable
+from segmentation.evaluation.audit import FILES, make_audit, read_split, readable
 from segmentation.io.images import write_image
 from tests.evaluation.audit.listed import Listed, block, noise, sample
 from tests.helpers import refusal
@@ -43,7 +42,7 @@ class Page(HTMLParser):
         assert tag not in ("script", "link", "iframe")
 
     def handle_startendtag(self, tag: str, attrs: Any) -> None:
-        assert tag == "line"
+        """Nothing to close."""
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -68,7 +67,7 @@ SPLIT = Split(("a", "c"), ("b<i>",), ("d",))
 
 def test_everything_is_reported(tmp_path: Path) -> None:
     output = tmp_path / "deep" / "audit"
-    report = audit(listed(), output, SPLIT, "mine", cache=tmp_path)
+    report = make_audit(listed(), output, SPLIT, "mine", cache=tmp_path)
     assert {path.name for path in output.iterdir()} == set(FILES)
     assert [path.name for path in output.parent.iterdir()] == ["audit"]
     assert json.loads((output / "audit.json").read_text()) == json.loads(json.dumps(report))
@@ -91,13 +90,11 @@ def test_everything_is_reported(tmp_path: Path) -> None:
     assert len(page.pictures) == 2  # the pair and the object of two parts
     for text in ("Overlaps: not available", "IoU 0.000, contradicting", "b<i>", "identical"):
         assert text in page.text
-    lines = findings(report)
-    assert re.search(r"^ +1  groups of identical images$", lines, re.MULTILINE)
 
 
 def test_samples_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
     source = listed(faults=("a", "d"))
-    report = audit(source, tmp_path / "out", SPLIT, "mine", cache=tmp_path)
+    report = make_audit(source, tmp_path / "out", SPLIT, "mine", cache=tmp_path)
     assert report["faults"] == {name: f"{name}.png: broken; copy it again" for name in "ad"}
     assert report["samples_read"] == 2 and report["split"]["parts"]["test"] == 0
     assert "a.png: broken" in Page((tmp_path / "out" / FILES[0]).read_text()).text
@@ -108,11 +105,12 @@ def test_samples_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
 
 def test_a_split_that_cannot_be_drawn_is_noted(tmp_path: Path) -> None:
     split = GroupSplit(val=1, test=1)
-    report = audit(listed(), tmp_path / "out", split, "by group", cache=tmp_path)
+    report = make_audit(listed(), tmp_path / "out", split, "by group", cache=tmp_path)
     assert "2 group(s)" in report["split"]["error"]
     page = Page((tmp_path / "out" / FILES[0]).read_text())
     assert "by group: not possible. split: 2 group(s)" in page.text
-    drawn = audit(listed(), tmp_path / "2", RandomSplit(val=1, test=1), "random", cache=tmp_path)
+    split = RandomSplit(val=1, test=1)
+    drawn = make_audit(listed(), tmp_path / "2", split, "random", cache=tmp_path)
     assert sum(drawn["split"]["parts"].values()) == 4
 
 
@@ -122,14 +120,14 @@ def test_overlaps_where_the_reader_knows(tmp_path: Path) -> None:
             return 7 if record.id == "c" else 0
 
     source = Knowing(*listed().samples.values())
-    report = audit(source, tmp_path / "out", SPLIT, "mine", cache=tmp_path)
+    report = make_audit(source, tmp_path / "out", SPLIT, "mine", cache=tmp_path)
     assert report["labels"]["overlaps"] == {"c": 7}
     assert "Overlapping objects" in Page((tmp_path / "out" / FILES[0]).read_text()).text
 
 
 def test_one_image_without_truth(tmp_path: Path) -> None:
     source = Listed(sample("a", np.zeros((5, 5), np.uint8), None))
-    audit(source, tmp_path / "out", Split(("a",), (), ()), "mine", cache=tmp_path)
+    make_audit(source, tmp_path / "out", Split(("a",), (), ()), "mine", cache=tmp_path)
     assert "No duplicates." in Page((tmp_path / "out" / FILES[0]).read_text()).text
 
 
@@ -139,7 +137,7 @@ def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(UserError, match="No space"):
-        audit(listed(), tmp_path / "new" / "out", SPLIT, "mine", cache=tmp_path)
+        make_audit(listed(), tmp_path / "new" / "out", SPLIT, "mine", cache=tmp_path)
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -149,11 +147,11 @@ def test_bad_input_of_audit(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("full", "full/x", "full/x/y"):
         with pytest.raises(UserError, match=name):
-            audit(listed(), tmp_path / name, SPLIT, "mine", cache=tmp_path)
+            make_audit(listed(), tmp_path / name, SPLIT, "mine", cache=tmp_path)
     with pytest.raises(UserError, match="'z'"):
-        audit(listed(), tmp_path / "out", Split(("a", "z"), (), ()), "mine", cache=tmp_path)
+        make_audit(listed(), tmp_path / "out", Split(("a", "z"), (), ()), "mine", cache=tmp_path)
     assert not (tmp_path / "out").exists()
-    audit(listed(), tmp_path / "empty", SPLIT, "mine", cache=tmp_path)
+    make_audit(listed(), tmp_path / "empty", SPLIT, "mine", cache=tmp_path)
 
 
 def test_the_split_of_a_run(tmp_path: Path) -> None:

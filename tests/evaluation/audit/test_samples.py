@@ -5,7 +5,6 @@ import pytest
 
 from segmentation.evaluation.audit.samples import (
     Flaw,
-    boxes,
     examine,
     examine_labels,
     parts_and_holes,
@@ -41,18 +40,6 @@ def test_parts_and_holes_of_random_masks(density: float) -> None:
 def test_no_object_has_neither_parts_nor_holes() -> None:
     assert parts_and_holes(np.zeros((3, 4), bool)) == (0, 0)
     assert parts_and_holes(np.ones((3, 4), bool)) == (1, 0)
-
-
-def test_boxes_are_the_smallest() -> None:
-    labels = np.random.default_rng(0).integers(0, 900, (20, 30))
-    labels[labels > 40] = 0
-    found = boxes(labels.astype(np.uint8))
-    assert list(found) == [i for i in range(1, 41) if (labels == i).any()]
-    for number, (left, top, right, bottom) in found.items():
-        inside = labels[top:bottom, left:right] == number
-        assert inside.sum() == (labels == number).sum()
-        assert all(inside[edge].any() for edge in (0, -1, np.s_[:, 0], np.s_[:, -1]))
-    assert boxes(np.zeros((4, 4), np.int32)) == {}
 
 
 def test_odd_objects() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from segmentation.data.cache import decoded
 from segmentation.data.corrections import Corrected, Corrections, read_corrections
 from segmentation.data.sample import Sample
+from segmentation.evaluation.audit import suggested_corrections
 from segmentation.evaluation.audit.duplicates import find_duplicates
 from segmentation.evaluation.audit.samples import examine
-from segmentation.evaluation.audit.template import template
 from tests.evaluation.audit.listed import Listed, block, noise, sample
 
 
@@ -18,7 +18,8 @@ def suggested(listed: Listed, folder: Path, faults: dict[str, str] | None = None
     store = decoded(listed, folder / "cache")
     found = find_duplicates(store, 0.4)
     bad = [pair for pair in found.pairs if pair.iou is not None and pair.iou < 0.7]
-    return template("listed", [examine(one, 10) for one in store], found, bad, faults or {})
+    facts = [examine(one, 10) for one in store]
+    return suggested_corrections("listed", facts, found.exact, bad, faults or {})
 
 
 def in_force(text: str) -> str:
