@@ -24,7 +24,7 @@ HEAVY = ("torch", "lightning", "albumentations", "cv2", "wandb", "torchmetrics",
         ["--help"],
         ["--version"],
         *(
-            [c, "--help"]
+            [*c.split(), "--help"]
             for c in (
                 "fit",
                 "validate",
@@ -37,7 +37,7 @@ HEAVY = ("torch", "lightning", "albumentations", "cv2", "wandb", "torchmetrics",
                 "evaluate",
                 "compare",
                 "crossvalidate",
-                "sweep",
+                "sweep run",
                 "doctor",
                 "prepare",
                 "audit",
