@@ -49,12 +49,13 @@ class TiffWindows:
         with decoding(path), ExitStack() as stack:
             tiff = stack.enter_context(open_tiff(Path(path), path))
             number = one_plane(tiff, path, channels=1)[0] if page is None else page
-            self._page: Any = tiff.pages[number]
-            check_page(self._page, path, most=2**48)
-            if orientation(self._page) != 1:
+            page: Any = tiff.pages[number]
+            self._page = page
+            check_page(page, path, most=2**48)
+            if orientation(page) != 1:
                 raise UserError(f"{path}: lies on its side (tag Orientation); save it upright")
-            if not self._page.is_memmappable:
-                size = math.prod(self._page.chunks) * self._page.dtype.itemsize
+            if not page.is_memmappable:
+                size = math.prod(page.chunks) * page.dtype.itemsize
                 if size > _LARGEST:
                     raise UserError(
                         f"{path}: is compressed in strips of {size / 2**30:.1f} GiB, which cannot "
@@ -62,13 +63,13 @@ class TiffWindows:
                     )
                 import zarr  # takes half a second
 
-                self._zarr: Any = zarr.open_array(self._page.aszarr(), mode="r")
-            height, width = self._page.imagelength, self._page.imagewidth
-            rows_of_chunk = self._page.chunks[self._page.axes.index("Y")]
-            self._step = rows_of_chunk * -(-_LEAST // rows_of_chunk)
+                self._zarr: Any = zarr.open_array(page.aszarr(), mode="r")
+            chunk = page.chunks[page.axes.index("Y")]
+            self._step = chunk * -(-_LEAST // chunk)
             self._strip = lru_cache(-(-rows // self._step) + 1)(self._decode)
             example = self.read(slice(0, 1), slice(0, 1))
-            self.shape, self.dtype = (height, width, example.shape[2]), example.dtype
+            self.shape = (page.imagelength, page.imagewidth, example.shape[2])
+            self.dtype = example.dtype
             self._open = stack.pop_all()
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
@@ -125,12 +126,10 @@ class BandStore:
     def __init__(self, folder: Path, beside: "BandStore | None" = None) -> None:
         self._folder = folder
         self._parts: list[tuple[int, int, tuple[int, ...], np.dtype[Any]]] = []
-        if beside is not None:
-            self._file = beside._file
-            return
         with unwritten(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  __exit__ closes it
+            new = None if beside else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            self._file: Any = beside._file if beside else new
 
     def append(self, rows: np.ndarray) -> None:
         """Add rows, an array of any kind, at the end."""
