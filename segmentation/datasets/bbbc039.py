@@ -33,9 +33,11 @@ class BBBC039(SegmentationDataset):
     of a value is one. Three fields are empty, and kept. The lists ``metadata/{training, validation,
     test}.txt`` name every field. Groups are wells, of which the official lists share some.
 
-    >>> data = BBBC039("data/bbbc039")
-    >>> data[0].image.shape, data[0].subset  # doctest: +SKIP
-    ((520, 696, 1), 'train')
+    >>> import tempfile
+    >>> from segmentation.datasets.synthetic import write_bbbc039
+    >>> data = BBBC039(write_bbbc039(Path(tempfile.mkdtemp()), 4, size=(64, 80)))
+    >>> len(data), data[0].image.dtype, data[0].group, data[0].subset
+    (4, dtype('uint16'), 'A01', 'train')
 
     Args:
         root: Folder that holds all three.
@@ -43,7 +45,7 @@ class BBBC039(SegmentationDataset):
 
     name = "bbbc039"
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str | Path) -> None:
         self.root = root
 
     def index(self) -> Sequence[Record]:

@@ -33,9 +33,11 @@ class DICHeLa(SegmentationDataset):
     ``0N_ST/SEG/man_segTTT.tif`` (label maps); numbers have three or four digits. Frames without the
     truth that is asked for are left out. A sample is called ``01/t007``, its group is ``01``.
 
-    >>> data = DICHeLa("data/dic_hela", truth="gold")
-    >>> [sample.id for sample in data][:2]  # doctest: +SKIP
-    ['01/t002', '01/t005']
+    >>> import tempfile
+    >>> from segmentation.datasets.synthetic import write_dic_hela
+    >>> data = DICHeLa(write_dic_hela(Path(tempfile.mkdtemp()), 8, size=(64, 80)), truth="gold")
+    >>> [sample.id for sample in data]
+    ['01/t001', '02/t001']
 
     Args:
         root: Folder that holds the archive or its unpacked folder, or that folder itself.
@@ -44,7 +46,7 @@ class DICHeLa(SegmentationDataset):
             gold has none: in other frames, and in its own the cells that it leaves out.
     """
 
-    def __init__(self, root: str, truth: Truth = "best") -> None:
+    def __init__(self, root: str | Path, truth: Truth = "best") -> None:
         self.root, self.truth = root, truth
         self.name = f"dic_hela-{truth}"
 

@@ -5,6 +5,7 @@ Caicedo et al., "Nucleus segmentation across imaging experiments", Nature Method
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,11 @@ class DSB2018(SegmentationDataset):
     ``<id>/masks/`` or one merged mask ``<id>/mask.png``, whose connected components are then the
     nuclei. ``stage1_test`` is read if present; its truth comes from ``stage1_solution.csv``.
 
-    >>> data = DSB2018("data/dsb2018")
-    >>> data[0].image.shape, data[0].kind  # doctest: +SKIP
-    ((256, 256, 3), 'fluorescence')
+    >>> import pathlib, tempfile
+    >>> from segmentation.datasets.synthetic import write_dsb2018
+    >>> data = DSB2018(write_dsb2018(pathlib.Path(tempfile.mkdtemp()), 2, size=(64, 80)))
+    >>> len(data), data[0].image.shape, data[0].labels.shape
+    (2, (64, 80, 3), (64, 80))
 
     Args:
         root: Folder that holds ``stage1_train`` or ``stage1_train.zip``.
@@ -44,7 +47,7 @@ class DSB2018(SegmentationDataset):
 
     name = "dsb2018"
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str | Path) -> None:
         self.root = root
         self._trees: dict[str, Tree] = {}
         self._solution: dict[str, list[dict[str, str]]] = {}

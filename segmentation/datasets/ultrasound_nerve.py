@@ -6,6 +6,7 @@ about 59 % of the official frames no nerve was marked: an empty mask is a right 
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from segmentation.data.datamodule import SegmentationDataModule
@@ -29,9 +30,11 @@ class UltrasoundNerve(SegmentationDataset):
     there is no mask file at all, Kaggle's run lengths ``train_masks.csv`` (``subject,img,pixels``)
     are the truth. The group of a sample is its subject; its kind ``"nerve"`` or ``"empty"``.
 
-    >>> data = UltrasoundNerve("data/ultrasound_nerve")
-    >>> data[0].group, data[0].kind  # doctest: +SKIP
-    ('1', 'nerve')
+    >>> import pathlib, tempfile
+    >>> from segmentation.datasets.synthetic import write_ultrasound_nerve
+    >>> root = write_ultrasound_nerve(pathlib.Path(tempfile.mkdtemp()), 6, (42, 58), subjects=2)
+    >>> [(sample.id, sample.kind) for sample in UltrasoundNerve(root)][:2]
+    [('1_1', 'nerve'), ('1_2', 'empty')]
 
     Args:
         root: Folder that holds ``train`` or ``train.zip`` (or Kaggle's archive of everything).
@@ -39,7 +42,7 @@ class UltrasoundNerve(SegmentationDataset):
 
     name = "ultrasound_nerve"
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str | Path) -> None:
         self.root = root
         self._runs: dict[str, str] = {}
 
