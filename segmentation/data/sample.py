@@ -80,11 +80,10 @@ class Source(Protocol):
         """
 
 
-class SegmentationDataset(Dataset[Sample]):
+class SegmentationDataset(Dataset[Sample], Source):
     """Images and their label maps, read from their files when they are asked for.
 
-    A subclass has a ``name``, ``index`` and ``read``, as :class:`Source` describes them; that is
-    all that a data module needs, too.
+    A subclass has a ``name``, ``index`` and ``read``: all that a data module needs, too.
 
     >>> from segmentation.datasets import DSB2018
     >>> data = DSB2018("data/dsb2018")
@@ -92,24 +91,7 @@ class SegmentationDataset(Dataset[Sample]):
     (670, (256, 256))
     """
 
-    name: str
     version = 1
-
-    def index(self) -> Sequence[Record]:
-        """Every sample, sorted by id, without decoding one.
-
-        Raises:
-            UserError: The root is missing, empty or not in the expected layout.
-        """
-        raise NotImplementedError
-
-    def read(self, record: Record) -> Sample:
-        """Decode one sample.
-
-        Raises:
-            UserError: A file is broken, or image and mask do not fit together.
-        """
-        raise NotImplementedError
 
     @cached_property
     def records(self) -> Sequence[Record]:

@@ -113,14 +113,14 @@ class ResumingDownloader:
         except (requests.exceptions.RequestException, UnicodeError) as error:
             answer = getattr(error, "response", None)  # which is false where the status is not 200
             status = 0 if answer is None else answer.status_code
-            if status == 416 and answer.headers.get("Content-Range") == f"bytes */{offset}":
-                return ""  # it was whole already
+            if answer is not None and status == 416:
+                if answer.headers.get("Content-Range") == f"bytes */{offset}":
+                    return ""  # it was whole already
+                self.data.unlink()
             broke = requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError
             again = isinstance(error, (*broke, requests.exceptions.Timeout))
             if isinstance(error, requests.exceptions.SSLError):
                 again = False
-            if status == 416:
-                self.data.unlink()
             if not (again or status in BUSY or status >= 500):
                 raise UserError(f"{url}: {error}; {REMEDY}") from None
             return str(error)

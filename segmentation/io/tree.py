@@ -1,5 +1,6 @@
 """The files of a dataset, whether its archive was unpacked or not."""
 
+import os
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -16,11 +17,14 @@ class Tree:
     """A folder or a ``.zip`` file as a flat list of files, never unpacked; for any threads."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._process = path, os.getpid()
         self._zip: zipfile.ZipFile | None = None
         if path.is_file():
             with decoding(path, "zip archive"):
                 self._zip = zipfile.ZipFile(path)
+
+    def __reduce__(self) -> tuple[type["Tree"], tuple[Path]]:
+        return Tree, (self.path,)
 
     def files(self) -> dict[str, str]:
         """Relative POSIX path ► stamp (checksum, or size and time), sorted; junk left out."""
@@ -37,6 +41,8 @@ class Tree:
         with decoding(self.name(name), "file in the archive"):
             if self._zip is None:
                 return (self.path / name).read_bytes()
+            if self._process != os.getpid():  # forked: processes would share one place in the file
+                self._zip, self._process = zipfile.ZipFile(self.path), os.getpid()
             if (size := self._zip.getinfo(name).file_size) > _LARGEST:
                 raise UserError(f"{self.name(name)}: {size} bytes are too many for an image")
             return self._zip.read(name)

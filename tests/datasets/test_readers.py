@@ -1,5 +1,6 @@
 """What all readers of official data sets keep: every layout, one index, one line for each fault."""
 
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 from segmentation import datasets
 from segmentation.data.sample import Sample, SegmentationDataset
@@ -140,7 +142,10 @@ def test_archives_and_folders_are_the_same(name: str, top: str, root: Root, tmp_
         zip_folder(root(name) / folder, tmp_path / f"{folder}.zip", top.format(folder))
     for table in root(name).glob("*.csv"):
         shutil.copy(table, tmp_path)
-    same(list(opened(name, tmp_path)), list(opened(name, root(name))))
+    data, wanted = opened(name, tmp_path), list(opened(name, root(name)))
+    same(list(data), wanted)
+    same(list(DataLoader(data, None, num_workers=2)), wanted)  # processes share no open archive
+    same([pickle.loads(pickle.dumps(data))[1]], wanted[1:2])
 
 
 @pytest.mark.parametrize("name", ["dsb2018", "dic_hela", "ultrasound_nerve"])
