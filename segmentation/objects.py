@@ -153,13 +153,8 @@ def distance_transform(mask: np.ndarray) -> np.ndarray:
 def binary_mask(mask: np.ndarray, name: str, remedy: str = "") -> np.ndarray:
     """Check that an (H, W) mask holds at most two values, 0 and one other, and return it as bool.
 
-    Args:
-        mask: Integers.
-        name: What to call it in messages.
-        remedy: What else may help, said before the advice to save it anew.
-
-    Raises:
-        UserError: There are other values (a label map, an interpolated or a JPEG mask).
+    Others (label maps, smoothed masks) are a :class:`UserError`. ``remedy`` is what else may help,
+    said before the advice to save it anew.
     """
     foreground = mask > 0
     # Much faster than listing the values, and nearly always enough.
@@ -177,10 +172,10 @@ def merge_objects(masks: Iterable[tuple[str, np.ndarray]], shape: tuple[int, int
     """Merge one binary mask per object, each with its name, into an (H, W) int32 label map.
 
     Ids go by the order given. Where objects overlap the later one wins; an object that vanishes so
-    keeps no id.
+    keeps no id. A mask that is not of ``shape`` or not binary is a :class:`UserError`.
 
-    Raises:
-        UserError: A mask's size is not ``shape``, or it is not binary.
+    >>> merge_objects([("a", np.array([[1, 1, 0]])), ("b", np.array([[0, 9, 9]]))], (1, 3)).tolist()
+    [[1, 2, 2]]
     """
     labels = np.zeros(shape, np.int32)
     for number, (name, mask) in enumerate(masks, start=1):

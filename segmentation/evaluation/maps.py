@@ -22,7 +22,6 @@ class Facts:
     """What one file of a side shows about what the side holds.
 
     Attributes:
-        shape: (H, W).
         values: Different values above 0.
         regions: 8-connected regions of one value above 0.
         pairs, unlike: Neighbouring pixels above 0 that are not both the file's maximum, and how
@@ -70,8 +69,7 @@ def read_probability(path: Path) -> np.ndarray:
     """
     pixels = read_values(path)
     if pixels.dtype in (np.uint8, np.uint16):
-        probs: np.ndarray = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
-        return probs
+        return np.asarray(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)
     if pixels.dtype.kind != "f":
         raise UserError(
             f"{path}: probabilities of {pixels.dtype}; save them as 8 or 16 bit integers, or as "
@@ -126,11 +124,8 @@ def facts_of(ids: np.ndarray) -> Facts:
 def holds_instances(facts: dict[Path, Facts], kind: Kind, option: str) -> bool:
     """Whether a side's values are instance ids; otherwise its files are binary masks.
 
-    ``auto`` says masks if no file holds more than one value beside 0.
-
-    Raises:
-        UserError: ``mask`` was said and is wrong, or ``auto`` finds values that mean something
-            else (probabilities, classes, ids that are used again).
+    ``auto`` says masks if no file holds more than one value beside 0, and refuses values that mean
+    something else (probabilities, classes, ids that are used again).
     """
     many = {path: f for path, f in facts.items() if f.values > 1}
     if kind == "instances" or not many:
@@ -166,9 +161,9 @@ def to_labels(ids: np.ndarray, instances: bool) -> np.ndarray:
 def check_same_size(path: Path, found: tuple[int, ...], truth: Path, size: tuple[int, int]) -> None:
     """Raise :class:`UserError` when a map has not the height and width of its truth."""
     if found != size:
+        here, there = (f"{height}×{width}" for height, width in (found, size))
         raise UserError(
-            f"{path}: is {found[0]}×{found[1]} (H×W) but its truth {truth} is {size[0]}×{size[1]}; "
-            "export both at one size"
+            f"{path}: is {here} (H×W) but its truth {truth} is {there}; export both at one size"
         )
 
 

@@ -84,8 +84,9 @@ def decode_mask(data: bytes, name: str) -> np.ndarray:
             f"{name}: holds {values.dtype} values that are no whole numbers, such as {odd[0]:g}; "
             "save a mask or its ids as integers"
         )
-    # float32 holds all whole numbers up to 2^24 only.
-    most = 2**24 if values.dtype.kind == "f" else 2**31 - 1
+    most = 2**31 - 1
+    if values.dtype.kind == "f":  # float32 holds all whole numbers up to 2^24 only
+        most = min(most, 2 ** (np.finfo(values.dtype).nmant + 1))
     for odd in (values.min(), values.max()):
         if not 0 <= odd <= most:
             raise UserError(
@@ -105,13 +106,13 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     scheme = 1 if pixels.dtype == np.float32 else 8  # TIFF's numbers for none and deflate
     options = [cv2.IMWRITE_TIFF_COMPRESSION, scheme] if path.suffix.startswith(".tif") else []
     try:
-        data = cv2.imencode(path.suffix, bgr, options)[1].tobytes()
+        done, data = cv2.imencode(path.suffix, bgr, options)
     except cv2.error:
-        raise UserError(
-            f"{path}: cannot encode {pixels.dtype} pixels as {path.suffix or 'nothing'}; use .png "
-            "or .tif"
-        ) from None
-    write_bytes(path, data)
+        done = False
+    if not done:
+        kind = path.suffix or "nothing"
+        raise UserError(f"{path}: cannot encode {pixels.dtype} as {kind}; use .png or .tif")
+    write_bytes(path, data.tobytes())
 
 
 def _read_bytes(path: str | Path) -> bytes:
@@ -122,9 +123,8 @@ def _read_bytes(path: str | Path) -> bytes:
 def _decode_values(data: bytes, name: str) -> np.ndarray:
     pixels = _decode(data, name, mask=True)
     if (pixels[..., 1:] != pixels[..., :1]).any():
-        raise UserError(
-            f"{name}: a mask must be gray, this one has colours; save it as one channel"
-        )
+        why = "a mask must be gray, this one has colours"
+        raise UserError(f"{name}: {why}; save it as one channel")
     return np.ascontiguousarray(pixels[..., 0])
 
 

@@ -43,7 +43,7 @@ def decided(ids: np.ndarray, kind: Kind = "auto") -> bool:
 def test_pairs() -> None:
     here, there = ({name: Path(name) for name in names} for names in ("abc", "bcd"))
     assert pair(here, there, "--prediction", allow_missing=True) == ["b", "c"]
-    with pytest.raises(UserError, match=r"--truth: 1 files .* --prediction: a; .*--allow-missing"):
+    with pytest.raises(UserError, match=r"--truth: 1 files .* --prediction: a; .*--allow_missing"):
         pair(here, there, "--prediction", allow_missing=False)
     with pytest.raises(UserError, match=r"--prediction: 1 files .* --truth: d; "):
         pair({"b": Path(), "c": Path()}, there, "--prediction", allow_missing=False)
