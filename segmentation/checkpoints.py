@@ -3,7 +3,7 @@
 import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,17 @@ def load(*paths: str | Path, device: str = "auto", tta: bool = False) -> Predict
     >>> model = load("best.ckpt")  # doctest: +SKIP
     >>> labels = model.predict(image)  # doctest: +SKIP
     """
-    first, *others = (load_task(path).predictor for path in paths)
-    first.tta = first.tta or tta
-    for path, other in zip(paths[1:], others, strict=True):
-        other.tta = other.tta or tta
-        first.add_member(other, str(path))
-    return first.to(find_device(device))
+    return load_ensemble(paths, tta).predictor.to(find_device(device))
+
+
+def load_ensemble(paths: Sequence[str | Path], tta: bool = False) -> SegmentationTask:
+    """The task of the first checkpoint, whose predictor averages over all of them."""
+    first, *others = map(load_task, paths)
+    for path, task in zip(paths, (first, *others), strict=True):
+        task.predictor.tta |= tta
+        if task is not first:
+            first.predictor.add_member(task.predictor, str(path))
+    return first
 
 
 def find_device(name: str) -> torch.device:

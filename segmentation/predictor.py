@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ class Predictor:
         """Where the network is."""
         return next((p.device for p in self.net.parameters()), torch.device("cpu"))
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Predictor":
         """Move all networks."""
         for one in (self, *self.members):
             one.net.to(device)
@@ -128,8 +128,10 @@ class Predictor:
             logits: :meth:`logits` of them, where they are known.
         """
         tta = self.tta if tta is None else tta
-        known = logits is not None and not tta
-        total = self.target.probabilities(logits) if known else self._alone(image, tta)
+        if logits is None or tta:
+            total = self._alone(image, tta)
+        else:
+            total = self.target.probabilities(logits)
         for member in self.members:
             total = total + member._alone(image, tta)
         return total / (1 + len(self.members)) if self.members else total
@@ -140,20 +142,10 @@ class Predictor:
 
         Each member sees it as it was trained to. A large one goes through the network in tiles.
         """
-        total = None
-        for one in (self, *self.members):
-            prepared = one.preprocess.prepare(image).transpose(2, 0, 1)
-            pixels = torch.from_numpy(np.ascontiguousarray(prepared))
-            size = (pixels.shape[1], pixels.shape[2])
-            if size[0] * size[1] > WHOLE and not getattr(one.net, "whole_image", False):
-                bands = one.bands(lambda y, x, p=pixels: p[:, y, x], size, one.tiling(size)[0])
-                answer = torch.from_numpy(np.concatenate(list(bands), axis=1))[None]
-            else:
-                answer = one._alone(pixels[None].to(one.device), one.tta)
-            probs = one.preprocess.restore(answer, (image.shape[0], image.shape[1]))
-            probs = probs[0].cpu().numpy()
-            total = probs if total is None else total + probs
-        return total / (1 + len(self.members)) if self.members else total
+        total = self._map(image)
+        for member in self.members:
+            total += member._map(image)
+        return total / np.float32(1 + len(self.members))
 
     def decode(self, probs: np.ndarray) -> Prediction:
         """(K, H, W) float32 probabilities ► objects."""
@@ -196,8 +188,11 @@ class Predictor:
             found = replace(found, measurements=table)
         return found if probabilities or measurements else found.labels
 
-    def bands(self, read: Read, size: tuple[int, int], tiling: Tiling) -> Iterator[np.ndarray]:
+    def bands(
+        self, read: Read, size: tuple[int, int], tiling: Tiling | None = None
+    ) -> Iterator[np.ndarray]:
         """This network's (K, rows, W) probabilities, down an image whose windows it reads."""
+        tiling = tiling or self.tiling(size)[0]
         return sliding(lambda p: self._alone(p.to(self.device), self.tta), read, size, tiling)
 
     def tiling(
@@ -223,6 +218,20 @@ class Predictor:
         if radius is None:
             return Tiling(tile, self.stride, tile // 8, tile // 8), False
         return Tiling(tile, self.stride, radius, _RAMP), True
+
+    def _map(self, image: np.ndarray) -> np.ndarray:
+        """:meth:`maps` of this network alone."""
+        prepared = self.preprocess.prepare(image).transpose(2, 0, 1)
+        pixels = torch.from_numpy(np.ascontiguousarray(prepared))
+        size = (pixels.shape[1], pixels.shape[2])
+        if size[0] * size[1] > WHOLE and not getattr(self.net, "whole_image", False):
+            bands = self.bands(lambda rows, columns: pixels[:, rows, columns], size)
+            probs = torch.from_numpy(np.concatenate(list(bands), axis=1))[None]
+        else:
+            probs = self._alone(pixels[None].to(self.device), self.tta)
+        probs = self.preprocess.restore(probs, (image.shape[0], image.shape[1]))
+        found: np.ndarray = probs[0].cpu().numpy()
+        return found
 
     def _alone(self, image: Tensor, tta: bool) -> Tensor:
         """Prepared images ► probabilities of this network alone."""

@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_welcome(self, path: str) -> bool:
         """Refuse other paths; and pages of other hosts, which a browser may be made to open."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        here = self.server.server_address[0] not in LOOPBACK
+        here = str(self.connection.getsockname()[0]) not in LOOPBACK
         here = here or urlsplit(f"//{host}").hostname in LOOPBACK
         if not here or (origin is not None and urlsplit(origin).netloc != host):
             self._answer(HTTPStatus.FORBIDDEN, "this page is of another host")

@@ -34,14 +34,8 @@ def export(ckpt_path: Path, output: Path, half: bool = False) -> None:
 def save_for_inference(checkpoint: dict[str, Any], output: Path, half: bool = False) -> None:
     """Write a checkpoint that ``predict`` and ``test`` take as any other, without what trains on.
 
-    Args:
-        checkpoint: As ``segmentation.checkpoints.read_checkpoint`` gives it.
-        output: The file.
-        half: Store numbers in float16, half the size. They are computed with in float32 as before;
-            a tensor that float16 cannot hold stays as it is.
-
-    Raises:
-        UserError: The output cannot be written.
+    With ``half``, numbers are stored in float16 and computed with in float32 as before; a tensor
+    that float16 cannot hold stays as it is.
     """
     kept = {name: checkpoint[name] for name in _KEPT if name in checkpoint}
     kept["segmentation"] = {**kept["segmentation"], "exported": True}

@@ -5,10 +5,10 @@ import os
 import platform
 import signal
 import sys
+import warnings
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 import torch
 from lightning import Callback, Trainer
-from torch.utils.data import Dataset
+from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
 from segmentation import __version__
-from segmentation.checkpoints import find_device, load_task
+from segmentation.checkpoints import find_device, load_ensemble
 from segmentation.errors import Unwritten, UserError
 from segmentation.io.files import sha256_of, write_table
 from segmentation.io.images import IMAGE_SUFFIXES
@@ -31,9 +31,9 @@ from segmentation.measurements import IMAGE_COLUMNS, OBJECT_COLUMNS
 from segmentation.predict.formats import RLE_COLUMNS
 from segmentation.predict.manifest import Manifest
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
-from segmentation.predictor import Prediction, Predictor
+from segmentation.predictor import Predictor
 
-_AHEAD = 4  # files that are read before they are wanted
+_AHEAD = 3  # files that are read before they are wanted
 
 
 def predict(
@@ -75,13 +75,8 @@ def predict(
     """
     outputs = Outputs(output, labels, probabilities, overlays, geojson, rle, rois)
     stems = find_images(data_images, output)
-    task, *others = (load_task(path) for path in ckpt_path)
-    for path, other in zip(ckpt_path[1:], others, strict=True):
-        task.predictor.add_member(other.predictor, str(path))
+    task, where = load_ensemble(ckpt_path, tta), find_device(device)
     members = (task.predictor, *task.predictor.members)
-    for one in members:
-        one.tta = one.tta or tta
-    kind = find_device(device)
     target = {k: v for k, v in vars(task.target).items() if not k.startswith("_")}
     settings = {
         "version": __version__,
@@ -93,38 +88,39 @@ def predict(
     }
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {"numpy": np.__version__, "opencv": cv2.__version__}
-    about = {"checkpoints": [str(path) for path in ckpt_path], "device": str(kind)}
+    about = {"checkpoints": [str(path) for path in ckpt_path], "device": str(where)}
     manifest = Manifest(output, settings, {**about, "versions": versions})
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning on torch 2.15
     devices = trainer_devices or int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+    writer = FolderWriter(manifest, outputs)
     trainer = Trainer(
-        accelerator="gpu" if kind.type == "cuda" else kind.type,
-        devices=[kind.index] if kind.index is not None and devices == 1 else devices,
+        accelerator="gpu" if where.type == "cuda" else where.type,
+        devices=[where.index] if where.index is not None and devices == 1 else devices,
         num_nodes=trainer_num_nodes or int(os.environ.get("GROUP_WORLD_SIZE", 1)),
+        callbacks=writer,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    channels = min(one.preprocess.channels for one in members)
-    files = ReadAhead(Folder(data_images, stems, channels), manifest, trainer)
-    writer = FolderWriter(files, outputs)
-    trainer.callbacks.append(writer)  # type: ignore[attr-defined]
     if trainer.is_global_zero:
-        if others:
-            print(f"ensemble  of {len(ckpt_path)} checkpoints")
+        if len(members) > 1:
+            print(f"ensemble  of {len(members)} checkpoints")
         manifest.write([], {}, complete=False)
         manifest.remove_partial_files()
+    channels = min(one.preprocess.channels for one in members)
+    files = FolderFiles(data_images, stems, channels, writer, trainer)
     try:
         trainer.predict(task, files, return_predictions=False)
     except SystemExit:  # what Lightning makes of Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from None
     finally:
-        writer.close()
+        writer.thread.shutdown()
         if trainer.is_global_zero:
             manifest.remove_partial_files()
-    return writer.report() if trainer.is_global_zero else int(bool(writer.faults or writer.stop))
+    return writer.report(list(stems)) if trainer.is_global_zero else 0
 
 
 class ImageFile:
@@ -152,142 +148,116 @@ class ImageFile:
         yield from self.pixels
 
 
-class Folder(Dataset[ImageFile]):
-    """The image files of a folder.
-
-    Args:
-        folder: Where they are.
-        stems: Relative path ► name of its results, without suffix.
-        channels: 3: three channels that are stored as planes are colours.
-    """
-
-    def __init__(self, folder: Path, stems: Mapping[str, str], channels: int) -> None:
-        self.folder, self.stems, self.channels = folder, stems, channels
-        self.names = list(stems)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> ImageFile:
-        name = self.names[index]
-        return ImageFile(self.folder / name, name, self.stems[name], self.channels)
-
-
-class ReadAhead:
-    """What this process predicts: its share of the files that are not done; threads read ahead.
+class FolderFiles(IterableDataset[ImageFile]):
+    """This process's share of the files that are not done; threads read the next ones ahead.
 
     The first process says which ones those are, and each file is of one process alone.
+
+    Args:
+        folder: Of the images.
+        stems: Relative path of each ► name of its results, without suffix.
+        channels: 3: three channels that are stored as planes are colours.
+        writer: Of the results; it knows what is done, and whether it had to stop.
+        trainer: Of the prediction.
     """
 
-    def __init__(self, folder: Folder, manifest: Manifest, trainer: Trainer) -> None:
-        self.folder, self.manifest, self.trainer = folder, manifest, trainer
-        self.stopped = False
+    def __init__(
+        self,
+        folder: Path,
+        stems: Mapping[str, str],
+        channels: int,
+        writer: "FolderWriter",
+        trainer: Trainer,
+    ) -> None:
+        self.folder, self.stems, self.channels = folder, stems, channels
+        self.writer, self.trainer = writer, trainer
 
     def __iter__(self) -> Iterator[ImageFile]:
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        todo = self.trainer.strategy.broadcast(self._not_done() if rank == 0 else [])
-        share = iter(todo[rank::world])
-        quiet = None if rank == 0 else True
-        bar = tqdm(total=len(todo[rank::world]), desc="predicting", disable=quiet)
+        todo = [name for name in self.stems if rank == 0 and not self._is_done(name)]
+        share = self.trainer.strategy.broadcast(todo)[rank::world]
+        names, waiting = iter(share), deque[Future[ImageFile]]()
+        bar = tqdm(total=len(share), desc="predicting", disable=True if rank else None)
         with bar, ThreadPoolExecutor(2) as threads:
-            waiting = deque[Future[ImageFile]]()
-            while not self.stopped:
-                more = islice(share, _AHEAD - len(waiting))
-                waiting.extend(threads.submit(self.folder.__getitem__, index) for index in more)
-                if not waiting:
+            for _ in share:
+                if self.writer.stop is not None:
                     break
+                more = islice(names, _AHEAD - len(waiting))
+                waiting.extend(threads.submit(self._open, name) for name in more)
                 yield waiting.popleft().result()
                 bar.update()
 
-    def _not_done(self) -> list[int]:
-        todo = []
-        for index, (name, stem) in enumerate(self.folder.stems.items()):
-            with suppress(UserError):  # it is said when its turn comes
-                if self.manifest.is_done(name, _stamp(self.folder.folder / name), stem):
-                    continue
-            todo.append(index)
-        return todo
+    def _open(self, name: str) -> ImageFile:
+        return ImageFile(self.folder / name, name, self.stems[name], self.channels)
+
+    def _is_done(self, name: str) -> bool:
+        try:
+            return self.writer.manifest.is_done(name, self.stems[name], _stamp(self.folder / name))
+        except UserError:  # it is said when its turn comes
+            return False
 
 
 class FolderWriter(Callback):
-    """Writes results behind the network's back: one file while the next one is predicted.
+    """Writes one file's results in a thread while the next one is predicted."""
 
-    Attributes:
-        faults: Image ► why it was left out; at the end, of all processes.
-        stop: Why nothing more can be written, if so.
-    """
-
-    def __init__(self, files: ReadAhead, outputs: Outputs) -> None:
-        self.files, self.outputs, self.manifest = files, outputs, files.manifest
-        self.faults: dict[str, str] = {}
-        self.stop: str | None = None
-        self._thread, self._pending = ThreadPoolExecutor(1), None
+    def __init__(self, manifest: Manifest, outputs: Outputs) -> None:
+        self.manifest, self.outputs = manifest, outputs
+        self.faults: dict[
+            str, str
+        ] = {}  # image ► why it was left out; at the end, of all processes
+        self.stop: str | None = None  # why nothing more can be written
+        self.thread, self._pending = ThreadPoolExecutor(1), Future[None]()
+        self._pending.set_result(None)
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: Any,
-        outputs: list[Prediction] | UserError,
-        batch: ImageFile,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: int
     ) -> None:
-        """Write one file's results, while the next one is predicted."""
-        self._wait()
+        self._pending.result()
         if self.stop is None:
-            self._pending = self._thread.submit(self._write, batch, outputs, pl_module.predictor)
+            self._pending = self.thread.submit(self._write, batch, outputs, pl_module.predictor)
             if not batch.pixels:  # it is predicted now
-                self._wait()
+                self._pending.result()
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Bring together what the processes met."""
-        self._wait()
+        self._pending.result()
         if trainer.world_size > 1:
             shares: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(shares, (self.faults, self.stop))
             self.faults = {k: v for faults, _ in shares for k, v in faults.items()}
             self.stop = next((stop for _, stop in shares if stop), None)
 
-    def close(self) -> None:
-        """End the thread; what is half-written is completed."""
-        self._thread.shutdown()
-
-    def report(self) -> int:
-        """Write the tables of all that is done, whenever that was, and return the status."""
-        names, outputs = self.files.folder.names, self.outputs
-        done = [name for name in names if self.manifest.record(name) is not None]
-        for name in names if self.stop is None else ():
-            if name not in self.faults and name not in done:
-                self.faults[name] = f"{name}: its results are gone; start the same command again"
-        faults = {name: self.faults[name] for name in names if name in self.faults}
+    def report(self, names: Sequence[str]) -> int:
+        """Write the tables of all that is done, whenever that was, and return the exit status."""
+        done = {name: None for name in names if self.manifest.record(name) is not None}
         tables = {"objects": OBJECT_COLUMNS, "images": IMAGE_COLUMNS}
-        tables |= {"rle": RLE_COLUMNS} if outputs.rle else {}
+        tables |= {"rle": RLE_COLUMNS} if self.outputs.rle else {}
+        faults = {
+            name: self.faults.get(
+                name, f"{name}: its results are gone; start the same command again"
+            )
+            for name in names
+            if name not in done
+        }
         try:
-            for table, columns in tables.items() if self.stop is None else ():
+            if self.stop is not None:
+                raise UserError(self.stop)
+            for table, columns in tables.items():
                 rows = self.manifest.rows(done, table, columns)
-                write_table(outputs.folder / f"{table}.csv", columns, rows)
-            if self.stop is None:
-                self.manifest.write(done, faults, complete=True)
+                write_table(self.outputs.folder / f"{table}.csv", columns, rows)
+            self.manifest.write(done, faults, complete=True)
         except UserError as error:
-            self.stop = str(error)
-        if self.stop is not None:
             far = f"{len(done)} of {len(names)} images are done, and the same command goes on there"
-            print(f"stopped   {self.stop}; {far}", file=sys.stderr)
+            print(f"stopped   {error}; {far}", file=sys.stderr)
             return 1
-        print(f"masks     {outputs.folder / 'masks'} ({len(done)} images)")
-        print(f"tables    {outputs.folder / 'objects.csv'}, {outputs.folder / 'images.csv'}")
+        print(f"masks     {self.outputs.folder / 'masks'} ({len(done)} images)")
+        print(
+            f"tables    {self.outputs.folder / 'objects.csv'}, {self.outputs.folder / 'images.csv'}"
+        )
         for fault in faults.values():
             print(f"left out  {fault}", file=sys.stderr)
         return 1 if faults else 0
 
-    def _wait(self) -> None:
-        """For the file that is being written."""
-        if self._pending is not None:
-            self._pending.result()
-
-    def _write(
-        self, file: ImageFile, found: list[Prediction] | UserError, predictor: Predictor
-    ) -> None:
+    def _write(self, file: ImageFile, found: Any, predictor: Predictor) -> None:
         try:
             self.manifest.forget(file.name)
             if isinstance(found, UserError):
@@ -298,18 +268,14 @@ class FolderWriter(Callback):
             with self.manifest.recording(*about, writer.names.values()) as add:
                 writer.write(predictor, add)
         except Unwritten as error:  # the next file would meet it as well
-            self.stop, self.files.stopped = str(error), True
+            self.stop = str(error)
         except UserError as error:
-            told = str(error).startswith(str(file.path))
-            self.faults[file.name] = str(error) if told else f"{file.path}: {error}"
+            named = str(error).startswith(str(file.path))
+            self.faults[file.name] = str(error) if named else f"{file.path}: {error}"
 
 
 def find_images(folder: Path, output: Path) -> dict[str, str]:
-    """Every image below a folder: its relative path ► the name of its results, without suffix.
-
-    Raises:
-        UserError: There are none, or the results would lie among them.
-    """
+    """Every image below a folder: its relative path ► the name of its results, without suffix."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images; check --data.images")
     if output.resolve().is_relative_to(folder.resolve()):

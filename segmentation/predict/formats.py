@@ -20,12 +20,9 @@ Ring = list[tuple[int, int]]
 class Outline(NamedTuple):
     """The outline of one object, from which its pixels follow.
 
-    Attributes:
-        label: Its id.
-        polygons: One for each 4-connected part of it. Each is its outer ring, followed by its
-            holes. Rings are corners (x, y) in pixels, (0, 0) being the upper left corner of the
-            image; the first is not repeated. Outer rings turn clockwise on the screen, holes the
-            other way. No ring touches itself, as OGC's simple features want it.
+    Each 4-connected part is a polygon: its outer ring, clockwise on the screen, then its holes, the
+    other way. Rings are corners (x, y) in pixels from the image's upper left; the first is not
+    repeated. No ring touches itself, as OGC's simple features want it.
     """
 
     label: int
@@ -33,11 +30,9 @@ class Outline(NamedTuple):
 
 
 def outlines(labels: np.ndarray, origin: tuple[int, int] = (0, 0)) -> list[Outline]:
-    """Outlines of all objects of an (H, W) integer label map, in the order of their ids.
+    """Outlines of all objects of an (H, W) label map, in the order of their ids.
 
-    Args:
-        labels: The label map.
-        origin: Row and column where it lies, if it is cut from a larger one.
+    ``origin`` is the row and column where it lies, if it is cut from a larger one.
 
     >>> outlines(np.array([[0, 0, 0], [0, 7, 7]]))
     [Outline(label=7, polygons=[[[(1, 1), (3, 1), (3, 2), (1, 2)]]])]
@@ -54,38 +49,25 @@ def outlines(labels: np.ndarray, origin: tuple[int, int] = (0, 0)) -> list[Outli
     return [Outline(label, found[label]) for label in sorted(found)]
 
 
-def features(objects: Iterable[Outline], position: Mapping[str, int]) -> list[dict[str, Any]]:
-    """One GeoJSON feature (RFC 7946, in pixels instead of degrees) for each object of a plane.
-
-    Args:
-        objects: Their outlines.
-        position: Of the plane: axis ► index. QuPath counts pages without a meaning ("I") as times.
-    """
-    plane = {"c": -1, "z": position.get("Z", 0), "t": position.get("T", position.get("I", 0))}
-    found = []
-    for outline in objects:
-        polygons = [[[*ring, ring[0]] for ring in rings] for rings in outline.polygons]
-        single = len(polygons) == 1
-        geometry: dict[str, Any] = {
-            "type": "Polygon" if single else "MultiPolygon",
-            "coordinates": polygons[0] if single else polygons,
-        }
-        if position:
-            geometry["plane"] = plane
-        about = {"objectType": "detection", "name": str(outline.label)}
-        found.append({"type": "Feature", "geometry": geometry, "properties": about})
-    return found
-
-
 class FeatureWriter:
-    """Writes a GeoJSON file of features as they are found; close it at the end."""
+    """Writes GeoJSON (RFC 7946, in pixels instead of degrees) of objects; close it at the end."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._before = file, '{"type":"FeatureCollection","features":['
 
-    def add(self, found: Iterable[Mapping[str, Any]]) -> None:
-        """Append features."""
-        for feature in found:
+    def add(self, objects: Iterable[Outline], position: Mapping[str, int]) -> None:
+        """Append objects of the plane at a position, axis ► index, as QuPath's detections."""
+        # QuPath counts pages without a meaning ("I") as times.
+        time = position.get("T", position.get("I", 0))
+        for outline in objects:
+            polygons = [[[*ring, ring[0]] for ring in rings] for rings in outline.polygons]
+            single = len(polygons) == 1
+            geometry: dict[str, Any] = {"type": "Polygon" if single else "MultiPolygon"}
+            geometry["coordinates"] = polygons[0] if single else polygons
+            if position:
+                geometry["plane"] = {"c": -1, "z": position.get("Z", 0), "t": time}
+            about = {"objectType": "detection", "name": str(outline.label)}
+            feature = {"type": "Feature", "geometry": geometry, "properties": about}
             text = json.dumps(feature, separators=(",", ":"))
             self._file.write(f"{self._before}{text}".encode())
             self._before = ","
@@ -98,15 +80,10 @@ class FeatureWriter:
 def add_rois(
     archive: zipfile.ZipFile, objects: Iterable[Outline], plane: int, position: Mapping[str, int]
 ) -> None:
-    """Append one region of interest for each object to the zip file of ImageJ's ROI Manager.
+    """Append one region of interest for each object of a plane to ImageJ's ROI Manager's zip file.
 
     A region of one ring holds exactly the object's pixels; holes and parts make it a composite one.
-
-    Args:
-        archive: The file; equal objects give equal bytes.
-        objects: Their outlines.
-        plane: Its number.
-        position: The plane's index along each axis, from 0; empty: the image has one plane alone.
+    ``position`` is the plane's index along each axis; empty: the image has one plane alone.
     """
     for outline in objects:
         roi = _roi(outline, plane, position)
@@ -142,12 +119,8 @@ def run_lengths(
 ) -> list[str]:
     """Kaggle's run lengths of each object of an (H, W) label map, in the order of their ids.
 
-    Pixels count from 1 down the columns, then right.
-
-    Args:
-        labels: The label map.
-        origin: Row and column where it lies, if it is cut from a larger one.
-        height: Of that one.
+    Pixels count from 1 down the columns, then right. ``origin`` and ``height`` say where it lies,
+    and the height of the image, if it is cut from a larger one.
 
     >>> run_lengths(np.array([[0, 3], [3, 3]]))
     ['2 3']
@@ -168,10 +141,9 @@ def run_lengths(
 
 
 def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Longest stretches of one value along the rows of an (H, W) integer array, without those of 0.
+    """Longest stretches of one value but 0 along the rows of an (H, W) array, in reading order.
 
-    Returns:
-        Row, first column, column after the last, and value of each, in reading order.
+    Returns: Row, first column, column after the last, and value of each.
     """
     wide = np.pad(values, ((0, 0), (1, 1)))
     row, column = np.nonzero(wide[:, 1:] != wide[:, :-1])

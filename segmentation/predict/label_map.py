@@ -27,14 +27,9 @@ def overlapping_blocks(
 ) -> Iterator[tuple[np.ndarray, slice]]:
     """Regroup an image's bands, (K, any number, W) from top to bottom, into blocks that overlap.
 
-    Args:
-        bands: The image.
-        height: Of the image.
-        rows: Of each block; the last may have fewer.
-        halo: So many rows more above and below each block, where the image has them.
-
     Yields:
-        A block with its halo, (K, up to rows + 2 · halo, W), and which of its rows are its own.
+        A block of ``rows`` (the last may have fewer) with ``halo`` rows more above and below where
+        the image has them; and which of its rows are its own.
     """
     start, first = 0, 0  # rows of the image: where the block starts, and what is kept starts
     kept: list[np.ndarray] = []
@@ -51,17 +46,13 @@ def overlapping_blocks(
 
 
 class LabelMap:
-    """A label map whose rows wait on disk, made of blocks that were labelled one by one.
+    """A label map whose rows wait in a store, made of blocks that were labelled one by one.
 
     Objects are joined where two blocks show the same rows, on both sides of their border as far as
-    half the halo. Within each connected piece of foreground there, the two labels that overlap most
-    of all mutually are one object. So connected components come out exactly as those of the whole
-    image, whatever their size and with any halo ≥ 1; and so does every object that both blocks,
-    seeing a halo of it, decode alike, touching others or not.
-
-    Args:
-        store: Where there is room for it.
-        halo: Rows that a block has beyond its own, ≥ 1.
+    half the ``halo`` (≥ 1). Within each connected piece of foreground there, the two labels that
+    overlap most of all mutually are one object. So connected components come out exactly as those
+    of the whole image, whatever their size; and so does every object that both blocks, seeing a
+    halo of it, decode alike, touching others or not.
 
     Attributes:
         areas: (objects,) int64: pixels of each object. Known after :meth:`finish`, as are the
@@ -82,12 +73,7 @@ class LabelMap:
         self._boxes = [np.zeros((1, 4), np.int32)]
 
     def append(self, labels: np.ndarray, own: slice) -> None:
-        """Take the next block, from top to bottom.
-
-        Args:
-            labels: (block with its halo, W) ids ≥ 0, 0 = background.
-            own: Which of the rows are the block's own.
-        """
+        """Take the next block, (rows with the halo, W) ids ≥ 0, of which some rows are its own."""
         count = int(labels.max(initial=0))
         labels = np.where(labels > 0, labels + self._count, 0).astype(np.int32)
         if self._below is not None:
@@ -165,11 +151,10 @@ class LabelMap:
 
 
 def matching_ids(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Which ids of two (H, W) int32 label maps of the same pixels are one object.
+    """Which ids of two (H, W) int32 label maps of the same pixels are one object: (2, pairs).
 
-    Returns:
-        (2, pairs) int64: in each connected piece of what is foreground in either, the ids that
-        overlap in more pixels than with any other id, seen from both.
+    In each connected piece of what is foreground in either, it is the ids that overlap in more
+    pixels than with any other id, seen from both.
     """
     pieces = label_components((one > 0) | (other > 0))
     both = (one > 0) & (other > 0)

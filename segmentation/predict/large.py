@@ -27,7 +27,6 @@ class ArrayWindows:
         self.array, self.shape, self.dtype = array, array.shape, array.dtype
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
-        """(rows, columns, C)."""
         return self.array[rows, columns]
 
 
@@ -35,7 +34,6 @@ class Rows(list[np.ndarray]):
     """Rows of an image in memory, read as a :class:`BandStore` is; its reader wants one part."""
 
     def reader(self) -> Callable[[slice, slice], np.ndarray]:
-        """A function that reads some rows and columns."""
         return lambda rows, columns: self[0][rows, columns]
 
 
@@ -49,32 +47,20 @@ class WholeLabels(Rows):
         self.boxes, self.too_large = np.zeros((0, 4), np.int32), list[int]()
 
     def crops(self) -> Iterator[Crop]:
-        """All at once."""
         height, width = self[0].shape
         yield Crop(slice(0, height), slice(0, width), self[0])
 
 
 @dataclass(frozen=True)
 class Plane:
-    """What was found in one plane.
+    """What was found in one plane."""
 
-    Attributes:
-        image: Its pixels as read.
-        mask: (rows, W) uint8, 0 or 255.
-        labels: Ids of the objects.
-        probabilities: (rows, W) uint16 of the foreground, 65535 = 1; empty where not wanted.
-        foreground_pixels: Of the mask.
-        exact: Whether the probabilities are known to be those of the image in one piece, to
-            rounding. They are not where a network sees farther than a quarter of a tile, nor with a
-            margin that was given.
-    """
-
-    image: TiffWindows | ArrayWindows
-    mask: BandStore | Rows
+    image: TiffWindows | ArrayWindows  # as read
+    mask: BandStore | Rows  # (rows, W) uint8, 0 or 255
     labels: LabelMap | WholeLabels
-    probabilities: BandStore | Rows
+    probabilities: BandStore | Rows  # (rows, W) uint16, 65535 = 1; empty where not wanted
     foreground_pixels: int
-    exact: bool = True
+    exact: bool = True  # whether tiles are known to say the same as the image in one piece
 
 
 def plane_in_memory(found: Prediction, image: np.ndarray, probabilities: bool) -> Plane:
@@ -106,11 +92,9 @@ def plane_on_disk(
         image: The image, best with as many rows kept as ``tile``.
         store: Opens a place for what is found, three times; who calls closes it.
         probabilities: Whether to keep them.
-        tile: Height and width of the tiles in pixels: the larger, the less is computed twice.
-        margin: Of the tiles; by default how far the networks see, measured.
-        halo: Rows that are decoded beyond each block. Objects of whatever kind that are smaller
-            come out as if decoded in one piece; connected components whose holes are not filled
-            always do.
+        tile, margin: Of the tiles in pixels; by default the margin is how far the networks see.
+        halo: Rows that are decoded beyond each block. Objects that are smaller come out as if
+            decoded in one piece; connected components whose holes are not filled always do.
 
     Raises:
         UserError: The image is broken, a network or its preparation needs it whole, the tile does

@@ -15,7 +15,7 @@ from typing import Any
 from segmentation.errors import UserError
 from segmentation.io.files import write_bytes, writing
 
-Row = Mapping[str, Any]
+AddRows = Callable[[str, Iterable[Mapping[str, Any]]], None]
 
 
 class Manifest:
@@ -37,44 +37,42 @@ class Manifest:
         # Not one after another: a network file system remembers for a while that a file is absent.
         self._known = set((folder / ".state").rglob("*.json"))
 
-    def is_done(self, image: str, stamp: str, stem: str) -> bool:
+    def is_done(self, image: str, stem: str, stamp: str) -> bool:
         """Whether an image has all its files, under these names, and has not changed since."""
         record = self.record(image) if self._state(image) in self._known else None
-        return record is not None and (record["stamp"], record["stem"]) == (stamp, stem)
+        return record is not None and (record["stem"], record["stamp"]) == (stem, stamp)
 
     def record(self, image: str) -> dict[str, Any] | None:
-        """What is known of an image that is done: stamp, stem, outputs; ``None`` of another one."""
+        """Stem, stamp and outputs of an image that is done; ``None`` for another one."""
         try:
             with self._state(image).open(encoding="utf-8") as file:
                 record: dict[str, Any] = json.loads(file.readline())
             folder = self.folder.resolve()
             paths = [(folder / name).resolve() for name in record["outputs"]]
             inside = all(path.is_relative_to(folder) and path.is_file() for path in paths)
-            return record if inside and {"stamp", "stem"} <= record.keys() else None
-        except (OSError, ValueError, KeyError, TypeError):
+            return record if inside and {"stem", "stamp"} <= record.keys() else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def rows(self, images: Iterable[str], table: str, columns: Sequence[str]) -> Iterator[Row]:
-        """Rows of one table, of the images that are done."""
+    def rows(self, images: Iterable[str], table: str, columns: Sequence[str]) -> Iterator[Any]:
+        """Rows of one table, of images that are done."""
         start = json.dumps([table])[:-1]
         for image in images:
-            if self.record(image) is None:
-                continue
             with self._state(image).open(encoding="utf-8") as file:
-                next(file)
                 for line in file:
-                    if line.startswith(f"{start}, "):
-                        try:
-                            row = dict(json.loads(line)[1])
-                        except (ValueError, TypeError):
-                            why = "is broken; delete it, and start the same command again"
-                            raise UserError(f"{self._state(image)}: {why}") from None
-                        yield {name: row[name] for name in columns if name in row}
+                    if not line.startswith(f"{start}, "):
+                        continue
+                    try:
+                        row = dict(json.loads(line)[1])
+                    except (ValueError, TypeError):
+                        why = "is broken; delete it, and start the same command again"
+                        raise UserError(f"{self._state(image)}: {why}") from None
+                    yield {name: row[name] for name in columns if name in row}
 
     @contextlib.contextmanager
     def recording(
         self, image: str, stem: str, stamp: str, outputs: Iterable[str]
-    ) -> Iterator[Callable[[str, Iterable[Row]], None]]:
+    ) -> Iterator[AddRows]:
         """Within, write an image's files; it counts as done when all is written.
 
         Args:
@@ -85,26 +83,19 @@ class Manifest:
 
         Yields:
             What takes the name of a table and rows of it, plain values.
-
-        Raises:
-            UserError: It cannot be written.
         """
         record = {"image": image, "stamp": stamp, "stem": stem, "outputs": list(outputs)}
         with writing(self._state(image)) as file:
             file.write(json.dumps(record).encode() + b"\n")
 
-            def add(table: str, rows: Iterable[Row]) -> None:
+            def add(table: str, rows: Iterable[Mapping[str, Any]]) -> None:
                 for row in rows:
                     file.write(json.dumps([table, row]).encode() + b"\n")
 
             yield add
 
     def forget(self, image: str) -> None:
-        """Remove what an earlier run made of an image that must be done anew, or cannot be.
-
-        Raises:
-            UserError: It cannot be removed.
-        """
+        """Remove what an earlier run made of an image that must be done anew, or cannot be."""
         outputs = (self.record(image) or {}).get("outputs", ())
         for path in (*(self.folder / name for name in outputs), self._state(image)):
             try:
@@ -115,21 +106,12 @@ class Manifest:
                 ) from None
 
     def write(self, images: Iterable[str], faults: Mapping[str, str], complete: bool) -> None:
-        """Write ``manifest.json``.
-
-        Args:
-            images: Those to list, where they are done.
-            faults: Image ► why it was left out.
-            complete: Whether every image was looked at.
-
-        Raises:
-            UserError: It cannot be written.
-        """
+        """Write ``manifest.json``: images that are done, and why others were left out."""
         records = (record for image in images if (record := self.record(image)) is not None)
-        files = [{k: record[k] for k in ("image", "stamp", "outputs")} for record in records]
-        left_out = [{"image": name, "reason": why} for name, why in faults.items()]
         manifest = {"complete": complete, "settings": self.settings, **self.about}
-        manifest |= {"files": files, "left_out": left_out}
+        keys = ("image", "stamp", "outputs")
+        manifest["files"] = [{key: record[key] for key in keys} for record in records]
+        manifest["left_out"] = [{"image": name, "reason": why} for name, why in faults.items()]
         text = json.dumps(manifest, indent=1, ensure_ascii=False, default=str)
         write_bytes(self.path, f"{text}\n".encode())
 

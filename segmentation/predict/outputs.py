@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,11 +25,11 @@ from segmentation.predict.formats import (
     RLE_COLUMNS,
     FeatureWriter,
     add_rois,
-    features,
     outlines,
     run_lengths,
 )
 from segmentation.predict.large import Plane, Rows, plane_in_memory, plane_on_disk, window_reader
+from segmentation.predict.manifest import AddRows
 from segmentation.predictor import TILE, Prediction, Predictor
 
 STREAMED = 2**25  # pixels: more are predicted from disk to disk
@@ -37,26 +37,13 @@ OVERLAY = 4096  # pixels: the overlay of a larger image, if that is streamed, is
 _LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 _BAND = 64  # rows that are tinted at once
 
-AddRows = Callable[[str, Iterable[Mapping[str, Any]]], None]
-
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written for each image, below ``folder``.
+    """What is written for each image beside its mask, below ``folder``: options of ``predict``.
 
-    Files have the name of their image. Those of images that differ in their suffix alone keep that
-    suffix in the name.
-
-    Attributes:
-        folder: Gets ``masks/``, ``objects.csv``, ``images.csv`` and ``manifest.json`` in any case.
-        labels: Instance ids, 16 bits or, beyond 65,535 objects, 32. ``"png"`` gives TIFF all the
-            same where PNG cannot hold it: a stack, 32 bits, or what is streamed.
-        probabilities: Foreground probability as 16-bit TIFF, 65535 = 1.
-        overlays: The image with its objects tinted; PNG, or TIFF of a stack. Of what is streamed
-            it is smaller where a side has more than 4096 pixels.
-        geojson: Outlines for QuPath.
-        rle: ``rle.csv``, run lengths as Kaggle wants them.
-        rois: Outlines as zip of ImageJ's ROIs.
+    Labels are TIFF all the same where PNG cannot hold them: a stack, more than 65,535 objects, or
+    what is streamed. Overlays are PNG, or TIFF of a stack.
     """
 
     folder: Path
@@ -81,7 +68,7 @@ class FileWriter:
         outputs: What is wanted of it.
         name: The image's name in the tables.
         stem: The same without a suffix, where that is unique: of all names, and Kaggle's ImageId.
-        found: What was found, unless it is a stack or large; such are predicted plane by plane.
+        found: Pixels and what was found; a stack or a large image is predicted plane by plane.
 
     Attributes:
         names: Kind of output ► name of its file below the output folder.
@@ -95,14 +82,8 @@ class FileWriter:
         stem: str,
         found: tuple[np.ndarray, Prediction] | None = None,
     ) -> None:
-        self.planes, self.outputs, self.name, self.stem, self.found = (
-            planes,
-            outputs,
-            name,
-            stem,
-            found,
-        )
-        self.streamed = is_streamed(planes)
+        self.planes, self.outputs, self.found = planes, outputs, found
+        self.name, self.stem, self.streamed = name, stem, is_streamed(planes)
         suffix, stack = planes.path.suffix, bool(planes.axes)
         lossless = suffix.lower() in ((".tif", ".tiff") if stack else _LOSSLESS)
         few = found is not None and int(found[1].labels.max(initial=0)) <= 65535
@@ -118,11 +99,7 @@ class FileWriter:
         self.names = {kind: f"{kind}/{stem}{suffixes[kind]}" for kind in wanted}
 
     def write(self, predictor: Predictor, add: AddRows) -> None:
-        """Predict what was not found so far, and write everything.
-
-        Args:
-            predictor: Predicts.
-            add: Takes the name of a table and rows of it.
+        """Predict what was not found so far, write everything, and give rows of tables to ``add``.
 
         Raises:
             UserError: The image cannot be read or predicted, or the output not be written.
@@ -201,7 +178,7 @@ class FileWriter:
             add("objects", [{**where, **row} for row in measured])
             found = outlines(crop.labels, origin) if self._geojson or self._rois else []
             if self._geojson:
-                self._geojson.add(features(found, position))
+                self._geojson.add(found, position)
             if self._rois:
                 add_rois(self._rois, found, number, position)
             if self.outputs.rle:

@@ -18,7 +18,6 @@ from segmentation.predict.formats import (
     FeatureWriter,
     Ring,
     add_rois,
-    features,
     outlines,
     run_lengths,
 )
@@ -108,7 +107,7 @@ def test_outlines_of_known_objects() -> None:
 
 def test_geojson() -> None:
     labels = touching()
-    collection = json.loads(encode_features(features(outlines(labels), {})))
+    collection = features(labels, {})
     assert collection["type"] == "FeatureCollection"
     again = np.zeros_like(labels)
     for feature in collection["features"]:
@@ -122,16 +121,17 @@ def test_geojson() -> None:
             assert ring[0] == ring[-1] and len(ring) >= 5
         again[rasterised(polygons, labels.shape)] = int(feature["properties"]["name"])  # type: ignore[arg-type]
     np.testing.assert_array_equal(again, labels)
-    (one,) = features(outlines(np.ones((2, 2), int)), {"T": 3, "Z": 2})
+    (one,) = features(np.ones((2, 2), int), {"T": 3, "Z": 2})["features"]
     assert one["geometry"]["plane"] == {"c": -1, "z": 2, "t": 3}
-    assert json.loads(encode_features([]))["features"] == []
+    assert features(np.zeros((2, 2), int), {})["features"] == []
 
 
-def encode_features(found: Any) -> bytes:
+def features(labels: np.ndarray, position: dict[str, int]) -> Any:
     file = io.BytesIO()
     with closing(FeatureWriter(file)) as writer:
-        writer.add(found)
-    return file.getvalue()
+        for outline in outlines(labels):  # one after another
+            writer.add([outline], position)
+    return json.loads(file.getvalue())
 
 
 def encode_rois(labels: np.ndarray, plane: int, position: dict[str, int]) -> bytes:
@@ -209,15 +209,3 @@ def test_what_is_cut_out_lies_where_it_was() -> None:
     columns_of_one = np.ones((5, 2), int)
     assert run_lengths(columns_of_one, (0, 3), 5) == ["16 10"]
     assert run_lengths(columns_of_one, (0, 3), 6) == ["19 5 25 5"]
-
-
-def test_features_are_written_as_they_come() -> None:
-    found = features(outlines(touching()), {})
-    file = io.BytesIO()
-    writer = FeatureWriter(file)
-    for start in range(0, len(found), 2):
-        writer.add(found[start : start + 2])
-    writer.close()
-    assert file.getvalue() == encode_features(found)
-    collection = {"type": "FeatureCollection", "features": found}
-    assert json.loads(file.getvalue()) == json.loads(json.dumps(collection))
