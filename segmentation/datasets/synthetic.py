@@ -6,7 +6,6 @@ return it. A side under 32 pixels or a negative seed is a ``ValueError``.
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -50,15 +49,8 @@ def synthetic(
     for name, value, least in (("images", images, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"--{name} {value}: must be at least {least}")
-    writers: dict[str, Callable[..., Path]] = {
-        "dsb2018": write_dsb2018,
-        "folder": write_folder,
-        "dic_hela": write_dic_hela,
-        "bbbc039": write_bbbc039,
-        "ultrasound_nerve": write_ultrasound_nerve,
-    }
     try:
-        writers[layout](output, images, seed=seed)
+        globals()[f"write_{layout}"](output, images, seed=seed)
     except OSError as error:
         raise UserError(
             f"{output}: cannot be written ({error.strerror}); choose another folder"

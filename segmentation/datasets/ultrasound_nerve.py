@@ -77,15 +77,14 @@ class UltrasoundNerve(SegmentationDataset):
             where = f"{masks[frame]}, {frame}" if self._runs else tree.name(masks[frame])
             raise UserError(f"{where}: a mask with no image; add {frame}.tif or remove it")
         records = []
-        for frame, path in images.items():
+        for frame, path in sorted(images.items()):
             if frame not in masks:
                 raise UserError(
                     f"{tree.name(path)}: no mask; add {frame}_mask.tif or remove the image"
                 )
-            truth = self._runs[frame] if self._runs else stamps[masks[frame]]
-            stamp, subject = f"{stamps[path]}|{truth}", frame.partition("_")[0]
-            records.append(Record(frame, path, (masks[frame],), stamp, subject))
-        return sorted(records, key=lambda record: record.id)
+            stamp = f"{stamps[path]}|{self._runs.get(frame) or stamps.get(masks[frame], '')}"
+            records.append(Record(frame, path, (masks[frame],), stamp, frame.partition("_")[0]))
+        return records
 
     def read(self, record: Record) -> Sample:
         """One frame with its nerve, if it shows one."""

@@ -34,11 +34,8 @@ Members = dict[str, zipfile.ZipInfo]
 def unpack(archive: Path, partial: Path, top: str) -> Path:
     """Unpack into a folder, which is replaced, and return the folder of the files.
 
-    Of an archive that holds a folder ``top``, that alone is taken and returned.
-
-    Raises:
-        UserError: The archive is broken, encrypted or malicious.
-        OSError: The folder cannot be written, or the disk is full.
+    Of an archive that holds a folder ``top``, that alone is taken and returned. One that is broken,
+    encrypted or malicious is a :class:`UserError`.
     """
     shutil.rmtree(partial, ignore_errors=True)  # left by one that was killed
     with _opened(archive, top) as (file, members):
@@ -48,11 +45,7 @@ def unpack(archive: Path, partial: Path, top: str) -> Path:
 
 
 def differences(archive: Path, folder: Path) -> list[str]:
-    """Relative paths of the archive's files that ``folder`` lacks or holds with other bytes.
-
-    Raises:
-        UserError: The archive cannot be read, or is malicious.
-    """
+    """Relative paths of the archive's files that ``folder`` lacks or holds with other bytes."""
     found = []
     with _opened(archive, folder.name) as (_, members):
         for name, info in tqdm(members.items(), f"checking {folder.name}", disable=None):

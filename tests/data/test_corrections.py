@@ -103,45 +103,37 @@ def test_union_of_instances() -> None:
 
 def test_union_of_random_maps() -> None:
     for seed in range(20):
-        rng = np.random.default_rng(seed)
-        first, second = rng.integers(0, 6, (2, 8, 9)).astype(np.int32)
+        first, second = np.random.default_rng(seed).integers(0, 6, (2, 8, 9)).astype(np.int32)
         found = union(first, second)
         np.testing.assert_array_equal(found > 0, (first > 0) | (second > 0))
         for number in np.unique(first[first > 0]):  # an object of the first stays one
             assert len(np.unique(found[first == number])) == 1
         assert np.union1d(0, found).tolist() == list(range(found.max() + 1))
-        np.testing.assert_array_equal(union(first, first), union(first, first * 0))
 
 
 BAD = {
     "[a, b]": "drop, prefer, merge",
     "drop: a": "drop: a",
     "drop: {a: b}": "drop: {'a': 'b'}",
-    "drop: [[a]]": "drop: [['a']]",
     "drop: [a, '']": "drop: ['a', '']",
     "dropped: [a]": "'dropped'",
     "prefer: [a, b]": "prefer: ['a', 'b']",
-    "prefer: {a: }": "prefer: {'a': ''}",
     "prefer: {a: [b, c]}": "prefer: {'a': ['b', 'c']}",
     "prefer: {a: a}": "a changes nothing",
     "prefer: {a: b, a: c}": "'a' is there twice",
     "drop: [a]\ndrop: [b]": "'drop' is there twice",
-    "prefer: {[a]: b}": "line 1",
     "prefer: {a: b, b: c}": "b takes a mask that is itself replaced",
     "prefer: {a: b}\nmerge: [[b, c]]": "b takes a mask that is itself replaced",
     "prefer: {a: b}\nmerge: [[a, c]]": "a is given two masks",
     "merge: [[a, b], [b, c]]": "b is given two masks",
     "merge: [a, b]": "merge: ['a', 'b']",
-    "merge: a": "merge: a",
     "merge: [[a]]": "merge: [['a']]",
-    "merge: [[a, a]]": "merge: [['a', 'a']]",
     "merge: [[a, b, a]]": "merge: [['a', 'b', 'a']]",
     "drop: [a]\nprefer: {a: b}": "a is dropped",
     "drop: [a, b]\nmerge: [[a, b]]": "a is dropped",
     "drop: [a": "line 1",
     "drop:\n\t- a": "line 2",
     "drop: *a": "line 1",
-    "drop: &a [*a]": "recursive",
     "drop: [" * 5000: "cannot be read",
     "drop: [\x07]": "cannot be read",
 }
