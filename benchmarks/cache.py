@@ -17,7 +17,7 @@ import numpy as np
 from common import Report, add_root, arguments, dsb2018, ratio
 
 from segmentation.data.augment import random_crop
-from segmentation.data.cache import Store, decoded
+from segmentation.data.cache import SampleStore, decoded
 from segmentation.data.sample import Record
 from segmentation.datasets.dsb2018 import DSB2018
 
@@ -47,8 +47,10 @@ def main() -> None:
 
         step = len(records) / min(args.images or len(records), len(records))
         places = [int(i * step) for i in range(round(len(records) / step))]
-        check(source, records, places[:20], Store(folder))
-        rounds = [one_round(source, records, places, Store(folder), i) for i in range(args.repeats)]
+        check(source, records, places[:20], SampleStore(folder))
+        rounds = [
+            one_round(source, records, places, SampleStore(folder), i) for i in range(args.repeats)
+        ]
 
     masks = sum(len(records[i].masks) for i in places)
     report = Report(
@@ -70,7 +72,7 @@ def main() -> None:
     report.finish(args.output)
 
 
-def check(source: DSB2018, records: list[Record], places: list[int], store: Store) -> None:
+def check(source: DSB2018, records: list[Record], places: list[int], store: SampleStore) -> None:
     """Both ways give the same pixels and ids."""
     for i in places:
         cold, warm = source.read(records[i]), store[i]
@@ -79,7 +81,7 @@ def check(source: DSB2018, records: list[Record], places: list[int], store: Stor
 
 
 def one_round(
-    source: DSB2018, records: list[Record], places: list[int], store: Store, seed: int
+    source: DSB2018, records: list[Record], places: list[int], store: SampleStore, seed: int
 ) -> tuple[float, float, float]:
     """Seconds an image of cold, warm and cropped reads, over all places once."""
     order = np.random.default_rng(seed).permutation(places).tolist()

@@ -52,7 +52,11 @@ def main() -> None:
             images = args.steps * args.batch_size * processes
             ddp = ["--trainer.strategy=ddp", f"--trainer.devices={processes}"]
             with tempfile.TemporaryDirectory(dir=scratch) as runs:
-                words = [*common, f"--data.length={images}", *(ddp if processes > 1 else [])]
+                words = [
+                    *common,
+                    f"--data.sampling.length={images}",
+                    *(ddp if processes > 1 else []),
+                ]
                 children = [
                     start([*words, f"--run.root={runs}", f"--run.name={i}"])
                     for i in range(trainings)

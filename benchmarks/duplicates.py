@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from common import Report, add_root, alternate, arguments, dsb2018, ratio, seconds
 
-from segmentation.data.cache import Store, decoded
+from segmentation.data.cache import SampleStore, decoded
 from segmentation.datasets.ultrasound_nerve import UltrasoundNerve
 from segmentation.evaluation.audit.duplicates import difference, find_duplicates, standardised
 
@@ -40,7 +40,7 @@ def main() -> None:
     if args.nerve is None and "SEGMENTATION_DATA" in os.environ:
         args.nerve = Path(os.environ["SEGMENTATION_DATA"], "ultrasound_nerve")
     cv2.setNumThreads(1)
-    stores: dict[str, Store] = {}
+    stores: dict[str, SampleStore] = {}
     with tempfile.TemporaryDirectory() as scratch:
         source, data, cache = dsb2018(args.root, Path(scratch))
         stores[data.partition(",")[0]] = decoded(source, Path(cache) if cache else None)
@@ -60,7 +60,7 @@ def main() -> None:
     report.finish(args.output)
 
 
-def measure(report: Report, name: str, store: Store, near: float, repeats: int) -> None:
+def measure(report: Report, name: str, store: SampleStore, near: float, repeats: int) -> None:
     """Time both, and count what the fingerprints miss."""
     find_duplicates(store, near)  # fills the page cache
     taken = alternate(
@@ -95,7 +95,7 @@ def measure(report: Report, name: str, store: Store, near: float, repeats: int) 
     report.add(f"{about}, of them near-duplicates", "pairs", [len(close & known)])
 
 
-def scan(store: Store, absolute: bool = False) -> Pairs:
+def scan(store: SampleStore, absolute: bool = False) -> Pairs:
     """The difference of every two images of one size, by their ids."""
     sizes: dict[tuple[int, ...], list[int]] = {}
     for i, entry in enumerate(store.entries):

@@ -29,7 +29,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from segmentation.data.datamodule import SegmentationDataModule
+from segmentation.data.datamodule import DataFiles, Sampling, SegmentationDataModule
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import RandomSplit
 from segmentation.datasets.dsb2018 import DSB2018
@@ -88,8 +88,8 @@ def module(
 ) -> SegmentationDataModule:
     """``steps`` random batches an epoch; so many images to validate on, and as many to test."""
     return SegmentationDataModule(
-        source, RandomSplit(val=held_out, test=held_out), crop, length=steps * batch_size,
-        batch_size=batch_size, num_workers=0, seed=0, cache=cache,
+        source, RandomSplit(held_out, held_out), crop=crop, batch_size=batch_size, num_workers=0,
+        sampling=Sampling(length=steps * batch_size, seed=0), files=DataFiles(cache=cache),
     )  # fmt: skip
 
 
@@ -98,10 +98,10 @@ def measure(
 ) -> tuple[list[float], list[float]]:
     """Both arms in turn, after a short epoch of each: ms of a step by hand, and what fit adds."""
     arms = {"fit": partial(fit, net, data), "by hand": partial(by_hand, net, data)}
-    length, data.length = data.length, 2 * data.batch_size
+    usual, data.sampling = data.sampling, Sampling(length=2 * data.batch_size, seed=0)
     for arm in arms.values():
         arm()
-    data.length = length
+    data.sampling = usual
     taken = alternate(arms, repeats, warm_up=False)
     for name, rounds in taken.items():
         report.add(f"{title}: a step, {name}", "ms", [1000 * times.step for times in rounds])

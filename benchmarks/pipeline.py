@@ -29,7 +29,7 @@ from common import HERE, Report, add_root, alternate, answer, arguments, dsb2018
 
 from segmentation.data.augment import RECIPES
 from segmentation.data.cache import decoded, prepared
-from segmentation.data.examples import Part, TrainSet, Windows
+from segmentation.data.examples import SampleSubset, TrainingWindows, TrainSet
 from segmentation.data.preprocess import Preprocess, resize_labels
 from segmentation.data.samplers import Draw
 from segmentation.targets import Foreground
@@ -58,10 +58,10 @@ def main() -> None:
             settings = Preprocess(resize=resize)
             store = prepared(raw, settings.prepare_sample, settings.key, cache)
             step = max(1, len(store) // args.images)
-            part = Part(store, tuple(entry.id for entry in store.entries[::step][: args.images]))
+            part = SampleSubset(store, raw, range(len(store))[::step][: args.images])
             crop = None if resize else (CROP, CROP)
-            windows = Windows(recipe, crop, (1.0, 1.0), 0)
-            examples = TrainSet(part, settings, Foreground(), windows)
+            windows = TrainingWindows(recipe, crop, (1.0, 1.0), 0)
+            examples = TrainSet(part, Foreground(), windows, settings.channels)
             pairs = in_memory(part, resize)
             arms[f"{recipe}: package"] = partial(run_package, examples, args.draws)
             arms[f"{recipe}: bare albumentations"] = bare(recipe, pairs, crop, args.draws)
@@ -103,7 +103,7 @@ def main() -> None:
     report.finish(args.output)
 
 
-def in_memory(part: Part, resize: tuple[int, int] | None) -> list[Pair]:
+def in_memory(part: SampleSubset, resize: tuple[int, int] | None) -> list[Pair]:
     """The prepared images with 0/1 masks of the same size, as arrays."""
     pairs = []
     for sample in (part[i] for i in range(len(part))):

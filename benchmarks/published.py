@@ -13,7 +13,7 @@ from typing import Any
 
 from common import HERE, hardware, versions
 
-from segmentation.experiments.reproduce import find_rows, table
+from segmentation.experiments.reproduce import find_rows, published_table
 
 CONFIGS = HERE.parent / "configs" / "reproduce"
 BUDGET = "cpu"
@@ -44,7 +44,7 @@ def main() -> None:
     }
     options.output.write_text(json.dumps(about | {"runs": runs}, indent=1) + "\n")
     for system in sorted(path.name for path in CONFIGS.iterdir()):
-        print(f"{system}. {table(find_rows(CONFIGS, system), BUDGET, runs)}\n")
+        print(f"{system}. {published_table(find_rows(CONFIGS, system), BUDGET, runs)}\n")
 
 
 if __name__ == "__main__":

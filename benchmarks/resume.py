@@ -38,7 +38,12 @@ DDP = ("ddp", "ddp_find_unused_parameters_true")
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 TINY = [
     *("--model.net.width=4", "--model.net.depth=3", "--data.crop=32", "--data.batch_size=4"),
-    *("--data.num_workers=0", "--data.split.val=2", "--data.split.test=3", "--data.length=24"),
+    *(
+        "--data.num_workers=0",
+        "--data.split.val=2",
+        "--data.split.test=3",
+        "--data.sampling.length=24",
+    ),
     *("--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"),
     "--trainer.enable_model_summary=false",
     *("--run.wandb=off", "--run.name=killed", "--run.resume=true"),
@@ -52,7 +57,7 @@ SETTINGS = {  # of which a resumed run has to restore more and more
     ],
     "accumulated": [
         *("--model.net.dropout=0.3", "--trainer.accumulate_grad_batches=2"),
-        *("--data.num_workers=1", "--data.balance=0.5"),
+        *("--data.num_workers=1", "--data.sampling.balance=0.5"),
         "--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
         "--model.lr_scheduler.patience=0",
     ],

@@ -23,7 +23,7 @@ import yaml
 from common import HERE, hardware, versions
 
 from segmentation.checkpoints import sidecar
-from segmentation.cores import usable_cores
+from segmentation.data.cache import usable_cores
 from segmentation.experiments.process import run_fit
 
 BASELINES = {"otsu": "Otsu's threshold", "nothing": "nothing"}

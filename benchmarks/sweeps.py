@@ -79,7 +79,12 @@ def agents(report: Report, home: Path, trainings: int, cores: int, repeats: int)
     command = [
         *("${interpreter}", "-m", "segmentation", "fit", f"--config={CONFIG}"),
         *(f"--data.root={root}", "--run.wandb=off", "--data.split.val=2", "--data.split.test=2"),
-        *("--data.crop=128", "--data.batch_size=4", "--data.length=160", "--data.num_workers=0"),
+        *(
+            "--data.crop=128",
+            "--data.batch_size=4",
+            "--data.sampling.length=160",
+            "--data.num_workers=0",
+        ),
         *("--model.net.width=16", "--trainer.max_epochs=2", "--trainer.enable_progress_bar=false"),
         "${args}",
     ]

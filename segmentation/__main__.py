@@ -20,6 +20,8 @@ COMMANDS = {
     "tune": "segmentation.experiments.tune:tune",
     "prune": "segmentation.experiments.prune:prune",
     "export": "segmentation.predict.export:export",
+    "crossvalidate": "segmentation.experiments.crossvalidate:crossvalidate",
+    "reproduce": "segmentation.experiments.reproduce:reproduce",
     "weights": "segmentation.targets.border_weights:weights",
     "prepare": "segmentation.datasets.download:prepare",
     "synthetic": "segmentation.datasets.synthetic:synthetic",
@@ -33,10 +35,6 @@ COMMANDS = {
     "sweep status": "segmentation.experiments.sweep.commands:status",
     "sweep best": "segmentation.experiments.sweep.commands:best",
 }
-_OLD = (
-    "crossvalidate",
-    "reproduce",
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,11 +90,6 @@ def _run(words: list[str]) -> int:
         if name in COMMANDS:
             with leaving():  # the imports take seconds, too
                 return call(name, COMMANDS[name], words[count:])
-    if words[0] in _OLD:
-        from segmentation import old_commands
-
-        status: int = getattr(old_commands, words[0])(words[1:])
-        return status
     below = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
     near = below or get_close_matches(words[0], COMMANDS, 1) or COMMANDS
     raise UserError(f"no command is called {' '.join(words[:2])!r}; choose from {', '.join(near)}")

@@ -20,7 +20,7 @@ from segmentation.task import SegmentationTask
 TRUSTED = ("segmentation", "torch", "torchvision", "segmentation_models_pytorch")
 # Beginnings of class paths in older checkpoints and configs, and what they are now.
 MOVED = {
-    "segmentation.inference.tiles.": "segmentation.experiments.grid_tiles.",
+    "segmentation.inference.tiles.": "segmentation.experiments.studies.",
     "segmentation.callbacks.averaging.": "segmentation.training.averaging.",
     "segmentation.data.weights.": "segmentation.targets.border_weights.",
     **{
@@ -198,7 +198,7 @@ def renamed(config: Any) -> Any:
     """A copy of a config, of a checkpoint or a run, whose class paths are those of today.
 
     >>> renamed({"class_path": "segmentation.inference.tiles.GridTiles"})
-    {'class_path': 'segmentation.experiments.grid_tiles.GridTiles'}
+    {'class_path': 'segmentation.experiments.studies.GridTiles'}
     """
 
     def today(_: str, value: Any) -> Any:

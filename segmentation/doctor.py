@@ -51,8 +51,7 @@ def findings(data: Path | None, runs: Path) -> Iterator[Finding]:
     """All but the speed test."""
     yield check_packages()
     yield check_gpu()
-    from segmentation.cores import usable_cores
-    from segmentation.data.cache import cache_folder
+    from segmentation.data.cache import cache_folder, usable_cores
 
     usable, workers = usable_cores(), min(8, os.cpu_count() or 1)  # as many as a data module starts
     text = f"{usable} usable of {os.cpu_count()}, {workers} loading processes by default"
@@ -142,7 +141,8 @@ def speeds(seconds: float, crop: int = 256) -> Iterator[tuple[int, float]]:
     """Images a second of a small U-Net by the number of loading processes, but for their start."""
     import torch
 
-    from segmentation.cores import usable_cores
+    from segmentation.data.cache import usable_cores
+    from segmentation.data.datamodule import DataFiles, Sampling
     from segmentation.data.splits import RandomSplit
     from segmentation.datasets.dsb2018 import DSB2018DataModule
     from segmentation.datasets.synthetic import write_dsb2018
@@ -155,7 +155,8 @@ def speeds(seconds: float, crop: int = 256) -> Iterator[tuple[int, float]]:
     with TemporaryDirectory() as folder:
         write_dsb2018(Path(folder), images=6, size=(crop, crop))
         split = RandomSplit(val=1, test=1, stratify=False)
-        data = DSB2018DataModule(folder, split, crop=crop, length=20_000, cache=folder)
+        sampling, files = Sampling(length=20_000), DataFiles(cache=folder)
+        data = DSB2018DataModule(folder, split, crop=crop, sampling=sampling, files=files)
         data.prepare_data()
         data.setup("fit")
         for data.num_workers in counts:

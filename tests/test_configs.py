@@ -9,7 +9,7 @@ from segmentation.__main__ import main
 from segmentation.data.corrections import Corrected
 from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.datasets.synthetic import write_bbbc039, write_dic_hela, write_ultrasound_nerve
-from segmentation.experiments.reproduce import dataset
+from segmentation.experiments.reproduce import data_root
 from tests.helpers import CONFIGS
 
 PUBLISHED = ("reproduce/a/unetpp", "reproduce/b", "reproduce/c", "reproduce/d", "reproduce/e")
@@ -79,7 +79,8 @@ def test_every_part_belongs_to_an_experiment_or_is_offered_beside_one() -> None:
 def test_an_experiment_takes_a_real_step(
     path: Path, roots: dict[str, Path], tmp_path: Path
 ) -> None:
-    root = roots[dataset(path)]
+    option, folder = data_root(path)
+    root = roots[folder]
     smaller = next(words for start, words in SMALLER.items() if name(path).startswith(start))
     data = []
     if root in (roots["dsb2018"], roots["mine"]) and "reproduce/c" not in name(path):
@@ -93,7 +94,7 @@ def test_an_experiment_takes_a_real_step(
     argv = [
         "fit",
         f"--config={path}",
-        f"--data.root={root}",
+        f"{option}={root}",
         f"--run.root={tmp_path}",
         *smaller,
         *data,

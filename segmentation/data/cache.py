@@ -1,13 +1,15 @@
 """Decoded samples on disk, memory-mapped: read once from the files, then at memory speed.
 
+Kept by hand: arrays of many sizes lie in one memory-mapped file, of which loading processes touch
+the window that they crop alone, and it is built once however many processes ask. joblib.Memory
+keeps a file for each call, and Zarr copies whole chunks.
+
 A store is a folder with ``data.bin`` (all arrays, one after another) and ``index.json``. Its
 folder name holds the key, so a changed file, reader or setting means another folder. It is built
 under a temporary name and renamed when whole; a lock lets one process build while others wait.
 Several users may share the folder: each has locks of their own (another's cannot be opened), and
-of two that build the same store the first one's stays.
-
-Old stores do not pile up: whenever one is built, those that nobody opened for ``KEEP_DAYS`` are
-removed. Each opening is noted in the folder's modification time.
+of two that build the same store the first one's stays. Whenever one is built, those that nobody
+opened for ``KEEP_DAYS`` are removed; each opening is noted in the folder's modification time.
 """
 
 import contextlib
@@ -26,9 +28,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
+from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
-from segmentation.cores import usable_cores
 from segmentation.data.sample import Sample, Source
 from segmentation.errors import UserError
 
@@ -41,11 +43,11 @@ _DATA, _INDEX = "data.bin", "index.json"
 
 T = TypeVar("T")
 R = TypeVar("R")
-Place = tuple[int, tuple[int, ...], str]  # byte offset, shape, dtype
+ArrayPlace = tuple[int, tuple[int, ...], str]  # byte offset, shape, dtype
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredSample:
     """What is known of a sample without reading it.
 
     Attributes:
@@ -59,20 +61,17 @@ class Entry:
     group: str
     kind: str
     subset: str
-    image: Place
-    labels: Place | None
-    weight: Place | None
+    image: ArrayPlace
+    labels: ArrayPlace | None
+    weight: ArrayPlace | None
     objects: int | None
     digest: str
 
 
-class Store:
+class SampleStore:
     """A read-only sequence of :class:`Sample` over one memory-mapped file.
 
     Cheap to pickle into data-loading workers: each process maps the file for itself.
-
-    Args:
-        folder: Of the store.
 
     Raises:
         OSError: A file is missing or cannot be read.
@@ -82,11 +81,13 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.entries = [_entry(row) for row in json.loads((folder / _INDEX).read_text())]
+            rows = json.loads((folder / _INDEX).read_text())
+            self.entries = [StoredSample(**_with_tuples(row)) for row in rows]
         except (TypeError, KeyError) as error:
             raise ValueError(f"{folder / _INDEX}: not an index") from error
         self._data = np.memmap(folder / _DATA, mode="r")
-        if self._data.size < max((_end(entry) for entry in self.entries), default=0):
+        places = [p for e in self.entries for p in (e.image, e.labels, e.weight) if p]
+        if self._data.size < max((place[0] + _size(place) for place in places), default=0):
             raise ValueError(f"{folder / _DATA}: too short")
 
     def __len__(self) -> int:
@@ -101,16 +102,16 @@ class Store:
         All arrays are read-only views of the file, so that a crop touches only its own pages.
         """
         entry = self.entries[i]
-        labels, weight = (
-            None if place is None else self._array(place) for place in (entry.labels, entry.weight)
-        )
-        about = (entry.group, entry.kind, entry.subset)
-        return Sample(entry.id, self._array(entry.image), labels, *about, weight)
+        image, labels, weight = map(self._array, (entry.image, entry.labels, entry.weight))
+        assert image is not None
+        return Sample(entry.id, image, labels, entry.group, entry.kind, entry.subset, weight)
 
-    def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
-        return Store, (self.folder,)
+    def __reduce__(self) -> tuple[type["SampleStore"], tuple[Path]]:
+        return SampleStore, (self.folder,)
 
-    def _array(self, place: Place) -> np.ndarray:
+    def _array(self, place: ArrayPlace | None) -> np.ndarray | None:
+        if place is None:
+            return None
         offset, shape, dtype = place
         return np.asarray(self._data[offset : offset + _size(place)]).view(dtype).reshape(shape)
 
@@ -119,10 +120,20 @@ def cache_folder() -> Path:
     """``$SEGMENTATION_CACHE``, or the user's cache folder."""
     if chosen := os.environ.get("SEGMENTATION_CACHE"):
         return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segmentation"
+    return user_cache_path("segmentation", appauthor=False)
 
 
-def decoded(source: Source, folder: Path | None = None, workers: int | None = None) -> Store:
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores for this process: by affinity (taskset, Slurm) and a container's ``quota``."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # ValueError for "max"
+        allowed, period = map(float, quota.read_text().split())
+        cores = min(cores, int(allowed / period))
+    return max(1, cores)
+
+
+def decoded(source: Source, folder: Path | None = None, workers: int | None = None) -> SampleStore:
     """Every sample of a dataset, decoded from its files the first time.
 
     Args:
@@ -148,8 +159,11 @@ def decoded(source: Source, folder: Path | None = None, workers: int | None = No
 
 
 def prepared(
-    store: Store, prepare: Callable[[Sample], Sample], settings: str, folder: Path | None = None
-) -> Store:
+    store: SampleStore,
+    prepare: Callable[[Sample], Sample],
+    settings: str,
+    folder: Path | None = None,
+) -> SampleStore:
     """Every sample of ``store`` after ``prepare``, whose ``settings`` say what it does.
 
     Raises:
@@ -160,13 +174,13 @@ def prepared(
 
 
 def derived(
-    store: Store,
+    store: SampleStore,
     make: Callable[[Any], Sample],
     items: Sequence[Any],
     title: str,
     settings: str,
     folder: Path | None = None,
-) -> Store:
+) -> SampleStore:
     """``make`` of each of ``items`` (numbers of samples, say), kept as a store of its own.
 
     Args:
@@ -181,7 +195,7 @@ def derived(
         UserError: The cache folder cannot be written.
     """
     key = _key([LAYOUT, store.folder.name, title, settings, list(items)])
-    name = f"{_name(store)}-{title}"
+    name = store.folder.name.rpartition("-")[0].removesuffix("-prepared") + f"-{title}"
     return _open(name, key, map_ordered(make, items, usable_cores()), len(items), folder)
 
 
@@ -195,20 +209,29 @@ def map_ordered(
             yield from pool.map(function, chunk)
 
 
-def _open(name: str, key: str, samples: Iterable[Sample], count: int, folder: Path | None) -> Store:
+def digest(image: np.ndarray) -> str:
+    """Hash of an image's pixels, shape and dtype."""
+    about = f"{image.shape} {image.dtype.str} ".encode()
+    return hashlib.blake2b(about + image.tobytes(), digest_size=16).hexdigest()
+
+
+def _open(
+    name: str, key: str, samples: Iterable[Sample], count: int, folder: Path | None
+) -> SampleStore:
     parent = folder or cache_folder()
     target = parent / f"{name}-{key}"
     try:
-        store = _whole(target)
-        if store is None:
-            parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(parent / f".{name}.{_user()}.lock"):
-                store = _whole(target)  # another process may have built it while we waited
-                if store is None:
-                    _build(target, tqdm(samples, f"caching {name}", count, disable=None))
-                    _remove_old(parent)
-                    store = Store(target)
-        return store
+        if (store := _whole(target)) is not None:
+            return store
+        parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(parent / f".{name}.{_user()}.lock"):
+            if (
+                store := _whole(target)
+            ) is not None:  # another process has built it while we waited
+                return store
+            _build(target, tqdm(samples, f"caching {name}", count, disable=None))
+            _remove_old(parent)
+            return SampleStore(target)
     except OSError as error:
         raise UserError(
             f"{target}: the cache cannot be written ({error.strerror or error}); set "
@@ -216,10 +239,10 @@ def _open(name: str, key: str, samples: Iterable[Sample], count: int, folder: Pa
         ) from None
 
 
-def _whole(target: Path) -> Store | None:
+def _whole(target: Path) -> SampleStore | None:
     """The store, or ``None`` if it is absent or, after a power cut, not whole."""
     try:
-        store = Store(target)
+        store = SampleStore(target)
     except (FileNotFoundError, ValueError):
         return None
     with contextlib.suppress(OSError):  # a cache that others own is not ours to tidy
@@ -232,10 +255,8 @@ def _build(target: Path, samples: Iterable[Sample]) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # left by a build that was killed; we hold the lock
     partial.mkdir()
     try:
-        entries = []
         with (partial / _DATA).open("wb") as file:
-            for sample in samples:
-                entries.append(_write(file, sample))
+            entries = [_write(file, sample) for sample in samples]
             file.flush()
             os.fsync(file.fileno())
         (partial / _INDEX).write_text(json.dumps([asdict(entry) for entry in entries]))
@@ -270,52 +291,39 @@ def _remove_old(parent: Path) -> None:
                 shutil.rmtree(doomed)
 
 
-def _write(file: Any, sample: Sample) -> Entry:
-    labels, objects = None, None
-    if sample.labels is not None:
-        smallest = np.min_scalar_type(int(sample.labels.max(initial=0)))
-        labels = _append(file, sample.labels.astype(smallest, copy=False))
-        ids = np.bincount(sample.labels.reshape(-1).astype(np.intp), minlength=1)
-        objects = int(np.count_nonzero(ids[1:]))
-    weight = None if sample.weight is None else _append(file, sample.weight)
+def _write(file: Any, sample: Sample) -> StoredSample:
+    labels, objects = sample.labels, None
+    if labels is not None:
+        objects = int(np.count_nonzero(np.bincount(labels.reshape(-1).astype(np.intp))[1:]))
+        labels = labels.astype(np.min_scalar_type(int(labels.max(initial=0))), copy=False)
     about = (sample.id, sample.group, sample.kind, sample.subset)
-    image = _append(file, sample.image)
-    return Entry(*about, image, labels, weight, objects, digest(sample.image))
+    image, labels_at, weight = (
+        None if array is None else _append(file, array)
+        for array in (sample.image, labels, sample.weight)
+    )
+    assert image is not None
+    return StoredSample(*about, image, labels_at, weight, objects, digest(sample.image))
 
 
-def digest(image: np.ndarray) -> str:
-    """Hash of an image's pixels, shape and dtype."""
-    about = f"{image.shape} {image.dtype.str} ".encode()
-    return hashlib.blake2b(about + image.tobytes(), digest_size=16).hexdigest()
-
-
-def _name(store: Store) -> str:
-    return store.folder.name.rpartition("-")[0].removesuffix("-prepared")
-
-
-def _append(file: Any, array: np.ndarray) -> Place:
+def _append(file: Any, array: np.ndarray) -> ArrayPlace:
     offset = file.tell()
     file.write(np.ascontiguousarray(array).data)
     file.write(b"\0" * (-file.tell() % 8))  # keep every array aligned for its dtype
     return offset, array.shape, array.dtype.str
 
 
-def _size(place: Place) -> int:
+def _size(place: ArrayPlace) -> int:
     _, shape, dtype = place
     return int(np.prod(shape)) * np.dtype(dtype).itemsize
 
 
-def _end(entry: Entry) -> int:
-    places = (entry.image, entry.labels, entry.weight)
-    return max(place[0] + _size(place) for place in places if place)
-
-
-def _entry(row: dict[str, Any]) -> Entry:
+def _with_tuples(row: dict[str, Any]) -> dict[str, Any]:
+    """A sample of the index; JSON has made lists of its tuples."""
     for name in ("image", "labels", "weight"):
         if row[name] is not None:
             offset, shape, dtype = row[name]
             row[name] = (offset, tuple(shape), dtype)
-    return Entry(**row)
+    return row
 
 
 def _key(facts: Sequence[object]) -> str:

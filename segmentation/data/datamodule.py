@@ -1,8 +1,10 @@
-"""From cached samples to batches: the only part of ``segmentation.data`` that knows Lightning."""
+"""From stored samples to batches: the only part of ``segmentation.data`` that knows Lightning."""
 
 import os
+import re
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +15,18 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
-from segmentation.cores import usable_cores
 from segmentation.data.augment import Augmentation
-from segmentation.data.cache import Store, decoded, prepared
+from segmentation.data.cache import SampleStore, StoredSample, decoded, prepared, usable_cores
 from segmentation.data.corrections import Corrected
 from segmentation.data.examples import (
     Batch,
     EvalSet,
-    Part,
+    Samples,
+    SampleSubset,
+    TrainingWindows,
     TrainSet,
-    Windows,
     draw_weights,
-    fixed,
+    weighted,
 )
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Source
@@ -36,48 +38,61 @@ from segmentation.targets import Foreground, Target
 from segmentation.targets.border_weights import WeightMap
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Which training images are drawn, and how often.
+
+    Attributes:
+        balance: 0 shows each image once an epoch. Above 0 images are drawn at random with
+            probability ∝ (pixels / images of its kind) ^ balance: rare kinds and large images more
+            often. 0.5 evens kinds out by the square root.
+        balance_empty: Draw images with and without objects equally often.
+        length: Draws per epoch; the number of training examples by default.
+        seed: Of order, crops and augmentation, ≥ 0; ``null`` takes ``seed_everything``'s.
+    """
+
+    balance: float = 0.0
+    balance_empty: bool = False
+    length: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """How the files of a dataset are corrected and kept.
+
+    Attributes:
+        corrections: File of samples to drop and masks to prefer, as ``segmentation audit`` writes.
+        duplicates: What to do in ``fit`` when images that are equal to the pixel lie in different
+            parts of the split: ``"refuse"``, or ``"allow"`` with a warning.
+        cache: Folder of the decoded data; ``$SEGMENTATION_CACHE`` or the user's cache by default.
+    """
+
+    corrections: str | None = None
+    duplicates: Literal["refuse", "allow"] = "refuse"
+    cache: str | None = None
+
+
 class SegmentationDataModule(LightningDataModule):
     """Cache, split, crop, augment, batch. A dataset's own module only names its source.
 
     How images are prepared and labels are encoded belongs to the task, which keeps both in its
-    checkpoint. ``fit`` and its like hand the task's own to ``preprocess`` and ``target``.
+    checkpoint; the commands hand its own to ``preprocess`` and ``target``.
 
     Args:
         source: The dataset's index and reader.
         split: Assigns samples to train, val and test; ``null`` is ``RandomSplit()``. (As a default
             class it would hand its numbers on to whatever class a config chooses.)
+        fold: Cross-validate: ``"K/N"`` tests on fold K (from 0) of N and trains and validates on
+            the rest, all divided in the way of ``split``. ``null`` is the split itself.
         crop: Training window, one side or (height, width); ``null`` trains on whole images.
         zoom: Range of random magnification of the window, such as ``[0.6, 1.6]``.
         augmentation: Name of a recipe in ``segmentation.data.augment``.
-        balance: 0 shows each image once an epoch. Above 0 images are drawn at random with
-            probability ∝ (pixels / images of its kind) ^ balance: rare kinds and large images more
-            often. 0.5 evens kinds out by the square root.
-        length: Training draws per epoch; the number of training examples by default.
-        copies: Train on so many fixed versions of each image, the first one as it is and the others
-            augmented (and cropped) once for all: the same pixels every epoch. ``null`` augments
-            anew every epoch.
-        copies_in_val: Enlarge the validation images likewise. Some published studies did; the
-            scores are then not those of the images.
-        division: Cut each training image into a grid of so many rows and columns, and train on the
-            tiles; wrap the network in ``GridTiles`` to evaluate so.
-        blank: Training tiles (with division 1, images) without any object: ``"keep"`` or ``"drop"``
-            them, or ``"add"`` for each image one of nothing but its background.
-        empty: Images without any object: ``"keep"``; ``"drop"`` them from training; ``"balance"``
-            draws images with and without objects equally often; ``"drop_everywhere"`` also leaves
-            them out of validation and test, whose scores then say nothing of false alarms.
+        sampling: Which training images are drawn, and how often.
         weight: Weights of the pixels in the loss, such as ``segmentation.targets.border_weights``'.
         batch_size: Per device, in training. Evaluation takes one image at a time, at its own size.
         num_workers: Loading processes; ``null`` takes one a core, at most 8, shared by the devices.
-        score_at: ``"native"`` scores at the image's own size; ``"network"`` at
-            ``preprocess.resize``, as published studies with a fixed size did.
-        seed: Of order, crops and augmentation, ≥ 0; ``null`` takes ``seed_everything``'s.
-        cache: Folder of the decoded data; ``$SEGMENTATION_CACHE`` or the user's cache by default.
-        corrections: File of samples to drop and masks to prefer, as ``segmentation audit`` writes.
-        duplicates: What to do in ``fit`` when images that are equal to the pixel lie in different
-            parts of the split: ``"refuse"``, or ``"allow"`` with a warning.
-        fold: Cross-validate: test on this fold, 0 to ``folds`` - 1, and train and validate on the
-            rest, all divided in the way of ``split``. ``null`` is the split itself.
-        folds: Number of folds.
+        files: Corrections of the dataset, duplicates in it, and its cache.
         preprocess: What is done to every image: the task's; by default ``Preprocess()``.
         target: How labels are encoded: the task's; by default ``Foreground()``.
 
@@ -92,65 +107,45 @@ class SegmentationDataModule(LightningDataModule):
         self,
         source: Source,
         split: Splitter | None = None,
+        fold: str | None = None,
         crop: int | tuple[int, int] | None = 256,
         zoom: tuple[float, float] = (1.0, 1.0),
         augmentation: str = "light",
-        balance: float = 0.0,
-        length: int | None = None,
-        copies: int | None = None,
-        copies_in_val: bool = False,
-        division: int = 1,
-        blank: Literal["keep", "drop", "add"] = "keep",
-        empty: Literal["keep", "drop", "balance", "drop_everywhere"] = "keep",
+        sampling: Sampling = Sampling(),
         weight: WeightMap | None = None,
         batch_size: int = 8,
         num_workers: int | None = None,
-        score_at: Literal["native", "network"] = "native",
-        seed: int | None = None,
-        cache: str | None = None,
-        corrections: str | None = None,
-        duplicates: Literal["refuse", "allow"] = "refuse",
-        fold: int | None = None,
-        folds: int = 5,
+        files: DataFiles = DataFiles(),
         preprocess: Preprocess | None = None,
         target: Target | None = None,
     ) -> None:
         super().__init__()
-        self.crop = (crop, crop) if isinstance(crop, int) else crop
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        sides = (crop, crop) if isinstance(crop, int) else crop
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if sampling.seed is None else sampling.seed
+        self.fold = _fold(fold)
+        length = sampling.length
         for name, value, fits, wanted in (
-            ("crop", crop, self.crop is None or min(self.crop) > 0, "positive"),
+            ("crop", crop, sides is None or min(sides) > 0, "positive"),
             ("zoom", zoom, 0 < zoom[0] <= zoom[1], "a range of positive magnifications"),
-            ("balance", balance, balance >= 0, "at least 0"),
-            ("length", length, length is None or length > 0, "positive"),
-            ("copies", copies, copies is None or copies > 0, "positive"),
-            ("division", division, division > 0, "positive"),
+            ("sampling.balance", sampling.balance, sampling.balance >= 0, "at least 0"),
+            ("sampling.length", length, length is None or length > 0, "positive"),
+            ("sampling.seed", seed, seed >= 0, "at least 0"),
             ("batch_size", batch_size, batch_size > 0, "positive"),
             ("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0"),
-            ("seed", self.seed, self.seed >= 0, "at least 0"),
-            ("folds", folds, folds > 1, "at least 2"),
-            ("fold", fold, fold is None or 0 <= fold < folds, f"from 0 to {folds - 1}"),
         ):
             if not fits:
                 raise UserError(f"data.{name}: {value} must be {wanted}")
         if crop is None and tuple(zoom) != (1.0, 1.0):
             raise UserError(f"data.zoom: {zoom} needs a data.crop; set one, or zoom to [1, 1]")
-        if crop is not None and division > 1:
-            raise UserError(
-                f"data.division: {division} cuts whole images into tiles; set data.crop to null"
-            )
-        self.source = source if corrections is None else Corrected(source, corrections)
+        self.source = Corrected(source, files.corrections) if files.corrections else source
         self.splitter = split or RandomSplit()
-        self.fold, self.folds = fold, folds
-        self.zoom, self.augmentation, self.balance = zoom, augmentation, balance
-        self.length, self.batch_size, self.num_workers = length, batch_size, num_workers
-        self.copies, self.copies_in_val, self.division = copies, copies_in_val, division
-        self.blank, self.empty, self.weight = blank, empty, weight
-        self.score_at: Literal["native", "network"] = score_at
-        self.cache = None if cache is None else Path(cache)
-        self.duplicates = duplicates
-        self.preprocess, self.target = preprocess or Preprocess(), target or Foreground()
+        self.windows = TrainingWindows(augmentation, sides, zoom, seed)
         Augmentation(augmentation)  # an unknown name is refused before any work is done
+        self.sampling, self.weight = sampling, weight
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.duplicates = files.duplicates
+        self.cache = None if files.cache is None else Path(files.cache)
+        self.preprocess, self.target = preprocess or Preprocess(), target or Foreground()
 
     def prepare_data(self) -> None:
         """Fill the cache: on one process, while the others wait."""
@@ -163,33 +158,44 @@ class SegmentationDataModule(LightningDataModule):
             UserError: They do not, or a file is at fault. What would stop the test after a training
                 is found before it.
         """
-        self.raw, store = self._open()
-        self.prepared = store
-        self._places = {entry.id: i for i, entry in enumerate(store.entries)}
-        if self.fold is None:
-            split = self.splitter(store.entries)
-        else:
-            split = self.splitter.fold(store.entries, self.fold, self.folds)
-        self.split = self._without_empty(split)
-        self.parts = {name: Part(store, getattr(self.split, name)) for name in PARTS}
+        self.raw, self.prepared = self._open()
+        self._places = {entry.id: i for i, entry in enumerate(self.raw.entries)}
+        self.split = self.divided(self.raw.entries)
+        self.parts = {name: self._part(getattr(self.split, name)) for name in PARTS}
         if stage in ("fit", None):
             self._check("train")
             self._check_crop(self.parts["train"])
             self._check_duplicates()
-            self._training = self._train_set()
+            self._training = self.training_set()
         if stage in ("fit", "validate", None):
             self._check("val")
         if stage == "test" or (stage in ("fit", None) and self.split.test):
             self._check("test")
 
+    def divided(self, entries: Sequence[StoredSample]) -> Split:
+        """The parts of all samples."""
+        if self.fold is None:
+            return self.splitter(entries)
+        return self.splitter.fold(entries, *self.fold)
+
+    def training_set(self) -> TrainSet:
+        """The training examples."""
+        samples: Samples = self.parts["train"]
+        if self.weight is not None:
+            samples = weighted(self.parts["train"], self.weight, self.cache)
+        return TrainSet(samples, self.target, self.windows, self.preprocess.channels)
+
+    def evaluation_set(self, name: str) -> EvalSet:
+        """The examples of ``val`` or ``test``."""
+        return EvalSet(self.parts[name], self.target, self.weight)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Augmented windows, in an order drawn anew each epoch; an incomplete batch is dropped."""
-        data = self._training
+        data, how = self._training, self.sampling
         weights = None
-        if self.balance > 0 or self.empty == "balance":
-            weights = draw_weights(data.entries, self.balance, self.empty == "balance")
-        rank, world = self._rank()
-        sampler = TrainSampler(len(data), self.seed, weights, self.length, rank, world)
+        if how.balance > 0 or how.balance_empty:
+            weights = draw_weights(data.samples.entries, how.balance, how.balance_empty)
+        sampler = TrainSampler(len(data), self.windows.seed, weights, how.length, *self._rank())
         size = min(self.batch_size, len(sampler))
         return self._loader(data, sampler, size, drop_last=True)
 
@@ -203,47 +209,18 @@ class SegmentationDataModule(LightningDataModule):
 
     def gray(self, name: str) -> np.ndarray:
         """The image called ``name`` as it was read: (H, W) gray, uint8 or uint16, as scored."""
-        image = self.raw[self._places[name]].image
-        if self.score_at == "network":
-            image = self.preprocess.fit_image(image)
-        return to_gray(image)
+        return to_gray(self.raw[self._places[name]].image)
 
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The prepared (H, W, C) uint8 image and its true (H, W) foreground, as scored."""
-        sample = self.prepared[self._places[name]]
+        sample = self.raw[self._places[name]]
         assert sample.labels is not None
-        if self.score_at == "network":
-            return sample.image, self.preprocess.fit_labels(sample.labels) > 0
         whole = replace(self.preprocess, crop=None, resize=None)
-        return whole.prepare(self.raw[self._places[name]].image), sample.labels > 0
-
-    def _train_set(self) -> TrainSet:
-        """The training examples."""
-        windows = Windows(self.augmentation, self.crop, self.zoom, self.seed)
-        samples: Part | Store = self.parts["train"]
-        if self.copies is not None or self.blank == "add" or self.weight is not None:
-            samples = self._fixed("train", windows, self.blank == "add")
-        return TrainSet(
-            samples,
-            self.preprocess,
-            self.target,
-            windows,
-            self.copies is not None,
-            self.division,
-            self.blank != "drop",
-        )
-
-    def _fixed(self, name: str, windows: Windows, blank: bool = False) -> Store:
-        return fixed(
-            self.parts[name], self.preprocess, windows, self.copies, blank, self.weight, self.cache
-        )
+        return whole.prepare(sample.image), sample.labels > 0
 
     def _eval_loader(self, name: str) -> DataLoader[Batch]:
         rank, world = self._rank()
-        samples: Part | Store = self.parts[name]
-        if name == "val" and self.copies is not None and self.copies_in_val:
-            samples = self._fixed("val", Windows(self.augmentation, None, (1.0, 1.0), self.seed))
-        data = EvalSet(samples, self.preprocess, self.target, self.score_at, self.weight)
+        data = self.evaluation_set(name)
         # No padding: 13 images on 2 processes are scored as 13. Being a DistributedSampler
         # already, it is not replaced by Lightning.
         sampler = UnrepeatedDistributedSampler(data, world, rank, shuffle=False)
@@ -269,9 +246,12 @@ class SegmentationDataModule(LightningDataModule):
             generator=torch.Generator(),
         )
 
-    def _open(self) -> tuple[Store, Store]:
-        raw = decoded(self.source, self.cache)
-        return raw, prepared(raw, self.preprocess.prepare_sample, self.preprocess.key, self.cache)
+    def _open(self) -> tuple[SampleStore, SampleStore]:
+        raw, settings = decoded(self.source, self.cache), self.preprocess
+        return raw, prepared(raw, settings.prepare_sample, settings.key, self.cache)
+
+    def _part(self, ids: Sequence[str]) -> SampleSubset:
+        return SampleSubset(self.prepared, self.raw, [self._places[name] for name in ids])
 
     def _rank(self) -> tuple[int, int]:
         return (
@@ -295,20 +275,6 @@ class SegmentationDataModule(LightningDataModule):
                     f"{self.source.name}: {entry.id} is in {name} but has no mask; add it, or "
                     "leave the image out of the split"
                 )
-        if self.score_at == "network" and not (self.preprocess.resize or self.preprocess.crop):
-            raise UserError(
-                "data.score_at: network needs model.preprocess.resize or model.preprocess.crop"
-            )
-
-    def _without_empty(self, split: Split) -> Split:
-        if self.empty not in ("drop", "drop_everywhere"):
-            return split
-        empty = {entry.id for entry in self.prepared.entries if entry.objects == 0}
-        kept = {
-            name: tuple(i for i in getattr(split, name) if i not in empty)
-            for name in (PARTS if self.empty == "drop_everywhere" else ("train",))
-        }
-        return replace(split, **kept)
 
     def _check_duplicates(self) -> None:
         """Refuse images that are equal to the pixel and lie in different parts."""
@@ -322,14 +288,15 @@ class SegmentationDataModule(LightningDataModule):
         )
         if self.duplicates == "refuse":
             raise UserError(
-                f"{what}; drop them by data.corrections (see segmentation audit), or set "
-                "data.duplicates to allow"
+                f"{what}; drop them by data.files.corrections (see segmentation audit), or set "
+                "data.files.duplicates to allow"
             )
         rank_zero_warn(what)
 
-    def _check_crop(self, part: Part) -> None:
+    def _check_crop(self, part: SampleSubset) -> None:
         shapes = Counter(tuple(entry.image[1][:2]) for entry in part.entries)
-        if self.crop is None:
+        crop = self.windows.crop
+        if crop is None:
             if len(shapes) > 1 and self.batch_size > 1:
                 raise UserError(
                     f"data.crop: null needs images of one size, these have {len(shapes)} (such as "
@@ -338,11 +305,21 @@ class SegmentationDataModule(LightningDataModule):
                 )
             return
         height, width = (max(s[i] for s in shapes) for i in (0, 1))
-        if self.crop[0] > height and self.crop[1] > width:
+        if crop[0] > height and crop[1] > width:
             raise UserError(
-                f"data.crop: {self.crop[0]}×{self.crop[1]} is larger than every image (at most "
+                f"data.crop: {crop[0]}×{crop[1]} is larger than every image (at most "
                 f"{height}×{width}, H×W); lower it"
             )
+
+
+def _fold(text: str | None) -> tuple[int, int] | None:
+    """``"0/5"`` ► (0, 5)."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not int(found[1]) < int(found[2]) or int(found[2]) < 2:
+        raise UserError(f"data.fold: {text} must be K/N, N at least 2 and K from 0 to N - 1")
+    return int(found[1]), int(found[2])
 
 
 def _one_thread(_: int) -> None:

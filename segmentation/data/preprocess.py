@@ -14,7 +14,7 @@ from torch import Tensor
 from segmentation.data.sample import Sample
 from segmentation.errors import UserError
 
-VERSION = 1  # raise when prepare() gives other pixels for the same settings
+VERSION = 2  # raise when prepare_sample() gives other pixels for the same settings
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -33,8 +33,8 @@ class Preprocess:
             channels, become 0 and 255, so that dim and bright exposures look alike.
         low: Lower percentile in percent.
         high: Upper percentile in percent.
-        polarity: ``"keep"``, or ``"dark"``: an image whose background is bright (its median lies
-            above half its range) is inverted, so that objects are always brighter.
+        polarity: ``"dark"`` inverts an image whose background is bright (its median lies above half
+            its range), so that objects are always brighter; ``"keep"`` does not.
         gamma: Exponent of the intensity in 0…1; below 1 it lifts dim objects beside bright ones
             (0.5 is the square root, which also evens out photon noise: Anscombe 1948).
         clahe: Contrast-limited adaptive histogram equalisation of the luminance (8×8 tiles).
@@ -47,6 +47,9 @@ class Preprocess:
 
     Raises:
         UserError: A value is out of its range.
+
+    >>> Preprocess(channels=1, intensity="divide").prepare(np.full((2, 2, 3), 7, np.uint8)).shape
+    (2, 2, 1)
     """
 
     channels: Literal[1, 3] = 3
@@ -67,36 +70,25 @@ class Preprocess:
         for name in ("crop", "resize", "mean", "std"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
-        for name, allowed in (
-            ("channels", (1, 3)),
-            ("intensity", ("divide", "percentile")),
-            ("polarity", ("keep", "dark")),
+        numbers = f"one finite number, or one for each of the {self.channels} channels"
+        for name, fits, wanted in (
+            ("channels", self.channels in (1, 3), "1 or 3"),
+            ("intensity", self.intensity in ("divide", "percentile"), "divide or percentile"),
+            ("polarity", self.polarity in ("keep", "dark"), "keep or dark"),
+            ("low", 0 <= self.low < self.high, f"at least 0 and below high, {self.high}"),
+            ("high", self.high <= 100, "at most 100"),
+            ("mean", self._for_channels(self.mean), numbers),
+            ("std", self._for_channels(self.std) and min(self.std) > 0, f"positive: {numbers}"),
+            ("gamma", 0 < self.gamma < math.inf, "positive"),
+            ("clahe_limit", self.clahe_limit > 0, "positive"),
+            ("crop", _is_size(self.crop), "(height, width), both ≥ 1"),
+            ("resize", _is_size(self.resize), "(height, width), both ≥ 1"),
         ):
-            if getattr(self, name) not in allowed:
-                raise UserError(
-                    f"preprocess: {name} {getattr(self, name)!r} must be one of {allowed}"
-                )
-        if not 0 <= self.low < self.high <= 100:
-            raise UserError(
-                f"preprocess: low {self.low} and high {self.high} are not 0 ≤ low < high ≤ 100"
-            )
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if len(values) not in (1, self.channels) or not all(map(math.isfinite, values)):
-                raise UserError(
-                    f"preprocess: {name} {values} must be one number, or one for each of the "
-                    f"{self.channels} channels"
-                )
-        if min(self.std) <= 0:
-            raise UserError(f"preprocess: std {self.std} must be positive")
-        if not 0 < self.gamma < math.inf:
-            raise UserError(f"preprocess: gamma {self.gamma} must be positive")
-        if not self.clahe_limit > 0:
-            raise UserError(f"preprocess: clahe_limit {self.clahe_limit} must be positive")
-        for name in ("crop", "resize"):
-            size = getattr(self, name)
-            if size is not None and (len(size) != 2 or min(size) < 1):
-                raise UserError(f"preprocess: {name} {size} must be (height, width), both ≥ 1")
+            if not fits:
+                raise UserError(f"preprocess: {name} {getattr(self, name)!r} must be {wanted}")
+
+    def _for_channels(self, values: tuple[float, ...]) -> bool:
+        return len(values) in (1, self.channels) and all(map(math.isfinite, values))
 
     @classmethod
     def imagenet(cls, **settings: Any) -> "Preprocess":
@@ -125,11 +117,8 @@ class Preprocess:
             UserError: The image is smaller than ``crop``.
             ValueError: The image is of another shape or dtype.
         """
-        if (
-            image.dtype not in (np.uint8, np.uint16)
-            or image.ndim != 3
-            or image.shape[2] not in (1, 3)
-        ):
+        wide = image.ndim == 3 and image.shape[2] in (1, 3)
+        if not wide or image.dtype not in (np.uint8, np.uint16):
             raise ValueError(
                 f"expected (H, W, 1 or 3) uint8 or uint16, got {image.shape} {image.dtype}"
             )
@@ -183,8 +172,10 @@ class Preprocess:
             middle = (below[-1] - 1) // 2 + 1, below[-1] // 2 + 1
             median = table[np.searchsorted(below, middle)].mean()
             table = 255 - table if median > 127 else table
-        final: np.ndarray = table if self.gamma == 1 else _gamma_table(self.gamma)[table]
-        return final
+        if self.gamma != 1:
+            lifted = ((np.arange(256) / 255) ** self.gamma * 255).round().astype(np.uint8)
+            table = lifted[table]
+        return table
 
     def check_windows(self) -> None:
         """Refuse what :meth:`prepare_window` cannot do.
@@ -213,13 +204,14 @@ class Preprocess:
         return prepared
 
     def prepare_sample(self, sample: Sample) -> Sample:
-        """:meth:`prepare` the image; the labels keep their own size, at which they are scored.
+        """:meth:`prepare` the image and bring the labels to its size.
 
         Raises:
             UserError: The image is smaller than ``crop``.
         """
         try:
-            return replace(sample, image=self.prepare(sample.image))
+            labels = None if sample.labels is None else self.fit_labels(sample.labels)
+            return replace(sample, image=self.prepare(sample.image), labels=labels)
         except UserError as error:
             raise UserError(f"{sample.id}: {error}") from None
 
@@ -295,6 +287,10 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return resized
 
 
+def _is_size(size: tuple[int, ...] | None) -> bool:
+    return size is None or (len(size) == 2 and min(size) >= 1)
+
+
 def _corner(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
     """Top and left of the crop in the middle."""
     return (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
@@ -302,10 +298,6 @@ def _corner(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
 
 def _counts(image: np.ndarray) -> np.ndarray:
     return np.bincount(image.reshape(-1), minlength=1 << (8 * image.dtype.itemsize))
-
-
-def _gamma_table(gamma: float) -> np.ndarray:
-    return ((np.arange(256) / 255) ** gamma * 255).round().astype(np.uint8)
 
 
 def _channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -320,9 +312,8 @@ def _clahe(image: np.ndarray, limit: float) -> np.ndarray:
     """CLAHE of the gray image, or of the lightness of a colour image (as albumentations does)."""
     equalise = cv2.createCLAHE(limit, (8, 8)).apply
     if image.shape[2] == 1 or ((image == image[..., :1]).all()):
-        return np.repeat(
-            equalise(np.ascontiguousarray(image[..., 0]))[..., None], image.shape[2], 2
-        )
+        gray = equalise(np.ascontiguousarray(image[..., 0]))
+        return np.repeat(gray[..., None], image.shape[2], 2)
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     lab[..., 0] = equalise(np.ascontiguousarray(lab[..., 0]))
     return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)

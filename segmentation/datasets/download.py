@@ -19,7 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from segmentation import datasets
-from segmentation.data.cache import Store, decoded
+from segmentation.data.cache import SampleStore, decoded
 from segmentation.datasets.http import download
 from segmentation.datasets.unpack import differences, unpack
 from segmentation.errors import UserError
@@ -90,7 +90,7 @@ def prepare(
     print(f"next: segmentation fit --config {official.config} --data.root {shlex.quote(str(root))}")
 
 
-def facts(store: Store) -> dict[str, str]:
+def facts(store: SampleStore) -> dict[str, str]:
     """What a data set holds, in words by topic."""
     entries = store.entries
     objects = [e.objects for e in entries if e.objects is not None]
@@ -117,7 +117,7 @@ def facts(store: Store) -> dict[str, str]:
     return {label: text for label, text in found.items() if text}
 
 
-def shortages(store: Store, official: Official) -> list[str]:
+def shortages(store: SampleStore, official: Official) -> list[str]:
     """One line for each count that stays behind the official one."""
     lines = []
     for what, counts in (("images", official.images), ("objects", official.objects)):

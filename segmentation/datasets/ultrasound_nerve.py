@@ -107,8 +107,7 @@ class UltrasoundNerveDataModule(SegmentationDataModule):
     Args:
         root: Folder with ``train.zip`` or ``train/``.
         split: ``null`` tests on a fifth of the subjects and validates on a tenth.
-        kwargs: See :class:`SegmentationDataModule`; ``empty`` says what becomes of frames without
-            a nerve.
+        kwargs: See :class:`SegmentationDataModule`.
     """
 
     def __init__(self, root: str, split: Splitter | None = None, **kwargs: Any) -> None:

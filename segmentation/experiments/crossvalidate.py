@@ -1,75 +1,72 @@
 """k-fold cross-validation as one command: every fold trained and tested, all of them pooled."""
 
-import itertools
 import json
 import shlex
-import statistics
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from segmentation.config_files import find_config, read_parts
 from segmentation.data.splits import PARTS
 from segmentation.errors import UserError
 from segmentation.evaluation.table import FILE, finite, read_images, summary, write_images
 from segmentation.experiments.process import run_fit
-from segmentation.io.files import write_bytes, write_table
-from segmentation.training.arguments import composed
+from segmentation.io.files import write_bytes
 
 STATE = "crossvalidation.json"
 
 
-def output_folder(arguments: Sequence[str], folds: int) -> Path:
-    """A folder for all folds beside the runs of ``fit``, by the configs' ``run``."""
-    found: dict[str, Any] = {"root": "runs", "name": "unnamed"}
-    words = composed(["fit", *arguments])
-    for word, part in itertools.pairwise(words):
-        if word == "--config" and isinstance(run := yaml.safe_load(part).get("run"), dict):
-            found |= run
-    return Path(found["root"]) / f"{found['name']}-{folds}fold"
+def crossvalidate(
+    *options: str, config: Sequence[str], folds: int = 5, output: Path | None = None
+) -> int:
+    """Train and test on every fold of a cross-validation, and pool the scores.
 
-
-def crossvalidate(arguments: Sequence[str], folds: int, output: Path) -> int:
-    """Run the folds that have not been run yet, then pool them, write and print the table.
-
-    Each fold is a ``segmentation fit`` of its own. The finished ones are kept in
-    ``crossvalidation.json`` and not run again when the command is started again.
+    All other options (--data.…, --model.…, --trainer.…) are those of fit, which each fold is one
+    of. The finished ones are kept and not run again when the command is started again. The status
+    is 1 when a fold failed; the others are done all the same, and then nothing is pooled.
 
     The standard deviation is that between folds. It is no standard error: the folds share most of
     their training images, and no unbiased estimate of the variance exists (Bengio & Grandvalet,
     JMLR 2004).
 
     Args:
-        arguments: Of ``fit``, its configs among them.
-        folds: How many, ≥ 2.
-        output: Gets the runs, their logs, ``crossvalidation.json`` and ``.csv``; and, as a run's
-            folder, ``per_image.csv`` of all images and their ``scores.json``.
-
-    Returns:
-        0, or 1 when a fold failed; then nothing is pooled.
+        config: Config files, as for fit.
+        folds: How many.
+        output: Folder for the runs, their logs, crossvalidation.json and .csv, and per_image.csv
+            and scores.json of all images as a run has them; beside the config's runs by default.
 
     Raises:
         UserError: The output cannot be written, or holds something else; or an image was not tested
             exactly once.
     """
-    words = composed(["fit", *arguments])
-    done = _read(output, words, folds)
-    missing = 0
-    for fold in range(folds):
-        if str(fold) in done:
-            continue
+    if folds < 2:
+        raise UserError(f"--folds {folds}: must be at least 2")
+    for name in (word.partition("=")[0] for word in options):
+        if name in ("--data.fold", "--run.root", "--run.name", "--ckpt_path"):
+            raise UserError(f"{name}: is not for all folds; leave it out, give --folds or --output")
+    parts = [part for name in config for part in read_parts(find_config(name))]
+    if output is None:
+        where = {"root": "runs", "name": "unnamed"}
+        for part in parts:
+            where |= part.get("run") or {}
+        output = Path(where["root"]) / f"{where['name']}-{folds}fold"
+    words = [*(yaml.safe_dump(part, sort_keys=False) for part in parts), *options]
+    state = {"arguments": words, "folds": folds, "runs": _finished(output, words, folds)}
+    done, missing = state["runs"], 0
+    for fold in (fold for fold in range(folds) if str(fold) not in done):
         print(f"fold {fold} of {folds} …", flush=True)
-        found = _run(arguments, fold, folds, output)
-        if found is None:
+        if found := _run([*(f"--config={c}" for c in config), *options], fold, folds, output):
+            done[str(fold)] = found
+            _keep(output, state)
+        else:
             missing += 1
             if missing > 1 and not done:
                 break  # the others would most likely fail for the same reason
-            continue
-        done[str(fold)] = found
-        _write_state(output, words, folds, done)
     if missing:
         print(
             f"{len(done)} of {folds} folds are done and kept; nothing is pooled before all "
@@ -77,9 +74,9 @@ def crossvalidate(arguments: Sequence[str], folds: int, output: Path) -> int:
         )
         return 1
     runs = [output / done[str(fold)]["run"] for fold in range(folds)]
-    summary = _pool(runs, output)
-    _write_state(output, words, folds, done, summary)
-    print(table(summary, folds))
+    scores = _pool(runs, output)
+    _keep(output, state | {"scores": _as_json(scores)})
+    print(f"\nScores of {folds} folds, by fold and pooled over all images\n{folds_table(scores)}")
     print(f"\nscores    {output / 'crossvalidation.csv'}, {STATE}; per_image.csv for compare")
     if weights := [str(path) for run in runs for path in _weights(run)]:
         print(
@@ -89,7 +86,7 @@ def crossvalidate(arguments: Sequence[str], folds: int, output: Path) -> int:
     return 0
 
 
-def _read(output: Path, words: list[str], folds: int) -> dict[str, dict[str, Any]]:
+def _finished(output: Path, words: list[str], folds: int) -> dict[str, dict[str, Any]]:
     """The finished folds, if they are those of this very cross-validation."""
     path = output / STATE
     try:
@@ -102,8 +99,6 @@ def _read(output: Path, words: list[str], folds: int) -> dict[str, dict[str, Any
                 f"{output / FILE}: is not of a cross-validation; choose another --output"
             ) from None
         return {}
-    except NotADirectoryError:
-        raise UserError(f"{output}: is not a folder; choose another --output") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); choose another --output") from None
     if made != (words, folds):
@@ -114,127 +109,90 @@ def _read(output: Path, words: list[str], folds: int) -> dict[str, dict[str, Any
     return done
 
 
-def _write_state(output: Path, words: list[str], folds: int, runs: Any, scores: Any = None) -> None:
-    state = {"arguments": words, "folds": folds, "runs": runs, "scores": scores}
+def _keep(output: Path, state: dict[str, Any]) -> None:
     write_bytes(output / STATE, json.dumps(state, indent=1).encode())
 
 
 def _run(arguments: Sequence[str], fold: int, folds: int, output: Path) -> dict[str, Any] | None:
     """Train and test on one fold; ``None`` if that failed, which is said in a line."""
-    log, home = output / "logs" / f"fold{fold}.log", output / f"fold{fold}"
-    found = run_fit(
-        [
-            *arguments,
-            *(f"--data.fold={fold}", f"--data.folds={folds}"),
-            # The name that trackers show is that of the experiment, and then of the fold.
-            *(f"--run.root={output.parent}", f"--run.name={output.name}/{home.name}"),
-        ],
-        home,
-        log,
-        f"fold {fold}",
-    )
-    if found is None:
-        return None
-    folder, seconds = found
-    return {"run": str(folder.relative_to(output)), "seconds": round(seconds, 1)}
+    home = output / f"fold{fold}"
+    # The name that trackers show is that of the experiment, and then of the fold.
+    own = (f"--run.root={output.parent}", f"--run.name={output.name}/{home.name}")
+    words = [*arguments, f"--data.fold={fold}/{folds}", *own]
+    found = run_fit(words, home, output / "logs" / f"{home.name}.log", f"fold {fold}")
+    return found and {"run": str(found[0].relative_to(output)), "seconds": round(found[1], 1)}
 
 
-def _pool(runs: Sequence[Path], output: Path) -> dict[str, Any]:
-    """Write the pooled tables, and return what :func:`table` shows."""
+def _pool(runs: Sequence[Path], output: Path) -> pd.DataFrame:
+    """Write the pooled tables.
+
+    Returns:
+        A row by method and score: ``fold0``, …, their ``mean`` and ``sd``, and ``pooled``.
+    """
     tables = [read_images(run / FILE) for run in runs]
-    reports = [json.loads((run / "scores.json").read_text()) for run in runs]
     _check_once(runs, tables)
     rows = pd.concat(tables)
     methods = [*rows["method"].unique()]
     parts = [rows[rows["method"] == method].sort_values("id") for method in methods]
     rows = pd.concat(parts, ignore_index=True)
-    scores = finite(summary(rows))
-    shown: dict[str, dict[str, Any]] = {}
-    for method in methods:
-        each = [_numbers(report.get(method, {})) for report in reports]
-        shown[method] = {
-            name: _spread([found.get(name) for found in each], scores[method].get(name))
-            for name in dict.fromkeys(name for found in each for name in found)
-        }
     write_images(output / FILE, rows)
-    write_bytes(output / "scores.json", json.dumps(scores, indent=1).encode())
-    _write_summary(output / "crossvalidation.csv", shown, len(runs))
-    return shown
+    pooled = finite(summary(rows))
+    write_bytes(output / "scores.json", json.dumps(pooled, indent=1).encode())
+    reports = [json.loads((run / "scores.json").read_text()) for run in runs]
+    found = {f"fold{i}": _by_score(report, methods) for i, report in enumerate(reports)}
+    scores = pd.DataFrame(found).reindex(list(dict.fromkeys(k for f in found.values() for k in f)))
+    mean, sd = scores.mean(axis=1), scores.std(axis=1)
+    scores = scores.assign(mean=mean, sd=sd, pooled=pd.Series(_by_score(pooled, methods)))
+    scores.index = scores.index.set_names(["method", "score"])
+    write_bytes(output / "crossvalidation.csv", scores.round(6).to_csv().encode())
+    return scores
 
 
-def _write_summary(path: Path, summary: dict[str, dict[str, Any]], folds: int) -> None:
-    each = [f"fold{i}" for i in range(folds)]
-    lines: list[dict[str, Any]] = [
-        {"method": method, "score": name, **dict(zip(each, about["folds"], strict=True))}
-        | {key: about[key] for key in ("mean", "sd", "pooled")}
-        for method, scores in summary.items()
-        for name, about in scores.items()
-    ]
-    for line in lines:
-        line |= {k: round(v, 6) for k, v in _numbers(line).items()}
-    write_table(path, ["method", "score", *each, "mean", "sd", "pooled"], lines)
+def _by_score(report: dict[str, Any], methods: Sequence[str]) -> dict[tuple[str, str], float]:
+    every = {(m, name): value for m in methods for name, value in report.get(m, {}).items()}
+    return {key: float(value) for key, value in every.items() if isinstance(value, (int, float))}
 
 
-def _numbers(found: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in found.items() if isinstance(value, (int, float))}
+def _as_json(scores: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for (method, name), row in scores.iterrows():  # type: ignore[misc]
+        *folds, mean, sd, pooled = row.tolist()
+        about = {"folds": folds, "mean": mean, "sd": sd, "pooled": pooled}
+        found.setdefault(method, {})[name] = finite(about)
+    return found
 
 
 def _check_once(runs: Sequence[Path], tables: Sequence[pd.DataFrame]) -> None:
     """Every image of every part of every split is tested once by each method."""
-    tested = Counter(
-        pair for part in tables for pair in zip(part["method"], part["id"], strict=True)
-    )
+    tested = Counter(row for part in tables for row in zip(part["method"], part["id"], strict=True))
     splits = [json.loads((run / "split.json").read_text()) for run in runs]
     images = sorted({name for split in splits for part in PARTS for name in split[part]})
-    for method in sorted({method for method, _ in tested}):
-        for name in images:
-            if (count := tested[method, name]) != 1:
-                raise UserError(
-                    f"{name}: was tested {count} times by {method}, and each image must be once; "
-                    "leave data and splits as they are between folds, and test on all images"
-                )
+    for method, name in product(sorted({method for method, _ in tested}), images):
+        if (count := tested[method, name]) != 1:
+            raise UserError(
+                f"{name}: was tested {count} times by {method}, and each image must be once; "
+                "leave data and splits as they are between folds, and test on all images"
+            )
 
 
-def _spread(values: Sequence[float | None], pooled: float | None) -> dict[str, Any]:
-    """Of one score: its value in each fold, their mean and standard deviation, and pooled."""
-    numbers = [value for value in values if value is not None]
-    return {
-        "folds": list(values),
-        "mean": statistics.fmean(numbers) if numbers else None,
-        "sd": statistics.stdev(numbers) if len(numbers) > 1 else None,
-        "pooled": pooled,
-    }
-
-
-def table(summary: dict[str, Any], folds: int) -> str:
+def folds_table(scores: pd.DataFrame) -> str:
     """The network's scores by fold, over the folds and pooled; beside them the other methods'.
 
     Theirs are pooled, or the mean over folds of what ``per_image.csv`` does not let pool.
-
-    Args:
-        summary: By method and score: ``folds``, ``mean``, ``sd`` and ``pooled``.
-        folds: How many.
     """
-    ours, others = summary["network"], [name for name in summary if name != "network"]
-    cells = [["", *(f"fold {i}" for i in range(folds)), "mean ± sd", "pooled", *others]]
-    for name, about in ours.items():
-        row = [name, *map(_shown, about["folds"]), _shown(about["mean"])]
-        row[-1] += "" if about["sd"] is None else f" ± {_shown(about['sd'])}"
-        theirs = (summary[other].get(name, {"pooled": None, "mean": None}) for other in others)
-        best = (t["mean"] if t["pooled"] is None else t["pooled"] for t in theirs)
-        cells.append([*row, *map(_shown, (about["pooled"], *best))])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        row[0].ljust(widths[0])
-        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-        for row in cells
-    ]
-    title = f"\nScores of {folds} folds, by fold and pooled over all images"
-    return "\n".join([title, *lines])
+    ours = scores.xs("network")
+    shown = ours.map(_shown)
+    spread = ["" if sd == "–" else f" ± {sd}" for sd in shown.pop("sd")]
+    shown.insert(shown.columns.get_loc("mean"), "mean ± sd", shown.pop("mean") + spread)  # type: ignore[arg-type]
+    shown = shown.rename(columns=lambda name: name.replace("fold", "fold "))
+    for other in scores.index.unique("method").drop("network"):
+        theirs = scores.xs(other)
+        shown[other] = theirs["pooled"].fillna(theirs["mean"]).reindex(ours.index).map(_shown)
+    return shown.rename_axis(None).to_string()
 
 
-def _shown(value: float | None) -> str:
-    return "–" if value is None else format(value, ".4f" if abs(value) < 10 else ".1f")
+def _shown(value: float) -> str:
+    return "–" if pd.isna(value) else format(value, ".4f" if abs(value) < 10 else ".1f")
 
 
 def _weights(run: Path) -> list[Path]:

@@ -30,12 +30,11 @@ def run_fit(
     """
     argv = [sys.executable, "-m", "segmentation", "fit", "--trainer.enable_progress_bar=false"]
     before = set(home.glob("*"))
+    start = time.monotonic()
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
-            start = time.monotonic()
             done = subprocess.run([*argv, *arguments], stdout=file, stderr=subprocess.STDOUT)
-            seconds = time.monotonic() - start
     except OSError as error:
         raise UserError(
             f"{log}: cannot be written ({error.strerror}); choose another --output"
@@ -45,4 +44,4 @@ def run_fit(
         lines = log.read_text(errors="replace").strip().splitlines() or ["nothing was printed"]
         print(f"failed    {title}: {lines[-1]} (log: {log})", file=sys.stderr)
         return None
-    return folders[0], seconds
+    return folders[0], time.monotonic() - start

@@ -16,19 +16,18 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from segmentation.config_files import find_config, read_parts
 from segmentation.errors import UserError
 from segmentation.experiments.process import run_fit
 from segmentation.io.files import write_bytes
 
 SMOKE = (
     "--trainer.max_epochs=1",
-    "--trainer.limit_train_batches=2",
-    "--trainer.limit_val_batches=2",
-    "--trainer.limit_test_batches=2",
+    *(f"--trainer.limit_{part}_batches=2" for part in ("train", "val", "test")),
     "--trainer.val_check_interval=null",
 )
 HEADER = (
@@ -38,12 +37,12 @@ HEADER = (
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """One row of a published table.
 
     Attributes:
         path: Of its config.
-        name: As the table calls it.
+        row: As the table calls it.
         published: Scores as published, by their names in ``scores.json``, 0…1; ``None`` for what
             is of interest and was not published.
         protocol: How the data were divided, in words.
@@ -52,7 +51,7 @@ class Row:
     """
 
     path: Path
-    name: str
+    row: str
     published: dict[str, float | None]
     protocol: str
     leak: bool
@@ -75,8 +74,55 @@ class Row:
         return f"random, not the {self.protocol}" if other else self.protocol
 
 
-def find_rows(configs: Path, what: str) -> list[Row]:
-    """The rows of a system (``"b"``), or the one of ``"b/augmentation"``.
+def reproduce(
+    what: str,
+    /,
+    output: Path,
+    budget: Literal["smoke", "cpu", "full"] = "full",
+    seeds: Sequence[int] | None = None,
+    data: Path = Path("data"),
+    configs: Path = Path("configs/reproduce"),
+) -> int:
+    """Run published experiments and set their scores beside the published ones.
+
+    Each run is a `segmentation fit` of its own. What is done is kept and not done again when the
+    command is started again. The status is 1 when a run failed.
+
+    Args:
+        what: A system, such as b, or one of its rows: b/augmented.
+        output: Folder for the runs, their logs, results.json and a table.
+        budget: smoke is two steps of each; cpu what two cores can bear; full as published.
+        seeds: Of training, 0 by default; the split stays.
+        data: Folder that holds dsb2018, bbbc039, …
+        configs: Folder of the systems.
+
+    Raises:
+        UserError: There is no such system or row, or the output cannot be written or holds
+            something else.
+    """
+    rows = find_rows(find_config(configs), what)
+    results = output / "results.json"
+    done = _read(results)
+    failed = False
+    for row in rows:
+        for seed in seeds or [0]:
+            key = f"{row.key} {budget} {seed}"
+            if key in done:
+                continue
+            print(f"{row.key}, seed {seed}, budget {budget} …", flush=True)
+            if (found := _run(row, budget, seed, data, output)) is None:
+                failed = True
+                continue
+            done[key] = found
+            write_bytes(results, json.dumps(done, indent=1).encode())
+    text = published_table(rows, budget, done)
+    print(text)
+    write_bytes(output / f"{rows[0].path.parent.name}-{budget}.md", f"{text}\n".encode())
+    return int(failed)
+
+
+def find_rows(configs: Path, what: str) -> list[PublishedRow]:
+    """The rows of a system (``"b"``), or the one of ``"b/augmented"``.
 
     Raises:
         UserError: There is no such system or row, or a config does not say what it reproduces.
@@ -92,12 +138,10 @@ def find_rows(configs: Path, what: str) -> list[Row]:
             "if it lies elsewhere"
         )
     if name:
-        paths = [path for path in paths if path.stem == name] or paths
-        if len(paths) != 1:
-            raise UserError(
-                f"{folder}: no row is called {name!r}; choose from "
-                + ", ".join(path.stem for path in paths)
-            )
+        stems = [path.stem for path in paths]
+        if name not in stems:
+            raise UserError(f"{folder}: no row is called {name!r}; choose from {', '.join(stems)}")
+        paths = [folder / f"{name}.yaml"]
     return [_row(path) for path in paths]
 
 
@@ -106,98 +150,49 @@ def _natural(path: Path) -> list[str]:
     return [part.zfill(9) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
 
 
-def _row(path: Path) -> Row:
+def _row(path: Path) -> PublishedRow:
     try:
-        content: Any = yaml.safe_load(path.read_text())
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return PublishedRow(path, **content["reproduces"])
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    about: Any = content.get("reproduces") if isinstance(content, dict) else None
-    try:
-        return Row(
-            path,
-            about["row"],
-            dict(about["published"]),
-            about["protocol"],
-            bool(about["leak"]),
-            dict(about.get("budgets") or {}),
-        )
     except (TypeError, KeyError) as error:
         raise UserError(
-            f"{path}: its block reproduces lacks {error}; it needs row, published, protocol, leak"
+            f"{path}: its block reproduces is not one ({error}); it needs row, published, "
+            "protocol, leak"
         ) from None
 
 
-def reproduce(
-    rows: Sequence[Row], budget: str, seeds: Sequence[int], data: Path, output: Path
-) -> int:
-    """Run what has not been run yet, then write and print the table.
-
-    Each run is a ``segmentation fit`` of its own. What is done is kept in ``results.json`` and not
-    done again when the command is started again.
-
-    Args:
-        rows: What to run.
-        budget: ``smoke``, ``cpu`` or ``full``.
-        seeds: Of training; the split stays.
-        data: Folder that holds ``dsb2018``, ``bbbc039``, …
-        output: Gets the runs, their logs, ``results.json`` and a table for each system.
-
-    Returns:
-        0, or 1 when a run failed.
-
-    Raises:
-        UserError: The output cannot be written or holds something else.
-    """
-    results = output / "results.json"
-    done = _read(results)
-    failed = 0
-    for row in rows:
-        for seed in seeds:
-            key = f"{row.key} {budget} {seed}"
-            if key in done:
-                continue
-            print(f"{row.key}, seed {seed}, budget {budget} …", flush=True)
-            found = _run(row, budget, seed, data, output)
-            if found is None:
-                failed += 1
-                continue
-            done[key] = found
-            write_bytes(results, json.dumps(done, indent=1).encode())
-    text = table(rows, budget, done)
-    print(text)
-    if rows:
-        write_bytes(output / f"{rows[0].path.parent.name}-{budget}.md", f"{text}\n".encode())
-    return 1 if failed else 0
-
-
-def _run(row: Row, budget: str, seed: int, data: Path, output: Path) -> dict[str, Any] | None:
+def _run(
+    row: PublishedRow, budget: str, seed: int, data: Path, output: Path
+) -> dict[str, Any] | None:
     name = f"{row.key}/{budget}-seed{seed}"
     log = output / "logs" / f"{name.replace('/', '-')}.log"
     root = output / "runs"
+    option, folder = data_root(row.path)
     arguments = [
-        *("--config", str(row.path)),
-        *(f"--data.root={data / dataset(row.path)}", f"--run.root={root}", f"--run.name={name}"),
+        *("--config", str(row.path), f"{option}={data / folder}"),
+        *(f"--run.root={root}", f"--run.name={name}"),
         *("--run.wandb=off", f"--seed_everything={seed}"),
         *row.arguments(budget),
     ]
     fitted = run_fit(arguments, root / name, log, row.key)
     if fitted is None:
         return None
-    folder, seconds = fitted
-    scores = json.loads((folder / "scores.json").read_text())
-    resources = json.loads((folder / "resources.json").read_text())
+    run, seconds = fitted
+    scores = json.loads((run / "scores.json").read_text())
     return {
-        "run": str(folder.relative_to(output)),
+        "run": str(run.relative_to(output)),
         "arguments": row.arguments(budget),
         "images": scores["images"],
         "scores": scores["network"],
         "otsu": scores["otsu"],
         "seconds": round(seconds, 1),
-        **resources,
+        **json.loads((run / "resources.json").read_text()),
     }
 
 
-def table(rows: Sequence[Row], budget: str, done: dict[str, Any]) -> str:
+def published_table(rows: Sequence[PublishedRow], budget: str, done: dict[str, Any]) -> str:
     """The rows as a Markdown table: published beside measured (mean ± standard deviation).
 
     Args:
@@ -215,10 +210,10 @@ def table(rows: Sequence[Row], budget: str, done: dict[str, Any]) -> str:
         runs = [v for k, v in done.items() if k.startswith(f"{row.key} {budget} ")]
         names = list(row.published)
         cells = [
-            *(row.name, row.divided(budget), "yes" if row.leak else "no", " / ".join(names)),
-            " / ".join(_mean([row.published[name]]) for name in names),
-            " / ".join(_mean([run["scores"].get(name) for run in runs]) for name in names),
-            " / ".join(_mean([run["otsu"].get(name) for run in runs[:1]]) for name in names),
+            *(row.row, row.divided(budget), "yes" if row.leak else "no", " / ".join(names)),
+            " / ".join(_percent([row.published[name]]) for name in names),
+            " / ".join(_percent([run["scores"].get(name) for run in runs]) for name in names),
+            " / ".join(_percent([run["otsu"].get(name) for run in runs[:1]]) for name in names),
             str(len(runs)),
             _average(runs, "fit_seconds", 60, ".1f"),
             _average(runs, "peak_memory_bytes", 1e6, ".0f"),
@@ -228,7 +223,7 @@ def table(rows: Sequence[Row], budget: str, done: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _mean(values: Sequence[float | None]) -> str:
+def _percent(values: Sequence[float | None]) -> str:
     known = [100 * value for value in values if value is not None]
     if not known:
         return "–"
@@ -240,17 +235,22 @@ def _average(runs: list[dict[str, Any]], name: str, unit: float, form: str) -> s
     return format(statistics.mean(r[name] for r in runs) / unit, form) if runs else "–"
 
 
-def dataset(path: Path) -> str:
-    """The folder of its data, by the last part of the config's own root."""
-    from segmentation.training.arguments import composed
+def data_root(path: Path) -> tuple[str, str]:
+    """The option that says where a config's data lie, and the name of the folder it names.
 
-    root = ""
-    for part in composed(["fit", "--config", str(path)])[2::2]:
-        data = (yaml.safe_load(part) or {}).get("data") or {}
-        root = (data.get("init_args") or data).get("root") or root
-    if not root:
+    >>> data_root(find_config("reproduce/a/sound"))
+    ('--data.root', 'dsb2018')
+    """
+    found: tuple[str, str] | None = None
+    for part in read_parts(path):
+        settings = (part.get("data") or {}).get("init_args") or {}
+        source = (settings.get("source") or {}).get("init_args") or {}
+        for option, about in (("--data.root", settings), ("--data.source.root", source)):
+            if "root" in about:
+                found = option, Path(about["root"]).name
+    if found is None:
         raise UserError(f"{path}: names no data.root; add data.init_args.root: data/NAME")
-    return Path(root).name
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

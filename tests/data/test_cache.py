@@ -19,7 +19,7 @@ import pytest
 from filelock import FileLock
 
 from segmentation.data import cache
-from segmentation.data.cache import Store, cache_folder, decoded, map_ordered, prepared
+from segmentation.data.cache import SampleStore, cache_folder, decoded, map_ordered, prepared
 from segmentation.data.sample import Record, Sample
 from segmentation.errors import UserError
 
@@ -135,7 +135,7 @@ def test_store_pickles_small_and_reads_on(tmp_path: Path) -> None:
     store = decoded(Numbers(count=50), tmp_path)
     data = pickle.dumps(store)
     assert len(data) < 500
-    copy: Store = pickle.loads(data)
+    copy: SampleStore = pickle.loads(data)
     np.testing.assert_array_equal(copy[49].image, store[49].image)
 
 
@@ -322,7 +322,7 @@ def test_old_stores_are_removed_when_another_is_built(tmp_path: Path) -> None:
     age(recent, cache.KEEP_DAYS - 1)
     decoded(Numbers(version=1), tmp_path)  # opening it makes it young again
     assert {opened.name, old.name, leftover.name} <= set(stores(tmp_path))  # nothing was built
-    mapped = Store(old)
+    mapped = SampleStore(old)
     new = decoded(Numbers(version=4), tmp_path).folder
     assert stores(tmp_path) == sorted(p.name for p in (opened, recent, new, foreign, other))
     assert mapped[4].image.max() == 1200  # who has it mapped keeps it
@@ -360,3 +360,16 @@ def test_of_two_users_that_build_the_same_the_first_wins(
     assert [path.name.split(".")[2] for path in built] == ["1"]
     assert stores(tmp_path) == [store.folder.name]
     assert store[4].image.shape == (7, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [(None, 4), ("max 100000", 4), ("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 4)],
+)
+def test_cores_under_a_quota(
+    quota: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert cache.usable_cores(tmp_path / "cpu.max") == cores

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segmentation.data.datamodule import SegmentationDataModule
+from segmentation.data.datamodule import DataFiles, Sampling, SegmentationDataModule
+from segmentation.data.examples import draw_weights
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Record, Sample
 from segmentation.data.splits import Item, ListSplit, RandomSplit, Split, Splitter
@@ -35,6 +36,7 @@ class Made:
     sizes: Sequence[tuple[int, int]]
     kinds: Sequence[str] = ()
     without_mask: Sequence[int] = ()
+    empty: Sequence[int] = ()
     name: str = "made"
     version: int = 1
 
@@ -46,21 +48,31 @@ class Made:
         i = int(record.id[1:])
         image = np.full((*self.sizes[i], 1), 10 * i, np.uint8)
         labels = None if i in self.without_mask else np.eye(*self.sizes[i], dtype=np.int32)
+        if labels is not None and i in self.empty:
+            labels[:] = 0
         kind = self.kinds[i] if self.kinds else ""
         return Sample(record.id, image, labels, "", kind)
 
 
 def made(*sizes: tuple[int, int], **settings: Any) -> SegmentationDataModule:
-    about = {name: settings.pop(name) for name in ("kinds", "without_mask") if name in settings}
+    named = ("kinds", "without_mask", "empty")
+    about = {name: settings.pop(name) for name in named if name in settings}
     split = RandomSplit(val=1, test=0, stratify=False)
-    defaults: dict[str, Any] = {"split": split, "num_workers": 0, "seed": 0}
-    return SegmentationDataModule(Made(sizes, **about), **(defaults | settings))
+    defaults: dict[str, Any] = {"split": split, "num_workers": 0}
+    return SegmentationDataModule(Made(sizes, **about), **(defaults | grouped(settings)))
+
+
+def grouped(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with those of the sampling in their group."""
+    names = ("balance", "balance_empty", "length", "seed")
+    own = {name: settings.pop(name) for name in names if name in settings}
+    return {**settings, "sampling": Sampling(**own)}
 
 
 def dsb(root: Path, **settings: Any) -> DSB2018DataModule:
     split = RandomSplit(val=2, test=2)
-    defaults: dict[str, Any] = {"split": split, "crop": 32, "num_workers": 0, "seed": 0}
-    return DSB2018DataModule(str(root), **(defaults | settings))
+    defaults: dict[str, Any] = {"split": split, "crop": 32, "num_workers": 0}
+    return DSB2018DataModule(str(root), **(defaults | grouped(settings)))
 
 
 def under(
@@ -197,6 +209,69 @@ def test_balance_draws_rare_kinds_and_large_images_more_often() -> None:
         assert rare == pytest.approx(weights[1] / sum(weights), abs=0.03)
 
 
+def test_draw_weights() -> None:
+    def entry(kind: str, height: int, objects: int) -> Any:
+        return SimpleNamespace(kind=kind, image=(0, (height, 10, 1), "|u1"), objects=objects)
+
+    entries = [entry("a", 10, 1), entry("a", 10, 0), entry("b", 40, 0)]
+    assert draw_weights(entries, 0, False) == [1, 1, 1]
+    assert draw_weights(entries, 1, False) == [50, 50, 400]
+    assert draw_weights(entries, 0.5, False) == pytest.approx([50**0.5, 50**0.5, 20])
+    assert draw_weights(entries, 1, True) == pytest.approx([1, 50 / 450, 400 / 450])
+    assert draw_weights(entries[1:], 0, True) == [1, 1]  # nothing to balance
+
+
+def test_images_with_and_without_objects_are_balanced() -> None:
+    """Where a crop of the preprocessing cuts all objects off, an image still counts as it is."""
+    data = made(*[(20, 30)] * 9, empty=[0, 1], crop=8, length=2000, balance_empty=True)
+    under(data, preprocess=Preprocess(crop=(8, 12)))
+    empty = [entry.objects == 0 for entry in data.parts["train"].entries]
+    drawn = Counter(empty[draw.index] for draw in data.train_dataloader().sampler)
+    assert sum(empty) in (1, 2) and abs(drawn[True] / 2000 - 0.5) < 0.04
+
+
+def test_twins_in_different_parts_are_refused() -> None:
+    class Twins(Made):
+        def read(self, record: Record) -> Sample:
+            return replace(super().read(record), image=np.zeros((*self.sizes[0], 1), np.uint8))
+
+    def twins(**files: Any) -> SegmentationDataModule:
+        source = Twins([(20, 30)] * 4, name="twins")
+        return SegmentationDataModule(source, RandomSplit(1, 1), crop=8, files=DataFiles(**files))
+
+    with pytest.raises(UserError, match=r"twins: 1 group\(s\) of identical .* as m00 and m01"):
+        under(twins())
+    with pytest.warns(UserWarning, match="identical images lie in more than one part"):
+        under(twins(duplicates="allow"))
+
+
+def test_corrections_are_honoured(tmp_path: Path) -> None:
+    path = tmp_path / "corrections.yaml"
+    path.write_text("drop: [m01]\nprefer: {m00: m02}\n")
+
+    def corrected() -> SegmentationDataModule:
+        files = DataFiles(corrections=str(path))
+        return made(*[(20, 30)] * 5, empty=[2], crop=8, files=files)
+
+    data = under(corrected())
+    assert [entry.id for entry in data.raw.entries] == ["m00", "m02", "m03", "m04"]
+    labels = data.raw[0].labels
+    assert labels is not None and not labels.any()  # m02's, which is empty
+    path.write_text("drop: [m09]\n")
+    with pytest.raises(UserError, match=r"corrections\.yaml: .*m09"):
+        under(corrected())
+
+
+def test_a_fold_is_tested(dsb_root: Path) -> None:
+    modules = [dsb(dsb_root, split=RandomSplit(2, 3), fold=f"{k}/4") for k in range(4)]
+    tested = [b["id"][0] for data in modules for b in under(data, "test").test_dataloader()]
+    open_to_all = [e.id for e in modules[0].raw.entries if e.subset != "test"]
+    assert sorted(tested) == sorted(open_to_all) and len(tested) == 12
+    assert all(len(data.split.val) == 2 for data in modules)
+    with pytest.raises(UserError, match=r"^split: 12 sample\(s\) cannot make 13 folds; ask for 12"):
+        under(dsb(dsb_root, fold="0/13"))
+
+
 def test_whole_images() -> None:
     data = under(made(*[(20, 30)] * 5, crop=None, batch_size=2))
     for batch in epoch(data.train_dataloader()):  # D4 does not turn an oblong
@@ -208,9 +283,9 @@ def test_whole_images() -> None:
     under(mixed, preprocess=Preprocess(resize=(16, 16)))
 
 
-def test_one_channel_without_augmentation_is_a_writable_copy(tmp_path: Path) -> None:
+def test_one_channel_without_augmentation_is_a_writable_copy() -> None:
     """Such an image could be handed on as it lies in the read-only file."""
-    data = made(*[(20, 30)] * 4, crop=None, augmentation="none", batch_size=1, cache=str(tmp_path))
+    data = made(*[(20, 30)] * 4, crop=None, augmentation="none", batch_size=1)
     under(data, preprocess=Preprocess(channels=1, intensity="divide"))
     for loader in (data.train_dataloader(), data.val_dataloader()):
         for batch in loader:
@@ -218,32 +293,17 @@ def test_one_channel_without_augmentation_is_a_writable_copy(tmp_path: Path) -> 
     assert all(sample.image.max() in (0, 10, 20, 30) for sample in data.prepared)
 
 
-@pytest.mark.parametrize("score_at", ["native", "network"])
-def test_score_at(score_at: Any) -> None:
-    data = made((20, 30), (40, 24), score_at=score_at, split=RandomSplit(1, 0), crop=16)
-    under(data, preprocess=Preprocess(resize=(16, 32), channels=1))
-    (batch,) = data.val_dataloader()
-    name = batch["id"][0]
-    native = [(20, 30), (40, 24)][int(name[1:])]
-    size = native if score_at == "native" else (16, 32)
-    assert batch["image"].shape == (1, 1, 16, 32) and batch["target"].shape == (1, 1, 16, 32)
-    assert batch["labels"].shape == (1, *size)
+def test_scores_are_of_the_image_as_read(folder_root: Path) -> None:
+    data = FolderDataModule(str(folder_root), mask_type="labels", crop=16, num_workers=0)
+    under(data, "test", preprocess=Preprocess(channels=1, crop=(40, 48), resize=(20, 24)))
+    batch = next(iter(data.test_dataloader()))
+    assert batch["image"].shape == batch["target"].shape == (1, 1, 20, 24)
+    assert batch["labels"].shape == (1, 48, 64)
+    (name,) = batch["id"]
     image, truth = data.shown(name)
-    assert image.shape == (*size, 1) and truth.shape == size and truth.dtype == bool
-    if score_at == "network":
-        np.testing.assert_array_equal(truth, batch["target"][0, 0].numpy() > 0)
-    gray = data.gray(name)
-    assert gray.shape == size and gray.dtype == np.uint8 and gray.max() == 10 * int(name[1:])
-
-
-def test_gray_is_of_the_image_as_read(folder_root: Path) -> None:
-    data = FolderDataModule(str(folder_root), mask_type="labels", crop=32, num_workers=0)
-    under(data, "test", preprocess=Preprocess(channels=1))
-    name = data.split.test[0]
+    assert image.shape == (48, 64, 1)
+    np.testing.assert_array_equal(truth, batch["labels"][0].numpy() > 0)
     assert data.gray(name).dtype == np.uint16 and data.gray(name).shape == (48, 64)
-    data.score_at = "network"
-    data.preprocess = Preprocess(channels=1, crop=(40, 48), resize=(20, 24))
-    assert data.gray(name).dtype == np.uint16 and data.gray(name).shape == (20, 24)
 
 
 def test_task_decides_on_preprocessing_and_target(dsb_root: Path) -> None:
@@ -266,14 +326,14 @@ def test_task_decides_on_preprocessing_and_target(dsb_root: Path) -> None:
         ({"zoom": (1.5, 0.5)}, r"data\.zoom: \(1\.5, 0\.5\) must be a range of positive"),
         ({"zoom": (0.0, 1.0)}, r"data\.zoom"),
         ({"crop": None, "zoom": (0.5, 2.0)}, r"data\.zoom: .* needs a data\.crop; set one"),
-        ({"balance": -1.0}, r"data\.balance"),
-        ({"length": 0}, r"data\.length: 0 must be positive"),
-        ({"copies": 0}, r"data\.copies: 0 must be positive"),
-        ({"division": 0}, r"data\.division: 0 must be positive"),
-        ({"division": 2, "crop": 16}, r"data\.division: 2 cuts whole images into tiles; set data"),
+        ({"balance": -1.0}, r"data\.sampling\.balance"),
+        ({"length": 0}, r"data\.sampling\.length: 0 must be positive"),
+        ({"fold": "0/1"}, r"data\.fold: 0/1 must be K/N, N at least 2 and K from 0 to N - 1"),
+        ({"fold": "5/5"}, r"data\.fold: 5/5"),
+        ({"fold": "-1/3"}, r"data\.fold: -1/3"),
         ({"batch_size": 0}, r"data\.batch_size: 0 must be positive"),
         ({"num_workers": -1}, r"data\.num_workers"),
-        ({"seed": -1}, r"data\.seed"),
+        ({"seed": -1}, r"data\.sampling\.seed"),
         ({"augmentation": "lots"}, "augmentation: no recipe is called 'lots'; choose from"),
     ],
 )
@@ -293,8 +353,6 @@ def test_data_and_settings_that_do_not_fit() -> None:
         under(made(*sizes, crop=16), "test")
     with pytest.raises(UserError, match=r"1 image\(s\) in val for 2 processes; lower trainer\.dev"):
         under(made(*sizes, crop=16), world=2)
-    with pytest.raises(UserError, match=r"score_at: network needs model\.preprocess\.resize"):
-        under(made(*sizes, crop=16, score_at="network"))
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])

@@ -160,11 +160,12 @@ def test_resize_keeps_an_oblong_in_its_place() -> None:
     )
 
 
-def test_prepared_sample_keeps_its_labels() -> None:
+def test_prepared_labels_have_the_images_size() -> None:
     labels = np.eye(40, 50, dtype=np.int32)
     sample = Sample("a", RGB, labels, "group", "kind", "train")
     done = Preprocess(resize=(20, 20)).prepare_sample(sample)
-    assert done.image.shape == (20, 20, 3) and done.labels is labels
+    assert done.image.shape == (20, 20, 3) and done.labels is not None
+    np.testing.assert_array_equal(done.labels, resize_labels(labels, (20, 20)))
     assert (done.id, done.group, done.kind, done.subset) == ("a", "group", "kind", "train")
 
 
@@ -202,17 +203,17 @@ def test_key_is_of_what_prepare_does() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"channels": 2}, "channels 2 must be one of"),
-        ({"intensity": "minmax"}, "intensity 'minmax' must be one of"),
-        ({"polarity": "light"}, "polarity 'light' must be one of"),
-        ({"low": 50.0, "high": 50.0}, "low 50.0 and high 50.0 are not 0 ≤ low < high ≤ 100"),
+        ({"channels": 2}, "channels 2 must be 1 or 3"),
+        ({"intensity": "minmax"}, "intensity 'minmax' must be divide or percentile"),
+        ({"polarity": "light"}, "polarity 'light' must be keep or dark"),
+        ({"low": 50.0, "high": 50.0}, "low 50.0 must be at least 0 and below high, 50.0"),
         ({"low": -1.0}, "low -1.0"),
-        ({"high": 101.0}, "low 0.5 and high 101.0"),
-        ({"high": math.nan}, "low 0.5 and high nan"),
-        ({"mean": (0.1, 0.2)}, r"mean \(0.1, 0.2\) must be one number, or one for"),
+        ({"high": 101.0}, "high 101.0 must be at most 100"),
+        ({"high": math.nan}, "low 0.5 must be at least 0 and below high, nan"),
+        ({"mean": (0.1, 0.2)}, r"mean \(0.1, 0.2\) must be one finite number, or one for"),
         ({"channels": 1, "std": (1.0, 1.0)}, "std .* one for each of the 1 channels"),
         ({"mean": (math.nan,)}, "mean"),
-        ({"std": (0.0,)}, r"std \(0.0,\) must be positive"),
+        ({"std": (0.0,)}, r"std \(0.0,\) must be positive: one"),
         ({"std": ()}, "std"),
         ({"clahe_limit": 0.0}, "clahe_limit 0.0 must be positive"),
         ({"gamma": 0.0}, "gamma 0.0 must be positive"),

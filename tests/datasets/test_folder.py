@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from segmentation.data.datamodule import DataFiles
 from segmentation.data.sample import Sample
 from segmentation.data.splits import GroupSplit
 from segmentation.datasets.folder import (
@@ -104,7 +105,7 @@ def test_subfolders_are_groups(root: Path) -> None:
     assert len(groups) == 8 and set(groups.values()) == {f"patient{n}" for n in range(4)}
     assert groups["patient1/field_0002"] == "patient1"
     settings: dict[str, Any] = {"split": GroupSplit(1, 1), "crop": 32, "num_workers": 0}
-    data = FolderDataModule(str(root), **settings, duplicates="allow")
+    data = FolderDataModule(str(root), **settings, files=DataFiles(duplicates="allow"))
     with pytest.warns(UserWarning, match="identical images"):  # patients 2 and 3 are copies
         data.setup("fit")
     assert [len(part) for part in data.parts.values()] == [4, 2, 2]

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from segmentation.__main__ import main
-from segmentation.experiments.crossvalidate import table
 from tests.helpers import CONFIGS, TINY, refusal
 
 COLUMNS = ("method", "id", "kind", "group", "tp", "fp", "fn", "tn", "iou", "ap")
@@ -85,9 +84,10 @@ class Runs:
 
     def __call__(self, argv: list[str], stdout: Any, stderr: Any) -> Any:
         given = dict(word[2:].partition("=")[::2] for word in argv if word.startswith("--"))
-        fold = int(given["data.fold"])
+        fold, _, folds = given["data.fold"].partition("/")
+        fold = int(fold)
         assert argv[:4] == [sys.executable, "-m", "segmentation", "fit"]
-        assert given["data.folds"] == str(self.folds) and given["data.root"] == "x"
+        assert folds == str(self.folds) and given["data.root"] == "x"
         self.started.append(fold)
         if fold in self.failing:
             stdout.write(b"some words\nsegmentation: error: the reason\n")
@@ -205,26 +205,18 @@ def test_what_cannot_be_run(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFi
         return refusal(capsys, command(output, *more))
 
     assert "--folds 1: must be at least 2" in error("--folds=1")
-    assert "required: -c/--config" in refusal(capsys, ["crossvalidate"])
-    assert "gone.yaml: the config cannot be read" in error("--config=gone.yaml")
-    for word in ("--data.fold=1", "--data.folds=3", "--run.root=x", "--run.name=x"):
+    assert "required: config" in refusal(capsys, ["crossvalidate"])
+    assert "gone.yaml: no such config" in error("--config=gone.yaml")
+    for word in ("--data.fold=1/3", "--run.root=x", "--run.name=x"):
         assert f"{word.partition('=')[0]}: is not for all folds" in error(word)
     assert "--ckpt_path: is not for all folds" in error("--ckpt_path", "x")
     (tmp_path / "run").mkdir()
     (tmp_path / "run/per_image.csv").touch()
     assert "per_image.csv: is not of a cross-validation" in error(output=tmp_path / "run")
     (tmp_path / "file").touch()
-    assert "file: is not a folder; choose another --output" in error(output=tmp_path / "file")
+    assert "cannot be read (" in error(output=tmp_path / "file")
     (tmp_path / "cv").mkdir()
     for text in ("[", "[]", '{"arguments": 1}', '{"arguments": [], "folds": 2, "runs": {"0": 1}}'):
         (tmp_path / "cv/crossvalidation.json").write_text(text)
         assert "crossvalidation.json: cannot be read" in error()
     assert runs.started == []
-
-
-def test_table_lines_up() -> None:
-    count = {"folds": [1200.0, None], "mean": 1200.0, "sd": None, "pooled": None}
-    summary = {"network": {"count_error": count}, "otsu": {}}
-    head, line = table(summary, 2).splitlines()[-2:]
-    assert line.split() == ["count_error", "1200.0", "–", "1200.0", "–", "–"]
-    assert len(head) == len(line)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from segmentation.data.preprocess import Preprocess
-from segmentation.experiments.grid_tiles import GridTiles
+from segmentation.experiments.studies import GridTiles
 from segmentation.inference import network_stride, padded
 from segmentation.targets import Foreground
 from segmentation.task import check_fit

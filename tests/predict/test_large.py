@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from segmentation.data.preprocess import Preprocess
 from segmentation.datasets.synthetic_nuclei import make_nuclei
 from segmentation.errors import UserError
-from segmentation.experiments.grid_tiles import GridTiles
+from segmentation.experiments.studies import GridTiles
 from segmentation.io.images import read_image
 from segmentation.io.windows import BandStore, TiffWindows
 from segmentation.predict import large

@@ -138,13 +138,13 @@ def test_a_training_goes_on_and_another_starts_from_its_weights(
     # A second checkpoint, which keeps each epoch, does not decide which weights are tested.
     second = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
     every = [second, "--trainer.callbacks.filename={epoch}", "--trainer.callbacks.save_top_k=-1"]
-    first = fit(dsb_root, tmp_path / "frozen", *frozen, "--data.length=4", *every)
+    first = fit(dsb_root, tmp_path / "frozen", *frozen, "--data.sampling.length=4", *every)
     assert f"weights   {first / 'checkpoints/best.ckpt'}" in capsys.readouterr().out
     assert (first / "checkpoints/epoch=2.ckpt").exists()
     assert read_checkpoint(first / "checkpoints/best.ckpt")["epoch"] == 0
     assert read_checkpoint(first / "checkpoints/last.ckpt")["epoch"] == 2
     start = f"--run.weights={first / 'checkpoints/last.ckpt'}"
-    run = fit(dsb_root, tmp_path / "anew", start, *frozen, "--data.length=4")
+    run = fit(dsb_root, tmp_path / "anew", start, *frozen, "--data.sampling.length=4")
     assert all(torch.equal(weights(first)[name], w) for name, w in weights(run).items())
 
 
@@ -215,7 +215,11 @@ def test_bad_input_gets_one_clear_line(
 def test_what_goes_wrong_in_training_is_one_line_too(
     dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    high = ["--model.optimizer.lr=1e30", "--data.length=32", "--trainer.gradient_clip_val=null"]
+    high = [
+        "--model.optimizer.lr=1e30",
+        "--data.sampling.length=32",
+        "--trainer.gradient_clip_val=null",
+    ]
     line = refusal(capsys, arguments("fit", dsb_root, tmp_path, *high))
     for word in ("training loss became nan", "epoch 0, batch", "model.optimizer.lr"):
         assert word in line
@@ -249,7 +253,11 @@ def test_plateau_schedules_step_within_the_epoch(dsb_root: Path, tmp_path: Path)
         "--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
         *("--model.lr_scheduler.patience=0", "--model.lr_scheduler.factor=0.5"),
         *("--model.lr_scheduler.threshold=10", "--model.schedule.interval=step"),
-        *("--model.schedule.frequency=2", "--trainer.val_check_interval=2", "--data.length=24"),
+        *(
+            "--model.schedule.frequency=2",
+            "--trainer.val_check_interval=2",
+            "--data.sampling.length=24",
+        ),
     ]
     run = fit(dsb_root, tmp_path / "runs", *plateau)
     with (run / "metrics.csv").open(newline="") as file:
@@ -264,18 +272,3 @@ def test_without_a_validation_the_last_weights_are_tested(
     run = fit(dsb_root, tmp_path, "--trainer.limit_val_batches=0")
     assert "the last weights are tested" in capsys.readouterr().out
     assert scores(run)["images"] == 3
-
-
-def test_tiles_of_training_and_of_evaluation_must_be_the_same(
-    dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tmp_path / "tiles.yaml"
-    net = "{class_path: segmentation.models.SmallUNet, init_args: {in_channels: 3, classes: 1}}"
-    tiles = f"segmentation.experiments.grid_tiles.GridTiles, init_args: {{division: 2, net: {net}}}"
-    check = "trainer: {callbacks: [{class_path: segmentation.experiments.grid_tiles.SameTiles}]}\n"
-    config.write_text(f"{check}model: {{init_args: {{net: {{class_path: {tiles}}}}}}}\n")
-    argv = arguments("fit", dsb_root, tmp_path, f"--config={config}", "--data.crop=null")
-    argv = [a for a in argv if not a.startswith(("--model.net.width", "--model.net.depth"))]
-    argv = [*argv, "--data.zoom=[1,1]"]
-    assert "data.division is 1 but model.net.division is 2" in refusal(capsys, argv)
-    assert main([*argv, "--data.division=2"]) == 0

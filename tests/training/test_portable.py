@@ -31,7 +31,8 @@ def test_all_is_imported_and_used_without_what_windows_lacks(
     dsb_root: Path, tmp_path: Path
 ) -> None:
     tiny = "--model.net.width 4 --model.net.depth 3 --data.crop 32 --data.num_workers 0"
-    tiny += " --data.length 8 --data.split.val 2 --data.split.test 3 --trainer.max_epochs 1"
+    tiny += " --data.sampling.length 8 --data.split.val 2 --data.split.test 3"
+    tiny += " --trainer.max_epochs 1"
     tiny += " --run.wandb off --run.name x --run.resume true --trainer.accelerator cpu"
     fit = f"fit --config quickstart {tiny} --data.root {dsb_root}"
     done = subprocess.run(

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import yaml
 
-from segmentation.cores import usable_cores
-from segmentation.data.cache import Entry, Store, decoded, map_ordered
+from segmentation.data.cache import SampleStore, StoredSample, decoded, map_ordered, usable_cores
+from segmentation.data.datamodule import DataFiles
 from segmentation.data.sample import Record, Sample, Source
 from segmentation.data.splits import PARTS, Split, straddling
 from segmentation.errors import UserError
@@ -29,7 +29,7 @@ FILES = ("audit.html", "audit.json", "corrections.yaml")
 CORRECTIONS = """\
 # Corrections of {name}: suggestions of `segmentation audit`. None is in force.
 # Take the # from the start of a line to follow it, add your own, and train with the option
-# --data.corrections THIS_FILE
+# --data.files.corrections THIS_FILE
 # drop:   these samples are left out.
 # prefer: the first sample gets the mask of the second.
 # merge:  all samples of a list, such as - [A, B], get the union of their masks.
@@ -100,7 +100,7 @@ def audit(
         if name not in own:
             raise UserError(f"--{name}: is not an option of {dataset}; leave it out")
     data = getattr(import_module(f"segmentation.datasets.{dataset}"), module)(
-        root, corrections=corrections, **given
+        root, files=DataFiles(corrections), **given
     )
     parts, name = data.splitter, f"the default {data.splitter}"
     if split is not None:
@@ -114,7 +114,7 @@ def audit(
 def make_audit(
     source: Source,
     output: Path,
-    split: Split | Callable[[Sequence[Entry]], Split],
+    split: Split | Callable[[Sequence[StoredSample]], Split],
     split_name: str,
     near: float = 0.4,
     agree: float = 0.7,
@@ -205,7 +205,7 @@ class _WithoutFaults:
 
 def readable(
     source: Source, cache: Path | None = None
-) -> tuple[Store, list[Record], dict[str, str]]:
+) -> tuple[SampleStore, list[Record], dict[str, str]]:
     """The samples of a data set that can be read, their records, and what is wrong with the others.
 
     Raises:
@@ -256,8 +256,8 @@ def read_split(path: Path) -> Split:
 
 
 def _split_report(
-    store: Store,
-    split: Split | Callable[[Sequence[Entry]], Split],
+    store: SampleStore,
+    split: Split | Callable[[Sequence[StoredSample]], Split],
     name: str,
     faults: Mapping[str, str],
     found: Duplicates,

@@ -19,7 +19,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from segmentation.data.cache import Store
+from segmentation.data.cache import SampleStore
 from segmentation.data.splits import PARTS, Split
 
 THUMBNAIL = 32  # pixels a side; 16 lets ten times as many unrelated pairs through
@@ -67,7 +67,7 @@ class Duplicates:
     counts: list[int]
 
 
-def find_duplicates(store: Store, near: float) -> Duplicates:
+def find_duplicates(store: SampleStore, near: float) -> Duplicates:
     """Equal images of a decoded data set, and those that differ by at most ``near``."""
     places = {entry.id: i for i, entry in enumerate(store.entries)}
     same: dict[str, list[str]] = defaultdict(list)
@@ -154,7 +154,7 @@ def connected(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
 
 
 def _candidates(
-    store: Store, places: Sequence[int], near: float, counts: np.ndarray
+    store: SampleStore, places: Sequence[int], near: float, counts: np.ndarray
 ) -> Iterator[tuple[int, int]]:
     """Pairs of places whose fingerprints are near; ``counts`` is filled with all differences."""
     sizes: dict[tuple[int, ...], list[int]] = defaultdict(list)

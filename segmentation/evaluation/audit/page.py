@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from segmentation.data.cache import Store
+from segmentation.data.cache import SampleStore
 from segmentation.data.preprocess import Preprocess, resize_image, resize_labels
 from segmentation.data.sample import Sample
 from segmentation.evaluation.audit.duplicates import EDGES, Duplicates
@@ -21,7 +21,7 @@ WINDOW = 96  # pixels around an odd object
 
 
 def page(
-    report: dict[str, Any], store: Store, facts: Sequence[SampleFacts], found: Duplicates
+    report: dict[str, Any], store: SampleStore, facts: Sequence[SampleFacts], found: Duplicates
 ) -> str:
     """The HTML of what ``audit.json`` holds, with pictures of the samples."""
     places = {entry.id: i for i, entry in enumerate(store.entries)}

@@ -224,7 +224,7 @@ def run_agents(agents: Sequence[Agent]) -> int:
 
 def shares(count: int) -> list[dict[str, str]]:
     """Environment of each agent's trials: its share of the cores, and of several GPUs."""
-    from segmentation.cores import usable_cores
+    from segmentation.data.cache import usable_cores
 
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // count))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

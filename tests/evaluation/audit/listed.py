@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segmentation.data.cache import Store, decoded
+from segmentation.data.cache import SampleStore, decoded
 from segmentation.data.sample import Record, Sample
 from segmentation.errors import UserError
 
@@ -51,6 +51,6 @@ def block(
     return labels
 
 
-def stored(folder: Path, *samples: Sample) -> Store:
+def stored(folder: Path, *samples: Sample) -> SampleStore:
     """The samples in a cache below ``folder``."""
     return decoded(Listed(*samples), folder)

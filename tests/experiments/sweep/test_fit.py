@@ -65,10 +65,13 @@ def test_fit_on_two_processes(tmp_path: Path, dsb_root: Path) -> None:
     path = sweep_file(
         tmp_path,
         command=[*COMMAND, "configs/quickstart.yaml", "${args}"],
-        parameters={"model.optimizer.lr": {"values": [0.003]}, "data.length": {"value": None}},
+        parameters={
+            "model.optimizer.lr": {"values": [0.003]},
+            "data.sampling.length": {"value": None},
+        },
     )
     store = tmp_path / "store"
-    words = [word for word in extra if not word.startswith("--data.length")]
+    words = [word for word in extra if not word.startswith("--data.sampling.length")]
     process = start("run", path, f"--storage={store}", "--", *words)
     out, err = process.communicate(timeout=300)
     log = (store / "logs" / "trial-00000.log").read_text()
