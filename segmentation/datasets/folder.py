@@ -25,7 +25,16 @@ from segmentation.objects import (
 Masks = Literal["binary", "labels", "objects"]
 _AS_LABELS = "set mask_type: labels if these are instance ids, or "
 # What programs append to the name of an image.
-_ENDINGS = ("_cp_masks", "_mask", "_masks", "_label", "_labels", "_seg", "_prob", "_probabilities")
+MASK_ENDINGS = (
+    "_cp_masks",
+    "_mask",
+    "_masks",
+    "_label",
+    "_labels",
+    "_seg",
+    "_prob",
+    "_probabilities",
+)
 
 
 class FolderDataset(SegmentationDataset):
@@ -164,7 +173,7 @@ def find_maps(folder: Path, images: Container[str] = ()) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, path in find_images(folder, MASK_SUFFIXES).items():
         if name not in images:
-            end = max((end for end in _ENDINGS if name.endswith(end)), key=len, default="")
+            end = max((end for end in MASK_ENDINGS if name.endswith(end)), key=len, default="")
             name = name.removesuffix(end)
         if name not in found:
             found[name] = path

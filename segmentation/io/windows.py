@@ -49,13 +49,13 @@ class TiffWindows:
         with decoding(path), ExitStack() as stack:
             tiff = stack.enter_context(open_tiff(Path(path), path))
             number = one_plane(tiff, path, channels=1)[0] if page is None else page
-            page: Any = tiff.pages[number]
-            self._page = page
-            check_page(page, path, most=2**48)
-            if orientation(page) != 1:
+            stored: Any = tiff.pages[number]
+            self._page = stored
+            check_page(stored, path, most=2**48)
+            if orientation(stored) != 1:
                 raise UserError(f"{path}: lies on its side (tag Orientation); save it upright")
-            if not page.is_memmappable:
-                size = math.prod(page.chunks) * page.dtype.itemsize
+            if not stored.is_memmappable:
+                size = math.prod(stored.chunks) * stored.dtype.itemsize
                 if size > _LARGEST:
                     raise UserError(
                         f"{path}: is compressed in strips of {size / 2**30:.1f} GiB, which cannot "
@@ -63,12 +63,12 @@ class TiffWindows:
                     )
                 import zarr  # takes half a second
 
-                self._zarr: Any = zarr.open_array(page.aszarr(), mode="r")
-            chunk = page.chunks[page.axes.index("Y")]
+                self._zarr: Any = zarr.open_array(stored.aszarr(), mode="r")
+            chunk = stored.chunks[stored.axes.index("Y")]
             self._step = chunk * -(-_LEAST // chunk)
             self._strip = lru_cache(-(-rows // self._step) + 1)(self._decode)
             example = self.read(slice(0, 1), slice(0, 1))
-            self.shape = (page.imagelength, page.imagewidth, example.shape[2])
+            self.shape = (stored.imagelength, stored.imagewidth, example.shape[2])
             self.dtype = example.dtype
             self._open = stack.pop_all()
 

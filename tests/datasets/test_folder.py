@@ -13,7 +13,7 @@ from segmentation.data.datamodule import DataFiles
 from segmentation.data.sample import Sample
 from segmentation.data.splits import GroupSplit
 from segmentation.datasets.folder import (
-    _ENDINGS,
+    MASK_ENDINGS,
     FolderDataModule,
     FolderDataset,
     find_images,
@@ -182,7 +182,7 @@ def test_overlapping_objects_are_counted_where_they_can_be_told(tmp_path: Path) 
     assert source.overlaps(record) == 8
 
 
-@pytest.mark.parametrize("ending", ["", *_ENDINGS])
+@pytest.mark.parametrize("ending", ["", *MASK_ENDINGS])
 def test_endings_of_mask_names(root: Path, ending: str) -> None:
     wanted = read(root)
     for path in (root / "masks").iterdir():
