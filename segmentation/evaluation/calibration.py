@@ -6,14 +6,11 @@ RELIABILITY_BINS = 15  # as Guo et al. 2017
 
 
 def reliability_counts(probs: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Pixels, summed probabilities and foreground pixels by equal bins of the probability.
+    """Pixels, summed probabilities and foreground pixels by equal bins: (3, bins) float64.
 
     Args:
         probs: (H, W) float32 in 0…1, of the foreground.
         mask: (H, W) bool, the truth.
-
-    Returns:
-        (3, bins) float64; sums over images are those of all their pixels.
     """
     flat = probs.reshape(-1)
     index = np.minimum((flat * RELIABILITY_BINS).astype(np.intp), RELIABILITY_BINS - 1)
@@ -25,13 +22,8 @@ def expected_calibration_error(counts: np.ndarray) -> np.ndarray:
     """ECE: mean over pixels of |foreground share - mean probability| of the pixel's bin.
 
     Naeini et al. 2015, for the probability of the foreground (Guo et al. 2017 have the likelier
-    class). Easy background makes it small: compare, do not judge by it.
-
-    Args:
-        counts: (..., 3, bins) of :func:`reliability_counts`, summed or not.
-
-    Returns:
-        (...) float64 in 0…1, 0 is perfect; NaN without pixels.
+    class): (..., 3, bins) counts ► (...) in 0…1, 0 is perfect, NaN without pixels. Easy background
+    makes it small: compare, do not judge by it.
     """
     pixels, confidence, foreground = np.moveaxis(counts, -2, 0)
     with np.errstate(invalid="ignore"):
@@ -48,11 +40,9 @@ def reliability_curve(counts: np.ndarray) -> list[dict[str, float]]:
 
 
 def roc_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rate, each (bins + 1,), from (0, 0) to (1, 1).
+    """False and true positive rate, from (0, 0) to (1, 1), of ``probability_histogram``'s counts.
 
-    Args:
-        hist: (2, bins) of ``probability_histogram``: foreground, background. Without one of them
-            its rate is NaN.
+    Without foreground or background its rate is NaN.
     """
     counts = np.cumsum(hist[:, ::-1].astype(np.float64), axis=1)
     with np.errstate(invalid="ignore"):

@@ -146,16 +146,12 @@ def format_comparison(report: dict[str, Any]) -> str:
     for score in report["shown"]:
         lines.append(f"\n{score} ({better(score)} is better)")
         for row in (row for row in report["scores"] if row["score"] == score):
-            value, low, high, sd = (
-                number(row[k], ".4f") for k in ("value", "low", "high", "sd_over_runs")
-            )
-            text = f"  {row['name']:{width}}{value} [{low}, {high}]"
-            text += "" if row["sd_over_runs"] is None else f" ± {sd}"
+            digits = {k: number(v, ".4f") for k, v in row.items() if isinstance(v, float | None)}
+            text = "  {:{}}{value} [{low}, {high}]".format(row["name"], width, **digits)
+            text += "" if row["sd_over_runs"] is None else f" ± {digits['sd_over_runs']}"
             if row["difference"] is not None:
-                value, low, high = (
-                    number(row[f"difference{end}"], "+.4f") for end in ("", "_low", "_high")
-                )
-                text = f"{text:{width + 40}}{value} [{low}, {high}]"
+                ends = [number(row[f"difference{k}"], "+.4f") for k in ("", "_low", "_high")]
+                text = "{:{}}{} [{}, {}]".format(text, width + 40, *ends)
                 p = row["p"]
                 text += "" if p is None else "  p < 0.0001" if p < 1e-4 else f"  p {p:.2g}"
             lines.append(text)
@@ -207,29 +203,30 @@ def _rows(
     groups: Sequence[str] | None,
 ) -> list[dict[str, Any]]:
     """A row for each common score and entry."""
-    flat = [run[name] for name in common for runs in tables for run in runs if name in run]
-    drawn = {id(s): several for s, several in zip(flat, resample(flat, groups), strict=True)}
+    runs = [run for table in tables for run in table]
+    drawn = resample({id(s): s for run in runs for n, s in run.items() if n in common}, groups)
     rows = []
     for name in common:
         first: np.ndarray | None = None
-        for entry, runs in zip(entries, tables, strict=True):
-            if name not in runs[0]:
+        for entry, table in zip(entries, tables, strict=True):
+            if name not in table[0]:
                 continue
-            scores = [run[name] for run in runs]
+            scores = [run[name] for run in table]
             values = [score.value for score in scores]
-            row: dict[str, Any] = dict.fromkeys(FIELDS)
-            row |= {"score": name, "better": better(name), "name": entry.name, "runs": len(runs)}
-            row |= {"images": scores[0].images, "value": float(np.mean(values))}
-            row["sd_over_runs"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
             several = np.mean([drawn[id(score)] for score in scores], axis=0)
+            row: dict[str, Any] = dict.fromkeys(FIELDS)
+            row |= {"score": name, "better": better(name), "name": entry.name, "runs": len(table)}
+            row |= {"images": scores[0].images, "value": float(np.mean(values))}
             row["low"], row["high"] = percentile_interval(several)
+            if len(values) > 1:
+                row["sd_over_runs"] = float(np.std(values, ddof=1))
             if first is None:
                 first, start = several, row["value"]
             else:
                 row["difference"] = row["value"] - start
                 ends = percentile_interval(several - first)
                 row["difference_low"], row["difference_high"] = ends
-                row["p"] = _rank(entry, entries[0], name, groups)
+                row["p"] = _rank(entry, entries[0], name.removeprefix("image_"), groups)
             rows.append({k: _plain(v) for k, v in row.items()})
     return rows
 
@@ -247,10 +244,11 @@ def _comparable(entries: Sequence[Entry]) -> list[list[dict[str, Score]]]:
     ]
 
 
-def _rank(entry: Entry, reference: Entry, score: str, groups: Sequence[str] | None) -> float | None:
+def _rank(
+    entry: Entry, reference: Entry, column: str, groups: Sequence[str] | None
+) -> float | None:
     """p of the rank test of the images' own scores; ``None`` where they have none of this name."""
-    column = score.removeprefix("image_")
-    if not all(column in columns(run) for one in (entry, reference) for run in one.runs):
+    if not all(column in run for one in (entry, reference) for run in one.runs):
         return None
     one, two = (np.mean([r[column] for r in some.runs], axis=0) for some in (entry, reference))
     with np.errstate(invalid="ignore"):

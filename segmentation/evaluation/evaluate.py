@@ -12,24 +12,13 @@ from tqdm.auto import tqdm
 
 from segmentation.datasets.folder import find_images, find_maps
 from segmentation.errors import UserError
-from segmentation.evaluation import calibration, maps
-from segmentation.evaluation.intervals import RESAMPLES, percentile_interval, resampled_sums
-from segmentation.evaluation.table import (
-    FILE,
-    clusters,
-    columns,
-    finite,
-    intervals,
-    resampled,
-    values_of,
-    write_images,
-)
+from segmentation.evaluation import calibration, intervals, maps, table
 from segmentation.io.files import write_bytes
 from segmentation.io.images import read_image, read_mask
 from segmentation.io.tree import check_root
-from segmentation.metrics import ScoreTable
 from segmentation.metrics.counts import TOLERANCE, probability_histogram
 from segmentation.metrics.scores import ranking_scores, scores_of
+from segmentation.metrics.table import ScoreTable
 from segmentation.objects import label_components, to_gray
 from segmentation.targets import otsu
 
@@ -40,22 +29,15 @@ _CURVE_RESAMPLES = 1000  # of the sums of whole histograms
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is scored.
-
-    Attributes:
-        names: Of the images, sorted.
-        truth, prediction, probabilities, images: Name ► file; the last two may lack names.
-        instances: Whether truth and prediction are label maps rather than binary masks.
-        left_out: Names that one side alone has.
-    """
+    """What is scored: names, sorted, and for each side name ► file; the last two may lack names."""
 
     names: list[str]
     truth: dict[str, Path]
     prediction: dict[str, Path]
     probabilities: dict[str, Path]
     images: dict[str, Path]
-    instances: tuple[bool, bool]
-    left_out: list[str]
+    instances: tuple[bool, bool]  # whether truth and prediction are label maps rather than masks
+    left_out: list[str]  # names that one side alone has
 
     def labels(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Truth and prediction of an image as (H, W) int32 ids."""
@@ -106,17 +88,17 @@ def evaluate(
         **_totals(mine, curves),
     }
     if baseline:
-        report[BASELINE] = values_of(scores_of(columns(baseline[0])))
+        report[BASELINE] = table.values_of(scores_of(table.columns(baseline[0])))
     from segmentation.evaluation.evaluate_page import page
 
     text = page(report, inputs, mine, curves)
     # The page is by far the largest: where the disk has no room for it, nothing is written.
     write_bytes(output / "report.html", text.encode())
-    write_images(output / FILE, pd.concat([mine, *baseline], ignore_index=True))
-    write_bytes(output / "scores.json", json.dumps(finite(report), indent=1).encode())
+    table.write_images(output / table.FILE, pd.concat([mine, *baseline], ignore_index=True))
+    write_bytes(output / "scores.json", json.dumps(table.finite(report), indent=1).encode())
     print(format_scores(report))
     print(f"\npage      {output / 'report.html'}")
-    print(f"scores    {output / 'scores.json'}, {FILE}")
+    print(f"scores    {output / 'scores.json'}, {table.FILE}")
 
 
 def find_inputs(
@@ -127,11 +109,7 @@ def find_inputs(
     labels: maps.Kind,
     allow_missing: bool,
 ) -> Inputs:
-    """Pair the folders, and read every file once to see that it is what it should be.
-
-    Raises:
-        UserError: A folder or a file is at fault.
-    """
+    """Pair the folders, and read every file once to see that it is what it should be."""
     wanted = find_maps(check_root(truth, "check --truth"))
     found = find_maps(check_root(prediction, "check --prediction"))
     names = maps.pair(wanted, found, "--prediction", allow_missing)
@@ -172,16 +150,16 @@ def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves]:
     tables, curves = {method: ScoreTable(boundary=True) for method in methods}, Curves()
     for name in tqdm(inputs.names, "scoring", disable=None):
         truth, prediction = inputs.labels(name)
-        for method, table in tables.items():
+        for method, scored in tables.items():
             found = prediction if method == METHOD else inputs.otsu(name, truth)
             both = torch.from_numpy(truth)[None], torch.from_numpy(found)[None]
-            table.update(*both, ids=[name], groups=[name.rpartition("/")[0]])
+            scored.update(*both, ids=[name], groups=[name.rpartition("/")[0]])
         if name in inputs.probabilities:
             probs, mask = maps.read_probability(inputs.probabilities[name]), truth > 0
             pixels = torch.from_numpy(probs)[None], torch.from_numpy(mask)[None]
             hist = probability_histogram(*pixels).numpy()
             curves[name] = hist, calibration.reliability_counts(probs, mask)
-    frames = [table.rows() for table in tables.values()]
+    frames = [one.rows() for one in tables.values()]
     for frame, method in zip(frames, tables, strict=True):
         frame.insert(0, "method", method)
     if curves:
@@ -192,25 +170,27 @@ def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves]:
 
 def _totals(frame: pd.DataFrame, curves: Curves) -> dict[str, Any]:
     """Scores over all images with their intervals."""
-    scores, groups = scores_of(columns(frame)), clusters(frame)
-    values, ends = values_of(scores), intervals(scores, groups)
+    scores, groups = scores_of(table.columns(frame)), table.clusters(frame)
+    values, drawn = table.values_of(scores), intervals.resample(scores, groups)
     images = {name: score.images for name, score in scores.items()}
-    result: dict[str, Any] = {METHOD: values, "intervals": ends, "images_with": images}
-    result["resampled"] = resampled(frame)
+    result: dict[str, Any] = {"resampled": table.resampled(frame)}
     if curves:
         hists, counts = _stacked(curves)
         if groups is not None:
             groups = frame.set_index("id")["group"][list(curves)].tolist()
-        drawn = [
-            resampled_sums(some.reshape(len(some), -1), groups, times).reshape(-1, *some.shape[1:])
-            for some, times in ((hists, _CURVE_RESAMPLES), (counts, RESAMPLES))
+        sums = [
+            intervals.resampled_sums(some.reshape(len(some), -1), groups, times).reshape(
+                -1, *some.shape[1:]
+            )
+            for some, times in ((hists, _CURVE_RESAMPLES), (counts, intervals.RESAMPLES))
         ]
+        drawn |= _curve_scores(*sums)
         totals = _curve_scores(hists.sum(0), counts.sum(0))
         values |= {name: float(value) for name, value in totals.items()}
-        ends |= {name: percentile_interval(some) for name, some in _curve_scores(*drawn).items()}
         images |= dict.fromkeys(totals, len(curves))
         result["reliability"] = calibration.reliability_curve(counts.sum(0))
-    return result
+    ends = {name: intervals.percentile_interval(some) for name, some in drawn.items()}
+    return {METHOD: values, "intervals": ends, "images_with": images, **result}
 
 
 def _stacked(curves: Curves) -> tuple[np.ndarray, np.ndarray]:
@@ -224,23 +204,20 @@ def _curve_scores(hists: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray
 
 def format_scores(report: dict[str, Any]) -> str:
     """The table that is printed."""
-    values, ends, drawn = report[METHOD], report["intervals"], report["resampled"]
+    drawn, objects, baseline = report["resampled"], report["objects"], report.get(BASELINE)
     lines = [
         f"Scores of {report['images']} images (image_…: mean over images, others pooled; 95 % "
         f"bootstrap intervals over {drawn['how_many']} {drawn['what']})",
-        f"objects of the truth: {report['objects']['truth']}",
-        f"objects of the prediction: {report['objects']['prediction']}",
+        *(f"objects of the {side}: {source}" for side, source in objects.items()),
     ]
     if report["left_out"]:
         lines.append(f"left out, for one side lacks them: {len(report['left_out'])}")
     if caution := drawn["caution"]:
         lines.append(f"caution: {caution}")
-    baseline = report.get(BASELINE, {})
     if baseline:
         lines.append(f"{'':24}{METHOD:>10}   {'':20}{'Otsu':>10}")
-    for name in values:
-        low, high = ends[name]
-        line = f"{name:24}{values[name]:10.4f}   {f'[{low:.4f}, {high:.4f}]':20}"
-        line += f"{baseline[name]:10.4f}" if name in baseline else ""
-        lines.append(line.rstrip())
-    return "\n".join(lines)
+    for name, value in report[METHOD].items():
+        low, high = report["intervals"][name]
+        line = f"{name:24}{value:10.4f}   {f'[{low:.4f}, {high:.4f}]':20}"
+        lines.append(line + (f"{baseline[name]:10.4f}" if baseline and name in baseline else ""))
+    return "\n".join(line.rstrip() for line in lines)

@@ -14,7 +14,8 @@ The intervals are percentile intervals (Efron 1979). They speak of other images 
 not of another training. With fewer than ten images or groups they are too narrow: a hint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +28,7 @@ _CELLS = 1 << 22  # weights that are made at a time: 32 MiB
 
 
 def resampled_sums(
-    rows: np.ndarray,
-    groups: Sequence[str] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    rows: np.ndarray, groups: Sequence[str] | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray:
     """Sums of the columns over images that are drawn with replacement.
 
@@ -45,9 +43,6 @@ def resampled_sums(
 
     Returns:
         (resamples, columns) float64. Integers below 2^53 are summed exactly.
-
-    Raises:
-        ValueError: There is no image, a number is not finite, or the groups are not one an image.
     """
     rows = np.asarray(rows, np.float64)
     if rows.ndim != 2 or len(rows) == 0 or not np.isfinite(rows).all():
@@ -64,14 +59,14 @@ def resampled_sums(
     return sums
 
 
-def resample(scores: Sequence[Score], groups: Sequence[str] | None) -> list[np.ndarray]:
+def resample(scores: Mapping[Any, Score], groups: Sequence[str] | None) -> dict[Any, np.ndarray]:
     """Scores of the same images, each (resamples,) on the same resamples of them."""
     # Scores that are pooled share their rows, which need summing only once.
-    blocks = list({id(score.rows): score.rows for score in scores}.values())
+    blocks = list({id(score.rows): score.rows for score in scores.values()}.values())
     ends = np.cumsum([block.shape[1] for block in blocks])[:-1]
     parts = np.split(resampled_sums(np.hstack(blocks), groups), ends, axis=1)
     sums = {id(block): part for block, part in zip(blocks, parts, strict=True)}
-    return [score.of_sums(sums[id(score.rows)]) for score in scores]
+    return {key: score.of_sums(sums[id(score.rows)]) for key, score in scores.items()}
 
 
 def group_sums(rows: np.ndarray, groups: Sequence[str]) -> np.ndarray:
@@ -85,10 +80,7 @@ def group_sums(rows: np.ndarray, groups: Sequence[str]) -> np.ndarray:
 
 
 def percentile_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The middle ``level`` of resampled values (resamples,): low and high end.
-
-    A resample without the score (its images all lack it) is NaN and left out; NaN if all are.
-    """
+    """The middle ``level`` of resampled values (resamples,), NaN left out: low and high end."""
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return float("nan"), float("nan")
@@ -99,16 +91,9 @@ def percentile_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float
 def rank_test(differences: np.ndarray, groups: Sequence[str] | None = None) -> float:
     """Two-sided p of Wilcoxon's signed-rank test that paired differences are centred on 0.
 
-    Differences of 0 are ranked, then dropped (Pratt 1959): two methods that agree on most images
-    are not told apart by the few on which they differ as if the others had not been seen. If all
-    are 0, p is 1. With groups each group is one observation, the mean of its differences.
-
-    Args:
-        differences: (images,); NaN, where one of the two has no score, is left out.
-        groups: Of each image.
-
-    Returns:
-        p in (0, 1]; NaN without a difference.
+    Differences of 0 are ranked, then dropped (Pratt 1959): agreement on other images counts. If all
+    are 0, p is 1; without any it is NaN. NaN, where one of two has no score, is left out. With
+    groups each group is one observation, the mean of its differences.
     """
     from scipy.stats import rankdata, wilcoxon
 
@@ -119,10 +104,8 @@ def rank_test(differences: np.ndarray, groups: Sequence[str] | None = None) -> f
         names = np.asarray(groups, str)[kept].tolist()
         sums = group_sums(np.stack([values, np.ones_like(values)], axis=1), names)
         values = (sums[:, 0] / sums[:, 1]).round(9)
-    if len(values) == 0:
-        return float("nan")
     if not values.any():
-        return 1.0
+        return 1.0 if len(values) else float("nan")
     if len(values) > _EXACT:
         return float(wilcoxon(values, zero_method="pratt").pvalue)
     # With ties SciPy is either not exact or tries all signs: seconds for a dozen images. Here the

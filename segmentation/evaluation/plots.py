@@ -31,14 +31,7 @@ def axes(
     scale: str = "linear",
     size: tuple[float, float] = (4.6, 2.4),
 ) -> "Axes":
-    """Empty axes in the style of the pages; draw on them, then call :func:`svg`.
-
-    Args:
-        title: Written above.
-        x_name, y_name: Of the axes.
-        scale: Of y: ``linear``, ``log``, or ``symlog`` (linear up to 1).
-        size: Width and height in inches.
-    """
+    """Empty axes in the style of the pages, of some inches; draw on them, then :func:`svg`."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -75,15 +68,7 @@ def curve(
     diagonal: bool = False,
     dots: bool = False,
 ) -> Markup:
-    """A curve in the unit square; points that are NaN are left out.
-
-    Args:
-        title: Written above.
-        x_name, y_name: Of the axes.
-        x, y: (points,) in 0…1.
-        diagonal: Draw it.
-        dots: Mark the points.
-    """
+    """A curve in the unit square; points (x, y) that are NaN are left out."""
     drawn = axes(title, x_name, y_name, size=(4.0, 3.8))
     drawn.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     if diagonal:
@@ -98,13 +83,9 @@ def chart(
     lines: Mapping[str, Sequence[tuple[float, float]]],
     log: bool = False,
 ) -> Markup:
-    """Several lines over a common axis; nothing where there are no points.
+    """Several lines, points (x, y) by name, over a common axis; nothing where there are none.
 
-    Args:
-        title: Written above.
-        x_name: Of the horizontal axis.
-        lines: Points (x, y) by name, in order of x.
-        log: Draw y on a logarithmic axis where all values are positive.
+    With ``log`` the vertical axis is logarithmic where all values are positive.
     """
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
@@ -130,7 +111,6 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> Markup:
     )
     drawn.errorbar(middle, range(len(rows)), xerr=(middle - low, high - middle), fmt="o")
     drawn.axvline(0, color="tab:red", linestyle="--")
-    drawn.set_ylim(-0.6, len(rows) - 0.4)
     drawn.set_yticks(range(len(rows)), [row["name"] for row in rows], parse_math=False)
     _figure(drawn).subplots_adjust(left=0.35)
     return svg(_figure(drawn))
@@ -139,14 +119,7 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> Markup:
 def histogram(
     title: str, edges: Sequence[float], counts: Sequence[int], mark: float | None = None
 ) -> Markup:
-    """Counts between edges, the counts on a log scale; every bin is drawn equally wide.
-
-    Args:
-        title: Written above.
-        edges: One more than counts.
-        counts: At least one.
-        mark: A value to draw a line at.
-    """
+    """Counts between edges, on a log scale, every bin equally wide; ``mark`` is a line's place."""
     drawn = axes(title, scale="symlog")
     drawn.stairs(counts, fill=True)
     drawn.set(xlim=(0, len(counts)), ylim=(0, 1.3 * max(1, *counts)))

@@ -77,12 +77,6 @@ def clusters(frame: pd.DataFrame) -> list[str] | None:
     return groups if len(set(groups)) > 1 else None
 
 
-def intervals(scores: dict[str, Score], groups: list[str] | None) -> dict[str, tuple[float, float]]:
-    """Bootstrap intervals of scores of the same images, on the same resamples."""
-    drawn = resample(list(scores.values()), groups)
-    return {name: percentile_interval(some) for name, some in zip(scores, drawn, strict=True)}
-
-
 def summary(frame: pd.DataFrame) -> dict[str, Any]:
     """Scores by method, with intervals, and by kind: what ``scores.json`` holds."""
     result: dict[str, Any] = {"images": frame["id"].nunique()}
@@ -91,7 +85,8 @@ def summary(frame: pd.DataFrame) -> dict[str, Any]:
     for method, mine in frame.groupby("method", sort=False):
         scores = scores_of(columns(mine))
         result[str(method)] = values_of(scores)
-        ends[str(method)] = intervals(scores, clusters(mine))
+        drawn = resample(scores, clusters(mine))
+        ends[str(method)] = {name: percentile_interval(some) for name, some in drawn.items()}
         by_kind[str(method)] = {
             kind: {"images": len(some), **values_of(scores_of(columns(some)))}
             for kind, some in mine.groupby("kind")
@@ -106,12 +101,7 @@ def values_of(scores: dict[str, Score]) -> dict[str, float]:
 
 
 def resampled(frame: pd.DataFrame) -> dict[str, Any]:
-    """What the intervals of one method are drawn from, and how far to trust them.
-
-    Returns:
-        ``what`` (images or groups), ``how_many``, ``times``, ``level``, and ``caution``: what must
-        be said beside the intervals, in a sentence, or nothing.
-    """
+    """What the intervals of one method are drawn from, and a ``caution`` beside them, if any."""
     groups = frame["group"].unique()
     what, count = ("groups", len(groups)) if len(groups) > 1 else ("images", len(frame))
     caution = ""

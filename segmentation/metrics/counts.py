@@ -8,7 +8,7 @@ they say the same is tested.
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -35,16 +35,13 @@ _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 def image_counts(
     truth: np.ndarray, labels: np.ndarray | None, mask: np.ndarray, boundary: bool = False
 ) -> np.ndarray:
-    """The row of one image: ``PIXELS``, then ``OBJECTS``, then boundary F and HD95.
+    """The row of one image, int64: ``PIXELS``, then ``OBJECTS``, then boundary F and HD95.
 
     Args:
         truth: (H, W) integer ids of the true objects, 0 = background.
         labels: The same of the predicted objects; ``None`` leaves objects out.
         mask: (H, W) bool, the predicted foreground.
         boundary: Whether to score outlines, too.
-
-    Returns:
-        (4, 22 or 24) int64.
 
     Raises:
         ValueError: The shapes differ, or ids are not integers.
@@ -66,15 +63,9 @@ def image_counts(
     return np.array(row, np.int64)
 
 
-@dataclass(frozen=True)
-class Overlaps:
-    """What two label maps share, whatever their ids.
-
-    Attributes:
-        truth, prediction: (n,) and (m,) int64, pixels of each true and each predicted object.
-        i, j: (k,) int64, indices of the pairs that overlap, ascending by ``i``, then ``j``.
-        pixels: (k,) int64, how many each pair shares, at least 1.
-    """
+class Overlaps(NamedTuple):
+    """What two label maps share: (n,) and (m,) pixels of their objects; of each pair that overlaps
+    its indices, ascending by ``i``, then ``j``, and the pixels that it shares."""
 
     truth: np.ndarray
     prediction: np.ndarray
@@ -84,7 +75,7 @@ class Overlaps:
 
     @property
     def iou(self) -> np.ndarray:
-        """(k,) float64 in (0, 1], intersection over union of each pair."""
+        """Intersection over union of each pair, float64 in (0, 1]."""
         both = self.truth[self.i] + self.prediction[self.j]
         return np.asarray(self.pixels / (both - self.pixels))
 
@@ -136,9 +127,9 @@ def _numbered(labels: np.ndarray) -> tuple[np.ndarray, int]:
 def object_counts(table: Overlaps) -> np.ndarray:
     """The ``OBJECTS`` of an image: (18,) int64.
 
-    A match is a pair of one true and one predicted object whose IoU is at least the threshold, each
-    object in one pair at most. From .5 on an object is in two such pairs only if it consists of two
-    halves, each an object of the other map, and either half will do: no assignment problem.
+    A match is a pair of objects whose IoU is at least the threshold, each object in one pair. From
+    .5 on an object is in two such pairs only if both halves of it are objects of the other map, and
+    either half will do: no assignment problem.
     """
     iou = table.iou
     matched = np.flatnonzero(iou >= THRESHOLDS[0])
@@ -158,8 +149,7 @@ def object_counts(table: Overlaps) -> np.ndarray:
 def _aji(table: Overlaps, iou: np.ndarray) -> tuple[int, int]:
     """Intersection and union of AJI, in pixels (Kumar et al. 2017, algorithm 1).
 
-    Each true object takes the predicted one of the greatest IoU, which others may take as well; the
-    union also counts true objects that nothing overlaps and predicted ones that nobody took.
+    Each true object takes the predicted one of the greatest IoU, which others may take as well.
     """
     order = np.lexsort((table.pixels, iou, table.i))
     best = order[np.diff(table.i[order], append=len(table.truth)) > 0]
@@ -176,16 +166,11 @@ def boundary_scores(
     """Boundary F measure (Csurka et al., BMVC 2013) and 95 % Hausdorff distance of two masks.
 
     Boundary pixels have one of four neighbours outside, as is what lies beyond the image. F is the
-    harmonic mean of the shares of each boundary within the tolerance of the other. HD95 is the
-    larger of the two 95th percentiles, as in MONAI; MedPy's, one of both together, is never larger.
+    harmonic mean of the shares of each boundary within the tolerance (pixels) of the other. HD95 is
+    the larger of the two 95th percentiles, as in MONAI; MedPy's, of both together, is never larger.
 
-    Both masks empty: 1 and 0. One of them: 0 and the image's diagonal, which is more than any two
-    pixels are apart and finite, so that the mean over images remains a number.
-
-    Args:
-        truth: (H, W) bool.
-        prediction: The same of the same shape.
-        tolerance: In pixels, at least 0; a distance that equals it is within.
+    Both masks, (H, W) bool, empty: 1 and 0. One of them: 0 and the image's diagonal, which is more
+    than any two pixels are apart and finite, so that the mean over images remains a number.
     """
     if not (truth.any() and prediction.any()):
         empty = not (truth.any() or prediction.any())
@@ -216,7 +201,7 @@ def probability_histogram(probs: Tensor, mask: Tensor, bins: int = 1024) -> Tens
     Args:
         probs: (B, H, W) floating point, foreground probabilities in [0, 1].
         mask: (B, H, W) bool, the truth.
-        bins: At least 2.
+        bins: How many.
 
     Raises:
         ValueError: There is no pixel, or a probability is NaN or outside [0, 1].

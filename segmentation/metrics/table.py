@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,8 +31,7 @@ LOGGED = (
 class ScoreTable(Metric):
     """All scores of :mod:`segmentation.metrics.scores`, from one row of integers an image.
 
-    Under DDP the rows are gathered as they are, none padded or counted twice: every score is the
-    same to the bit for any order of the images, any number of processes and any shares of them.
+    Every score is the same to the bit for any order of the images and any number of processes.
 
     Args:
         threshold: A pixel is predicted foreground if its probability is greater; in [0, 1].
@@ -81,13 +80,13 @@ class ScoreTable(Metric):
 
         Args:
             truth: (B, H, W) integer ids of the true objects, 0 = background.
-            labels: The same of the predicted objects; may be left out where only pixels count.
+            labels: The same of the predicted objects, where objects are scored.
             probs: (B, H, W) floating point, probability of the foreground in [0, 1]. Without, the
                 foreground is that of ``labels``, and nothing is ranked.
             ids, kinds, groups: B texts each, or none.
 
         Raises:
-            ValueError: Shapes, dtypes or values are not as above; nothing is added then.
+            ValueError: Something is not as above; nothing is added then.
         """
         predicted = labels if probs is None else probs
         if predicted is None or (self.objects and labels is None):
@@ -121,10 +120,7 @@ class ScoreTable(Metric):
         }
 
     def rows(self) -> "pd.DataFrame":
-        """The table of all processes, sorted by id: ``ABOUT``, then counts and scores.
-
-        Under DDP all processes must call it.
-        """
+        """The table, by id: ``ABOUT``, counts, scores. Under DDP all processes must call it."""
         import pandas as pd
 
         with self.sync_context():
@@ -142,17 +138,9 @@ class ScoreTable(Metric):
 
     @property
     def update_called(self) -> bool:
-        """Whether there was an update, here or possibly on another process.
-
-        torchmetrics warns if ``compute`` comes before ``update``; a process whose share of the
-        images is empty is no mistake.
-        """
+        """As any metric's, without its warning where a process has no image."""
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         return super().update_called or distributed
-
-    def set_dtype(self, dst_type: str | torch.dtype) -> Self:
-        """Change nothing: in any other dtype than int64 large counts would be wrong."""
-        return self
 
     def _columns(self) -> dict[str, np.ndarray]:
         width = len(PIXELS) + self.objects * len(OBJECTS) + self.boundary * 2

@@ -52,13 +52,7 @@ class TestReport(Callback):
         self.masks = {}
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """Score the baselines on the batch; the network was by the task."""
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -89,11 +83,7 @@ class TestReport(Callback):
             self._write(trainer, pd.concat(frames, ignore_index=True), masks, logged)
 
     def _write(
-        self,
-        trainer: Trainer,
-        frame: pd.DataFrame,
-        masks: dict[str, bytes],
-        logged: dict[str, float],
+        self, trainer: Trainer, frame: pd.DataFrame, masks: dict[str, bytes], logged: dict[str, Any]
     ) -> None:
         scores = summary(frame)
         scores["network"] |= logged  # AUROC needs the probabilities
@@ -110,9 +100,8 @@ class TestReport(Callback):
                 logger.log_test(ours.to_dict("records"), partial(_picture, trainer, masks))
         print(format_scores(scores))
         print(f"\nscores    {self.folder / 'scores.json'}, {FILE}")
-        print(
-            f"overlays  {self.folder / 'overlays'} (purple: right, yellow: missed, green: too much)"
-        )
+        says = "purple: right, yellow: missed, green: too much"
+        print(f"overlays  {self.folder / 'overlays'} ({says})")
         if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
             print(f"weights   {best}")
 
@@ -123,11 +112,8 @@ class TestReport(Callback):
         ranked = sorted(ious, key=lambda name: ious[name])
         count = min(self.pictures, len(ranked))
         middle = (len(ranked) - count) // 2
-        picked = {
-            "worst": ranked[:count],
-            "median": ranked[middle : middle + count],
-            "best": ranked[::-1][:count],
-        }
+        picked = {"worst": ranked[:count], "median": ranked[middle:][:count]}
+        picked["best"] = ranked[::-1][:count]
         overlays = {}
         for title, some in picked.items():
             for place, name in enumerate(some, start=1):
@@ -148,23 +134,15 @@ def _picture(
     return image, np.unpackbits(bits, count=truth.size).reshape(truth.shape) > 0, truth
 
 
-COLUMNS = {
-    "image_iou": "IoU/image",
-    "image_f1": "F1/image",
-    "iou": "IoU",
-    "mean_iou": "mean IoU",
-    "auroc": "AUROC",
-    "image_ap": "AP/image",
-    "ap50": "AP50",
-    "pq": "PQ",
-}
+COLUMNS = ("image_iou", "image_f1", "iou", "mean_iou", "auroc", "image_ap", "ap50", "pq")
+TITLES = ("IoU/image", "F1/image", "IoU", "mean IoU", "AUROC", "AP/image", "AP50", "PQ")
 
 
 def format_scores(scores: dict[str, Any]) -> str:
     """The table that is printed after a test."""
     lines = [
         f"\nTest scores on {scores['images']} images (pooled over pixels or objects unless /image)",
-        f"{'':24}" + "".join(f"{title:>11}" for title in COLUMNS.values()),
+        f"{'':24}" + "".join(f"{title:>11}" for title in TITLES),
     ]
     for method in METHODS:
         lines.append(f"{method:24}" + _cells(scores[method].get(name) for name in COLUMNS))

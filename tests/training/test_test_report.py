@@ -217,6 +217,7 @@ def test_a_picture_shows_each_pixels_fate(tmp_path: Path) -> None:
     np.testing.assert_allclose(tinted, wanted, atol=0.5)
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")  # of a share of none
 @pytest.mark.parametrize("shares", [("a", "c", "sub/e"), ("b",), ()])
 def test_uneven_shares_of_two_processes(
     shares: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
