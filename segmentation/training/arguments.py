@@ -2,10 +2,8 @@
 
 import argparse
 import ast
-import functools
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import yaml
 
@@ -36,17 +34,11 @@ def composed(arguments: Sequence[str], tuned: bool = True) -> list[str]:
     parts = [part for name in files.config for part in read_parts(find_config(name))]
     for part in parts if checkpoint is None else ():
         checkpoint = part.get("ckpt_path") or checkpoint
-    if checkpoint and command != ["fit"] and (model := stored(checkpoint, tuned)["config"]):
-        parts.append({"model": without_download(model)})
+    if checkpoint and command != ["fit"]:
+        model = read_checkpoint(checkpoint, tuned)["segmentation"]["config"]
+        parts += [{"model": without_download(model)}] if model else []
     texts = [yaml.safe_dump(part, sort_keys=False) for part in parts]
     return [*command, *(word for text in texts for word in ("--config", text)), *typed]
-
-
-@functools.lru_cache(1)
-def stored(path: str, tuned: bool) -> dict[str, Any]:
-    """What this package adds to a checkpoint: plain values, kept so that the file is read once."""
-    values: dict[str, Any] = read_checkpoint(path, tuned)["segmentation"]
-    return values
 
 
 def plain_arguments(arguments: Sequence[str]) -> list[str]:

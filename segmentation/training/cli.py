@@ -22,7 +22,7 @@ from segmentation.errors import UserError
 from segmentation.models.encoder import is_file, load_encoder, unreachable
 from segmentation.task import SegmentationTask, check_loss
 from segmentation.training import messages, run_folder
-from segmentation.training.arguments import composed, stored
+from segmentation.training.arguments import composed
 from segmentation.training.loggers import MetricsLogger, RobustWandbLogger, has_account
 from segmentation.training.memory import keep_freed_memory
 from segmentation.training.report import RunReport
@@ -32,13 +32,12 @@ from segmentation.training.signals import leaving
 from segmentation.training.test_report import TestReport
 from segmentation.training.tracking import Tracking
 
+LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
+BEST = LAST | {"filename": "best", "monitor": "val/iou", "mode": "max"}
+
 
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's, under a name of its own: the config may hold others with the same settings."""
-
-
-LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
-BEST = LAST | {"filename": "best", "monitor": "val/iou", "mode": "max"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,6 @@ def run(
     keep_freed_memory()
     messages.silence_noise()
     launched = RUN_FOLDER in os.environ
-    stored.cache_clear()  # the file may have changed since another run of this process
     try:
         with leaving():
             return (cls or CLI)(
@@ -187,7 +185,7 @@ class CLI(LightningCLI):
         if path is None and not fits:
             raise UserError(f"{self.subcommand} needs --ckpt_path FILE, the checkpoint to score")
         if path is not None and fits:
-            known = stored(str(path), False)
+            known = read_checkpoint(path, tuned=False)["segmentation"]
             if known.get("exported"):
                 raise UserError(
                     f"{path}: cannot be trained on, its optimizer was left out; start anew from "
@@ -291,10 +289,11 @@ def _more_loggers(chosen: Any, folder: Path) -> list[Logger]:
 def _refuse_other_optimizer(typed: dict[str, Any], known: dict[str, Any]) -> None:
     """Resuming restores the optimiser's state, and with it the old values, in silence."""
     for part in ("optimizer", "lr_scheduler"):
-        new, old = (
+        values: list[Any] = [
             pd.json_normalize({part: model.get("init_args", {}).get(part)}).to_dict("records")[0]
             for model in (typed, known)
-        )
+        ]
+        new, old = values
         for key in sorted(new.keys() | old.keys()):
             if new.get(key) != old.get(key):
                 raise UserError(

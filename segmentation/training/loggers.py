@@ -121,7 +121,7 @@ class RobustWandbLogger(WandbLogger):
 
     def __init__(self, folder: Path, offline: bool = False, **settings: Any) -> None:
         super().__init__(save_dir=folder, **settings)
-        # Lightning sets $WANDB_MODE instead, which W&B reads but once.
+        # Lightning sets $WANDB_MODE, which W&B reads but once.
         if offline and os.environ.get("WANDB_MODE") != "disabled":
             self._wandb_init["mode"] = "offline"
         self._wandb_init.pop("anonymous", None)  # W&B warns of Lightning's None
@@ -135,10 +135,8 @@ class RobustWandbLogger(WandbLogger):
         if self._experiment is None:
             import wandb
 
-            # Tables and checkpoints that wait for an upload: by default in the user's home, which a
-            # container does not keep.
-            waiting = os.path.abspath(os.path.join(str(self.save_dir), "wandb"))
-            os.environ.setdefault("WANDB_DATA_DIR", waiting)
+            # What waits for an upload: by default in the user's home, which no container keeps.
+            os.environ.setdefault("WANDB_DATA_DIR", os.path.abspath(f"{self.save_dir}/wandb"))
             limits = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
             known = {k: v for k, v in limits.items() if k in wandb.Settings.model_fields}
             self._wandb_init.setdefault("settings", known)

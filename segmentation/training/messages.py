@@ -34,12 +34,10 @@ _MACHINE = {
         "{}: nothing was validated before the training ended; lower trainer.val_check_interval, "
         "or leave EarlyStopping out"
     ),
-    "PytorchStreamWriter": (
-        "a checkpoint cannot be written; choose a --run.root with write access and free space"
-    ),
+    "PytorchStreamWriter": "a checkpoint cannot be written; free space, or choose a --run.root",
     "Too many open files|received 0 items of ancdata": (
-        "more files are open than this system allows: each tensor on its way from a loading "
-        "process is one; ulimit -n 4096 before the command, or --data.num_workers 0"
+        "more files are open than this system allows, among them each tensor from a loading "
+        "process; ulimit -n 4096 before the command, or --data.num_workers 0"
     ),
     r"unable to .*</torch_|workers are out of shared memory|Bus error": (
         "/dev/shm is full, where loading processes hand batches over; make it larger (docker run "

@@ -55,35 +55,40 @@ def write_report(folder: Path) -> None:
     Raises:
         UserError: It cannot be written, or a file is broken.
     """
-    log, scores = read_metrics(folder / "metrics.csv"), _json(folder / "scores.json")
-    metrics, counts = extremes(log), _json(folder / "test_curves.json")
-    found = {"finished": bool(scores), "metrics": metrics}
-    write_bytes(folder / SUMMARY, json.dumps(found, indent=1).encode())
+
+    def text(name: str) -> str:
+        path = folder / name
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def content(name: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(text(name) or "{}")
+        except ValueError:
+            raise UserError(f"{folder / name}: not valid JSON; remove it") from None
+        return found
 
     def chart(title: str, axis: str, names: list[str], log_scale: bool = False) -> Markup:
         """A name that ends in ``-`` or ``/`` stands for all that begin so."""
-        shown = [c for n in names for c in log if c == n or (n[-1] in "-/" and c.startswith(n))]
-        lines = {c: log[[axis, c]].dropna().to_numpy().tolist() for c in shown}
+        shown = [c for n in names for c in metrics if c == n or (n[-1] in "-/" and c.startswith(n))]
+        lines: Any = {c: log[[axis, c]].dropna().to_numpy().tolist() for c in shown}
         return plots.chart(title, axis, lines, log_scale)
 
-    page = render(
-        "run.html",
-        title=f"{folder.parent.name}/{folder.name}",
-        about=_json(folder / "run.json"),
-        split=_json(folder / "split.json"),
-        used=_json(folder / "resources.json"),
-        scores=scores,
-        metrics=metrics,
-        counts=np.array([counts["foreground"], counts["background"]]) if counts else None,
-        tested=_tested(folder / "overlays"),
-        validated=_validated(folder / "validation"),
-        images=_images(folder / "per_image.csv"),
-        config=_text(folder / "config.yaml"),
-        diff=_text(folder / "git.diff"),
-        **{"better": better, "chart": chart, "curve": plots.curve, "embedded": _embedded},
-        **{"pr_curve": pr_curve, "roc_curve": roc_curve},
-    )
-    write_bytes(folder / PAGE, page.encode())
+    log, scores = read_metrics(folder / "metrics.csv"), content("scores.json")
+    metrics, counts = extremes(log), content("test_curves.json")
+    found = {"finished": bool(scores), "metrics": metrics}
+    write_bytes(folder / SUMMARY, json.dumps(found, indent=1).encode())
+    context = {
+        "title": f"{folder.parent.name}/{folder.name}",
+        "scores": scores,
+        "metrics": metrics,
+        "counts": np.array([counts["foreground"], counts["background"]]) if counts else None,
+        "tested": _tested(folder / "overlays"),
+        "validated": _validated(folder / "validation"),
+        "images": _images(folder / "per_image.csv"),
+        **{"text": text, "content": content, "embedded": _embedded, "better": better},
+        **{"chart": chart, "curve": plots.curve, "pr_curve": pr_curve, "roc_curve": roc_curve},
+    }
+    write_bytes(folder / PAGE, render("run.html", **context).encode())
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
@@ -91,22 +96,23 @@ def read_metrics(path: Path) -> pd.DataFrame:
     if not path.exists() or not path.stat().st_size:
         return pd.DataFrame()
     table = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace")
-    numbers = table.apply(pd.to_numeric, errors="coerce").astype(float)
-    return numbers.where(np.isfinite(numbers))
+    numbers: Any = table.apply(pd.to_numeric, errors="coerce").astype(float)
+    finite: pd.DataFrame = numbers.where(np.isfinite(numbers))
+    return finite
 
 
 def extremes(log: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     """Last and, where one can say so, best value of each metric, and the best's epoch."""
     result: dict[str, dict[str, float | None]] = {}
     for name in sorted(set(log.columns) - {"step", "epoch"}):
-        values = log[name].dropna()
-        if values.empty:
+        if (values := log[name].dropna()).empty:
             continue
         result[name] = {"last": float(values.iloc[-1])}
         stage, _, score = name.partition("/")
-        kind = "lower" if score.startswith("loss") else better(score)
-        if kind != "near 0" and (stage == "val" or score.startswith("loss")):
-            place = values.idxmin() if kind == "lower" else values.idxmax()
+        loss = score.startswith("loss")
+        kind = "lower" if loss else better(score)
+        if loss or (stage == "val" and kind != "near 0"):
+            place: Any = values.idxmin() if kind == "lower" else values.idxmax()
             epoch = float(log["epoch"][place])
             known = epoch if math.isfinite(epoch) else None
             result[name] |= {"best": float(values[place]), "epoch": known}
@@ -125,38 +131,22 @@ def _validated(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.glob("*_epoch*.png")):
         found.setdefault(path.stem.rpartition("_epoch")[0], []).append(path)
-    return {
-        name: [
-            paths[i]
-            for i in np.linspace(0, len(paths) - 1, min(_EPOCHS, len(paths))).round().astype(int)
-        ]
-        for name, paths in found.items()
-    }
+    for name, paths in found.items():
+        places = np.linspace(0, len(paths) - 1, min(_EPOCHS, len(paths))).round().astype(int)
+        found[name] = [paths[place] for place in places]
+    return found
 
 
-def _images(path: Path) -> list[dict[str, Any]]:
+def _images(path: Path) -> list[Any]:
     """The network's rows of ``per_image.csv``, the worst first."""
     if not path.exists():
         return []
-    table = pd.read_csv(path, dtype={"id": str})
-    return table[table["method"] == "network"].sort_values("iou", kind="stable").to_dict("records")
+    table = pd.read_csv(path, dtype={"id": str}).query("method == 'network'")
+    return table.sort_values("iou", kind="stable").to_dict("records")
 
 
 def _embedded(path: Path) -> str:
     rgb = read_image(path)
     height, width = rgb.shape[:2]
-    if width > _WIDEST:
-        rgb = resize_image(rgb, (max(1, height * _WIDEST // width), _WIDEST))
-    return data_url(rgb)
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(_text(path) or "{}")
-    except ValueError:
-        raise UserError(f"{path}: not valid JSON; remove it") from None
-    return found
+    size = (max(1, height * _WIDEST // width), _WIDEST)
+    return data_url(resize_image(rgb, size) if width > _WIDEST else rgb)

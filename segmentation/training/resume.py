@@ -1,8 +1,7 @@
 """Exact resume: a run that is interrupted at any moment goes on, and ends the same bit for bit.
 
-Lightning by itself would, after a checkpoint in the middle of an epoch, skip a validation that is
-due, forget the epoch's means and the scheduler that waits for its end, and begin with the first
-epoch's order in the loading processes. Its private parts are touched for these alone.
+After a checkpoint in the middle of an epoch Lightning would skip a validation that is due, forget
+the epoch's means and the schedulers that wait for its end, and load in the first epoch's order.
 """
 
 import os
@@ -241,8 +240,9 @@ class ExactResume(Callback):
         loader: Any = trainer.train_dataloader
         if isinstance(sampler := getattr(loader, "sampler", None), TrainSampler):
             fetcher: Any = loop._data_fetcher
+            epoch: Any = loop.epoch_progress.current
             done = loop.epoch_loop.batch_progress.current.completed * loader.batch_size
-            sampler.skip(loop.epoch_progress.current.processed, done)
+            sampler.skip(epoch.processed, done)
             # Its workers have fetched ahead already: from the start, in the first epoch's order.
             iter(fetcher)
 
@@ -278,7 +278,7 @@ class ExactResume(Callback):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints whole: Lightning may leave half a file. Keeps two to resume from."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, **_: Any) -> None:
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         target = Path(path)
         with writing(target) as file:
             torch.save(checkpoint, file)

@@ -91,6 +91,8 @@ def mark(folder: Path, config: dict[str, Any]) -> str:
     """
     if not _lock(folder):
         raise UserError(f"{folder}: another process is at work on this run; wait for it")
+    for partial in folder.glob("**/.*.part"):  # what a killed process was writing
+        partial.unlink()
     marker = folder / MARKER
     if not marker.exists():
         run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)

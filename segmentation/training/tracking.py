@@ -18,28 +18,21 @@ from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
 from segmentation.metrics import better
 from segmentation.metrics.table import LOGGED
-from segmentation.training.loggers import (
-    Picture,
-    RobustWandbLogger,
-)
+from segmentation.training.loggers import Picture, RobustWandbLogger
 from segmentation.training.memory import peak_memory
-
-CURVES, VALIDATION = "test_curves.json", "validation"  # a file and a folder of a run
 
 
 class Tracking(Callback):
     """Throughput, gradient norm, memory, the same validation images over time, test curves.
 
-    Each is logged where the training logs anyway, so that a GPU is never waited for in between:
+    Logged with what the training logs anyway, so that a GPU is never waited for in between:
+    ``train/images_per_second`` of all processes, loading included, validation left out;
+    ``train/grad_norm``, the 2-norm over all parameters that clipping compares with its limit; and
+    ``memory/cpu_gib`` and ``memory/gpu_gib``, the peaks so far of the first process.
 
-    - ``train/images_per_second`` of all processes, loading included, validation left out;
-    - ``train/grad_norm``, the 2-norm over all parameters that clipping compares with its limit;
-    - ``memory/cpu_gib`` and ``memory/gpu_gib``, the peaks so far of the first process.
-
-    Some validation images are shown every few epochs, in W&B with its own mask layers and as files
-    ``validation/NAME_epoch0004.png``; after a test, W&B gets precision-recall and ROC curves, of
-    which ``test_curves.json`` keeps the counts. ``resources.json`` says what the training cost,
-    those before an interruption included.
+    Some validation images are shown every few epochs, in W&B and as
+    ``validation/NAME_epoch0004.png``; ``test_curves.json`` keeps the counts of a test's curves.
+    ``resources.json`` says what the training cost, all parts of an interrupted one together.
 
     Args:
         folder: The run's folder.
@@ -68,11 +61,10 @@ class Tracking(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._start = time.monotonic(), time.process_time()
 
-    def _restart(self, *_: Any) -> None:
-        """What follows is training: count from now on."""
-        self._mark = time.monotonic()
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._mark = time.monotonic()  # what follows is training
 
-    on_train_start = on_train_epoch_start = on_validation_end = _restart
+    on_train_epoch_start = on_validation_end = on_train_start
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         """The norm of the gradients: unscaled by now, not clipped yet."""
@@ -113,13 +105,13 @@ class Tracking(Callback):
         if due and trainer.is_global_zero and batch_idx in places:
             mask = (outputs["foreground"][0] > pl_module.target.threshold).cpu().numpy()
             truth = batch["labels"][0].cpu().numpy() > 0
-            self._shown[batch["id"][0]] = _picture(trainer, batch), mask, truth
+            self._shown[batch["id"][0]] = _image(trainer, batch), mask, truth
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         shown, self._shown = self._shown, {}
         for place, (name, picture) in enumerate(shown.items(), start=1):
             stem = f"{place}_{name.replace('/', '_')[:40]}_epoch{trainer.current_epoch:04}"
-            write_image(self.folder / VALIDATION / f"{stem}.png", error_overlay(*picture))
+            write_image(self.folder / "validation" / f"{stem}.png", error_overlay(*picture))
         for logger in _wandb(trainer) if shown else ():
             logger.log_pictures(shown, trainer.global_step)
 
@@ -134,15 +126,14 @@ class Tracking(Callback):
             self._write_resources(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """The counts that the curves are drawn from, of all processes."""
         table = pl_module.test_table
         with table.sync_context():  # the task resets it after this hook
             counts = table.histogram.cpu().numpy()
         if trainer.is_global_zero:
             text = json.dumps({"foreground": counts[0].tolist(), "background": counts[1].tolist()})
-            write_bytes(self.folder / CURVES, text.encode())
-            for logger in _wandb(trainer):
-                logger.log_curves(counts)
+            write_bytes(self.folder / "test_curves.json", text.encode())
+        for logger in _wandb(trainer):
+            logger.log_curves(counts)
 
     def state_dict(self) -> dict[str, Any]:
         """What was spent until now, for a training that is interrupted and goes on."""
@@ -153,11 +144,11 @@ class Tracking(Callback):
         self._window = self.spent["images"], self.spent["train_seconds"]
 
     def _so_far(self) -> dict[str, float]:
-        wall, cpu = self._start or (time.monotonic(), time.process_time())
-        return self.spent | {
-            "fit_seconds": self.spent["fit_seconds"] + time.monotonic() - wall,
-            "cpu_seconds": self.spent["cpu_seconds"] + time.process_time() - cpu,
-        }
+        now = time.monotonic(), time.process_time()
+        wall, cpu = self._start or now
+        fit, processor = self.spent["fit_seconds"], self.spent["cpu_seconds"]
+        more = {"fit_seconds": fit + now[0] - wall, "cpu_seconds": processor + now[1] - cpu}
+        return self.spent | more
 
     def _write_resources(self, trainer: Trainer, task: Any) -> None:
         """Wall and processor time of the training (validation included), peak memory, speed."""
@@ -187,7 +178,7 @@ def best_of() -> dict[str, str]:
     return scores | {"val/loss": "min", "train/loss_epoch": "min"}
 
 
-def _picture(trainer: Trainer, batch: Batch) -> np.ndarray:
+def _image(trainer: Trainer, batch: Batch) -> np.ndarray:
     """The (only) image of a batch as (H, W, C) uint8, as scored."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     try:

@@ -14,7 +14,7 @@ import lightning.pytorch.trainer.connectors.signal_connector as connector
 connector._IS_WINDOWS = True
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None
-for name in ("SIGUSR1", "SIGPIPE", "SIGKILL", "SIGALRM"):
+for name in ("SIGUSR1", "SIGPIPE", "SIGALRM"):
     delattr(signal, name)
 import segmentation
 for module in pkgutil.walk_packages(segmentation.__path__, "segmentation."):

@@ -19,7 +19,7 @@ from segmentation.io.images import read_image
 from segmentation.metrics import ScoreTable
 from segmentation.metrics.scores import ranking_scores
 from segmentation.training import memory
-from segmentation.training.tracking import CURVES, Tracking, best_of
+from segmentation.training.tracking import Tracking, best_of
 from tests import tiny
 
 
@@ -217,7 +217,7 @@ def test_the_curves_of_a_test_are_those_of_its_auroc(tmp_path: Path) -> None:
     table.update(truth.int(), probs=probs)
     tested: Any = SimpleNamespace(test_table=table)
     Tracking(tmp_path).on_test_epoch_end(other(), tested)
-    counts = json.loads((tmp_path / CURVES).read_text())
+    counts = json.loads((tmp_path / "test_curves.json").read_text())
     hist = np.array([counts["foreground"], counts["background"]])
     assert hist.sum() == 2 * 9 * 9 and hist[0].sum() == truth.sum()
     assert ranking_scores(hist)["auroc"] == table.compute()["auroc"]
