@@ -32,15 +32,10 @@ REMEDY = "write drop: [ID, …], prefer: {ID: OTHER, …}, merge: [[ID, ID, …]
 
 @dataclass(frozen=True)
 class Corrections:
-    """What a corrections file says.
+    """What a corrections file says."""
 
-    Attributes:
-        drop: Samples to leave out.
-        masks: For a sample the samples whose masks, united, are its mask.
-    """
-
-    drop: frozenset[str] = frozenset()
-    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    drop: frozenset[str] = frozenset()  # samples to leave out
+    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # whose, united, are its own
 
 
 class Corrected(SegmentationDataset):
@@ -75,7 +70,7 @@ class Corrected(SegmentationDataset):
     def read(self, record: Record) -> Sample:
         """One sample, with the mask that it should have."""
         sample = self.source.read(self._records[record.id])
-        labels, kinds = None, {}
+        labels, kinds = None, dict[int, str]()
         for name in self.corrections.masks.get(record.id, ()):
             owner = sample if name == record.id else self.source.read(self._records[name])
             what = f"{self.path}: {record.id} should get the mask of {name}, which"
@@ -87,7 +82,7 @@ class Corrected(SegmentationDataset):
                     f"{what} is {sizes[0]} (H×W) where the image is {sizes[1]}; remove the entry"
                 )
             # Some readers judge the kind by the mask (with or without a nerve).
-            kinds.setdefault(np.count_nonzero(owner.labels), owner.kind)
+            kinds.setdefault(int(np.count_nonzero(owner.labels)), owner.kind)
             labels = owner.labels if labels is None else union(labels, owner.labels)
         return sample if labels is None else replace(sample, labels=labels, kind=kinds[max(kinds)])
 
@@ -130,7 +125,7 @@ def read_corrections(path: Path) -> Corrections:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read ({reason}); {REMEDY}") from None
-    given = content if isinstance(content, dict) else {str(content): ""}
+    given: dict[str, Any] = content if isinstance(content, dict) else {str(content): ""}
     for key, value in given.items():
         if key not in KEYS:
             raise UserError(f"{path}: {key[:60]!r} is none of {', '.join(KEYS)}; {REMEDY}")

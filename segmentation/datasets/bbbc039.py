@@ -54,22 +54,19 @@ class BBBC039(SegmentationDataset):
         self._images, images = _files(root, "images", (".tif", ".tiff"))
         self._masks, masks = _files(root, "masks", (".png",))
         lists = _read_lists(root)  # subset of each field, and the list that says so
-        for what, known in (
-            ("no mask masks/{}.png", masks),
-            ("none of the lists in metadata names it", lists),
-        ):
-            for name in sorted(images.keys() - known.keys()):
-                path = self._images.name(images[name][0])
-                raise UserError(f"{path}: {what.format(name)}; add it or remove the image")
+        name_image, name_mask = self._images.name, self._masks.name
+        for name in sorted(images.keys() - masks.keys()):
+            what = f"no mask masks/{name}.png; add it or remove the image"
+            raise UserError(f"{name_image(images[name][0])}: {what}")
+        for name in sorted(images.keys() - lists.keys()):
+            what = "none of the lists in metadata names it; add it or remove the image"
+            raise UserError(f"{name_image(images[name][0])}: {what}")
         for name in sorted(masks.keys() - images.keys()):
-            raise UserError(
-                f"{self._masks.name(masks[name][0])}: a mask with no image; add images/{name}.tif "
-                "or remove it"
-            )
+            what = f"a mask with no image; add images/{name}.tif or remove it"
+            raise UserError(f"{name_mask(masks[name][0])}: {what}")
         for name in sorted(lists.keys() - images.keys()):
-            raise UserError(
-                f"{lists[name][1]}: no image images/{name}.tif; add it or remove the line"
-            )
+            what = f"no image images/{name}.tif; add it or remove the line"
+            raise UserError(f"{lists[name][1]}: {what}")
         records = []
         for name, (path, stamp) in sorted(images.items()):
             (mask, mask_stamp), well = masks[name], "".join(_WELL.findall(name))
