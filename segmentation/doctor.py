@@ -16,9 +16,6 @@ from packaging.requirements import Requirement
 from segmentation.errors import UserError
 
 GIB = 2**30
-# A batch of 8 of the data module's crops: three uint8 channels, a target and perhaps weights as
-# float32. Each loading process has two of them ready, and one is being used.
-WORKER_BYTES = 3 * 8 * 256 * 256 * (3 + 4 + 4)
 Finding = tuple[str, str, str, str]  # ok, warning (slows, or may stop) or error; name; text; remedy
 
 
@@ -34,9 +31,9 @@ def doctor(
     """
     failed = False
     for status, name, text, remedy in findings(data_root, run_root):
-        print(f"{status if status == 'ok' else status.upper():8} {name:10} {text}", flush=True)
-        if status != "ok":
-            print(f"{'':20}► {remedy}", flush=True)
+        print(
+            f"{status:8} {name:10} {text}" + f"\n{'':20}► {remedy}" * (status != "ok"), flush=True
+        )
         failed |= status == "error"
     if seconds > 0 and not failed:
         print(f"\nA small U-Net on synthetic crops of 256×256, {seconds:g} seconds:")
@@ -59,9 +56,8 @@ def findings(data: Path | None, runs: Path) -> Iterator[Finding]:
     yield "warning" if workers > usable else "ok", "cores", text, remedy
     docker = "docker run --shm-size 8g (Kubernetes: emptyDir of medium Memory), or num_workers 0"
     room = [("memory", "", psutil.virtual_memory().available, 1.0, 4, "end other programs")]
-    if Path("/dev/shm").is_dir():
-        free = psutil.disk_usage("/dev/shm").free
-        room.append(("shm", "/dev/shm: ", free, workers * WORKER_BYTES / GIB, 1, docker))
+    if Path("/dev/shm").is_dir():  # 8 loading processes have .14 GiB of batches of 256×256 ready
+        room.append(("shm", "/dev/shm: ", psutil.disk_usage("/dev/shm").free, 0.14, 1, docker))
     for option, place in (("--run.root", runs), ("SEGMENTATION_CACHE", cache_folder())):
         there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
         writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
@@ -80,8 +76,7 @@ def check_packages() -> Finding:
     needed = [Requirement(line) for line in (ours.requires or () if ours else ())]
     needed = [n for n in needed if n.marker is None or n.marker.evaluate({"extra": ""})]
     wrong = [n for n in needed if not n.specifier.contains(have.get(n.name.lower(), "0"), True)]
-    shown = [f"{name} {have.get(name)}" for name in ("torch", "torchvision", "lightning", "numpy")]
-    text = ", ".join([f"python {platform.python_version()}", *shown])
+    text = f"python {platform.python_version()}, torch {have.get('torch')}"
     if wrong:
         names = " ".join(f"'{need.name}{need.specifier}'" for need in wrong)
         return "error", "packages", f"{text}; unmet: {names}", f"pip install {names}"
@@ -94,9 +89,9 @@ def check_packages() -> Finding:
 def check_gpu() -> Finding:
     """Whether PyTorch computes on the GPUs that are there, and how much of their memory is free."""
     remedy = (
-        "install a driver and a torch and torchvision of one release that fit each other; in a "
+        "install driver, torch and torchvision that fit each other; in a container, docker run "
     )
-    remedy += "container, docker run --gpus all; CUDA_VISIBLE_DEVICES must name what there is"
+    remedy += "--gpus all; CUDA_VISIBLE_DEVICES must name what there is"
     try:
         import torch
         import torchvision  # type: ignore[import-untyped]  # noqa: F401  fails beside another torch
@@ -160,15 +155,14 @@ def speeds(seconds: float, crop: int = 256) -> Iterator[tuple[int, float]]:
         data.prepare_data()
         data.setup("fit")
         for data.num_workers in counts:
-            images, start, now = -1, 0.0, 0.0  # the first step sets everything up
+            images, start = -1, 0.0  # the first step sets everything up
             for batch in data.train_dataloader():
                 optimizer.zero_grad()
                 net(batch["image"].to(device).float() / 255).square().mean().backward()
                 optimizer.step()
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                now = time.perf_counter()
-                images, start = (0, now) if images < 0 else (images + len(batch["image"]), start)
-                if images and now - start >= seconds / len(counts):
+                next(net.parameters()).sum().item()  # waits for the device
+                start = start or time.perf_counter()
+                images += len(batch["image"]) if images >= 0 else 1
+                if images and time.perf_counter() - start >= seconds / len(counts):
                     break
-            yield data.num_workers, images / (now - start)
+            yield data.num_workers, images / (time.perf_counter() - start)

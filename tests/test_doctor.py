@@ -106,4 +106,4 @@ def test_the_report(
     page[1] = f"--data.root={tmp_path / 'gone'}"
     assert main(page) == 1
     out = capsys.readouterr().out
-    assert "ERROR    data" in out and "num_workers 1\n" not in out  # no speed test beside errors
+    assert "error    data" in out and "num_workers 1\n" not in out  # no speed test beside errors

@@ -1,5 +1,6 @@
 """What is wrong with a data set, and what it is like: a page, a JSON and a corrections file."""
 
+import html
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from markupsafe import Markup
 
 from segmentation.data.cache import SampleStore, StoredSample, decoded, map_ordered, usable_cores
 from segmentation.data.datamodule import DataFiles
@@ -22,23 +24,11 @@ from segmentation.evaluation.audit.duplicates import (
     find_duplicates,
     straddling_pairs,
 )
-from segmentation.evaluation.audit.page import overview, page
+from segmentation.evaluation.audit.page import page
 from segmentation.evaluation.audit.samples import FLAWS, SampleFacts, distributions, examine
+from segmentation.evaluation.pages import render
 
 FILES = ("audit.html", "audit.json", "corrections.yaml")
-CORRECTIONS = """\
-# Corrections of {name}: suggestions of `segmentation audit`. None is in force.
-# Take the # from the start of a line to follow it, add your own, and train with the option
-# --data.files.corrections THIS_FILE
-# drop:   these samples are left out.
-# prefer: the first sample gets the mask of the second.
-# merge:  all samples of a list, such as - [A, B], get the union of their masks.
-drop:
-{drop}
-prefer:
-{prefer}
-merge:
-"""
 # What is read: the data module, and those of its own options that the reader needs.
 _MODULES = {
     "dsb2018": ("DSB2018DataModule", ()),
@@ -106,7 +96,7 @@ def audit(
     if split is not None:
         parts, name = read_split(split), str(split)
     report = make_audit(data.source, output, parts, name, near, agree, small)
-    print("\n".join(f"{count:>9,}  {what}" for what, count, _ in overview(report)))
+    print(html.unescape(render("audit.txt", report=report)), end="")
     print(f"page {output / FILES[0]}")
     return 1 if report["faults"] else 0
 
@@ -317,17 +307,17 @@ def suggested_corrections(
             why = f"IoU {pair.iou:.2f}, difference {pair.difference:.3g}"
             prefer[wrong] = right, why
 
-    def quoted(text: str) -> str:
-        return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=2**20).strip()
+    def quoted(text: str) -> Markup:
+        return Markup(
+            yaml.safe_dump(text, default_style='"', allow_unicode=True, width=2**20).strip()
+        )
 
-    def line(text: str) -> str:
-        return "".join(c if c.isprintable() else " " for c in text)
+    def line(text: str) -> Markup:
+        return Markup("".join(c if c.isprintable() else " " for c in text))
 
-    return CORRECTIONS.format(
-        name=name,
-        drop="".join(f"#  - {quoted(i)}  # {line(why)}\n" for i, why in drop.items()),
-        prefer="".join(
-            f"#  {quoted(wrong)}: {quoted(right)}  # {why}\n"
-            for wrong, (right, why) in prefer.items()
-        ),
+    return render(
+        "corrections.yaml",
+        name=line(name),
+        drop=[(quoted(one), line(why)) for one, why in drop.items()],
+        prefer=[(quoted(w), quoted(right), line(why)) for w, (right, why) in prefer.items()],
     )

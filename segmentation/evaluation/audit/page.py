@@ -52,7 +52,6 @@ def page(
     return render(
         "audit.html",
         report=report,
-        overview=overview(report),
         found=found,
         compared=histogram(title, EDGES.tolist(), found.counts, near) if found.compared else "",
         pictures=[
@@ -62,36 +61,6 @@ def page(
         flaws=flaws,
         plots=plots,
     )
-
-
-def overview(report: dict[str, Any]) -> list[tuple[str, int, bool]]:
-    """The main findings: what, how many, and whether any is one too many."""
-    duplicates, labels, split = report["duplicates"], report["labels"], report["split"]
-    rows = [
-        ("samples that can be read", report["samples_read"], False),
-        ("samples that cannot be read", len(report["faults"]), True),
-        ("groups of identical images", len(duplicates["exact"]), True),
-        ("pairs of duplicates", len(duplicates["pairs"]), False),
-        ("of which with contradicting masks", duplicates["contradicting"], True),
-    ]
-    if "error" not in split:
-        rows += [
-            ("groups of identical images across parts of the split", len(split["exact"]), True),
-            ("pairs of near-duplicates across parts", len(split["near"]), True),
-            ("groups (patients, sequences, …) across parts", len(split["groups"]), True),
-        ]
-    rows += [
-        ("samples without truth", len(labels["no_truth"]), False),
-        ("samples with an empty mask", len(labels["empty"]), False),
-        ("objects", labels["objects"], False),
-        ("objects of several components", labels["parts"], True),
-        ("objects with holes", labels["holes"], True),
-        (f"objects below {report['settings']['small']} pixels", labels["small"], True),
-        ("objects cut by the border", labels["cut"], False),
-    ]
-    if labels["overlaps"] is not None:
-        rows.append(("samples with overlapping objects", len(labels["overlaps"]), True))
-    return rows
 
 
 def side_by_side(first: Sample, second: Sample) -> str:

@@ -114,9 +114,10 @@ def seconds_of_runs(sweep: Sweep, trials: int, extra: Sequence[str]) -> list[flo
     from segmentation.experiments.sweep.study import sampler
 
     found = []
-    for number in random.Random(0).sample(range(sweep.count or 1000), trials):
-        study = optuna.create_study(sampler=sampler(sweep, number))
-        values = {p.name: p.suggest(study.ask()) for p in sweep.parameters}
+    total = max(sweep.count or 1000, trials)
+    for number in random.Random(0).sample(range(total), trials):
+        trial = optuna.create_study(sampler=sampler(sweep, number)).ask()
+        values = {p.name: p.suggest(trial) for p in sweep.parameters}
         with TemporaryDirectory() as folder:
             argv = [*sweep.command_line(values, Path(folder, "args.json")), *extra]
             printed = _timed(sweep, [*argv, "--print_config"])[1]
