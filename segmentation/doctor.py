@@ -100,7 +100,7 @@ def check_gpu() -> Finding:
             return "ok", "gpu", "Apple's (mps)", ""
         if not torch.cuda.is_available() and shutil.which("nvidia-smi") is None:
             return "warning", "gpu", "no NVIDIA GPU: trainings run on the CPU", remedy
-        torch.cuda.init()  # says what is wrong between driver and build
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # says what is wrong between driver and build
         text, status = f"CUDA {torch.version.cuda}", "ok"
         for index in range(torch.cuda.device_count()):
             torch.ones(8, device=f"cuda:{index}").sum().item()  # fails without code for this GPU

@@ -74,13 +74,15 @@ def examine(sample: Sample, small: int) -> SampleFacts:
     low, median, high = np.searchsorted(np.cumsum(values), shares).astype(float).tolist()
     mean = round(float(values @ np.arange(len(values)) / image.size), 2)
     saturated = round(float(values[-1] / image.size), 6)
-    about = (sample.id, sample.group, sample.kind, sample.subset, *image.shape, image.dtype.name)
-    facts = (*about, low, median, high, mean, saturated)
+    about = (sample.id, sample.group, sample.kind, sample.subset)
+    height, width, channels = image.shape
+    pixels = (height, width, channels, image.dtype.name, low, median, high, mean, saturated)
     if sample.labels is None:
-        return SampleFacts(*facts)
+        return SampleFacts(*about, *pixels)
     areas, cut, flaws = examine_labels(sample.labels, small)
     foreground = round(sum(areas) / sample.labels.size, 6)
-    return SampleFacts(*facts, len(areas), foreground, cut, tuple(areas), tuple(flaws))
+    objects = (len(areas), foreground, cut, tuple(areas), tuple(flaws))
+    return SampleFacts(*about, *pixels, *objects)
 
 
 def examine_labels(labels: np.ndarray, small: int) -> tuple[list[int], int, list[Flaw]]:

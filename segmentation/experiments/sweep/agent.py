@@ -207,10 +207,12 @@ def run_agents(agents: Sequence[Agent]) -> int:
     """Let agents work beside each other, hand on signals, and return the exit status."""
     names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # the last two are not on Windows
     wanted = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    handlers = {
-        number: signal.signal(number, lambda number, _: [one.stop(number) for one in agents])
-        for number in wanted
-    }
+
+    def stop(number: int, _: object) -> None:
+        for agent in agents:
+            agent.stop(number)
+
+    handlers = {number: signal.signal(number, stop) for number in wanted}
     try:
         with ThreadPoolExecutor(len(agents)) as pool:
             work = [pool.submit(agent.work) for agent in agents]

@@ -111,8 +111,9 @@ def seconds_of_runs(sweep: Sweep, trials: int, extra: Sequence[str]) -> list[flo
         raise UserError(f"{sweep.path}: command: only runs of segmentation fit can be timed")
     import optuna
 
-    from segmentation.experiments.sweep.study import sampler
+    from segmentation.experiments.sweep.study import sampler, silence_optuna
 
+    silence_optuna()
     found = []
     total = max(sweep.count or 1000, trials)
     for number in random.Random(0).sample(range(total), trials):

@@ -111,10 +111,15 @@ def numbers(study: Study) -> dict[int, int]:
     return found
 
 
+def silence_optuna() -> None:
+    """No line for each trial, and no warning that its heartbeat may change."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
+
+
 def open_storage(where: str, stale: int = STALE) -> FolderStorage | RDBStorage:
     """The storage that ``--storage`` names: a folder, or Optuna's URL of a database."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=ExperimentalWarning)  # of the heartbeat and others
+    silence_optuna()
     if "://" not in where:
         return FolderStorage(Path(where).resolve(), stale)
     # SQLAlchemy's releases differ in the driver that they choose.
