@@ -69,16 +69,19 @@ def call(name: str, function: str, words: Sequence[str]) -> int:
 def _signature(function: str) -> Callable[..., Any]:
     """A function of the same name, signature and docstring that does nothing."""
     module, _, name = function.partition(":")
-    spec = importlib.util.find_spec(module)
+    top, *below = module.split(".")
+    spec = importlib.util.find_spec(top)  # alone, for to find what is below would import packages
     assert spec is not None and spec.origin is not None
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    path = Path(spec.origin).parent.joinpath(*below) if below else Path(spec.origin)
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     (node,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
     node.body, node.decorator_list, node.returns = node.body[:1], [], None
     named = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
     # What a signature names beside them is assigned in its module: choices, default numbers.
     constants = [n for n in tree.body if isinstance(n, ast.Assign) and _assigns(n, named)]
     scope: dict[str, Any] = dict(_PLAIN)
-    exec(compile(ast.Module([*constants, node], []), spec.origin, "exec"), scope)
+    exec(compile(ast.Module([*constants, node], []), str(file), "exec"), scope)
     stub: Callable[..., Any] = scope[name]
     return stub
 

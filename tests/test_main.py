@@ -132,7 +132,7 @@ def test_an_error_is_told_as_its_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(_: object) -> int:
+    def fail(**_: object) -> int:
         raise error
 
     monkeypatch.setattr("segmentation.old_commands.audit", fail)
