@@ -135,6 +135,6 @@ def test_an_error_is_told_as_its_line(
     def fail(**_: object) -> int:
         raise error
 
-    monkeypatch.setattr("segmentation.old_commands.audit", fail)
-    assert main(["audit"]) == 2
+    monkeypatch.setattr("segmentation.datasets.synthetic.synthetic", fail)
+    assert main(["synthetic", "--output=x"]) == 2
     assert capsys.readouterr().err == f"segmentation: error: {told}\n"
