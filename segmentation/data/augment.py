@@ -26,9 +26,8 @@ Recipe = Callable[[], list[A.BasicTransform]]
 class CoarseElastic(A.DualTransform):  # type: ignore[misc]
     """The smooth deformation of Ronneberger et al. 2015 (arXiv:1505.04597, section 3.1).
 
-    Displacements are drawn on a coarse 3×3 grid and interpolated bicubically; borders are
-    reflected. Albumentations' own smooths white noise instead: as smooth as this it is some 200
-    times slower, and its approximate form, with a kernel of 17 pixels, folds a third and more of an
+    Displacements are drawn on a coarse 3×3 grid and interpolated bicubically. Albumentations' own
+    smooths white noise: as smooth as this it is 200 times slower, and its approximate form folds an
     image over itself at this strength. Its grid deformation is neither smooth nor Gaussian.
 
     Args:
@@ -141,8 +140,7 @@ def dic_keras() -> list[A.BasicTransform]:
     """System B's recipe: rotation, zoom, shifts and shear in one warp, and a horizontal flip.
 
     It names no ranges. These are those of Keras' own tutorial on little data: 40°, a fifth of the
-    side, shear .2 (then radians: 11°), zoom .2, of each axis by itself. What moves in is reflected,
-    where ``ImageDataGenerator`` by default repeats the border.
+    side, shear .2 (then radians: 11°), zoom .2, of each axis by itself.
     """
     return [
         _affine(rotate=40, shift=0.2, scale=(1 / 1.2, 1 / 0.8), shear=11, keep_ratio=False),
@@ -233,19 +231,10 @@ class Augmentation:
         weight: np.ndarray | None,
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Augment all with the same draws, taken from ``rng``.
-
-        Args:
-            image: (H, W, C) uint8; it is left as it is.
-            labels: (H, W) integer instance ids, of at most 65535 objects.
-            weight: (H, W) float32 or ``None``.
-            rng: Source of every draw.
-
-        Returns:
-            Image, labels and weight, of the same shapes and dtypes.
+        """Augment all with the same draws, taken from ``rng``; shapes and dtypes stay.
 
         Raises:
-            UserError: There are more objects than that.
+            UserError: There are more than 65535 objects.
         """
         if self._empty:
             return image, labels, weight
@@ -272,19 +261,8 @@ def random_crop(
     """A random window of ``size`` / z, resized to ``size``, z log-uniform in ``zoom``.
 
     The window is cut before anything is warped, which costs a fraction of warping the whole image.
-    What an image lacks in size is filled by reflection.
-
-    Args:
-        image: (H, W, C) uint8.
-        labels: (H, W) integer.
-        weight: (H, W) float32, or ``None``.
-        size: (height, width) of the result.
-        rng: Source of every draw.
-        zoom: Smallest and largest magnification, > 0.
-
-    Returns:
-        Image (*size, C), labels and weight ``size``, of the same dtypes; views of the input where
-        nothing had to be resized.
+    What an image lacks in size is filled by reflection. Results are views of the input where
+    nothing had to be resized.
     """
     factor = float(np.exp(rng.uniform(*np.log(zoom))))
     height, width = (max(1, round(side / factor)) for side in size)

@@ -136,10 +136,7 @@ def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 def decoded(source: Source, folder: Path | None = None, workers: int | None = None) -> SampleStore:
     """Every sample of a dataset, decoded from its files the first time.
 
-    Args:
-        source: The dataset.
-        folder: Where stores are kept; :func:`cache_folder` by default.
-        workers: Decoding threads; the number of cores by default.
+    Stores are kept in ``folder``, by default :func:`cache_folder`; ``workers`` threads decode.
 
     Raises:
         UserError: A file is at fault, two samples have one id, or the cache folder cannot be
@@ -164,11 +161,7 @@ def prepared(
     settings: str,
     folder: Path | None = None,
 ) -> SampleStore:
-    """Every sample of ``store`` after ``prepare``, whose ``settings`` say what it does.
-
-    Raises:
-        UserError: The cache folder cannot be written.
-    """
+    """Every sample of ``store`` after ``prepare``, whose ``settings`` say what it does."""
     numbers = range(len(store))
     return derived(store, lambda i: prepare(store[i]), numbers, "prepared", settings, folder)
 
@@ -189,7 +182,7 @@ def derived(
         items: Plain values.
         title: Short name of what is made.
         settings: Says all that ``make`` depends on beside ``store`` and the item.
-        folder: Where stores are kept; :func:`cache_folder` by default.
+        folder: Where stores are kept.
 
     Raises:
         UserError: The cache folder cannot be written.

@@ -125,7 +125,9 @@ class TrainSet(Dataset[dict[str, Any]]):
         self, samples: Samples, target: Target, windows: TrainingWindows | None, channels: int
     ) -> None:
         self.samples, self.target, self.windows = samples, target, windows
-        self.augmentation = windows and Augmentation(windows.augmentation, channels)
+        self.augmentation = None
+        if windows is not None:
+            self.augmentation = Augmentation(windows.augmentation, channels)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -175,7 +175,8 @@ class Preprocess:
         if self.gamma != 1:
             lifted = ((np.arange(256) / 255) ** self.gamma * 255).round().astype(np.uint8)
             table = lifted[table]
-        return table
+        final: np.ndarray = table
+        return final
 
     def check_windows(self) -> None:
         """Refuse what :meth:`prepare_window` cannot do.

@@ -56,8 +56,8 @@ def crossvalidate(
             where |= part.get("run") or {}
         output = Path(where["root"]) / f"{where['name']}-{folds}fold"
     words = [*(yaml.safe_dump(part, sort_keys=False) for part in parts), *options]
-    state = {"arguments": words, "folds": folds, "runs": _finished(output, words, folds)}
-    done, missing = state["runs"], 0
+    done, missing = _finished(output, words, folds), 0
+    state = {"arguments": words, "folds": folds, "runs": done}
     for fold in (fold for fold in range(folds) if str(fold) not in done):
         print(f"fold {fold} of {folds} …", flush=True)
         if found := _run([*(f"--config={c}" for c in config), *options], fold, folds, output):
@@ -155,7 +155,8 @@ def _by_score(report: dict[str, Any], methods: Sequence[str]) -> dict[tuple[str,
 
 def _as_json(scores: pd.DataFrame) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for (method, name), row in scores.iterrows():  # type: ignore[misc]
+    for key, row in scores.iterrows():
+        method, name = key  # type: ignore[misc]
         *folds, mean, sd, pooled = row.tolist()
         about = {"folds": folds, "mean": mean, "sd": sd, "pooled": pooled}
         found.setdefault(method, {})[name] = finite(about)
@@ -180,13 +181,13 @@ def folds_table(scores: pd.DataFrame) -> str:
 
     Theirs are pooled, or the mean over folds of what ``per_image.csv`` does not let pool.
     """
-    ours = scores.xs("network")
-    shown = ours.map(_shown)
+    ours: pd.DataFrame = scores.loc["network"]
+    shown: Any = ours.map(_shown)
     spread = ["" if sd == "–" else f" ± {sd}" for sd in shown.pop("sd")]
-    shown.insert(shown.columns.get_loc("mean"), "mean ± sd", shown.pop("mean") + spread)  # type: ignore[arg-type]
+    shown.insert(shown.columns.get_loc("mean"), "mean ± sd", shown.pop("mean") + spread)
     shown = shown.rename(columns=lambda name: name.replace("fold", "fold "))
     for other in scores.index.unique("method").drop("network"):
-        theirs = scores.xs(other)
+        theirs = scores.loc[other]
         shown[other] = theirs["pooled"].fillna(theirs["mean"]).reindex(ours.index).map(_shown)
     return shown.rename_axis(None).to_string()
 

@@ -38,17 +38,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row of a published table.
-
-    Attributes:
-        path: Of its config.
-        row: As the table calls it.
-        published: Scores as published, by their names in ``scores.json``, 0…1; ``None`` for what
-            is of interest and was not published.
-        protocol: How the data were divided, in words.
-        leak: Whether that lets test images be known in training.
-        budgets: Arguments that make the experiment smaller, by the budget's name.
-    """
+    """One row of a published table: the block ``reproduces`` of the config at ``path``."""
 
     path: Path
     row: str
@@ -195,10 +185,7 @@ def _run(
 def published_table(rows: Sequence[PublishedRow], budget: str, done: dict[str, Any]) -> str:
     """The rows as a Markdown table: published beside measured (mean ± standard deviation).
 
-    Args:
-        rows: A line each.
-        budget: Of which runs.
-        done: Runs as :func:`reproduce` keeps them, by row, budget and seed.
+    ``done`` holds the runs as :func:`reproduce` keeps them, by row, budget and seed.
     """
     lines = [
         f"Budget: {budget}. Scores in %, mean ± standard deviation over n seeds.",

@@ -68,7 +68,7 @@ def study(source: Coded | None = None, seed: int = 0, **settings: Any) -> StudyD
         "crop": None,
         "augmentation": "flips",
     }
-    one = {"batch_size": 1, "num_workers": 0}
+    one: dict[str, Any] = {"batch_size": 1, "num_workers": 0}
     data = StudyDataModule(source or Coded(), **one, **(defaults | settings))
     data.prepare_data()
     data.setup("fit")
@@ -217,11 +217,9 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], says: str) -> None:
 
 
 def test_tiles_of_a_real_layout(dsb_root: Path) -> None:
-    data = study(
-        DSB2018(str(dsb_root)),  # type: ignore[arg-type]
-        split=RandomSplit(2, 2),
-        **{"division": 2, "copies": 2, "preprocess": Preprocess()},
-    )
+    source: Any = DSB2018(str(dsb_root))
+    more: dict[str, Any] = {"division": 2, "copies": 2, "preprocess": Preprocess()}
+    data = study(source, split=RandomSplit(2, 2), **more)
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (1, 3, 32, 40) and batch["target"].shape == (1, 1, 32, 40)
 
