@@ -93,7 +93,14 @@ def page(study: Study, rows: list[dict[str, Any]]) -> str:
             axes = optuna.visualization.matplotlib.plot_parallel_coordinate(
                 study, target_name=metric
             )
-        parallel = svg(axes.figure)  # type: ignore[arg-type]
+        figure = axes.figure
+        figure.set_size_inches(11, 5)  # type: ignore[union-attr]
+        figure.subplots_adjust(bottom=0.25)
+        for one in figure.axes[1:]:  # of a class its name, of a file its own
+            texts = [text.get_text().strip('"') for text in one.get_yticklabels()]
+            if any(text.count(".") > 1 for text in texts):
+                one.set_yticks(one.get_yticks(), [text.rpartition(".")[2] for text in texts])
+        parallel = svg(figure)  # type: ignore[arg-type]
         shares = optuna.importance.get_param_importances(study)
     names = sorted({name for row in rows for name in row["values"]})
     return render(
