@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 
 from segmentation.errors import UserError
-from segmentation.evaluation.intervals import percentile_interval, rank_test, resample
+from segmentation.evaluation import intervals, table
 from segmentation.evaluation.pages import number, render
 from segmentation.evaluation.plots import forest
-from segmentation.evaluation.table import FILE, clusters, columns, read_images, resampled
 from segmentation.io.files import write_bytes, write_table
 from segmentation.metrics.counts import PIXELS
 from segmentation.metrics.scores import Score, better, scores_of
@@ -74,7 +73,7 @@ def comparison(runs: Sequence[str], shown: Sequence[str] = ()) -> dict[str, Any]
     """
     entries = read_entries(runs)
     first, every = entries[0], [run for entry in entries for run in entry.runs]
-    groups = next((found for run in every if (found := clusters(run))), None)
+    groups = next((found for run in every if (found := table.clusters(run))), None)
     tables = _comparable(entries)
     subjects = [t for e, t in zip(entries, tables, strict=True) if not e.is_baseline]
     names = [name for name in tables[0][0] if all(name in run for runs in subjects for run in runs)]
@@ -86,7 +85,7 @@ def comparison(runs: Sequence[str], shown: Sequence[str] = ()) -> dict[str, Any]
         "reference": first.name,
         "images": len(first.runs[0]),
         "runs": {entry.name: entry.paths for entry in entries},
-        "resampled": resampled(drawn),
+        "resampled": table.resampled(drawn),
         "shown": list(shown) or [name for name in DEFAULT if name in names],
         "scores": _rows(entries, tables, names, groups),
     }
@@ -107,16 +106,13 @@ def read_entries(specs: Sequence[str]) -> list[Entry]:
             if (place := folder.resolve()) in used:
                 raise UserError(f"{path}: is given twice; give each run once")
             used[place] = path
-            table = read_images(folder / FILE).groupby("method", sort=False)
+            groups = table.read_images(file := folder / table.FILE).groupby("method", sort=False)
             # A column without a number is a score of other methods.
-            methods = {
-                str(method): rows.dropna(axis=1, how="all").sort_values("id", ignore_index=True)
-                for method, rows in table
-            }
-            method = next((method for method in SUBJECTS if method in methods), None)
-            if method is None:
-                raise UserError(f"{folder / FILE}: has no rows of method network or prediction")
-            runs.append(methods.pop(method))
+            methods = {str(m): rows.dropna(axis=1, how="all") for m, rows in groups}
+            methods = {m: rows.sort_values("id", ignore_index=True) for m, rows in methods.items()}
+            if not (found := [method for method in SUBJECTS if method in methods]):
+                raise UserError(f"{file}: has no rows of method network or prediction")
+            runs.append(methods.pop(found[0]))
             reference = entries[0].runs[0] if entries else runs[0]
             _check_same(path, runs[-1], next(iter(used.values())), reference)
             for other, images in methods.items():
@@ -203,28 +199,30 @@ def _rows(
     groups: Sequence[str] | None,
 ) -> list[dict[str, Any]]:
     """A row for each common score and entry."""
-    runs = [run for table in tables for run in table]
-    drawn = resample({id(s): s for run in runs for n, s in run.items() if n in common}, groups)
+    runs = [run for scored in tables for run in scored]
+    drawn = intervals.resample(
+        {id(s): s for run in runs for n, s in run.items() if n in common}, groups
+    )
     rows = []
     for name in common:
         first: np.ndarray | None = None
-        for entry, table in zip(entries, tables, strict=True):
-            if name not in table[0]:
+        for entry, scored in zip(entries, tables, strict=True):
+            if name not in scored[0]:
                 continue
-            scores = [run[name] for run in table]
+            scores = [run[name] for run in scored]
             values = [score.value for score in scores]
             several = np.mean([drawn[id(score)] for score in scores], axis=0)
             row: dict[str, Any] = dict.fromkeys(FIELDS)
-            row |= {"score": name, "better": better(name), "name": entry.name, "runs": len(table)}
+            row |= {"score": name, "better": better(name), "name": entry.name, "runs": len(scored)}
             row |= {"images": scores[0].images, "value": float(np.mean(values))}
-            row["low"], row["high"] = percentile_interval(several)
+            row["low"], row["high"] = intervals.percentile_interval(several)
             if len(values) > 1:
                 row["sd_over_runs"] = float(np.std(values, ddof=1))
             if first is None:
                 first, start = several, row["value"]
             else:
                 row["difference"] = row["value"] - start
-                ends = percentile_interval(several - first)
+                ends = intervals.percentile_interval(several - first)
                 row["difference_low"], row["difference_high"] = ends
                 row["p"] = _rank(entry, entries[0], name.removeprefix("image_"), groups)
             rows.append({k: _plain(v) for k, v in row.items()})
@@ -233,7 +231,7 @@ def _rows(
 
 def _comparable(entries: Sequence[Entry]) -> list[list[dict[str, Score]]]:
     """The scores of each run, every one from the images that have it in all runs."""
-    tables = [[columns(run) for run in entry.runs] for entry in entries]
+    tables = [[table.columns(run) for run in entry.runs] for entry in entries]
     known: dict[str, np.ndarray] = {}
     for run in (run for runs in tables for run in runs):
         for name, values in run.items():
@@ -252,7 +250,7 @@ def _rank(
         return None
     one, two = (np.mean([r[column] for r in some.runs], axis=0) for some in (entry, reference))
     with np.errstate(invalid="ignore"):
-        return rank_test(one - two, groups)
+        return intervals.rank_test(one - two, groups)
 
 
 def _some(names: Sequence[str]) -> str:
