@@ -142,12 +142,7 @@ def _tuned(path: Path) -> dict[str, Any]:
 
 
 def load_task(path: str | Path) -> SegmentationTask:
-    """The trained task in a checkpoint, in evaluation mode. Never touches the network.
-
-    Raises:
-        UserError: As :func:`read_checkpoint`; or the task was built by hand, not from a config; or
-            its config does not fit the code that is installed.
-    """
+    """The trained task in a checkpoint, in evaluation mode. Never touches the network."""
     checkpoint = read_checkpoint(path)
     config = checkpoint["segmentation"].get("config")
     if config is None:

@@ -18,10 +18,10 @@ _BREADTH = 64  # pixels of the strip on which that is measured
 
 
 def network_stride(net: nn.Module) -> int:
-    """The multiple that a network's input height and width must be.
+    """What a network's input height and width must be multiples of.
 
-    This package's networks say so in ``stride``, segmentation-models-pytorch's in
-    ``encoder.output_stride``; 32, the commonest, is assumed of others.
+    It is in ``net.stride`` (this package's networks) or ``net.encoder.output_stride``
+    (segmentation-models-pytorch's); 32, the commonest, is assumed of others.
     """
     encoder = getattr(net, "encoder", None)
     for stride in (getattr(net, "stride", None), getattr(encoder, "output_stride", None)):
@@ -53,10 +53,7 @@ def padded(net: Callable[[Tensor], Any], image: Tensor, stride: int) -> Tensor:
 
 
 def d4_mean(probabilities: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-    """Average over the four rotations of (B, C, H, W) images and of their mirror images.
-
-    It costs eight times the computing; memory as for one.
-    """
+    """Average over the four rotations of (B, C, H, W) images and of their mirror images."""
     total = None
     for mirrored in (False, True):
         source = image.flip(-1) if mirrored else image
@@ -142,7 +139,7 @@ def sliding(
         net: (1, C, h, w) ► (1, K, h, w) float, h and w multiples of the stride.
         read: Rows and columns of the image ► (C, h, w), any dtype and device that ``net`` takes.
         size: (H, W) of the image.
-        tiling: Tiles, margins and weights.
+        tiling: How it is cut.
 
     Yields:
         (K, rows, W) float32, down the image. Memory: one tile, and a row of tiles of the result.
@@ -186,7 +183,7 @@ def receptive_radius(
 
     Args:
         net: (1, ``channels``, h, w) ► logits (1, K, h, w); in evaluation mode.
-        channels: Of its input, which is noise of mean 0 and variance 1.
+        channels: Of its input.
         stride: What h and w must be multiples of.
         most: Pixels beyond which the result is ``None``, as for a network that pools over all.
         device: Where the network is.

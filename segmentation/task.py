@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -32,8 +32,7 @@ class Schedule:
     """When the learning-rate scheduler steps.
 
     Attributes:
-        interval: After each epoch or each optimizer step. Schedules of this package that are shapes
-            over steps (``PerStep``) step each step whatever is said here.
+        interval: After each epoch or optimizer step; this package's shapes over steps, each step.
         frequency: Every so many of them.
         monitor: The logged value that ``ReduceLROnPlateau`` looks at.
     """
@@ -44,17 +43,11 @@ class Schedule:
 
 
 class Evaluated(TypedDict):
-    """What an evaluation step gives to callbacks, at the size that is scored.
+    """What an evaluation step gives to callbacks, at the size that is scored."""
 
-    Keys:
-        probs: (B, K, H, W) float32, as the target decodes them.
-        foreground: (B, H, W) float32 probabilities.
-        instances: (B, H, W) int32 ids of the predicted objects, on the CPU.
-    """
-
-    probs: Tensor
-    foreground: Tensor
-    instances: Tensor
+    probs: Tensor  # (B, K, H, W) float32, as the target decodes them
+    foreground: Tensor  # (B, H, W) float32 probabilities
+    instances: Tensor  # (B, H, W) int32 ids of the predicted objects, on the CPU
 
 
 class SegmentationTask(LightningModule):
@@ -69,11 +62,10 @@ class SegmentationTask(LightningModule):
         optimizer: Parameters ► optimizer.
         lr_scheduler: Optimizer ► scheduler; ``null`` keeps the learning rate.
         schedule: When the scheduler steps.
-        channels_last: Keep tensors channels-last: up to 4 times faster convolutions on a CPU, and
-            what tensor cores want.
+        channels_last: Keep tensors channels-last: up to 4 times faster on a CPU, and for tensor
+            cores.
         compile: Compile the network with ``torch.compile``.
-        tta: Test and predict with the mean over an image's eight symmetries, at eight times the
-            cost. Validation during training does without.
+        tta: Test and predict (not validate) with the mean over an image's eight symmetries.
 
     Raises:
         UserError: Network, target and preprocessing do not fit together.
@@ -120,11 +112,7 @@ class SegmentationTask(LightningModule):
         return self.predictor.probabilities(image)
 
     def add_member(self, task: "SegmentationTask", name: str) -> None:
-        """Average every answer but the loss with another task's: an ensemble.
-
-        Raises:
-            UserError: It prepares images in another way, or its output means something else.
-        """
+        """Average every answer but the loss with another task's, that prepares images alike."""
         for setting in self.preprocess.differences(task.preprocess):
             raise UserError(
                 f"{name}: its preprocess.{setting} is {getattr(task.preprocess, setting)}, the "
@@ -141,14 +129,13 @@ class SegmentationTask(LightningModule):
         loss = self._loss(self.net(self.predictor.normalized(image)), batch)
         where = f"epoch {self.current_epoch}, batch {batch_idx} ({', '.join(batch['id'])})"
         self._unchecked = (loss.detach(), where)
-        self.log(
-            "train/loss",
-            loss,
-            on_step=True,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=len(image),
-        )
+        how: dict[str, Any] = {
+            "on_step": True,
+            "on_epoch": True,
+            "prog_bar": True,
+            "batch_size": len(image),
+        }
+        self.log("train/loss", loss, **how)
         return loss
 
     def configure_callbacks(self) -> list[Callback]:
@@ -196,16 +183,10 @@ class SegmentationTask(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
-        interval = self.schedule.interval
+        about = {"scheduler": scheduler, **asdict(self.schedule)}
         if isinstance(scheduler, PerStep):
             scheduler.total_steps = int(self.trainer.estimated_stepping_batches)
-            interval = "step"
-        about = {
-            "scheduler": scheduler,
-            "interval": interval,
-            "frequency": self.schedule.frequency,
-            "monitor": self.schedule.monitor,
-        }
+            about["interval"] = "step"
         return {"optimizer": optimizer, "lr_scheduler": about}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -275,9 +256,8 @@ class SegmentationTask(LightningModule):
         return loss
 
     def _check_size(self, height: int, width: int) -> None:
-        stride = getattr(
-            self.net, "train_stride", self.predictor.stride
-        )  # of one that is shown tiles
+        # A network that is trained on tiles of an image has another stride then.
+        stride = getattr(self.net, "train_stride", self.predictor.stride)
         if height % stride or width % stride:
             up, across = (-(-side // stride) * stride for side in (height, width))
             raise UserError(

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 import re
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from segmentation.io.files import write_table
 from segmentation.io.images import IMAGE_SUFFIXES, read_image
 from segmentation.io.stacks import open_planes
 from segmentation.measurements import OBJECT_COLUMNS
-from segmentation.predict.outputs import STREAMED, FileWriter, Outputs
+from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor
 
 LARGEST = 2**28  # bytes of an image file
@@ -54,11 +53,7 @@ def serve(
 
 
 def server(predictor: Predictor, title: str, host: str, port: int) -> ThreadingHTTPServer:
-    """A server that listens; ``serve_forever`` predicts one image at a time, and keeps none.
-
-    Raises:
-        UserError: The address cannot be listened on.
-    """
+    """A server that listens; ``serve_forever`` predicts one image at a time, and keeps none."""
     parts = {"predictor": predictor, "title": title, "lock": Lock()}
     try:
         return ThreadingHTTPServer((host, port), type("Handler", (_Handler,), parts))
@@ -98,13 +93,12 @@ class _Handler(BaseHTTPRequestHandler):
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         here = str(self.connection.getsockname()[0]) not in LOOPBACK
         here = here or urlsplit(f"//{host}").hostname in LOOPBACK
-        if not here or (origin is not None and urlsplit(origin).netloc != host):
-            self._answer(HTTPStatus.FORBIDDEN, "this page is of another host")
-        elif urlsplit(self.path).path != path:
-            self._answer(HTTPStatus.NOT_FOUND, "no such page")
-        else:
+        welcome = here and (origin is None or urlsplit(origin).netloc == host)
+        if welcome and urlsplit(self.path).path == path:
             return True
-        self.close_connection = True
+        self.close_connection = True  # what it sends is not read
+        status = HTTPStatus.NOT_FOUND if welcome else HTTPStatus.FORBIDDEN
+        self._answer(status, "no such page" if welcome else "this page is of another host")
         return False
 
     def _refuse(self, why: str) -> None:
@@ -124,16 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def result(predictor: Predictor, name: str, data: bytes) -> str:
-    """What is shown of one image file, as HTML: overlay, counts, objects, and all files in a zip.
-
-    Args:
-        predictor: What predicts.
-        name: The file's name; its ending says what it is.
-        data: The file.
-
-    Raises:
-        UserError: It is no image, broken, or too large for a page.
-    """
+    """What is shown of an image file, as HTML: overlay, counts, objects, and all files in a zip."""
     name = re.sub(r"[^\w.\- ]", "_", Path(name).name) or "image"
     stem = Path(name).stem
     if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
@@ -144,7 +129,7 @@ def result(predictor: Predictor, name: str, data: bytes) -> str:
         path.write_bytes(data)
         try:
             planes = open_planes(path, predictor.preprocess.channels)
-            if planes.size is not None and math.prod(planes.size) > STREAMED:
+            if is_streamed(planes):
                 raise UserError(f"{path}: is too large for a page; use segmentation predict")
             wanted = Outputs(outputs, "tiff", True, True, True, False, True)
             writer = FileWriter(planes, wanted, name, stem)

@@ -36,11 +36,7 @@ class ChooseHead(Callback):
     """During a validation: score each pruned network beside the whole one, save the best.
 
     Zhou et al., "UNet++", 2018, section 3.2: *fast* mode takes the output of one branch, and the
-    choice decides how far the network is pruned.
-
-    Args:
-        output: Where the pruned network's checkpoint goes.
-        level: Keep this head; the one of the highest IoU by default.
+    choice (the highest IoU, or ``level``) decides how far the network is pruned.
     """
 
     def __init__(self, output: Path, level: int | None = None) -> None:
@@ -59,56 +55,39 @@ class ChooseHead(Callback):
         self.seconds = {name: MeanMetric().to(pl_module.device) for name in self.nets}
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: int
     ) -> None:
         """Score and time every network on the same image."""
         for name, net in self.nets.items():
-            _synchronize(pl_module.device)
+            _wait_for(pl_module.device)
             start = time.perf_counter()
             predictor = Predictor(net, pl_module.preprocess, pl_module.target)
             probs = predictor.probabilities(batch["image"])
             foreground = pl_module.target.foreground(pl_module.as_scored(probs, batch["labels"]))
-            _synchronize(pl_module.device)
+            _wait_for(pl_module.device)
             self.seconds[name].update(time.perf_counter() - start)
             self.scores[name].update(batch["labels"], probs=foreground)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Print the table and save."""
-        rows = {
-            name: {k: float(v) for k, v in m.compute().items()} for name, m in self.scores.items()
-        }
-        seconds = {name: float(m.compute()) for name, m in self.seconds.items()}
+        rows = {name: table.compute() for name, table in self.scores.items()}
+        seconds = {name: float(mean.compute()) for name, mean in self.seconds.items()}
         levels = pl_module.net.levels
         best = self.level or max(levels, key=lambda level: rows[str(level)]["iou"])
         if not trainer.is_global_zero:
             return
         print(f"\n{'':18}{'parameters':>12}{'ms/image':>10}{'IoU':>9}{'IoU/image':>11}{'F1':>9}")
         for name, net in self.nets.items():
-            title = (
-                "all (accurate)" if name == "all" else f"L{name}{' *' if int(name) == best else ''}"
-            )
-            count = sum(p.numel() for p in net.parameters())
-            row = rows[name]
-            print(
-                f"{title:18}{count:12,}{seconds[name] * 1e3:10.1f}"
-                f"{row['iou']:9.4f}{row['image_iou']:11.4f}{row['f1']:9.4f}"
-            )
+            title = "all (accurate)" if name == "all" else f"L{name}{' *' * (name == str(best))}"
+            iou, each, f1 = (float(rows[name][score]) for score in ("iou", "image_iou", "f1"))
+            numbers = f"{sum(p.numel() for p in net.parameters()):12,}{seconds[name] * 1e3:10.1f}"
+            print(f"{title:18}{numbers}{iou:9.4f}{each:11.4f}{f1:9.4f}")
         save_pruned(trainer.ckpt_path, self.output, best, self.nets[str(best)].state_dict())  # type: ignore[arg-type]
         print(f"\nL{best} is kept in {self.output}")
 
 
 def save_pruned(source: Path, output: Path, level: int, weights: dict[str, Any]) -> None:
-    """Write the checkpoint of U-Net++ L``level``, which ``predict`` and ``test`` take as any other.
-
-    Raises:
-        UserError: The source was trained without a config, or the output cannot be written.
-    """
+    """Write the checkpoint of U-Net++ L``level``, for ``predict`` and ``test``."""
     checkpoint = read_checkpoint(source, tuned=False)
     about = copy.deepcopy(checkpoint["segmentation"])
     if about["config"] is None:
@@ -122,6 +101,6 @@ def save_pruned(source: Path, output: Path, level: int, weights: dict[str, Any])
     save_for_inference(checkpoint | {"segmentation": about, "state_dict": state}, output)
 
 
-def _synchronize(device: torch.device) -> None:
+def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -4,7 +4,6 @@ import copy
 import inspect
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +72,14 @@ class Search:
 
     def run(self) -> float:
         """Choose, and return the score of what was chosen."""
-        best = self.value()
-        changed = True
-        while changed:
-            changed = False
+        best, last = self.value(), None
+        while last != (last := self.settings()):
             for name in self.names:
-                before = kept = getattr(self.target, name)
+                kept = getattr(self.target, name)
                 for value in self.target.tunable[name]:
-                    if value == before:
-                        continue
                     setattr(self.target, name, value)
                     if (score := self.value()) > best:
-                        best, kept, changed = score, value, True
+                        best, kept = score, value
                 setattr(self.target, name, kept)
         return best
 
@@ -119,11 +114,7 @@ class Search:
 
 
 class Tune(Callback):
-    """During a validation: keep the probabilities, then search and write the sidecar.
-
-    Args:
-        score: What is to be highest.
-    """
+    """During a validation: keep the probabilities, then search and write the sidecar."""
 
     def __init__(self, score: str) -> None:
         if score not in (*OBJECTS, *PIXELS):
@@ -147,13 +138,7 @@ class Tune(Callback):
         self.search = Search(target, self.score)
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: Any,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: int
     ) -> None:
         """Keep what the network says of each image."""
         for probs, truth in zip(outputs["probs"], batch["labels"], strict=True):
@@ -166,34 +151,21 @@ class Tune(Callback):
         start = time.perf_counter()
         after = search.run()
         seconds, chosen = time.perf_counter() - start, search.settings()
-        write_bytes(
-            sidecar(self.path),
-            json.dumps(
-                {
-                    "checkpoint_sha256": sha256_of(self.path),
-                    "score": self.score,
-                    "images": len(search.probs),
-                    "before": before,
-                    "after": after,
-                    "target": chosen,
-                    "tried": search.tried,
-                },
-                indent=1,
-            ).encode(),
-        )
-        print(summary(self.score, before, after, own, chosen))
+        content = {
+            "checkpoint_sha256": sha256_of(self.path),
+            "score": self.score,
+            "images": len(search.probs),
+            "before": before,
+            "after": after,
+            "target": chosen,
+            "tried": search.tried,
+        }
+        write_bytes(sidecar(self.path), json.dumps(content, indent=1).encode())
+        print(f"\n{'':16}{'before':>10}{'tuned':>10}")
+        for name in own:
+            print(f"{name:16}{own[name]!s:>10}{chosen[name]!s:>10}")
         print(
-            f"\n{len(search.tried)} settings tried on {len(search.probs)} validation images in "
-            f"{seconds:.0f} s\nkept in {sidecar(self.path)}, which test and predict follow"
+            f"{'val/' + self.score:16}{before:10.4f}{after:10.4f}\n\n{len(search.tried)} settings "
+            f"tried on {len(search.probs)} validation images in {seconds:.0f} s\nkept in "
+            f"{sidecar(self.path)}, which test and predict follow"
         )
-
-
-def summary(
-    score: str, before: float, after: float, own: Mapping[str, Any], chosen: Mapping[str, Any]
-) -> str:
-    """The table that is printed: each setting before and after, and the score."""
-    lines = [f"\n{'':16}{'before':>10}{'tuned':>10}"]
-    for name in own:
-        lines.append(f"{name:16}{own[name]!s:>10}{chosen[name]!s:>10}")
-    lines.append(f"{'val/' + score:16}{before:10.4f}{after:10.4f}")
-    return "\n".join(lines)

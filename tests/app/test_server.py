@@ -131,10 +131,15 @@ def test_images_too_large_for_a_page_are_refused(
     file = io.BytesIO()
     tifffile.imwrite(file, np.zeros((40, 40), np.uint8))
     for name, value, data, why in (
-        ("STREAMED", 100, file.getvalue(), "a.tif: is too large for a page; use segmentation"),
-        ("LARGEST", 10, b"x" * 11, "bytes, not 11"),
+        (
+            "predict.outputs.STREAMED",
+            100,
+            file.getvalue(),
+            "a.tif: is too large for a page; use segmentation",
+        ),
+        ("app.server.LARGEST", 10, b"x" * 11, "bytes, not 11"),
     ):
-        monkeypatch.setattr(f"segmentation.app.server.{name}", value)
+        monkeypatch.setattr(f"segmentation.{name}", value)
         told = requests.post(f"{address}/predict", data, params={"name": "a.tif"}, timeout=60)
         assert told.status_code == 400 and why in told.text
 
