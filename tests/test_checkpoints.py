@@ -186,3 +186,38 @@ def test_a_config_that_does_not_fit_what_is_installed(
     torch.save(checkpoint, path)
     with pytest.raises(UserError, match=r"x\.ckpt: was trained without a config"):
         load_task(path)
+
+
+def test_classes_of_packages_that_nobody_trusts_are_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(build_task(CONFIG), tmp_path / "x.ckpt")
+    checkpoint = read_checkpoint(path)
+    net = {"class_path": "tests.tiny.Tiny"}
+    checkpoint["segmentation"]["config"]["init_args"]["net"] = net
+    torch.save(checkpoint, path)
+    read_checkpoint(path)
+    monkeypatch.delenv("SEGMENTATION_TRUST")
+    with pytest.raises(UserError, match=r"x\.ckpt: names tests\.tiny\.Tiny, .*_TRUST=tests"):
+        read_checkpoint(path)
+
+
+def test_class_paths_of_older_checkpoints(tmp_path: Path) -> None:
+    path = save(build_task(CONFIG), tmp_path / "x.ckpt")
+    checkpoint = read_checkpoint(path)
+    parts = checkpoint["segmentation"]["config"]["init_args"]
+    tiles = {"class_path": "segmentation.inference.tiles.GridTiles"}
+    parts["net"] = {**tiles, "init_args": {"net": parts["net"], "division": 1}}
+    state = checkpoint["state_dict"]
+    nets = {k.replace("net.", "net.tile_net.", 1): v for k, v in state.items() if k[:4] == "net."}
+    checkpoint["state_dict"] = nets | {k: v for k, v in state.items() if k[:4] != "net."}
+    torch.save(checkpoint, path)
+    assert type(load_task(path).net).__name__ == "GridTiles"
+
+
+def test_a_sidecar_holds_nothing_but_numbers(tmp_path: Path) -> None:
+    path = save(build_task(CONFIG), tmp_path / "x.ckpt")
+    evil = {"target": {"threshold": {"class_path": "os.system"}}, "checkpoint_sha256": ""}
+    sidecar(path).write_text(json.dumps(evil))
+    with pytest.raises(UserError, match=r"x\.tuned\.json: cannot be read .*no numbers"):
+        read_checkpoint(path)
