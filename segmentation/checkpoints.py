@@ -3,7 +3,10 @@
 import json
 import os
 import pickle
+import re
+import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +85,8 @@ def read_checkpoint(path: str | Path, tuned: bool = True) -> dict[str, Any]:
         tuned: Put the settings of its sidecar, where there is one, into the target of its config.
 
     Raises:
-        UserError: It is missing, broken, of another kind, or could run its author's code: it holds
-            more than plain values, or names classes of packages that neither :data:`TRUSTED` nor
-            the variable SEGMENTATION_TRUST lists; or the sidecar is of another checkpoint.
+        UserError: It is missing, broken, of another kind, or holds anything but plain values
+            (unpickling could then run code of its author); or the sidecar is of another checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,18 +105,8 @@ def read_checkpoint(path: str | Path, tuned: bool = True) -> dict[str, Any]:
             f"{path}: a checkpoint of another kind, not one of this package; train one with "
             "segmentation fit"
         )
-    known = (*TRUSTED, *os.environ.get("SEGMENTATION_TRUST", "").split(","))
-
-    def trusted(key: str, value: Any) -> Any:
-        if key == "class_path" and (package := value.partition(".")[0]) not in known:
-            raise UserError(
-                f"{path}: names {value}, whose code would run; if you trust it, set "
-                f"SEGMENTATION_TRUST={package}"
-            )
-        return value
-
     if config := checkpoint["segmentation"].get("config"):
-        config = checkpoint["segmentation"]["config"] = _mapped(renamed(config), trusted)
+        config = checkpoint["segmentation"]["config"] = renamed(config)
         if tuned and sidecar(path).is_file():
             target = config["init_args"]["target"]
             target["init_args"] = {**(target.get("init_args") or {}), **_tuned(path)}
@@ -150,6 +142,7 @@ def load_task(path: str | Path) -> SegmentationTask:
             f"{path}: was trained without a config; load it in Python with "
             "SegmentationTask.load_from_checkpoint(path, net=…, …)"
         )
+    check_trusted(config, path)
     try:
         task = build_task(without_download(config))
         task.load_state_dict(checkpoint["state_dict"])
@@ -173,6 +166,27 @@ def build_task(config: dict[str, Any]) -> SegmentationTask:
     task: SegmentationTask = values.model
     task.config = config
     return task
+
+
+def check_trusted(config: Any, path: str | Path) -> None:
+    """Refuse to build a checkpoint's config that names classes of packages that nobody trusts.
+
+    Trusted are :data:`TRUSTED` and what the variable SEGMENTATION_TRUST lists, by commas.
+    """
+    known = (*TRUSTED, *os.environ.get("SEGMENTATION_TRUST", "").split(","))
+
+    def check(key: str, value: Any) -> None:
+        # A parameter that takes a class takes its path as plain text, too.
+        if isinstance(value, str) and re.fullmatch(r"\w+(\.\w+)+", value):
+            package = value.partition(".")[0]
+            exists = package in sys.modules or find_spec(package) is not None
+            if package not in known and (exists or key == "class_path"):
+                raise UserError(
+                    f"{path}: names {value}, whose code would run; if you trust it, set "
+                    f"SEGMENTATION_TRUST={package}"
+                )
+
+    _mapped(config, check)
 
 
 def without_download(config: Any) -> Any:

@@ -193,13 +193,14 @@ def test_classes_of_packages_that_nobody_trusts_are_not_built(
 ) -> None:
     path = save(build_task(CONFIG), tmp_path / "x.ckpt")
     checkpoint = read_checkpoint(path)
-    net = {"class_path": "tests.tiny.Tiny"}
-    checkpoint["segmentation"]["config"]["init_args"]["net"] = net
-    torch.save(checkpoint, path)
-    read_checkpoint(path)
-    monkeypatch.delenv("SEGMENTATION_TRUST")
-    with pytest.raises(UserError, match=r"x\.ckpt: names tests\.tiny\.Tiny, .*_TRUST=tests"):
-        read_checkpoint(path)
+    parts = checkpoint["segmentation"]["config"]["init_args"]
+    for net in ({"class_path": "tests.tiny.Tiny"}, "tests.tiny.Tiny"):
+        parts["net"] = net
+        torch.save(checkpoint, path)
+        with monkeypatch.context() as patch:
+            patch.delenv("SEGMENTATION_TRUST")
+            with pytest.raises(UserError, match=r"names tests\.tiny\.Tiny, .*_TRUST=tests"):
+                load_task(path)
 
 
 def test_class_paths_of_older_checkpoints(tmp_path: Path) -> None:

@@ -113,9 +113,11 @@ def predict(
     files = FolderFiles(data_images, stems, channels, writer, trainer)
     try:
         trainer.predict(task, files, return_predictions=False)
-    except SystemExit:  # what Lightning makes of Ctrl-C
+    except SystemExit as left:
+        if left.code != 1:
+            raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from None
+        raise KeyboardInterrupt from None  # of which Lightning makes an exit
     finally:
         writer.thread.shutdown()
         if trainer.is_global_zero:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from segmentation.checkpoints import read_checkpoint, without_download
+from segmentation.checkpoints import check_trusted, read_checkpoint, without_download
 from segmentation.config_files import find_config, read_parts
 from segmentation.errors import UserError
 
@@ -36,6 +36,7 @@ def composed(arguments: Sequence[str], tuned: bool = True) -> list[str]:
         checkpoint = part.get("ckpt_path") or checkpoint
     if checkpoint and command != ["fit"]:
         model = read_checkpoint(checkpoint, tuned)["segmentation"]["config"]
+        check_trusted(model or {}, str(checkpoint))
         parts += [{"model": without_download(model)}] if model else []
     texts = [yaml.safe_dump(part, sort_keys=False) for part in parts]
     return [*command, *(word for text in texts for word in ("--config", text)), *typed]

@@ -204,7 +204,7 @@ def test_members_that_do_not_fit_or_have_seen_the_test_are_refused(
     with pytest.raises(UserError, match=r"second: its preprocess\.\w+ is .* the first's"):
         first.add_member(second, "second")
     second = load_task(best)
-    second.target = Contour()
+    second.predictor.target = Contour()
     with pytest.raises(UserError, match=r"second: its target is Contour \(3 classes\), the first"):
         first.add_member(second, "second")
 
