@@ -69,11 +69,12 @@ class BCEDice(nn.Module):
 
 
 class BCEDiceDistance(nn.Module):
-    """The loss of ``targets.Distance``: :class:`BCEDice` + weight · mean |σ(logit) - distance|.
+    """The loss of ``targets.Distance``: :class:`BCEDice` + weight · mean error of the distance.
 
-    The error of the distance is averaged over the true foreground and the background apart, so that
-    a few small objects in a large image are not drowned (StarDist weighs its distances by the
-    foreground for the same reason: Schmidt et al., MICCAI 2018).
+    The error is the absolute difference to the logit's sigmoid. It is averaged over the true
+    foreground and the background apart, so that a few small objects in a large image are not
+    drowned (StarDist weighs its distances by the foreground for the same reason: Schmidt et al.,
+    MICCAI 2018).
 
     Args:
         distance_weight: Weight of the distances' error.
