@@ -11,7 +11,7 @@ import torch, lightning, pandas, psutil, wandb  # which know what they need
 import filelock._native._unix
 import lightning.pytorch.trainer.connectors.signal_connector as connector
 
-connector._IS_WINDOWS = True
+connector._SignalConnector.register_signal_handlers = lambda self: None  # as it does there
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None
 for name in ("SIGUSR1", "SIGPIPE", "SIGALRM"):
