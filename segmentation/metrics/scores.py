@@ -130,10 +130,8 @@ class Score:
 
     @property
     def value(self) -> float:
-        """Over all images, the same to the bit in any order of them."""
-        if not self.images:
-            return math.nan
-        return float(self.of_sums(np.array([math.fsum(column) for column in self.rows.T])))
+        """Over all images."""
+        return float(self.of_sums(self.rows.sum(0))) if self.images else math.nan
 
 
 def scores_of(columns: Mapping[str, np.ndarray]) -> dict[str, Score]:

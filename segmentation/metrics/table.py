@@ -110,7 +110,9 @@ class ScoreTable(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The scores that are logged, as float64 scalars; NaN without images."""
-        values = {name: score.value for name, score in scores_of(self._columns()).items()}
+        rows = self._rows()
+        rows = rows[np.lexsort(rows.T)]  # floats have the same sum only in the same order
+        values = {name: score.value for name, score in scores_of(image_columns(rows)).items()}
         values |= {k: float(v) for k, v in ranking_scores(self.histogram.cpu().numpy()).items()}
         real = torch.float32 if self.device.type == "mps" else torch.float64
         return {
@@ -126,7 +128,7 @@ class ScoreTable(Metric):
         with self.sync_context():
             lines = bytes(_whole(self.names).tolist()).decode().splitlines()
             about = pd.DataFrame([json.loads(line) for line in lines], columns=[*ABOUT])
-            frame = pd.concat([about, pd.DataFrame(self._columns())], axis=1)
+            frame = pd.concat([about, pd.DataFrame(image_columns(self._rows()))], axis=1)
         return frame.sort_values("id", kind="stable", ignore_index=True)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
@@ -142,9 +144,9 @@ class ScoreTable(Metric):
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         return super().update_called or distributed
 
-    def _columns(self) -> dict[str, np.ndarray]:
+    def _rows(self) -> np.ndarray:
         width = len(PIXELS) + self.objects * len(OBJECTS) + self.boundary * 2
-        return image_columns(_whole(self.counts).numpy().astype(np.int64).reshape(-1, width))
+        return _whole(self.counts).numpy().astype(np.int64).reshape(-1, width)
 
 
 def _whole(state: list[Tensor] | Tensor) -> Tensor:
