@@ -21,7 +21,7 @@ def network_stride(net: nn.Module) -> int:
     """What a network's input height and width must be multiples of.
 
     It is in ``net.stride`` (this package's networks) or ``net.encoder.output_stride``
-    (segmentation-models-pytorch's); 32, the commonest, is assumed of others.
+    (segmentation-models-pytorch's); 32 is assumed of others.
     """
     encoder = getattr(net, "encoder", None)
     for stride in (getattr(net, "stride", None), getattr(encoder, "output_stride", None)):
@@ -33,8 +33,8 @@ def network_stride(net: nn.Module) -> int:
 def padded(net: Callable[[Tensor], Any], image: Tensor, stride: int) -> Tensor:
     """Apply ``net`` to an image padded by reflection to a multiple of ``stride``.
 
-    The margin is shared between both sides, and cropped from the result: (B, C, H, W) of any size
-    ► (B, K, H, W). Where an image is too small to be reflected its border is repeated.
+    The margin is shared between both sides, and cropped from the result. Where an image is too
+    small to be reflected its border is repeated.
 
     >>> padded(lambda image: 2 * image, torch.ones(1, 3, 5, 7), 8).shape
     torch.Size([1, 3, 5, 7])
@@ -73,13 +73,11 @@ class Tiling:
         tile: Height and width of the tiles in pixels; the last ones may be smaller.
         stride: What height and width of the network's input must be multiples of.
         margin: Pixels beside a tile's inner edges that do not count, for the network sees too
-            little around them. From :func:`receptive_radius` on, tiles give what the whole image
-            gives.
+            little around them; best :func:`receptive_radius`.
         ramp: Over so many pixels beyond the margin the weight grows linearly, which hides seams.
 
     Raises:
-        UserError: The tile is no multiple of the stride, or nothing is left of it between the
-            margins.
+        UserError: The tile is no multiple of the stride, or nothing is left between the margins.
     """
 
     tile: int
@@ -137,8 +135,7 @@ def sliding(
 
     Args:
         net: (1, C, h, w) ► (1, K, h, w) float, h and w multiples of the stride.
-        read: Rows and columns of the image ► (C, h, w), any dtype and device that ``net`` takes.
-        size: (H, W) of the image.
+        read: Rows and columns of the image, (H, W) = ``size`` ► (C, h, w), as ``net`` takes it.
         tiling: How it is cut.
 
     Yields:
@@ -182,11 +179,8 @@ def receptive_radius(
     receptive field, or less where its far parts hardly count (Luo et al. 2016, arXiv:1701.04128).
 
     Args:
-        net: (1, ``channels``, h, w) ► logits (1, K, h, w); in evaluation mode.
-        channels: Of its input.
-        stride: What h and w must be multiples of.
+        net: (1, ``channels``, h, w) ► logits (1, K, h, w), of multiples of ``stride``; evaluating.
         most: Pixels beyond which the result is ``None``, as for a network that pools over all.
-        device: Where the network is.
     """
     breadth = -(-_BREADTH // stride) * stride
     radius, side = 0, breadth
