@@ -7,7 +7,12 @@ from collections.abc import Sequence
 
 import yaml
 
-from segmentation.checkpoints import check_trusted, read_checkpoint, without_download
+from segmentation.checkpoints import (
+    check_trusted,
+    read_checkpoint,
+    renamed,
+    without_download,
+)
 from segmentation.config_files import find_config, read_parts
 from segmentation.errors import UserError
 
@@ -31,7 +36,8 @@ def composed(arguments: Sequence[str], tuned: bool = True) -> list[str]:
         checkpoint = parser.parse_known_args(rest)[0].ckpt_path
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; see segmentation {command[0]} --help") from None
-    parts = [part for name in files.config for part in read_parts(find_config(name))]
+    # Configs of older runs name classes where they were.
+    parts = [renamed(part) for name in files.config for part in read_parts(find_config(name))]
     for part in parts if checkpoint is None else ():
         checkpoint = part.get("ckpt_path") or checkpoint
     if checkpoint and command != ["fit"]:
