@@ -1,10 +1,12 @@
 """Train, compare and apply segmentation networks on small biomedical data sets.
 
-import segmentation
-model = segmentation.load("best.ckpt")  # or several: an ensemble
-labels = model.predict(image)  # (H, W) or (H, W, C) array ► (H, W) int32
-result = model.predict(image, probabilities=True, measurements=True)
-sample = segmentation.datasets.DSB2018("data/dsb2018")[0]
+In short::
+
+    import segmentation
+    model = segmentation.load("best.ckpt")  # or several: an ensemble
+    labels = model.predict(image)  # (H, W) or (H, W, C) array ► (H, W) int32
+    result = model.predict(image, probabilities=True, measurements=True)
+    sample = segmentation.datasets.DSB2018("data/dsb2018")[0]
 """
 
 import importlib
