@@ -155,8 +155,10 @@ def _parsed(
     """Values by parameter."""
     from jsonargparse import ArgumentError
 
+    known = {_option(p) for p in named}
+    plain = [_underscored(word, known) for word in words]
     try:
-        values = _parser(name, stub, named).parse_args(list(words))
+        values = _parser(name, stub, named).parse_args(plain)
     except (ArgumentError, TypeError) as error:
         message = " ".join(str(error).split())
         if found := _AT_FAULT.search(message):
@@ -167,6 +169,13 @@ def _parsed(
             message = f"no option is called {found[1]}" + f" (did you mean {near[0]}?)" * len(near)
         raise UserError(f"{message}; see segmentation {name} --help") from None
     return {p.name: values[_option(p).lstrip("-")] for p in named}
+
+
+def _underscored(word: str, known: set[str]) -> str:
+    """``--allow-missing`` means ``--allow_missing``."""
+    option, equals, value = word.partition("=")
+    other = "--" + option[2:].replace("-", "_")
+    return other + equals + value if word.startswith("--") and other in known else word
 
 
 def _described(kind: Any) -> str:

@@ -33,7 +33,7 @@ def mask(
     return 1
 
 
-def join(runs: list[str], /, score: list[str] = []) -> None:
+def join(runs: list[str], /, score: list[str] = [], most_of: int = 1) -> None:
     """Join runs."""
     global seen
     seen = locals()
@@ -68,7 +68,9 @@ def test_options_become_arguments(module: Any) -> None:
     assert (found.seen["labels"], found.seen["most"]) == ("png", 4)
     assert (found.seen["options"], found.seen["score"]) == (("--model.y=2",), [])
     assert call("join", "tried:join", ["r", "s", "--score=x"]) == 0
-    assert found.seen == {"runs": ["r", "s"], "score": ["x"]}
+    assert found.seen == {"runs": ["r", "s"], "score": ["x"], "most_of": 1}
+    call("join", "tried:join", ["r", "--most-of=3"])  # as other tools spell it
+    assert found.seen["most_of"] == 3
     call("train", "tried:train", ["--help-all", "--a.b=1"])
     assert found.seen == {"options": ("--help-all", "--a.b=1")}
 
