@@ -11,7 +11,7 @@ from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import Splitter
 from segmentation.errors import UserError
-from segmentation.io.images import IMAGE_SUFFIXES, MASK_SUFFIXES, read_image, read_mask
+from segmentation.io.images import IMAGE_SUFFIXES, is_image, read_image, read_mask
 from segmentation.io.tree import check_root, file_stamp, is_junk
 from segmentation.objects import (
     binary_mask,
@@ -38,7 +38,7 @@ MASK_ENDINGS = (
 
 
 class FolderDataset(SegmentationDataset):
-    """``root/images/NAME.png`` with ``root/masks/NAME.png``: PNG, TIFF, JPEG, BMP; masks also NPY.
+    """``root/images/NAME.png`` with ``root/masks/NAME.png``: PNG, TIFF, BMP, NPY; images also JPEG.
 
     Subfolders of ``images`` are groups (a patient, a plate), which :class:`GroupSplit` keeps whole,
     and are repeated in ``masks``. A mask may be called ``NAME_mask``, ``NAME_cp_masks``, ….
@@ -148,11 +148,15 @@ class FolderDataModule(SegmentationDataModule):
         super().__init__(FolderDataset(root, images, masks, mask_type), split, **kwargs)
 
 
-def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
-    """Every image below ``folder``, at least one: relative path without suffix ► path, sorted."""
+def find_images(folder: Path, masks: bool = False) -> dict[str, Path]:
+    """Every image below ``folder``, at least one: relative path without suffix ► path, sorted.
+
+    Where they are ``masks``, Cellpose's ``NAME_seg.npy`` are among them.
+    """
     found: dict[str, Path] = {}
     for path in _visible(folder):
-        if path.suffix.lower() in suffixes and path.is_file():
+        wanted = path.suffix.lower() in IMAGE_SUFFIXES if masks else is_image(path)
+        if wanted and path.is_file():
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in found:
                 raise UserError(
@@ -160,7 +164,7 @@ def find_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[
                 )
             found[name] = path
     if not found:
-        raise UserError(f"{folder}: holds no images ({', '.join(suffixes)}); check the path")
+        raise UserError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); check the path")
     return dict(sorted(found.items()))
 
 
@@ -171,7 +175,7 @@ def find_maps(folder: Path, images: Container[str] = ()) -> dict[str, Path]:
     which stays where ``images`` holds a name that ends so.
     """
     found: dict[str, Path] = {}
-    for name, path in find_images(folder, MASK_SUFFIXES).items():
+    for name, path in find_images(folder, masks=True).items():
         if name not in images:
             end = max((end for end in MASK_ENDINGS if name.endswith(end)), key=len, default="")
             name = name.removesuffix(end)
@@ -187,7 +191,7 @@ def _find_objects(folder: Path) -> dict[str, tuple[Path, ...]]:
     for path in _visible(folder):
         if path.is_dir() and not any(path.iterdir()):
             objects[path.relative_to(folder).as_posix()] = []  # an image without objects
-        elif path.suffix.lower() in MASK_SUFFIXES:
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
             objects[path.parent.relative_to(folder).as_posix()].append(path)
     return {name: tuple(paths) for name, paths in objects.items()}
 

@@ -24,8 +24,7 @@ from segmentation.io.tiff import (
     upright,
 )
 
-IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
+IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
 
 _KINDS = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"BM": "BMP", b"\x93NUMPY": "NPY"}
 _KINDS |= dict.fromkeys(TIFF_MAGIC, "TIFF")
@@ -35,6 +34,11 @@ _PNG_PALETTE = b"\3"
 _ORIENTATION = 0x0112  # EXIF's tag
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns beyond it, and raises at twice as many
 getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # what it would print is said by a UserError
+
+
+def is_image(path: Path) -> bool:
+    """Whether a name is an image's; Cellpose puts its own ``NAME_seg.npy`` beside the images."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.endswith("_seg.npy")
 
 
 def read_image(path: str | Path) -> np.ndarray:

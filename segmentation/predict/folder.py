@@ -24,7 +24,7 @@ from segmentation import __version__
 from segmentation.checkpoints import find_device, load_ensemble
 from segmentation.errors import Unwritten, UserError
 from segmentation.io.files import sha256_of, write_table
-from segmentation.io.images import IMAGE_SUFFIXES
+from segmentation.io.images import IMAGE_SUFFIXES, is_image
 from segmentation.io.stacks import open_planes
 from segmentation.io.tree import file_stamp, is_junk
 from segmentation.measurements import IMAGE_COLUMNS, OBJECT_COLUMNS
@@ -286,7 +286,7 @@ def find_images(folder: Path, output: Path) -> dict[str, str]:
             "another --output"
         )
     relative = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
-    paths = [p for p in relative if p.suffix.lower() in IMAGE_SUFFIXES and not is_junk(str(p))]
+    paths = [path for path in relative if is_image(path) and not is_junk(str(path))]
     if not paths:
         raise UserError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); check the path")
     # Some file systems do not tell upper from lower case.

@@ -204,8 +204,9 @@ def test_whatever_can_be_scored_can_be_trained_on(root: Path) -> None:
     with tifffile.TiffWriter(image[1], ome=True) as tiff:
         tiff.write(rgb, subifds=1, photometric="rgb")
         tiff.write(rgb[::2, ::2], subfiletype=1, photometric="rgb")
-    for path in image[2:]:
-        write_image(path, rgb)
+    write_image(image[2], rgb)
+    np.save(image[3].with_suffix(".npy"), rgb)
+    np.save(images / f"{names[3]}_seg.npy", {"masks": 1})  # type: ignore[arg-type]  # a pickle
     ids = {name: 70000 * (sample.labels > 0) for name, sample in wanted.items()}  # type: ignore[operator]
     for path in masks.iterdir():
         path.unlink()

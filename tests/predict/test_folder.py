@@ -131,6 +131,20 @@ def test_no_objects(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     assert not tifffile.imread(out / "labels/image0.tif").any()
 
 
+def test_arrays_are_images(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    """NPY as the same pixels in PNG; what Cellpose leaves beside images is none."""
+    arrays, out = tmp_path / "arrays", tmp_path / "out"
+    arrays.mkdir()
+    np.save(arrays / "image0.npy", read_image(images / "image0.png"))
+    np.save(arrays / "image1.npy", read_image(images / "sub" / "image1.tif")[..., 0])
+    np.save(arrays / "image0_seg.npy", {"masks": 1})  # type: ignore[arg-type]  # a pickle
+    assert main(argv(checkpoint, arrays, out)) == main(argv(checkpoint, images, out / "2")) == 0
+    assert len(list((out / "masks").iterdir())) == 2
+    for name, wanted in (("image0.png", "image0.png"), ("image1.png", "sub/image1.tif")):
+        found = read_mask(out / "masks" / name)
+        np.testing.assert_array_equal(found, read_mask(out / "2" / "masks" / wanted))
+
+
 def test_names_do_not_collide(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     first = images / "image0.png"
     for name in ("Zelle ä 細胞.png", "twin.png", "twin.tif.png", "a b/c.d/twin.v2.png"):
