@@ -67,12 +67,11 @@ def test_fit_on_two_processes(tmp_path: Path, dsb_root: Path) -> None:
         command=[*COMMAND, "configs/quickstart.yaml", "${args}"],
         parameters={
             "model.optimizer.lr": {"values": [0.003]},
-            "data.sampling.length": {"value": None},
+            "trainer.gradient_clip_val": {"value": None},
         },
     )
     store = tmp_path / "store"
-    words = [word for word in extra if not word.startswith("--data.sampling.length")]
-    process = start("run", path, f"--storage={store}", "--", *words)
+    process = start("run", path, f"--storage={store}", "--", *extra)
     out, err = process.communicate(timeout=300)
     log = (store / "logs" / "trial-00000.log").read_text()
     assert process.returncode == 0, err + log
@@ -80,7 +79,7 @@ def test_fit_on_two_processes(tmp_path: Path, dsb_root: Path) -> None:
     assert row["state"] == "complete", log
     config = (row["folder"] / "config.yaml").read_text()
     assert "lr: 0.003" in config
-    assert "length: null" in config
+    assert "gradient_clip_val: null" in config
     assert json.loads((row["folder"] / "resources.json").read_text())["processes"] == 2
     assert 0 <= row["val/iou"] <= 1
     assert f"trial 0: val/iou {row['val/iou']:.4g}" in out
