@@ -5,7 +5,7 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from segmentation.task import SegmentationTask
 
 # A class named in a checkpoint is imported and called: others' code only if the user trusts it.
 TRUSTED = ("segmentation", "torch", "torchvision", "segmentation_models_pytorch")
+_DOTTED = re.compile(r"\w+(\.\w+)+")
 # Beginnings of class paths in older checkpoints and configs, and what they are now.
 MOVED = {
     "segmentation.inference.tiles.": "segmentation.experiments.studies.",
@@ -33,13 +34,16 @@ MOVED = {
 }
 
 
-def load(*paths: str | Path, device: str = "auto", tta: bool = False) -> Predictor:
+def load(
+    *paths: str | Path, device: str = "auto", tta: bool = False, trust: Iterable[str] = ()
+) -> Predictor:
     """The trained network of a checkpoint, ready to predict; of several, their ensemble.
 
     Args:
         paths: Checkpoints that ``fit``, ``prune`` or ``export`` wrote.
         device: "auto" takes a GPU where there is one; otherwise as PyTorch names it.
         tta: Average over an image's eight symmetries: better, eight times slower.
+        trust: Packages beside :data:`TRUSTED` whose classes may be built, such as your own.
 
     Raises:
         UserError: A checkpoint is at fault, they do not fit together, or there is no such device.
@@ -47,12 +51,14 @@ def load(*paths: str | Path, device: str = "auto", tta: bool = False) -> Predict
     >>> model = load("best.ckpt")  # doctest: +SKIP
     >>> labels = model.predict(image)  # doctest: +SKIP
     """
-    return load_ensemble(paths, tta).predictor.to(find_device(device))
+    return load_ensemble(paths, tta, trust).predictor.to(find_device(device))
 
 
-def load_ensemble(paths: Sequence[str | Path], tta: bool = False) -> SegmentationTask:
+def load_ensemble(
+    paths: Sequence[str | Path], tta: bool = False, trust: Iterable[str] = ()
+) -> SegmentationTask:
     """The task of the first checkpoint, whose predictor averages over all of them."""
-    first, *others = map(load_task, paths)
+    first, *others = (load_task(path, trust) for path in paths)
     for path, task in zip(paths, (first, *others), strict=True):
         task.predictor.tta |= tta
         if task is not first:
@@ -133,7 +139,7 @@ def _tuned(path: Path) -> dict[str, Any]:
     return settings
 
 
-def load_task(path: str | Path) -> SegmentationTask:
+def load_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTask:
     """The trained task in a checkpoint, in evaluation mode. Never touches the network."""
     checkpoint = read_checkpoint(path)
     config = checkpoint["segmentation"].get("config")
@@ -142,7 +148,7 @@ def load_task(path: str | Path) -> SegmentationTask:
             f"{path}: was trained without a config; load it in Python with "
             "SegmentationTask.load_from_checkpoint(path, net=…, …)"
         )
-    check_trusted(config, path)
+    check_trusted(config, path, trust)
     try:
         task = build_task(without_download(config))
         task.load_state_dict(checkpoint["state_dict"])
@@ -168,25 +174,42 @@ def build_task(config: dict[str, Any]) -> SegmentationTask:
     return task
 
 
-def check_trusted(config: Any, path: str | Path) -> None:
+def check_trusted(config: Any, path: str | Path, trust: Iterable[str] = ()) -> None:
     """Refuse to build a checkpoint's config that names classes of packages that nobody trusts.
 
-    Trusted are :data:`TRUSTED` and what the variable SEGMENTATION_TRUST lists, by commas.
+    Trusted are :data:`TRUSTED`, what the variable SEGMENTATION_TRUST lists, by commas, and
+    ``trust``: packages, or full names of classes.
     """
-    known = (*TRUSTED, *os.environ.get("SEGMENTATION_TRUST", "").split(","))
+    known = {*TRUSTED, *os.environ.get("SEGMENTATION_TRUST", "").split(","), *trust}
 
     def check(key: str, value: Any) -> None:
         # A parameter that takes a class takes its path as plain text, too.
-        if isinstance(value, str) and re.fullmatch(r"\w+(\.\w+)+", value):
+        if isinstance(value, str) and _DOTTED.fullmatch(value):
             package = value.partition(".")[0]
             exists = package in sys.modules or find_spec(package) is not None
-            if package not in known and (exists or key == "class_path"):
+            if not {package, value} & known and (exists or key == "class_path"):
                 raise UserError(
-                    f"{path}: names {value}, whose code would run; if you trust it, set "
-                    f"SEGMENTATION_TRUST={package}"
+                    f"{path}: names {value}, whose code would run; if you trust it, give predict "
+                    f"and serve --trust {package}, or set SEGMENTATION_TRUST={package}"
                 )
 
     _mapped(config, check)
+
+
+def class_names(config: Any) -> set[str]:
+    """Whatever may be the name of a class among the values of a config that a user wrote.
+
+    >>> class_names({"net": {"class_path": "mine.Net"}, "root": "data/a.b"})
+    {'mine.Net'}
+    """
+    found = set()
+
+    def note(_: str, value: Any) -> None:
+        if isinstance(value, str) and _DOTTED.fullmatch(value):
+            found.add(value)
+
+    _mapped(config, note)
+    return found
 
 
 def without_download(config: Any) -> Any:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from segmentation import __version__
 from segmentation.__main__ import main
 from segmentation.checkpoints import (
     build_task,
+    load,
     load_task,
     read_checkpoint,
     sidecar,
@@ -25,7 +27,9 @@ from segmentation.losses import BCEDice
 from segmentation.predict.export import save_for_inference
 from segmentation.targets import Foreground
 from segmentation.task import SegmentationTask
+from segmentation.training.arguments import composed
 from tests.helpers import arguments, fit, refusal
+from tests.predict.predicting import argv, make_checkpoint, make_images
 
 CONFIG: dict[str, Any] = {
     "class_path": "segmentation.task.SegmentationTask",
@@ -189,18 +193,29 @@ def test_a_config_that_does_not_fit_what_is_installed(
 
 
 def test_classes_of_packages_that_nobody_trusts_are_not_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = save(build_task(CONFIG), tmp_path / "x.ckpt")
-    checkpoint = read_checkpoint(path)
-    parts = checkpoint["segmentation"]["config"]["init_args"]
-    for net in ({"class_path": "tests.tiny.Tiny"}, "tests.tiny.Tiny"):
-        parts["net"] = net
-        torch.save(checkpoint, path)
-        with monkeypatch.context() as patch:
-            patch.delenv("SEGMENTATION_TRUST")
-            with pytest.raises(UserError, match=r"names tests\.tiny\.Tiny, .*_TRUST=tests"):
-                load_task(path)
+    path = make_checkpoint(tmp_path / "x.ckpt")
+    predict = argv(path, make_images(tmp_path), tmp_path / "out")
+    monkeypatch.delenv("SEGMENTATION_TRUST")
+    says = r"names tests\.tiny\.Tiny, .* --trust tests, or set SEGMENTATION_TRUST=tests"
+    for trust in ((), ("test", "tests.tiny", "Tiny")):
+        with pytest.raises(UserError, match=says):
+            load_task(path, trust)
+    for command in (predict, ["serve", f"--ckpt_path={path}"]):
+        assert "names tests.tiny.Tiny" in refusal(capsys, command)
+    assert main([*predict, "--trust", "mine", "tests"]) == 0
+    assert load(path, device="cpu", trust=["tests"]).predict(np.zeros((9, 9), np.uint8)).max() == 0
+    # Who scores it and names the class would build it anyway.
+    score = ["test", f"--ckpt_path={path}"]
+    with pytest.raises(UserError, match=says):
+        composed([*score, "--model.net=tests.tiny.Other", "--data.root=a/tests.tiny.Tiny"])
+    assert composed([*score, "--model.net=tests.tiny.Tiny"])
+    checkpoint = read_checkpoint(path)  # a class may be named without its class_path
+    checkpoint["segmentation"]["config"]["init_args"]["net"] = "tests.tiny.Tiny"
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match=says):
+        load_task(path)
 
 
 def test_class_paths_of_older_checkpoints(tmp_path: Path) -> None:

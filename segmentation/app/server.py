@@ -34,7 +34,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
-    ckpt_path: list[Path], device: str = "auto", host: str = "127.0.0.1", port: int = 8000
+    ckpt_path: list[Path],
+    device: str = "auto",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    trust: list[str] | None = None,
 ) -> None:
     """Try trained checkpoints on one image after another, on a page in the browser.
 
@@ -45,9 +49,11 @@ def serve(
         device: auto, cpu, cuda, cuda:1, mps.
         host: Address to listen on (127.0.0.1: this machine alone).
         port: 0 takes a free one.
+        trust: Your own packages whose classes a checkpoint may name: their code runs.
     """
     title = ", ".join(path.name for path in ckpt_path)
-    with server(load(*ckpt_path, device=device), title, host, port) as listening:
+    predictor = load(*ckpt_path, device=device, trust=trust or ())
+    with server(predictor, title, host, port) as listening:
         print(f"http://{host}:{listening.server_port} (Ctrl-C ends it)", flush=True)
         listening.serve_forever()
 

@@ -50,6 +50,7 @@ def predict(
     device: str = "auto",
     trainer_devices: int | None = None,
     trainer_num_nodes: int | None = None,
+    trust: list[str] | None = None,
 ) -> int:
     """Find and measure the objects of a folder of images, by trained checkpoints.
 
@@ -72,10 +73,11 @@ def predict(
         device: auto, cpu, cuda, cuda:1, mps.
         trainer_devices: Of this machine, each with a process of its own.
         trainer_num_nodes: Machines, on which a cluster starts this command.
+        trust: Your own packages whose classes a checkpoint may name: their code runs.
     """
     outputs = Outputs(output, labels, probabilities, overlays, geojson, rle, rois)
     stems = find_images(data_images, output)
-    task, where = load_ensemble(ckpt_path, tta), find_device(device)
+    task, where = load_ensemble(ckpt_path, tta, trust or ()), find_device(device)
     members = (task.predictor, *task.predictor.members)
     target = {k: v for k, v in vars(task.target).items() if not k.startswith("_")}
     settings = {

@@ -3,12 +3,14 @@
 import argparse
 import ast
 import json
+import re
 from collections.abc import Sequence
 
 import yaml
 
 from segmentation.checkpoints import (
     check_trusted,
+    class_names,
     read_checkpoint,
     renamed,
     without_download,
@@ -42,7 +44,8 @@ def composed(arguments: Sequence[str], tuned: bool = True) -> list[str]:
         checkpoint = part.get("ckpt_path") or checkpoint
     if checkpoint and command != ["fit"]:
         model = read_checkpoint(checkpoint, tuned)["segmentation"]["config"]
-        check_trusted(model or {}, str(checkpoint))
+        words = re.split(r"[^\w./-]+", " ".join(typed))  # what the user names is trusted
+        check_trusted(model or {}, str(checkpoint), class_names([parts, words]))
         parts += [{"model": without_download(model)}] if model else []
     texts = [yaml.safe_dump(part, sort_keys=False) for part in parts]
     return [*command, *(word for text in texts for word in ("--config", text)), *typed]

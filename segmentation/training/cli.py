@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from segmentation.checkpoints import load_task, read_checkpoint
+from segmentation.checkpoints import class_names, load_task, read_checkpoint
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
 from segmentation.models.encoder import is_file, load_encoder, unreachable
@@ -217,7 +217,8 @@ class CLI(LightningCLI):
         if settings.ensemble and self.subcommand != "test":
             raise UserError(f"--run.ensemble is of test alone, not of {self.subcommand}; leave it")
         for member in settings.ensemble or ():
-            self.model.add_member(load_task(member), member)
+            named = class_names(self.plain_config["model"])  # they were trusted above
+            self.model.add_member(load_task(member, named), member)
         if self.encoder_file is not None:
             load_encoder(self.model.net, self.encoder_file)
         if (weights := settings.weights) is not None:
