@@ -29,7 +29,7 @@ from common import HERE, Report, add_root, alternate, answer, arguments, dsb2018
 
 from segmentation.data.augment import RECIPES
 from segmentation.data.cache import decoded, prepared
-from segmentation.data.examples import SampleSubset, TrainingWindows, TrainSet
+from segmentation.data.examples import SampleSubset, TrainSet, TrainWindows
 from segmentation.data.preprocess import Preprocess, resize_labels
 from segmentation.data.samplers import Draw
 from segmentation.targets import Foreground
@@ -60,7 +60,7 @@ def main() -> None:
             step = max(1, len(store) // args.images)
             part = SampleSubset(store, raw, range(len(store))[::step][: args.images])
             crop = None if resize else (CROP, CROP)
-            windows = TrainingWindows(recipe, crop, (1.0, 1.0), 0)
+            windows = TrainWindows(recipe, crop, (1.0, 1.0), 0)
             examples = TrainSet(part, Foreground(), windows, settings.channels)
             pairs = in_memory(part, resize)
             arms[f"{recipe}: package"] = partial(run_package, examples, args.draws)

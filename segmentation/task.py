@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric
 from segmentation import __version__
 from segmentation.data.examples import Batch
 from segmentation.data.preprocess import Preprocess
-from segmentation.data.splits import Split
+from segmentation.data.sample import Split
 from segmentation.errors import UserError
 from segmentation.metrics import ScoreTable
 from segmentation.predictor import Prediction, Predictor

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from segmentation import __version__
 from segmentation.data.preprocess import Preprocess
-from segmentation.data.splits import Split
+from segmentation.data.sample import Split
 from segmentation.errors import UserError
 from segmentation.losses import BCEDice, DeepSupervision
 from segmentation.metrics.table import LOGGED

@@ -21,14 +21,14 @@ from segmentation.data.preprocess import resize_image, resize_labels
 from segmentation.errors import UserError
 
 Recipe = Callable[[], list[A.BasicTransform]]
+Weight = np.ndarray | None
 
 
 class CoarseElastic(A.DualTransform):  # type: ignore[misc]
     """The smooth deformation of Ronneberger et al. 2015 (arXiv:1505.04597, section 3.1).
 
     Displacements are drawn on a coarse 3×3 grid and interpolated bicubically. Albumentations' own
-    smooths white noise: as smooth as this it is 200 times slower, and its approximate form folds an
-    image over itself at this strength. Its grid deformation is neither smooth nor Gaussian.
+    is 200 times slower if as smooth, and its approximate form folds an image over itself.
 
     Args:
         sigma: Standard deviation of a displacement in pixels of an image whose shorter side is 512
@@ -48,8 +48,8 @@ class CoarseElastic(A.DualTransform):  # type: ignore[misc]
         sigma = self.sigma * min(1, height / 512, width / 512)
         grids = self.random_generator.normal(0, sigma, (2, 3, 3)).astype(np.float32)
         dx, dy = (cv2.resize(g, (width, height), interpolation=cv2.INTER_CUBIC) for g in grids)
-        columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
-        return {"map_x": dx + columns, "map_y": dy + rows[:, None]}
+        rows, columns = np.mgrid[:height, :width].astype(np.float32)
+        return {"map_x": dx + columns, "map_y": dy + rows}
 
     def apply(self, img: np.ndarray, method: int = cv2.INTER_LINEAR, **maps: Any) -> np.ndarray:
         """Deform an image, linearly interpolated."""
@@ -102,20 +102,14 @@ def nuclei() -> list[A.BasicTransform]:
 def unetpp_keras() -> list[A.BasicTransform]:
     """System A's recipe, with its probabilities; .5 where it names none.
 
-    Its ``Flip`` is gone from albumentations: one of the two flips or both, as that was. Noise has
-    the variance that was the default then, 10 to 50 gray levels²; today's σ would be 16 times that.
+    Its ``Flip`` was one of the two flips or both. Noise has the variance that was the default then,
+    10 to 50 gray levels²; today's σ would be 16 times that.
     """
+    each = [A.HorizontalFlip(p=1), A.VerticalFlip(p=1)]
     return [
         A.CLAHE(p=0.5),
         A.Rotate(limit=360, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
-        A.OneOf(
-            [
-                A.HorizontalFlip(p=1),
-                A.VerticalFlip(p=1),
-                A.Compose([A.HorizontalFlip(p=1), A.VerticalFlip(p=1)]),
-            ],
-            p=0.5,
-        ),
+        A.OneOf([*each, A.Compose(each)], p=0.5),
         A.GaussNoise(std_range=(10**0.5 / 255, 50**0.5 / 255), p=0.9),
         A.HorizontalFlip(p=0.6),
         A.OneOf([A.RandomBrightnessContrast(p=1), A.RandomGamma(p=1)], p=0.2),
@@ -125,10 +119,7 @@ def unetpp_keras() -> list[A.BasicTransform]:
 
 
 def elastic() -> list[A.BasicTransform]:
-    """What the U-Net paper names: symmetries, smooth deformations, gray value variations.
-
-    Its deformation is taken as it is told, for every image; the rest has no numbers there.
-    """
+    """What the U-Net paper names: symmetries, smooth deformations, gray value variations."""
     return [
         A.D4(p=1),
         CoarseElastic(p=1),
@@ -173,11 +164,7 @@ def ultrasound() -> list[A.BasicTransform]:
 
 
 def cells() -> list[A.BasicTransform]:
-    """For DIC and phase contrast: symmetries, deformation, little brightness.
-
-    DIC lights cells from one side, which the symmetries turn: right for other microscopes, and of
-    no harm for the same one.
-    """
+    """For DIC and phase contrast: symmetries (also of the light's side), little brightness."""
     return [
         A.D4(p=1),
         CoarseElastic(p=0.5),
@@ -213,11 +200,13 @@ class Augmentation:
         steps = RECIPES[recipe]()
         if channels == 1:
             steps = [step for step in steps if not isinstance(step, _COLOUR_ONLY)]
+        # Of an oblong, those symmetries of the square that do not exchange height and width.
+        flips = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
+        oblong = [s for step in steps for s in (flips if isinstance(step, A.D4) else [step])]
         # Not as a list of masks, which would come back in one common dtype.
-        more = {"weight": "mask"}
-        self._square = A.Compose(steps, additional_targets=more)
-        oblong = [new for step in steps for new in _keeping_shape(step)]
-        self._oblong = A.Compose(oblong, additional_targets=more)
+        self._square, self._oblong = (
+            A.Compose(some, additional_targets={"weight": "mask"}) for some in (steps, oblong)
+        )
         self._empty = not steps
 
     def __repr__(self) -> str:
@@ -225,12 +214,8 @@ class Augmentation:
         return repr(self._square)
 
     def __call__(
-        self,
-        image: np.ndarray,
-        labels: np.ndarray,
-        weight: np.ndarray | None,
-        rng: np.random.Generator,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        self, image: np.ndarray, labels: np.ndarray, weight: Weight, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, Weight]:
         """Augment all with the same draws, taken from ``rng``; shapes and dtypes stay.
 
         Raises:
@@ -253,14 +238,13 @@ class Augmentation:
 def random_crop(
     image: np.ndarray,
     labels: np.ndarray,
-    weight: np.ndarray | None,
+    weight: Weight,
     size: tuple[int, int],
     rng: np.random.Generator,
     zoom: tuple[float, float] = (1.0, 1.0),
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, np.ndarray, Weight]:
     """A random window of ``size`` / z, resized to ``size``, z log-uniform in ``zoom``.
 
-    The window is cut before anything is warped, which costs a fraction of warping the whole image.
     What an image lacks in size is filled by reflection. Results are views of the input where
     nothing had to be resized.
     """
@@ -280,13 +264,9 @@ def pad_reflect(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
     It is reflected as often as needed; a single row or column is repeated.
     """
-    for axis, wanted in enumerate((height, width)):
-        lack = max(0, wanted - array.shape[axis])
-        pads = [(0, 0)] * array.ndim
-        pads[axis] = (lack // 2, lack - lack // 2)
-        if lack:
-            array = np.pad(array, pads, mode="reflect" if array.shape[axis] > 1 else "edge")
-    return array
+    lacks = max(0, height - array.shape[0]), max(0, width - array.shape[1])
+    pads = [(lack // 2, lack - lack // 2) for lack in lacks] + [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, pads, mode="reflect") if any(lacks) else array
 
 
 def _affine(
@@ -309,18 +289,10 @@ def _affine(
     )
 
 
-def _keeping_shape(step: A.BasicTransform) -> list[A.BasicTransform]:
-    """The symmetries of the square, for an oblong: those that do not exchange height and width."""
-    if isinstance(step, A.D4):
-        return [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
-    return [step]
-
-
 def _warpable(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Labels in a dtype that OpenCV can warp (not all versions know 32-bit integers).
+    """Labels as uint8 or uint16, and, if they were renumbered, which id each number stands for.
 
-    Returns:
-        Labels as uint8 or uint16, and, if they were renumbered, which id each number stands for.
+    Not all versions of OpenCV warp 32-bit integers.
     """
     if labels.dtype in (np.uint8, np.uint16):
         return np.ascontiguousarray(labels), None

@@ -83,7 +83,7 @@ class SampleStore:
         try:
             rows = json.loads((folder / _INDEX).read_text())
             self.entries = [StoredSample(**_with_tuples(row)) for row in rows]
-        except (TypeError, KeyError) as error:
+        except (TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"{folder / _INDEX}: not an index") from error
         self._data = np.memmap(folder / _DATA, mode="r")
         places = [p for e in self.entries for p in (e.image, e.labels, e.weight) if p]
@@ -134,9 +134,9 @@ def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def decoded(source: Source, folder: Path | None = None, workers: int | None = None) -> SampleStore:
-    """Every sample of a dataset, decoded from its files the first time.
+    """Every sample of a dataset, decoded from its files the first time, by ``workers`` threads.
 
-    Stores are kept in ``folder``, by default :func:`cache_folder`; ``workers`` threads decode.
+    Stores are kept in ``folder``, by default :func:`cache_folder`.
 
     Raises:
         UserError: A file is at fault, two samples have one id, or the cache folder cannot be
@@ -150,16 +150,13 @@ def decoded(source: Source, folder: Path | None = None, workers: int | None = No
                 f"{record.image}: the id {record.id} is taken by {seen[record.id]}; rename one"
             )
         seen[record.id] = record.image
-    key = _key([LAYOUT, source.version, [(r.id, r.stamp, r.group, r.subset) for r in records]])
+    about = [LAYOUT, source.version, [(r.id, r.stamp, r.group, r.subset) for r in records]]
     read = map_ordered(source.read, records, workers or usable_cores())
-    return _open(source.name, key, read, len(records), folder)
+    return _open(source.name, about, read, len(records), folder)
 
 
 def prepared(
-    store: SampleStore,
-    prepare: Callable[[Sample], Sample],
-    settings: str,
-    folder: Path | None = None,
+    store: SampleStore, prepare: Callable[[Sample], Sample], settings: str, folder: Path | None
 ) -> SampleStore:
     """Every sample of ``store`` after ``prepare``, whose ``settings`` say what it does."""
     numbers = range(len(store))
@@ -187,9 +184,9 @@ def derived(
     Raises:
         UserError: The cache folder cannot be written.
     """
-    key = _key([LAYOUT, store.folder.name, title, settings, list(items)])
+    about = [LAYOUT, store.folder.name, title, settings, list(items)]
     name = store.folder.name.rpartition("-")[0].removesuffix("-prepared") + f"-{title}"
-    return _open(name, key, map_ordered(make, items, usable_cores()), len(items), folder)
+    return _open(name, about, map_ordered(make, items, usable_cores()), len(items), folder)
 
 
 def map_ordered(
@@ -202,25 +199,18 @@ def map_ordered(
             yield from pool.map(function, chunk)
 
 
-def digest(image: np.ndarray) -> str:
-    """Hash of an image's pixels, shape and dtype."""
-    about = f"{image.shape} {image.dtype.str} ".encode()
-    return hashlib.blake2b(about + image.tobytes(), digest_size=16).hexdigest()
-
-
 def _open(
-    name: str, key: str, samples: Iterable[Sample], count: int, folder: Path | None
+    name: str, about: Sequence[object], samples: Iterable[Sample], count: int, folder: Path | None
 ) -> SampleStore:
     parent = folder or cache_folder()
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     target = parent / f"{name}-{key}"
     try:
         if (store := _whole(target)) is not None:
             return store
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / f".{name}.{_user()}.lock"):
-            if (
-                store := _whole(target)
-            ) is not None:  # another process has built it while we waited
+            if (store := _whole(target)) is not None:  # built by another while we waited
                 return store
             _build(target, tqdm(samples, f"caching {name}", count, disable=None))
             _remove_old(parent)
@@ -260,6 +250,28 @@ def _build(target: Path, samples: Iterable[Sample]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _write(file: Any, sample: Sample) -> StoredSample:
+    def append(array: np.ndarray) -> ArrayPlace:
+        offset = file.tell()
+        file.write(np.ascontiguousarray(array).data)
+        file.write(b"\0" * (-file.tell() % 8))  # keep every array aligned for its dtype
+        return offset, array.shape, array.dtype.str
+
+    image, labels, objects = sample.image, sample.labels, None
+    if labels is not None:
+        objects = int(np.count_nonzero(np.bincount(labels.reshape(-1).astype(np.intp))[1:]))
+        labels = labels.astype(np.min_scalar_type(int(labels.max(initial=0))), copy=False)
+    about = f"{image.shape} {image.dtype.str} ".encode()
+    return StoredSample(
+        **{name: getattr(sample, name) for name in ("id", "group", "kind", "subset")},
+        image=append(image),
+        labels=None if labels is None else append(labels),
+        weight=None if sample.weight is None else append(sample.weight),
+        objects=objects,
+        digest=hashlib.blake2b(about + image.tobytes(), digest_size=16).hexdigest(),
+    )
+
+
 def _partial(target: Path) -> Path:
     return target.with_name(f".{target.name}.{_user()}.part")
 
@@ -284,40 +296,11 @@ def _remove_old(parent: Path) -> None:
                 shutil.rmtree(doomed)
 
 
-def _write(file: Any, sample: Sample) -> StoredSample:
-    labels, objects = sample.labels, None
-    if labels is not None:
-        objects = int(np.count_nonzero(np.bincount(labels.reshape(-1).astype(np.intp))[1:]))
-        labels = labels.astype(np.min_scalar_type(int(labels.max(initial=0))), copy=False)
-    about = (sample.id, sample.group, sample.kind, sample.subset)
-    image, labels_at, weight = (
-        None if array is None else _append(file, array)
-        for array in (sample.image, labels, sample.weight)
-    )
-    assert image is not None
-    return StoredSample(*about, image, labels_at, weight, objects, digest(sample.image))
-
-
-def _append(file: Any, array: np.ndarray) -> ArrayPlace:
-    offset = file.tell()
-    file.write(np.ascontiguousarray(array).data)
-    file.write(b"\0" * (-file.tell() % 8))  # keep every array aligned for its dtype
-    return offset, array.shape, array.dtype.str
-
-
 def _size(place: ArrayPlace) -> int:
     _, shape, dtype = place
     return int(np.prod(shape)) * np.dtype(dtype).itemsize
 
 
 def _with_tuples(row: dict[str, Any]) -> dict[str, Any]:
-    """A sample of the index; JSON has made lists of its tuples."""
-    for name in ("image", "labels", "weight"):
-        if row[name] is not None:
-            offset, shape, dtype = row[name]
-            row[name] = (offset, tuple(shape), dtype)
-    return row
-
-
-def _key(facts: Sequence[object]) -> str:
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    """A sample of the index; JSON has made lists of its array places."""
+    return {k: (v[0], tuple(v[1]), v[2]) if isinstance(v, list) else v for k, v in row.items()}

@@ -42,8 +42,8 @@ class Corrected(SegmentationDataset):
     """A data set as a corrections file says it should be.
 
     Raises:
-        UserError: The file is missing, malformed, or contradicts itself; in :meth:`index`, it names
-            an unknown sample or drops all; in :meth:`read`, a mask is missing or does not fit.
+        UserError: The file is malformed or contradicts itself; in :meth:`index`, it names an
+            unknown sample or drops all; in :meth:`read`, a mask is missing or does not fit.
     """
 
     def __init__(self, source: Source, path: str | Path) -> None:
@@ -65,7 +65,13 @@ class Corrected(SegmentationDataset):
         kept = [record for name, record in self._records.items() if name not in drop]
         if not kept:
             raise UserError(f"{self.path}: drop leaves no sample of {self.name}; drop fewer")
-        return [self._record(record) if record.id in masks else record for record in kept]
+        for i, record in enumerate(kept):
+            if record.id in masks:
+                owners = [self._records[name] for name in masks[record.id]]
+                stamp = repr((VERSION, record.stamp, [(one.id, one.stamp) for one in owners]))
+                files = tuple(file for one in owners for file in one.masks)
+                kept[i] = replace(record, masks=files, stamp=stamp)
+        return kept
 
     def read(self, record: Record) -> Sample:
         """One sample, with the mask that it should have."""
@@ -85,11 +91,6 @@ class Corrected(SegmentationDataset):
             kinds.setdefault(int(np.count_nonzero(owner.labels)), owner.kind)
             labels = owner.labels if labels is None else union(labels, owner.labels)
         return sample if labels is None else replace(sample, labels=labels, kind=kinds[max(kinds)])
-
-    def _record(self, record: Record) -> Record:
-        owners = [self._records[name] for name in self.corrections.masks[record.id]]
-        stamp = repr((VERSION, record.stamp, [(owner.id, owner.stamp) for owner in owners]))
-        return replace(record, masks=sum((owner.masks for owner in owners), ()), stamp=stamp)
 
 
 def union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -114,11 +115,7 @@ def union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def read_corrections(path: Path) -> Corrections:
-    """Read and check a corrections file; whether the samples exist is not known here.
-
-    Raises:
-        UserError: The file cannot be read, is not of that form, or contradicts itself.
-    """
+    """Read and check a corrections file; whether the samples exist is not known here."""
     try:
         # Ids are text: YAML would read the frame 1_17 as the number 117.
         content = yaml.load(path.read_text(encoding="utf-8-sig"), _Strict) or {}
@@ -157,15 +154,15 @@ def read_corrections(path: Path) -> Corrections:
 
 def _fits(key: str, value: Any) -> bool:
     """Whether the value of a key has the form that :data:`KEYS` says."""
-
-    def ids(value: Any) -> bool:
-        return isinstance(value, list) and all(isinstance(v, str) and v for v in value)
-
-    if key == "drop":
-        return ids(value)
     if key == "prefer":
-        return isinstance(value, dict) and ids([*value, *value.values()])
-    return isinstance(value, list) and all(ids(v) and len(set(v)) == len(v) > 1 for v in value)
+        return isinstance(value, dict) and _are_ids([*value, *value.values()])
+    if key == "merge" and isinstance(value, list):
+        return all(_are_ids(ids) and len(set(ids)) == len(ids) > 1 for ids in value)
+    return _are_ids(value)
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) and v for v in value)
 
 
 class _Strict(yaml.BaseLoader):

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,26 +12,33 @@ import cv2
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from segmentation.data.augment import Augmentation
-from segmentation.data.cache import SampleStore, StoredSample, decoded, prepared, usable_cores
+from segmentation.data.cache import (
+    SampleStore,
+    StoredSample,
+    decoded,
+    derived,
+    prepared,
+    usable_cores,
+)
 from segmentation.data.corrections import Corrected
 from segmentation.data.examples import (
     Batch,
     EvalSet,
     Samples,
     SampleSubset,
-    TrainingWindows,
     TrainSet,
-    draw_weights,
-    weighted,
+    TrainWindows,
+    weigh,
 )
 from segmentation.data.preprocess import Preprocess
-from segmentation.data.sample import Source
-from segmentation.data.samplers import TrainSampler, UnrepeatedDistributedSampler
-from segmentation.data.splits import PARTS, RandomSplit, Split, Splitter, straddling
+from segmentation.data.sample import PARTS, Source, Split, straddling
+from segmentation.data.samplers import TrainSampler
+from segmentation.data.splits import RandomSplit, Splitter
 from segmentation.errors import UserError
 from segmentation.objects import to_gray
 from segmentation.targets import Foreground, Target
@@ -55,6 +62,19 @@ class Sampling:
     balance_empty: bool = False
     length: int | None = None
     seed: int | None = None
+
+    def weights(self, entries: Sequence[StoredSample]) -> list[float] | None:
+        """How often each example is drawn, relative to the others; ``None``: each once."""
+        if self.balance == 0 and not self.balance_empty:
+            return None
+        counts = Counter(entry.kind for entry in entries)
+        pixels = [np.prod(entry.image[1][:2]) / counts[entry.kind] for entry in entries]
+        weights = np.array(pixels, dtype=float) ** self.balance
+        empty = np.array([entry.objects == 0 for entry in entries])
+        if self.balance_empty and empty.any() and not empty.all():
+            for half in (empty, ~empty):
+                weights[half] /= weights[half].sum()
+        return [float(weight) for weight in weights]
 
 
 @dataclass(frozen=True)
@@ -122,12 +142,12 @@ class SegmentationDataModule(LightningDataModule):
         super().__init__()
         sides = (crop, crop) if isinstance(crop, int) else crop
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if sampling.seed is None else sampling.seed
-        self.fold = _fold(fold)
-        length = sampling.length
+        length, balance = sampling.length, sampling.balance
         for name, value, fits, wanted in (
             ("crop", crop, sides is None or min(sides) > 0, "positive"),
             ("zoom", zoom, 0 < zoom[0] <= zoom[1], "a range of positive magnifications"),
-            ("sampling.balance", sampling.balance, sampling.balance >= 0, "at least 0"),
+            ("zoom", zoom, crop or tuple(zoom) == (1, 1), "[1, 1] without a data.crop; set one"),
+            ("sampling.balance", balance, balance >= 0, "at least 0"),
             ("sampling.length", length, length is None or length > 0, "positive"),
             ("sampling.seed", seed, seed >= 0, "at least 0"),
             ("batch_size", batch_size, batch_size > 0, "positive"),
@@ -135,11 +155,10 @@ class SegmentationDataModule(LightningDataModule):
         ):
             if not fits:
                 raise UserError(f"data.{name}: {value} must be {wanted}")
-        if crop is None and tuple(zoom) != (1.0, 1.0):
-            raise UserError(f"data.zoom: {zoom} needs a data.crop; set one, or zoom to [1, 1]")
+        self.fold = None if fold is None else _fold(fold)
         self.source = Corrected(source, files.corrections) if files.corrections else source
         self.splitter = split or RandomSplit()
-        self.windows = TrainingWindows(augmentation, sides, zoom, seed)
+        self.windows = TrainWindows(augmentation, sides, zoom, seed)
         Augmentation(augmentation)  # an unknown name is refused before any work is done
         self.sampling, self.weight = sampling, weight
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -161,15 +180,17 @@ class SegmentationDataModule(LightningDataModule):
         self.raw, self.prepared = self._open()
         self._places = {entry.id: i for i, entry in enumerate(self.raw.entries)}
         self.split = self.divided(self.raw.entries)
-        self.parts = {name: self._part(getattr(self.split, name)) for name in PARTS}
-        if stage in ("fit", None):
+        places = {name: [self._places[i] for i in getattr(self.split, name)] for name in PARTS}
+        self.parts = {k: SampleSubset(self.prepared, self.raw, v) for k, v in places.items()}
+        fits = stage in ("fit", None)
+        if fits:
             self._check("train")
-            self._check_crop(self.parts["train"])
+            self._check_crop(entry.image[1][:2] for entry in self.parts["train"].entries)
             self._check_duplicates()
             self._training = self.training_set()
-        if stage in ("fit", "validate", None):
+        if fits or stage == "validate":
             self._check("val")
-        if stage == "test" or (stage in ("fit", None) and self.split.test):
+        if stage == "test" or (fits and self.split.test):
             self._check("test")
 
     def divided(self, entries: Sequence[StoredSample]) -> Split:
@@ -180,9 +201,11 @@ class SegmentationDataModule(LightningDataModule):
 
     def training_set(self) -> TrainSet:
         """The training examples."""
-        samples: Samples = self.parts["train"]
-        if self.weight is not None:
-            samples = weighted(self.parts["train"], self.weight, self.cache)
+        part, store, weight = self.parts["train"], self.prepared, self.weight
+        samples: Samples = part
+        if weight is not None:  # computed once and cached
+            about = (part.places, "weighted", weight.key, self.cache)
+            samples = derived(store, lambda i: weigh(store[i], weight), *about)
         return TrainSet(samples, self.target, self.windows, self.preprocess.channels)
 
     def evaluation_set(self, name: str) -> EvalSet:
@@ -191,13 +214,10 @@ class SegmentationDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Augmented windows, in an order drawn anew each epoch; an incomplete batch is dropped."""
-        data, how = self._training, self.sampling
-        weights = None
-        if how.balance > 0 or how.balance_empty:
-            weights = draw_weights(data.samples.entries, how.balance, how.balance_empty)
-        sampler = TrainSampler(len(data), self.windows.seed, weights, how.length, *self._rank())
-        size = min(self.batch_size, len(sampler))
-        return self._loader(data, sampler, size, drop_last=True)
+        data, sampling = self._training, self.sampling
+        about = self.windows.seed, sampling.weights(data.samples.entries), sampling.length
+        sampler = TrainSampler(len(data), *about, *self._rank())
+        return self._loader(data, sampler, min(self.batch_size, len(sampler)), drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Each validation image once."""
@@ -224,10 +244,10 @@ class SegmentationDataModule(LightningDataModule):
         # No padding: 13 images on 2 processes are scored as 13. Being a DistributedSampler
         # already, it is not replaced by Lightning.
         sampler = UnrepeatedDistributedSampler(data, world, rank, shuffle=False)
-        return self._loader(data, sampler, batch_size=1, drop_last=False)
+        return self._loader(data, sampler, 1)
 
     def _loader(
-        self, data: Dataset[Any], sampler: Any, batch_size: int, drop_last: bool
+        self, data: Dataset[Any], sampler: Any, batch_size: int, drop_last: bool = False
     ) -> DataLoader[Batch]:
         workers = self.num_workers
         if workers is None:
@@ -247,33 +267,27 @@ class SegmentationDataModule(LightningDataModule):
         )
 
     def _open(self) -> tuple[SampleStore, SampleStore]:
-        raw, settings = decoded(self.source, self.cache), self.preprocess
-        return raw, prepared(raw, settings.prepare_sample, settings.key, self.cache)
-
-    def _part(self, ids: Sequence[str]) -> SampleSubset:
-        return SampleSubset(self.prepared, self.raw, [self._places[name] for name in ids])
+        raw, how = decoded(self.source, self.cache), self.preprocess
+        return raw, prepared(raw, how.prepare_sample, how.key, self.cache)
 
     def _rank(self) -> tuple[int, int]:
-        return (
-            (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        )
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
     def _check(self, name: str) -> None:
-        part, (_, world) = self.parts[name], self._rank()
+        part, (_, world), source = self.parts[name], self._rank(), self.source.name
         if len(part) == 0:
-            raise UserError(
-                f"{self.source.name}: the split leaves no image in {name}; change data.split"
-            )
+            raise UserError(f"{source}: the split leaves no image in {name}; change data.split")
         if len(part) < world:
             raise UserError(
-                f"{self.source.name}: {len(part)} image(s) in {name} for {world} processes; "
-                "lower trainer.devices or enlarge the part"
+                f"{source}: {len(part)} image(s) in {name} for {world} processes; lower "
+                "trainer.devices or enlarge the part"
             )
         for entry in part.entries:
             if entry.labels is None:
                 raise UserError(
-                    f"{self.source.name}: {entry.id} is in {name} but has no mask; add it, or "
-                    "leave the image out of the split"
+                    f"{source}: {entry.id} is in {name} but has no mask; add it, or leave the "
+                    "image out of the split"
                 )
 
     def _check_duplicates(self) -> None:
@@ -281,10 +295,9 @@ class SegmentationDataModule(LightningDataModule):
         found = straddling({entry.id: entry.digest for entry in self.raw.entries}, self.split)
         if not found:
             return
-        first, second = found[0][:2]
         what = (
             f"{self.source.name}: {len(found)} group(s) of identical images lie in more than one "
-            f"part of the split (such as {first} and {second}): scores would be too good"
+            f"part of the split (such as {found[0][0]} and {found[0][1]}): scores would be too good"
         )
         if self.duplicates == "refuse":
             raise UserError(
@@ -293,29 +306,24 @@ class SegmentationDataModule(LightningDataModule):
             )
         rank_zero_warn(what)
 
-    def _check_crop(self, part: SampleSubset) -> None:
-        shapes = Counter(tuple(entry.image[1][:2]) for entry in part.entries)
-        crop = self.windows.crop
-        if crop is None:
-            if len(shapes) > 1 and self.batch_size > 1:
-                raise UserError(
-                    f"data.crop: null needs images of one size, these have {len(shapes)} (such as "
-                    f"{', '.join('×'.join(map(str, s)) for s in list(shapes)[:2])}); set a crop, "
-                    "model.preprocess.resize, or batch_size 1"
-                )
-            return
-        height, width = (max(s[i] for s in shapes) for i in (0, 1))
-        if crop[0] > height and crop[1] > width:
+    def _check_crop(self, shapes: Iterable[tuple[int, ...]]) -> None:
+        crop, sizes = self.windows.crop, list(dict.fromkeys(shapes))
+        height, width = (max(side) for side in zip(*sizes, strict=True))
+        if crop is None and len(sizes) > 1 and self.batch_size > 1:
+            raise UserError(
+                f"data.crop: null needs images of one size, these have {len(sizes)} (such as "
+                f"{', '.join('×'.join(map(str, s)) for s in sizes[:2])}); set a crop, "
+                "model.preprocess.resize, or batch_size 1"
+            )
+        if crop is not None and crop[0] > height and crop[1] > width:
             raise UserError(
                 f"data.crop: {crop[0]}×{crop[1]} is larger than every image (at most "
                 f"{height}×{width}, H×W); lower it"
             )
 
 
-def _fold(text: str | None) -> tuple[int, int] | None:
+def _fold(text: str) -> tuple[int, int]:
     """``"0/5"`` ► (0, 5)."""
-    if text is None:
-        return None
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or not int(found[1]) < int(found[2]) or int(found[2]) < 2:
         raise UserError(f"data.fold: {text} must be K/N, N at least 2 and K from 0 to N - 1")

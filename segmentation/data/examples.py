@@ -1,9 +1,7 @@
 """From stored samples to single examples: windows, augmentation, encoding."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
@@ -12,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from segmentation.data.augment import Augmentation, random_crop
-from segmentation.data.cache import SampleStore, StoredSample, derived
+from segmentation.data.cache import SampleStore, StoredSample
 from segmentation.data.sample import Sample
 from segmentation.data.samplers import Draw
 from segmentation.targets import Target
@@ -48,11 +46,13 @@ class Samples(Protocol):
     def __getitem__(self, i: int, /) -> Sample: ...
 
 
+@dataclass(frozen=True)
 class SampleSubset:
     """The samples of one part of a split, as prepared; their ``truth`` as it was read."""
 
-    def __init__(self, prepared: SampleStore, raw: SampleStore, places: Sequence[int]) -> None:
-        self.prepared, self.raw, self.places = prepared, raw, places
+    prepared: SampleStore
+    raw: SampleStore
+    places: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -72,7 +72,7 @@ class SampleSubset:
 
 
 @dataclass(frozen=True)
-class TrainingWindows:
+class TrainWindows:
     """How training examples are cut from images and augmented.
 
     Attributes:
@@ -100,34 +100,17 @@ class TrainingWindows:
         return replace(sample, image=image, labels=labels, weight=weight)
 
 
-def weighted(part: SampleSubset, weight: WeightMap, folder: Path | None) -> SampleStore:
-    """The samples with the weights of their pixels, computed once and cached."""
-
-    def make(place: int) -> Sample:
-        sample = part.prepared[place]
-        assert sample.labels is not None
-        return replace(sample, weight=weight(sample.labels))
-
-    return derived(part.prepared, make, part.places, "weighted", weight.key, folder)
-
-
 class TrainSet(Dataset[dict[str, Any]]):
     """One seed per (run, epoch, sample); each item is one example of a :class:`Batch`.
 
-    Args:
-        samples: Where the windows are cut from.
-        target: Encodes the labels.
-        windows: Crop and augmentation; ``None`` gives the samples as they are.
-        channels: Of the images.
+    Without ``windows`` the samples are taken as they are; ``channels`` are those of the images.
     """
 
     def __init__(
-        self, samples: Samples, target: Target, windows: TrainingWindows | None, channels: int
+        self, samples: Samples, target: Target, windows: TrainWindows | None, channels: int
     ) -> None:
         self.samples, self.target, self.windows = samples, target, windows
-        self.augmentation = None
-        if windows is not None:
-            self.augmentation = Augmentation(windows.augmentation, channels)
+        self.augmentation = windows and Augmentation(windows.augmentation, channels)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -142,20 +125,21 @@ class TrainSet(Dataset[dict[str, Any]]):
         return item
 
 
+@dataclass(frozen=True)
 class EvalSet(Dataset[dict[str, Any]]):
     """Whole images, in order; each item is one example of a :class:`Batch`.
 
-    Args:
+    Attributes:
         samples: Prepared samples with labels.
         target: Encodes the labels.
         weight: Weights the pixels in the loss, or ``None``.
         native: Score at the images' own size, rather than at the network's.
     """
 
-    def __init__(
-        self, samples: Samples, target: Target, weight: WeightMap | None, native: bool = True
-    ) -> None:
-        self.samples, self.target, self.weight, self.native = samples, target, weight, native
+    samples: Samples
+    target: Target
+    weight: WeightMap | None
+    native: bool = True
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -173,21 +157,10 @@ class EvalSet(Dataset[dict[str, Any]]):
         return item | {"labels": torch.from_numpy(labels.astype(np.int32))}
 
 
-def draw_weights(entries: Sequence[StoredSample], power: float, balance_empty: bool) -> list[float]:
-    """How often each example is drawn, relative to the others.
-
-    ∝ (pixels / examples of its kind) ^ ``power``; with ``balance_empty``, scaled so that images
-    with and without objects come equally often.
-    """
-    counts = Counter(entry.kind for entry in entries)
-    weights = np.array(
-        [(np.prod(e.image[1][:2]) / counts[e.kind]) ** power for e in entries], dtype=float
-    )
-    empty = np.array([e.objects == 0 for e in entries])
-    if balance_empty and empty.any() and not empty.all():
-        for half in (empty, ~empty):
-            weights[half] /= weights[half].sum()
-    return [float(weight) for weight in weights]
+def weigh(sample: Sample, weight: WeightMap) -> Sample:
+    """The sample with the weights of its pixels."""
+    assert sample.labels is not None
+    return replace(sample, weight=weight(sample.labels))
 
 
 def _example(sample: Sample, target: Target) -> dict[str, Any]:

@@ -27,12 +27,11 @@ class Preprocess:
 
     Args:
         channels: 1 (colour becomes luminance) or 3 (gray is repeated).
-        intensity: How pixel values become 0…255. ``"divide"``: by the dtype's maximum (÷255 in
-            the end, the seed systems' way; 16-bit images become dark if they do not fill their
-            range). ``"percentile"``: the image's ``low`` and ``high`` percentiles, over all its
-            channels, become 0 and 255, so that dim and bright exposures look alike.
-        low: Lower percentile in percent.
-        high: Upper percentile in percent.
+        intensity: How pixel values become 0…255. ``"divide"``: by the dtype's maximum (16-bit
+            images become dark if they do not fill their range). ``"percentile"``: the image's
+            ``low`` and ``high`` percentiles, over all its channels, become 0 and 255, so that dim
+            and bright exposures look alike.
+        low, high: The percentiles in percent.
         polarity: ``"dark"`` inverts an image whose background is bright (its median lies above half
             its range), so that objects are always brighter; ``"keep"`` does not.
         gamma: Exponent of the intensity in 0…1; below 1 it lifts dim objects beside bright ones
@@ -42,8 +41,8 @@ class Preprocess:
         crop: ``(height, width)`` cut from the middle of every image, before anything else, or
             ``None``. What lies outside is predicted as background.
         resize: ``(height, width)`` that every image is resized to, or ``None`` for its own size.
-        mean: Subtracted after scaling to 0…1; one value for all channels or one a channel.
-        std: Divided by after that.
+        mean, std: Subtracted after scaling to 0…1, and divided by after that; one value for all
+            channels or one a channel.
 
     Raises:
         UserError: A value is out of its range.
@@ -71,24 +70,28 @@ class Preprocess:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         numbers = f"one finite number, or one for each of the {self.channels} channels"
+        mean, std = (
+            len(values) in (1, self.channels) and all(map(math.isfinite, values))
+            for values in (self.mean, self.std)
+        )
+        crop, resize = (
+            size is None or (len(size) == 2 and min(size) >= 1) for size in (self.crop, self.resize)
+        )
         for name, fits, wanted in (
             ("channels", self.channels in (1, 3), "1 or 3"),
             ("intensity", self.intensity in ("divide", "percentile"), "divide or percentile"),
             ("polarity", self.polarity in ("keep", "dark"), "keep or dark"),
             ("low", 0 <= self.low < self.high, f"at least 0 and below high, {self.high}"),
             ("high", self.high <= 100, "at most 100"),
-            ("mean", self._for_channels(self.mean), numbers),
-            ("std", self._for_channels(self.std) and min(self.std) > 0, f"positive: {numbers}"),
+            ("mean", mean, numbers),
+            ("std", std and min(self.std) > 0, f"positive: {numbers}"),
             ("gamma", 0 < self.gamma < math.inf, "positive"),
             ("clahe_limit", self.clahe_limit > 0, "positive"),
-            ("crop", _is_size(self.crop), "(height, width), both ≥ 1"),
-            ("resize", _is_size(self.resize), "(height, width), both ≥ 1"),
+            ("crop", crop, "(height, width), both ≥ 1"),
+            ("resize", resize, "(height, width), both ≥ 1"),
         ):
             if not fits:
                 raise UserError(f"preprocess: {name} {getattr(self, name)!r} must be {wanted}")
-
-    def _for_channels(self, values: tuple[float, ...]) -> bool:
-        return len(values) in (1, self.channels) and all(map(math.isfinite, values))
 
     @classmethod
     def imagenet(cls, **settings: Any) -> "Preprocess":
@@ -123,11 +126,9 @@ class Preprocess:
                 f"expected (H, W, 1 or 3) uint8 or uint16, got {image.shape} {image.dtype}"
             )
         image = _channels(self._cropped(image), self.channels)
-        values = 1 << (8 * image.dtype.itemsize)
-        # Where nothing depends on the pixels, the table needs no count of them.
-        counts = _counts(image) if self.counted else np.zeros(values, np.int64)
         if image.dtype != np.uint8 or self.counted or self.gamma != 1:
-            image = self.lookup(counts)[image]
+            # Where nothing depends on the pixels, the table needs no count of them.
+            image = self.lookup(self.histogram(image if self.counted else image[:0]))[image]
         if self.clahe:
             image = _clahe(image, self.clahe_limit)
         if self.resize is not None:
@@ -145,17 +146,14 @@ class Preprocess:
         Returns:
             (256,) or (65536,) int64. The sum over windows that divide the image is the image's.
         """
-        return _counts(_channels(window, self.channels))
+        values = _channels(window, self.channels).reshape(-1)
+        return np.bincount(values, minlength=1 << (8 * window.dtype.itemsize))
 
     def lookup(self, counts: np.ndarray) -> np.ndarray:
-        """What each pixel value becomes: intensity, polarity and gamma in one table.
+        """What each pixel value becomes: intensity, polarity and gamma in one uint8 table.
 
-        Args:
-            counts: (256,) or (65536,), how often each value occurs in the whole image; zeros will
-                do unless :attr:`counted`.
-
-        Returns:
-            uint8, as many as ``counts``.
+        ``counts`` is the :meth:`histogram` of the whole image; zeros will do unless
+        :attr:`counted`.
         """
         values, below = len(counts), counts.cumsum()
         low, high = 0, values - 1
@@ -175,15 +173,10 @@ class Preprocess:
         if self.gamma != 1:
             lifted = ((np.arange(256) / 255) ** self.gamma * 255).round().astype(np.uint8)
             table = lifted[table]
-        final: np.ndarray = table
-        return final
+        return np.asarray(table)
 
     def check_windows(self) -> None:
-        """Refuse what :meth:`prepare_window` cannot do.
-
-        Raises:
-            UserError: A setting needs the whole image at once.
-        """
+        """Refuse with a ``UserError`` what :meth:`prepare_window` cannot do."""
         for name in ("clahe", "crop", "resize"):
             if getattr(self, name):
                 raise UserError(
@@ -192,24 +185,14 @@ class Preprocess:
                 )
 
     def prepare_window(self, window: np.ndarray, table: np.ndarray) -> np.ndarray:
-        """The window of :meth:`prepare` of the whole image, bit for bit.
+        """(h, w, C) cut from an image ► the same of :meth:`prepare` of the image, bit for bit.
 
-        Args:
-            window: (h, w, C) uint8 or uint16 cut from the image, C in {1, 3}.
-            table: :meth:`lookup` of the whole image's histogram.
-
-        Returns:
-            (h, w, ``channels``) uint8.
+        ``table`` is :meth:`lookup` of the whole image's histogram.
         """
-        prepared: np.ndarray = table[_channels(window, self.channels)]
-        return prepared
+        return np.asarray(table[_channels(window, self.channels)])
 
     def prepare_sample(self, sample: Sample) -> Sample:
-        """:meth:`prepare` the image and bring the labels to its size.
-
-        Raises:
-            UserError: The image is smaller than ``crop``.
-        """
+        """:meth:`prepare` the image and bring the labels to its size."""
         try:
             labels = None if sample.labels is None else self.fit_labels(sample.labels)
             return replace(sample, image=self.prepare(sample.image), labels=labels)
@@ -231,14 +214,13 @@ class Preprocess:
 
         Maps are interpolated linearly, and 0 outside the crop.
         """
-        inner = size if self.crop is None else self.crop
+        height, width = inner = self.crop or size
         if maps.shape[-2:] != inner:
             maps = F.interpolate(maps, inner, mode="bilinear")
-        if inner != size:
-            (top, left), (height, width) = _corner(size, inner), inner
-            right, bottom = size[1] - left - width, size[0] - top - height
-            maps = F.pad(maps, (left, right, top, bottom))
-        return maps
+        if inner == size:
+            return maps
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        return F.pad(maps, (left, size[1] - left - width, top, size[0] - top - height))
 
     def normalize(self, image: Tensor) -> Tensor:
         """uint8 (B, C, H, W) ► float32, ÷255, minus ``mean``, over ``std``."""
@@ -255,7 +237,7 @@ class Preprocess:
                 f"model.preprocess.crop {height}×{width} is larger than the image of "
                 f"{array.shape[0]}×{array.shape[1]} (H×W); lower it"
             )
-        top, left = _corner((array.shape[0], array.shape[1]), self.crop)
+        top, left = (array.shape[0] - height) // 2, (array.shape[1] - width) // 2
         return array[top : top + height, left : left + width]
 
 
@@ -286,19 +268,6 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     # Three times faster than indexing both axes at once.
     resized: np.ndarray = labels[rows].take(columns, axis=1)
     return resized
-
-
-def _is_size(size: tuple[int, ...] | None) -> bool:
-    return size is None or (len(size) == 2 and min(size) >= 1)
-
-
-def _corner(size: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
-    """Top and left of the crop in the middle."""
-    return (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
-
-
-def _counts(image: np.ndarray) -> np.ndarray:
-    return np.bincount(image.reshape(-1), minlength=1 << (8 * image.dtype.itemsize))
 
 
 def _channels(image: np.ndarray, channels: int) -> np.ndarray:

@@ -1,15 +1,22 @@
-"""One image with its instance labels, and what a dataset must offer to be read."""
+"""One image with its instance labels, what a dataset offers, and the parts of a split."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from segmentation.errors import UserError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +47,10 @@ class Record:
     """Where one sample lies, known without decoding it.
 
     Attributes:
-        id: As in :class:`Sample`.
         image: Path (or archive member) of the image.
         masks: Paths (or members) of its truth; empty when there is none.
         stamp: Changes whenever a file of this sample changes (size and time, or checksum).
-        group: As in :class:`Sample`.
-        subset: As in :class:`Sample`.
+        id, group, subset: As in :class:`Sample`.
     """
 
     id: str
@@ -66,18 +71,10 @@ class Source(Protocol):
     version: int
 
     def index(self) -> Sequence[Record]:
-        """Every sample, sorted by id.
-
-        Raises:
-            UserError: The root is missing, empty or not in the expected layout.
-        """
+        """Every sample, sorted by id; a ``UserError`` if the root is not in the expected layout."""
 
     def read(self, record: Record) -> Sample:
-        """Decode one sample.
-
-        Raises:
-            UserError: A file is unreadable, or mask and image do not fit together.
-        """
+        """Decode one sample; a ``UserError`` if a file is at fault, or mask and image differ."""
 
 
 class SegmentationDataset(Dataset[Sample], Source):
@@ -122,3 +119,50 @@ class SegmentationDataset(Dataset[Sample], Source):
         axes.imshow(shown)
         axes.set(title=sample.id, xticks=(), yticks=())
         return figure
+
+
+class Item(Protocol):
+    """What a split needs to know of a sample: a stored one, or a sample itself."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def subset(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sample ids by part. A sample may be in none of them; in two, it is a ``UserError``."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        seen: dict[str, str] = {}
+        for part in PARTS:
+            for name in getattr(self, part):
+                if name in seen:
+                    both = f"{name} is in {seen[name]} and again in {part}"
+                    raise UserError(f"split: {both}; list each sample once")
+                seen[name] = part
+
+    def to_json(self) -> str:
+        """The ids and a hash over them, to be kept beside a run."""
+        parts = asdict(self)
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        counts = {part: len(ids) for part, ids in parts.items()}
+        return json.dumps({"sha256": digest, "counts": counts, **parts}, indent=1)
+
+
+def straddling(digests: Mapping[str, str], split: Split) -> list[list[str]]:
+    """Groups of samples with the same digest that lie in more than one part, each sorted by id."""
+    part = {name: p for p in PARTS for name in getattr(split, p)}
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(part):
+        groups[digests[name]].append(name)
+    return [names for names in groups.values() if len({part[name] for name in names}) > 1]

@@ -1,13 +1,11 @@
 """Which sample comes when: decided by (seed, epoch) alone, whatever the number of processes."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DistributedSampler
-
-__all__ = ["Draw", "TrainSampler", "UnrepeatedDistributedSampler"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +37,11 @@ class TrainSampler(DistributedSampler[Draw]):
     Args:
         size: Number of samples, ≥ 1.
         seed: Of the run, ≥ 0.
-        weights: Probability of each sample (drawn with replacement, scaled to a sum of 1); ``None``
-            takes each once.
-        length: Draws per epoch, over all processes; ``size`` by default.
-        rank: Of this process.
-        world_size: Number of processes. The order is lengthened to a multiple of it by drawing
-            samples again (anew augmented), for DDP needs equal shares in training.
+        weights: Relative probability of each sample (drawn with replacement); ``None`` takes each
+            once.
+        length: Draws per epoch, over all processes; ``size`` by default. More are drawn for equal
+            shares of the processes, which DDP needs in training.
+        rank, world_size: Of this process, and the number of processes.
     """
 
     def __init__(
@@ -57,8 +54,7 @@ class TrainSampler(DistributedSampler[Draw]):
         world_size: int = 1,
     ) -> None:
         super().__init__(range(size), world_size, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
-        self.size = size
-        self.weights = weights
+        self.size, self.weights = size, weights
         self.length = -(-(length or size) // world_size) * world_size
         self.done = (0, 0)  # an epoch, and how many draws of each process it leaves out
 
@@ -73,13 +69,13 @@ class TrainSampler(DistributedSampler[Draw]):
         return [int(i) for _ in range(rounds) for i in rng.permutation(self.size)][: self.length]
 
     def __iter__(self) -> Iterator[Draw]:
-        seen: dict[int, int] = {}
+        seen = Counter[int]()
         epoch, done = self.done
         first = done * self.num_replicas if epoch == self.epoch else 0
         for place, index in enumerate(self.order()):
-            repeat = seen[index] = seen.get(index, -1) + 1
             if place >= first and place % self.num_replicas == self.rank:
-                yield Draw(index, self.epoch, repeat)
+                yield Draw(index, self.epoch, seen[index])
+            seen[index] += 1
 
     def skip(self, epoch: int, draws: int) -> None:
         """Leave out the first draws of each process in this epoch: they were trained on."""

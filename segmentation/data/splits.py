@@ -8,81 +8,27 @@ Kept by hand because the draws are frozen: a new release moves no sample of an o
 (('i2', 'i3'), ('i0', 'i2', 'i4'))
 """
 
-import hashlib
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TypeVar
 
 import numpy as np
 
+from segmentation.data.sample import PARTS, Item, Split, straddling
 from segmentation.errors import UserError
 
-PARTS = ("train", "val", "test")
-OFFICIAL_TEST, OFFICIAL_VAL = "test", "val"  # subsets that a dataset's authors chose
-
-_log = logging.getLogger(__name__)
-
-
-class Item(Protocol):
-    """What a split needs to know of a sample: a stored one, or a sample itself."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def subset(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Split:
-    """Sample ids by part. A sample may be in none of them; in two, it is a ``UserError``."""
-
-    train: tuple[str, ...]
-    val: tuple[str, ...]
-    test: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        seen: dict[str, str] = {}
-        for part in PARTS:
-            for name in getattr(self, part):
-                if name in seen:
-                    raise UserError(
-                        f"split: {name} is in {seen[name]} and again in {part}; list each sample "
-                        "once"
-                    )
-                seen[name] = part
-
-    def to_json(self) -> str:
-        """The ids and a hash over them, to be kept beside a run."""
-        parts = asdict(self)
-        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-        counts = {part: len(ids) for part, ids in parts.items()}
-        return json.dumps({"sha256": digest, "counts": counts, **parts}, indent=1)
-
-
-def straddling(digests: Mapping[str, str], split: Split) -> list[list[str]]:
-    """Groups of samples with the same digest that lie in more than one part, each sorted by id."""
-    part = {name: p for p in PARTS for name in getattr(split, p)}
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(part):
-        groups[digests[name]].append(name)
-    return [names for names in groups.values() if len({part[name] for name in names}) > 1]
+T = TypeVar("T")
 
 
 class Splitter(ABC):
     """Assigns samples to parts, whatever order they come in.
 
-    Splits that draw at random or by position leave the dataset's own test set out, where it has one
-    (``subset`` is ``"test"``): only :class:`OfficialSplit` and lists use it. Amounts are counts
-    (≥ 1) or shares (< 1) of all.
+    All but :class:`OfficialSplit` and lists leave the dataset's own test set out, where it has one
+    (``subset`` is ``"test"``). Amounts are counts (≥ 1) or shares (< 1) of all.
     """
 
     @abstractmethod
@@ -94,14 +40,13 @@ class Splitter(ABC):
         """
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
-        """Fold ``fold`` of ``folds`` (0 ≤ ``fold`` < ``folds``) of a cross-validation.
+        """Fold ``fold`` (from 0) of ``folds``, whose test parts hold every sample once.
 
-        The test parts of all folds are disjoint and hold every sample that is open to this split
-        once. What remains trains and validates as it would without folds, with as many to validate.
+        What remains trains and validates as it would without folds, with as many to validate.
 
         Raises:
-            UserError: There are too few samples or groups for so many folds, nothing is left to
-                train on, or this kind of split has no folds.
+            UserError: There are too few samples or groups, nothing is left to train on, or this
+                kind of split has no folds.
         """
         raise UserError(
             f"split: {type(self).__name__} has no folds; set data.split to one that has, such as "
@@ -127,34 +72,25 @@ class RandomSplit(Splitter):
     def __call__(self, items: Sequence[Item]) -> Split:
         items = _open_to_all(items)
         val_count, test_count = _part_sizes(self.val, self.test, len(items))
-        order = _shuffled([item.id for item in items], self.seed)
-        kinds = {item.id: item.kind if self.stratify else "" for item in items}
-        test = _draw(order, kinds, test_count)
-        val = _draw([name for name in order if name not in test], kinds, val_count)
+        order = _shuffled(items, self.seed)
+        test = _draw(order, test_count, self.stratify)
+        val = _draw([i for i in order if i.id not in test], val_count, self.stratify)
         return _assigned(items, dict.fromkeys(test, "test") | dict.fromkeys(val, "val"))
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
-        """Deal the shuffled samples out, kind after kind (if ``stratify``).
-
-        Any two test parts differ by at most one sample, in all and in each kind.
-        """
+        """Test parts differ by at most one sample, in all and (if ``stratify``) in each kind."""
         items = _open_to_all(items)
         _check_folds("sample(s)", len(items), folds)
-        order = _shuffled([item.id for item in items], self.seed)
+        order = _shuffled(items, self.seed)
         if self.stratify:
-            kinds = {item.id: item.kind for item in items}
-            order.sort(key=kinds.__getitem__)
+            order.sort(key=lambda item: item.kind)
         val = _part_size("val", self.val, len(items))
-        rest = RandomSplit(val, 0, self.seed, self.stratify)
-        return _tested(items, set(order[fold::folds]), rest)
+        return _tested(items, order[fold::folds], RandomSplit(val, 0, self.seed, self.stratify))
 
 
 @dataclass(frozen=True)
 class LeakyRandomSplit(RandomSplit):
-    """As :class:`RandomSplit`, where samples are not independent; the log says that it leaks.
-
-    Some published scores were measured so: the networks had all but seen their test images.
-    """
+    """As :class:`RandomSplit`, for published scores of samples that leak; the log says so."""
 
     test: float = 0.2
 
@@ -166,11 +102,10 @@ class LeakyRandomSplit(RandomSplit):
 
     @staticmethod
     def _warned(items: Sequence[Item], split: Split) -> Split:
-        shared = straddling({item.id: item.group for item in items}, split)
-        _log.warning(
+        logging.getLogger(__name__).warning(
             "split: LeakyRandomSplit leaks: %d group(s) (sequences, subjects) lie in several parts,"
             " so scores are too good; use SequenceSplit, BlockSplit or GroupSplit",
-            len(shared),
+            len(straddling({item.id: item.group for item in items}, split)),
         )
         return split
 
@@ -190,7 +125,7 @@ class GroupSplit(Splitter):
 
     def __call__(self, items: Sequence[Item]) -> Split:
         items = _open_to_all(items)
-        groups = _shuffled(sorted({item.group for item in items}), self.seed)
+        groups = _shuffled(_groups(items), self.seed)
         needed = 1 + (self.val > 0) + (self.test > 0)
         if len(groups) < needed:
             raise UserError(
@@ -198,18 +133,16 @@ class GroupSplit(Splitter):
                 "samples are independent"
             )
         val, test = _part_sizes(self.val, self.test, len(groups))
-        part = dict.fromkeys(groups[:test], "test")
-        part |= dict.fromkeys(groups[test : test + val], "val")
+        part = dict.fromkeys(groups[: test + val], "val") | dict.fromkeys(groups[:test], "test")
         return _assigned(items, {i.id: part[i.group] for i in items if i.group in part})
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """Deal the shuffled groups out: the numbers of groups differ by one at most."""
         items = _open_to_all(items)
-        groups = _shuffled(sorted({item.group for item in items}), self.seed)
+        groups = _shuffled(_groups(items), self.seed)
         _check_folds("group(s)", len(groups), folds)
-        val = _part_size("val", self.val, len(groups))
-        tested = {item.id for item in items if item.group in groups[fold::folds]}
-        return _tested(items, tested, GroupSplit(val, 0, self.seed))
+        rest = GroupSplit(_part_size("val", self.val, len(groups)), 0, self.seed)
+        return _tested(items, [i for i in items if i.group in groups[fold::folds]], rest)
 
 
 @dataclass(frozen=True)
@@ -232,17 +165,16 @@ class IndexSplit(Splitter):
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """The test parts are contiguous; the last samples of what remains validate."""
         items = _open_to_all(items)
-        start, stop = _fold_edges("sample(s)", len(items), fold, folds)
-        val = _part_size("val", self.val, len(items))
-        return _tested(items, {item.id for item in items[start:stop]}, IndexSplit(val, 0))
+        block = _block("sample(s)", len(items), fold, folds)
+        rest = IndexSplit(_part_size("val", self.val, len(items)), 0)
+        return _tested(items, items[block], rest)
 
 
 @dataclass(frozen=True)
 class SequenceSplit(Splitter):
-    """One sequence (group) tests; of each other one the last samples validate, the rest train.
+    """One sequence (group) tests; of each other one the last samples (by id) validate.
 
-    Neighbouring frames of a film are nearly the same image, so some between the training and the
-    validation block are left out. Samples are in the order of their ids.
+    Neighbouring frames of a film are nearly the same image, so some are left out in between.
 
     Args:
         val: Samples of each training sequence to validate on.
@@ -255,37 +187,35 @@ class SequenceSplit(Splitter):
     test: str | None = None
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        sequences = _sequences(items)
-        names = ", ".join(sorted(sequences)[:9]) or "one"
-        if len(sequences) < 2:
+        sequences = _groups(_open_to_all(items))
+        names = ", ".join(sequences[:9]) or "one"
+        if len(sequences) == 1:
             raise UserError(f"split: two sequences are needed, there is {names}; use BlockSplit")
-        tested = max(sequences) if self.test is None else self.test
-        if tested not in sequences:
-            raise UserError(f"split: no sequence is called {tested!r}; test is one of {names}")
-        return self._testing(items, [tested])
+        if self.test not in (None, *sequences):
+            raise UserError(f"split: no sequence is called {self.test!r}; test is one of {names}")
+        return self._testing(items, sequences[-1:] if self.test is None else [self.test])
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """The sequences are the folds; where there are more of them, a fold tests several."""
-        names = sorted(_sequences(items))
+        names = _groups(_open_to_all(items))
         _check_folds("sequence(s)", len(names), folds)
         return self._testing(items, names[fold::folds])
 
     def _testing(self, items: Sequence[Item], tested: Collection[str]) -> Split:
-        part: dict[str, str] = {}
-        for name, ids in _sequences(items).items():
+        def cut(name: str, ids: list[str]) -> dict[str, str]:
             if name in tested:
-                part |= dict.fromkeys(ids, "test")
-            else:
-                part |= _blocks(name, ids, self.val, 0, self.gap)
-        return _assigned(_open_to_all(items), part)
+                return dict.fromkeys(ids, "test")
+            return _blocks(name, ids, self.val, 0, self.gap)
+
+        return _by_sequence(items, cut)
 
 
 @dataclass(frozen=True)
 class BlockSplit(Splitter):
-    """Cut every sequence (group) into blocks of time: train, val, test, with gaps in between.
+    """Cut every sequence (group, by id) into train, val and test, with gaps in between.
 
     Less of a leak than random frames, but the test shows the cells of the training, which
-    :class:`SequenceSplit` avoids. Samples are in the order of their ids.
+    :class:`SequenceSplit` avoids.
 
     Args:
         val, test: How many samples of each sequence to validate and to test on (not for folds).
@@ -297,27 +227,24 @@ class BlockSplit(Splitter):
     gap: float = 0.05
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        part: dict[str, str] = {}
-        for name, ids in _sequences(items).items():
-            part |= _blocks(name, ids, self.val, self.test, self.gap)
-        return _assigned(_open_to_all(items), part)
+        return _by_sequence(items, lambda *one: _blocks(*one, self.val, self.test, self.gap))
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
-        """Each sequence is cut into ``folds`` blocks, of which one tests, with gaps around it.
+        """One of ``folds`` blocks of each sequence tests, with gaps around it.
 
-        The samples before the tested block validate, as they would without folds; before the first
-        block there are none, so there it is the last ones of the sequence.
+        The samples before it validate; before the first block, the last ones of the sequence.
         """
-        part: dict[str, str] = {}
-        for name, ids in _sequences(items).items():
+
+        def cut(name: str, ids: list[str]) -> dict[str, str]:
             what = f"sample(s) of sequence {name or 'without name'}"
-            start, stop = _fold_edges(what, len(ids), fold, folds)
+            block = _block(what, len(ids), fold, folds)
             val, gap = (_part_size(n, getattr(self, n), len(ids)) for n in ("val", "gap"))
-            before, after = ids[: max(0, start - gap)], ids[stop + gap :]
-            part |= dict.fromkeys(ids, "gap") | dict.fromkeys(ids[start:stop], "test")
+            before, after = ids[: max(0, block.start - gap)], ids[block.stop + gap :]
+            part = dict.fromkeys(ids, "gap") | dict.fromkeys(ids[block], "test")
             # As in a circle that begins after the tested block, the last samples validate.
-            part |= _blocks(name, after + before, val, 0, gap)
-        return _assigned(_open_to_all(items), part)
+            return part | _blocks(name, after + before, val, 0, gap)
+
+        return _by_sequence(items, cut)
 
 
 @dataclass(frozen=True)
@@ -336,14 +263,23 @@ class ListSplit(Splitter):
 
     def __call__(self, items: Sequence[Item]) -> Split:
         known = sorted(item.id for item in items)
-        parts = {part: _read_list(getattr(self, part)) for part in PARTS}
-        for part, names in parts.items():
-            for name in sorted(set(names) - set(known)):
-                raise UserError(
-                    f"{getattr(self, part)}: no sample is called {name!r} (one is called "
-                    f"{known[0]!r}); list ids like that, without suffix"
-                )
-        return Split(**parts)
+        return Split(*(self._read(getattr(self, part), known) for part in PARTS))
+
+    @staticmethod
+    def _read(path: str, known: Sequence[str]) -> tuple[str, ...]:
+        try:
+            text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
+            raise UserError(f"{path}: cannot be read ({reason}); save one id a line") from None
+        lines = (line.partition("#")[0].strip() for line in text.splitlines())
+        names = tuple(line for line in lines if line)
+        for name in sorted(set(names) - set(known)):
+            raise UserError(
+                f"{path}: no sample is called {name!r} (one is called {known[0]!r}); list ids like "
+                "that, without suffix"
+            )
+        return names
 
 
 @dataclass(frozen=True)
@@ -361,59 +297,69 @@ class OfficialSplit(Splitter):
     train: int | None = None
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        test, val = (
-            tuple(sorted(item.id for item in items if item.subset == subset))
-            for subset in (OFFICIAL_TEST, OFFICIAL_VAL)
-        )
+        test = tuple(sorted(item.id for item in items if item.subset == "test"))
         if not test:
             raise UserError("split: this dataset holds no official test set; use RandomSplit")
-        train = tuple(i.id for i in _open_to_all(items) if i.subset != OFFICIAL_VAL)
+        rest = _open_to_all(items)
+        val = tuple(item.id for item in rest if item.subset == "val")
+        train = tuple(item.id for item in rest if item.subset != "val")
         if not train:
             raise UserError("split: the official lists leave nothing to train on; check the data")
         if not val:
-            drawn = RandomSplit(val=self.val, test=0, seed=self.seed)(items)
+            drawn = RandomSplit(val=self.val, test=0, seed=self.seed)(rest)
             train, val = drawn.train, drawn.val
         return Split(self._some(train), val, test)
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
-        """:class:`RandomSplit`'s folds over all but the official test set, which is in none.
-
-        As many samples validate as the official validation set has, where there is one.
-        """
-        rest = _open_to_all(items)
-        val = sum(item.subset == OFFICIAL_VAL for item in rest) or self.val
-        split = RandomSplit(val=val, seed=self.seed).fold(rest, fold, folds)
+        """:class:`RandomSplit`'s folds over all but the official test set, which is in none."""
+        # As many samples validate as in the official validation set, where there is one.
+        val = sum(item.subset == "val" for item in items) or self.val
+        split = RandomSplit(val=val, seed=self.seed).fold(items, fold, folds)
         return replace(split, train=self._some(split.train))
 
     def _some(self, train: tuple[str, ...]) -> tuple[str, ...]:
-        if self.train is None:
-            return train
-        if not 0 < self.train <= len(train):
+        count = len(train) if self.train is None else self.train
+        if not 0 < count <= len(train):
             raise UserError(
-                f"split: train={self.train} is not between 1 and {len(train)}, all there are"
+                f"split: train={count} is not between 1 and {len(train)}, all there are"
             )
-        return tuple(sorted(_shuffled(list(train), self.seed)[: self.train]))
+        return tuple(sorted(_shuffled(train, self.seed)[:count]))
 
 
 def _open_to_all(items: Sequence[Item]) -> list[Item]:
     """All but the official test set, sorted by id."""
-    return sorted((i for i in items if i.subset != OFFICIAL_TEST), key=lambda item: item.id)
+    return sorted((i for i in items if i.subset != "test"), key=lambda item: item.id)
+
+
+def _groups(items: Sequence[Item]) -> list[str]:
+    return sorted({item.group for item in items})
 
 
 def _assigned(items: Sequence[Item], part: Mapping[str, str]) -> Split:
     return Split(*(tuple(i.id for i in items if part.get(i.id, "train") == p) for p in PARTS))
 
 
-def _tested(items: Sequence[Item], tested: set[str], rest: Splitter) -> Split:
-    """Test on some of the (sorted) items and divide the others."""
-    split = rest([item for item in items if item.id not in tested])
-    return replace(split, test=tuple(item.id for item in items if item.id in tested))
+def _tested(items: Sequence[Item], tested: Sequence[Item], rest: Splitter) -> Split:
+    """Test on some of the items and divide the others."""
+    test = {item.id for item in tested}
+    return replace(rest([i for i in items if i.id not in test]), test=tuple(sorted(test)))
 
 
-def _shuffled(names: list[str], seed: int) -> list[str]:
+def _by_sequence(items: Sequence[Item], cut: Callable[[str, list[str]], dict[str, str]]) -> Split:
+    """``cut`` gets the name of each group and its ids in order, and tells the part of each."""
+    items = _open_to_all(items)
+    sequences: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        sequences[item.group].append(item.id)
+    if not sequences:
+        raise UserError("split: there is nothing to train on; check the data")
+    return _assigned(items, {k: v for s in sequences.items() for k, v in cut(*s).items()})
+
+
+def _shuffled(some: Sequence[T], seed: int) -> list[T]:
     if seed < 0:
         raise UserError(f"split: seed={seed} must not be negative")
-    return [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    return [some[i] for i in np.random.default_rng(seed).permutation(len(some))]
 
 
 def _part_sizes(val: float, test: float, total: int) -> tuple[int, int]:
@@ -433,11 +379,11 @@ def _part_size(part: str, amount: float, total: int) -> int:
     return max(1, count) if amount > 0 else 0  # a share of a handful still means: at least one
 
 
-def _draw(order: list[str], kinds: Mapping[str, str], count: int) -> set[str]:
+def _draw(order: Sequence[Item], count: int, stratify: bool) -> set[str]:
     """The first ``count`` of ``order``, each kind in proportion (largest remainder)."""
     members: dict[str, list[str]] = defaultdict(list)
-    for name in order:
-        members[kinds[name]].append(name)
+    for item in order:
+        members[item.kind if stratify else ""].append(item.id)
     quota = {kind: count * len(names) / len(order) for kind, names in members.items()}
     take = {kind: int(share) for kind, share in quota.items()}
     by_remainder = sorted(quota, key=lambda kind: (take[kind] - quota[kind], kind))
@@ -446,28 +392,16 @@ def _draw(order: list[str], kinds: Mapping[str, str], count: int) -> set[str]:
     return {name for kind, names in members.items() for name in names[: take[kind]]}
 
 
-def _sequences(items: Sequence[Item]) -> dict[str, list[str]]:
-    """Ids of each group that is open to all, in order."""
-    sequences: dict[str, list[str]] = defaultdict(list)
-    for item in _open_to_all(items):
-        sequences[item.group].append(item.id)
-    if not sequences:
-        raise UserError("split: there is nothing to train on; check the data")
-    return dict(sequences)
-
-
 def _check_folds(what: str, total: int, folds: int) -> None:
     if total < folds:
-        raise UserError(
-            f"split: {total} {what} cannot make {folds} folds; "
-            + (f"ask for {total} or fewer" if total > 1 else "at least two are needed")
-        )
+        remedy = f"ask for {total} or fewer" if total > 1 else "at least two are needed"
+        raise UserError(f"split: {total} {what} cannot make {folds} folds; {remedy}")
 
 
-def _fold_edges(what: str, total: int, fold: int, folds: int) -> tuple[int, int]:
-    """Where a fold's block begins and ends (exclusive); blocks differ by one sample at most."""
+def _block(what: str, total: int, fold: int, folds: int) -> slice:
+    """A fold's block of ``total``; blocks differ by one sample at most."""
     _check_folds(what, total, folds)
-    return fold * total // folds, (fold + 1) * total // folds
+    return slice(fold * total // folds, (fold + 1) * total // folds)
 
 
 def _blocks(name: str, ids: list[str], val: float, test: float, gap: float) -> dict[str, str]:
@@ -484,14 +418,3 @@ def _blocks(name: str, ids: list[str], val: float, test: float, gap: float) -> d
             f"{name or 'without name'} leave nothing to train on; ask for fewer"
         )
     return dict(zip(ids, ["train"] * (len(ids) - len(tail)) + tail, strict=True))
-
-
-def _read_list(path: str) -> tuple[str, ...]:
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8; save it as one id a line") from None
-    lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    return tuple(line for line in lines if line)

@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from segmentation.config_files import find_config, read_parts
-from segmentation.data.splits import PARTS
+from segmentation.data.sample import PARTS
 from segmentation.errors import UserError
 from segmentation.evaluation.table import FILE, finite, read_images, summary, write_images
 from segmentation.experiments.process import run_fit

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from segmentation.data.augment import Augmentation
 from segmentation.data.cache import SampleStore, StoredSample, derived
 from segmentation.data.datamodule import SegmentationDataModule
-from segmentation.data.examples import EvalSet, Samples, TrainingWindows, TrainSet
-from segmentation.data.sample import Sample, SegmentationDataset
-from segmentation.data.splits import PARTS, Split
+from segmentation.data.examples import EvalSet, Samples, TrainSet, TrainWindows
+from segmentation.data.sample import PARTS, Sample, SegmentationDataset, Split
 from segmentation.errors import UserError
 from segmentation.inference import network_stride
 from segmentation.models.blocks import check_positive
@@ -119,7 +118,7 @@ class StudyDataModule(SegmentationDataModule):
         assert sample.labels is not None
         return sample.image, sample.labels > 0
 
-    def _fixed(self, name: str, windows: TrainingWindows, blank: bool = False) -> SampleStore:
+    def _fixed(self, name: str, windows: TrainWindows, blank: bool = False) -> SampleStore:
         """What does not change from epoch to epoch, computed once and cached.
 
         Each image comes ``copies`` times: as it is, then in other windows and augmentations, drawn

@@ -294,11 +294,11 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(file: Any, array: np.ndarray) -> None:
+    def full(file: Any, sample: Sample) -> None:
         file.write(b"some")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "_append", full)
+    monkeypatch.setattr(cache, "_write", full)
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
         decoded(Numbers(), tmp_path)
     assert stores(tmp_path) == []

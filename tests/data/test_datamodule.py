@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segmentation.data.datamodule import DataFiles, Sampling, SegmentationDataModule
-from segmentation.data.examples import draw_weights
 from segmentation.data.preprocess import Preprocess
-from segmentation.data.sample import Record, Sample
-from segmentation.data.splits import Item, ListSplit, RandomSplit, Split, Splitter
+from segmentation.data.sample import Item, Record, Sample, Split
+from segmentation.data.splits import ListSplit, RandomSplit, Splitter
 from segmentation.datasets.dsb2018 import DSB2018DataModule
 from segmentation.datasets.folder import FolderDataModule
 from segmentation.errors import UserError
@@ -209,16 +208,16 @@ def test_balance_draws_rare_kinds_and_large_images_more_often() -> None:
         assert rare == pytest.approx(weights[1] / sum(weights), abs=0.03)
 
 
-def test_draw_weights() -> None:
+def test_weights_of_draws() -> None:
     def entry(kind: str, height: int, objects: int) -> Any:
         return SimpleNamespace(kind=kind, image=(0, (height, 10, 1), "|u1"), objects=objects)
 
     entries = [entry("a", 10, 1), entry("a", 10, 0), entry("b", 40, 0)]
-    assert draw_weights(entries, 0, False) == [1, 1, 1]
-    assert draw_weights(entries, 1, False) == [50, 50, 400]
-    assert draw_weights(entries, 0.5, False) == pytest.approx([50**0.5, 50**0.5, 20])
-    assert draw_weights(entries, 1, True) == pytest.approx([1, 50 / 450, 400 / 450])
-    assert draw_weights(entries[1:], 0, True) == [1, 1]  # nothing to balance
+    assert Sampling().weights(entries) is None
+    assert Sampling(1).weights(entries) == [50, 50, 400]
+    assert Sampling(0.5).weights(entries) == pytest.approx([50**0.5, 50**0.5, 20])
+    assert Sampling(1, True).weights(entries) == pytest.approx([1, 50 / 450, 400 / 450])
+    assert Sampling(0, True).weights(entries[1:]) == [1, 1]  # nothing to balance
 
 
 def test_images_with_and_without_objects_are_balanced() -> None:
@@ -325,7 +324,10 @@ def test_task_decides_on_preprocessing_and_target(dsb_root: Path) -> None:
         ({"crop": (32, -1)}, r"data\.crop: \(32, -1\)"),
         ({"zoom": (1.5, 0.5)}, r"data\.zoom: \(1\.5, 0\.5\) must be a range of positive"),
         ({"zoom": (0.0, 1.0)}, r"data\.zoom"),
-        ({"crop": None, "zoom": (0.5, 2.0)}, r"data\.zoom: .* needs a data\.crop; set one"),
+        (
+            {"crop": None, "zoom": (0.5, 2.0)},
+            r"data\.zoom: .* must be \[1, 1\] without a data\.crop",
+        ),
         ({"balance": -1.0}, r"data\.sampling\.balance"),
         ({"length": 0}, r"data\.sampling\.length: 0 must be positive"),
         ({"fold": "0/1"}, r"data\.fold: 0/1 must be K/N, N at least 2 and K from 0 to N - 1"),

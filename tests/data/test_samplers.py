@@ -2,12 +2,11 @@
 
 import pickle
 from collections import Counter
-from itertools import zip_longest
 
 import numpy as np
 import pytest
 
-from segmentation.data.samplers import Draw, TrainSampler, UnrepeatedDistributedSampler
+from segmentation.data.samplers import Draw, TrainSampler
 
 
 def epoch(sampler: TrainSampler, number: int) -> list[Draw]:
@@ -82,18 +81,6 @@ def test_streams_differ() -> None:
     order = np.random.default_rng([0, 0, 0, 0]).permutation(50).tolist()
     assert TrainSampler(50, 0).order() != order
     assert pickle.loads(pickle.dumps(draws)) == draws  # the way to a worker
-
-
-@pytest.mark.parametrize("size", [3, 12, 13, 14])
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_evaluation_takes_each_sample_once(size: int, world: int) -> None:
-    shares = [
-        list(UnrepeatedDistributedSampler(range(size), world, rank, shuffle=False))
-        for rank in range(world)
-    ]
-    assert sorted(index for share in shares for index in share) == list(range(size))
-    rows = zip_longest(*shares)
-    assert [i for row in rows for i in row if i is not None] == list(range(size))
 
 
 @pytest.mark.parametrize("world", [1, 2])

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from segmentation.data.sample import PARTS, Split
 from segmentation.data.splits import (
-    PARTS,
     BlockSplit,
     GroupSplit,
     IndexSplit,
@@ -20,7 +20,6 @@ from segmentation.data.splits import (
     OfficialSplit,
     RandomSplit,
     SequenceSplit,
-    Split,
     Splitter,
 )
 from segmentation.errors import UserError
@@ -246,7 +245,7 @@ def test_bad_lists(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Is a directory"):
         ListSplit(str(tmp_path), "", "")(things())
     (tmp_path / "train.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"train\.txt: not a text file in UTF-8"):
+    with pytest.raises(UserError, match=r"train\.txt: cannot be read \(not a text file in UTF-8"):
         ListSplit(str(tmp_path / "train.txt"), "", "")(things())
 
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from segmentation.data.sample import Sample
-from segmentation.data.splits import PARTS, BlockSplit
+from segmentation.data.sample import PARTS, Sample
+from segmentation.data.splits import BlockSplit
 from segmentation.datasets.dic_hela import DICHeLa, DICHeLaDataModule, Truth, completed
 from segmentation.datasets.synthetic import write_dic_hela
 from segmentation.errors import UserError

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import wandb
 
-from segmentation.data.splits import Split
+from segmentation.data.sample import Split
 from segmentation.training import loggers
 from segmentation.training.loggers import RobustWandbLogger, stopped_by_server
 from segmentation.training.run_folder import RunRecord

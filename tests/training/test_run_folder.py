@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from segmentation.data.splits import Split
+from segmentation.data.sample import Split
 from segmentation.errors import UserError
 from segmentation.training import run_folder
 from segmentation.training.resume import AtomicCheckpointIO

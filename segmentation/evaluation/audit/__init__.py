@@ -15,8 +15,7 @@ from markupsafe import Markup
 
 from segmentation.data.cache import SampleStore, StoredSample, decoded, map_ordered, usable_cores
 from segmentation.data.datamodule import DataFiles
-from segmentation.data.sample import Record, Sample, Source
-from segmentation.data.splits import PARTS, Split, straddling
+from segmentation.data.sample import PARTS, Record, Sample, Source, Split, straddling
 from segmentation.errors import UserError
 from segmentation.evaluation.audit.duplicates import (
     Duplicates,

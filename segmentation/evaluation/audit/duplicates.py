@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from segmentation.data.cache import SampleStore
-from segmentation.data.splits import PARTS, Split
+from segmentation.data.sample import PARTS, Split
 
 THUMBNAIL = 32  # pixels a side; 16 lets ten times as many unrelated pairs through
 BLOCK = 1024  # fingerprints compared at once

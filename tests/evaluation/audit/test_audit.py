@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from segmentation.__main__ import main
-from segmentation.data.sample import Record
-from segmentation.data.splits import GroupSplit, RandomSplit, Split
+from segmentation.data.sample import Record, Split
+from segmentation.data.splits import GroupSplit, RandomSplit
 from segmentation.errors import UserError
 from segmentation.evaluation.audit import FILES, make_audit, read_split, readable
 from segmentation.io.images import write_image

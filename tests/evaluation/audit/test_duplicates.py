@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segmentation.data.cache import decoded
-from segmentation.data.splits import Split
+from segmentation.data.sample import Split
 from segmentation.datasets.ultrasound_nerve import UltrasoundNerve
 from segmentation.evaluation.audit import duplicates
 from segmentation.evaluation.audit.duplicates import (
