@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from segmentation.__main__ import COMMANDS
+from segmentation.__main__ import COMMANDS, main
 from segmentation.commands import help_text
 from segmentation.config_files import find_config
 
@@ -64,3 +64,20 @@ def test_configs_in_the_table_exist() -> None:
     assert len(names) > 10
     for name in names:
         assert find_config(name.removesuffix("/…")).exists()
+
+
+def test_the_examples_of_extending_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network, loss, target and data set of one's own, as the page shows them, in one run."""
+    page = (ROOT / "docs" / "howto" / "extending.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.py").write_text("\n".join(blocks), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    own = [
+        *("--model.net=mine.TwoConvs", "--model.net.width=4", "--model.loss=mine.Squared"),
+        *("--model.target=mine.Inner", "--data=mine.SquaresDataModule", "--data.crop=32"),
+        *("--data.split.val=2", "--data.split.test=3", "--data.num_workers=0"),
+        *("--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--run.wandb=off"),
+    ]
+    assert main(["fit", "--config", "quickstart", *own]) == 0
+    assert list(tmp_path.glob("runs/quickstart/*/scores.json"))
