@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import yaml
+from jsonargparse import get_loader, set_loader
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -34,6 +35,9 @@ from segmentation.training.tracking import Tracking
 
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
 BEST = LAST | {"filename": "best", "monitor": "val/iou", "mode": "max"}
+# jsonargparse hands a null on to the parser of a nested argument as Python's word for it.
+_load_yaml = get_loader("yaml")
+set_loader("yaml", lambda t: None if t == "None" else _load_yaml(t), (yaml.YAMLError,))
 
 
 class RunCheckpoint(ModelCheckpoint):

@@ -11,7 +11,7 @@ def parser_gist(message: str) -> str:
     """The gist of jsonargparse's nested message: which option, and what is wrong with it."""
     text = one_line(message)
     keys = re.findall(r'Parser key "([\w.]+)":', text)
-    nested = re.search(r"NestedArg\(key='([^']+)', val='([^']*)'\)", text)
+    nested = re.search(r"NestedArg\(key='([^']+)', val='?([^')]*)", text)
     value = nested[2] if nested else (re.findall(r"Given value: (\S+)$", text) or [""])[0]
     option = f"--{keys[0]}{'.' + nested[1] if nested else ''} {value}: " if keys else ""
     text = text.split("Given value type:")[0]

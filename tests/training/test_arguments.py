@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
@@ -43,3 +45,14 @@ def test_fit_takes_what_wandbs_agent_types() -> None:
     base = ["--config", "configs/reproduce/d/_base.yaml"]
     for macro in ("args", "args_no_equals"):
         assert refused([*base, *typed[macro]], {"data.batch_size": [1]}) is None
+
+
+@pytest.mark.parametrize("spelled", ["null", "None", "in a file"])
+def test_a_nested_number_may_be_null(spelled: str, tmp_path: Path) -> None:
+    words = [f"--data.sampling.length={spelled}"]
+    if spelled == "in a file":
+        (tmp_path / "more.yaml").write_text("data: {init_args: {sampling: {length: null}}}")
+        words = ["--config", str(tmp_path / "more.yaml")]
+    base = ["--config", "configs/quickstart.yaml", *words]
+    assert refused(base, {"data.sampling.seed": [None, 3]}) is None
+    assert "--data.sampling.seed x" in (refused(base, {"data.sampling.seed": ["x"]}) or "")

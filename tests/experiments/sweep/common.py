@@ -23,6 +23,7 @@ SPEC: dict[str, Any] = {
     "command": ["${interpreter}", FAST, "${args}"],
     "parameters": {"x": {"values": [1, 2, 3, 4]}},
 }
+PATIENCE = 300  # seconds that another process may take: machines are busy, and Torch starts slowly
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
@@ -45,7 +46,7 @@ def start(*words: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Wait for something that another process does."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments.sweep.common import ENVIRONMENT, FAST, ROOT, SPEC, sweep_file, wait_until
+from tests.experiments.sweep.common import (
+    ENVIRONMENT,
+    FAST,
+    PATIENCE,
+    ROOT,
+    SPEC,
+    sweep_file,
+    wait_until,
+)
 from tests.experiments.sweep.wandb_server import Server, serving
 from tests.helpers import arguments
 
@@ -54,18 +62,18 @@ def test_two_agents_share_a_grid_with_a_crash_and_a_requeued_run(tmp_path: Path)
     )
     with serving() as server:
         creating = wandb(server, tmp_path, "sweep", str(path))
-        out, _ = creating.communicate(timeout=100)
+        out, _ = creating.communicate(timeout=PATIENCE)
         assert creating.returncode == 0, out
         assert "wandb agent entity/project/sweep1" in out
         agents = [wandb(server, tmp_path, "agent", "entity/project/sweep1") for _ in range(2)]
         try:
-            first = wait_until(lambda: next(runs.glob("t/*/started"), None), 100)
+            first = wait_until(lambda: next(runs.glob("t/*/started"), None))
             process = int(wait_until(first.read_text))
-            wait_until(lambda: len(server.runs) == 3, 100)
+            wait_until(lambda: len(server.runs) == 3)
             hold.unlink()
             os.kill(process, signal.SIGKILL)
             server.requeue("run0")
-            printed = [agent.communicate(timeout=100)[0] for agent in agents]
+            printed = [agent.communicate(timeout=PATIENCE)[0] for agent in agents]
         finally:
             for agent in agents:
                 agent.kill()
@@ -93,10 +101,10 @@ def test_an_agent_hands_signals_on(tmp_path: Path) -> None:
         server.answer("UpsertSweep", "", {"config": json.dumps({**SPEC, "command": command})})
         agent = wandb(server, tmp_path, "agent", "--forward-signals", "entity/project/sweep1")
         try:
-            started = wait_until(lambda: next(runs.glob("t/*/started"), None), 100)
+            started = wait_until(lambda: next(runs.glob("t/*/started"), None))
             wait_until(started.read_text)
             agent.send_signal(signal.SIGTERM)
-            agent.communicate(timeout=100)
+            agent.communicate(timeout=PATIENCE)
         finally:
             agent.kill()
             agent.communicate()
@@ -122,23 +130,23 @@ def test_a_real_training_is_preempted_and_another_ended_early(
         command=["${env}", "${interpreter}", "-m", "segmentation", *base, "${args}"],
     )
     with serving() as server:
-        printed, _ = wandb(server, tmp_path, "sweep", str(path)).communicate(timeout=100)
+        printed, _ = wandb(server, tmp_path, "sweep", str(path)).communicate(timeout=PATIENCE)
         assert server.config, printed
         words = ("agent", "--forward-signals", "entity/project/sweep1")
         agent = wandb(server, tmp_path, *words)
         try:
-            log = wait_until(lambda: next(runs.glob("*/*/metrics.csv"), None), 100)
-            wait_until(lambda: len(log.read_text().splitlines()) > 5, 100)
+            log = wait_until(lambda: next(runs.glob("*/*/metrics.csv"), None))
+            wait_until(lambda: len(log.read_text().splitlines()) > 5)
             agent.send_signal(signal.SIGTERM)
-            printed, _ = agent.communicate(timeout=100)
+            printed, _ = agent.communicate(timeout=PATIENCE)
             run = server.runs["run0"]
             assert (run.state, run.exitcode, run.preempting) == ("failed", 143, True), printed
             before = len(run.history)
             server.requeue("run0")
             agent = wandb(server, tmp_path, *words)
-            wait_until(lambda: len([*runs.glob("*/*/checkpoints/last.ckpt")]) == 2, 100)
+            wait_until(lambda: len([*runs.glob("*/*/checkpoints/last.ckpt")]) == 2)
             server.stopping.add("run1")
-            printed, _ = agent.communicate(timeout=100)
+            printed, _ = agent.communicate(timeout=PATIENCE)
         finally:
             agent.kill()
             agent.communicate()
