@@ -10,16 +10,11 @@ from segmentation.errors import UserError
 
 
 def label_objects(mask: np.ndarray, seed_distance: int = 0) -> np.ndarray:
-    """The objects of a mask: its 8-connected components, cut where they have waists.
+    """The 8-connected components of an (H, W) bool mask, cut where they have waists: int32 ids.
 
-    Args:
-        mask: (H, W) bool.
-        seed_distance: Each maximum of the distance to the background that is highest within so many
-            pixels becomes an object of its own, by watershed (Vincent & Soille 1991); 0 leaves the
-            components whole. About a third of an object's diameter is a good start.
-
-    Returns:
-        (H, W) int32 ids, 0 = background.
+    Each maximum of the distance to the background that is highest within ``seed_distance`` pixels
+    becomes an object of its own, by watershed (Vincent & Soille 1991); 0 leaves the components
+    whole. About a third of an object's diameter is a good start.
 
     >>> label_objects(np.array([[True, True, False, True]])).tolist()
     [[1, 1, 0, 2]]
@@ -32,12 +27,9 @@ def label_objects(mask: np.ndarray, seed_distance: int = 0) -> np.ndarray:
 
 
 def local_maxima(height: np.ndarray, distance: int, mask: np.ndarray) -> np.ndarray:
-    """Number (int32) the pixels that are highest within ``distance``; a plateau counts once.
+    """Number (int32) the pixels of a mask that are highest within ``distance`` ≥ 1 pixels.
 
-    Args:
-        height: (H, W) float32.
-        distance: In pixels, ≥ 1.
-        mask: (H, W) bool: where maxima are looked for.
+    A plateau counts once. ``height`` is (H, W) float32.
 
     >>> local_maxima(np.float32([[1, 3, 1, 2, 2]]), 1, np.ones((1, 5), bool)).tolist()
     [[0, 1, 0, 2, 2]]
@@ -47,18 +39,10 @@ def local_maxima(height: np.ndarray, distance: int, mask: np.ndarray) -> np.ndar
 
 
 def watershed_from_seeds(seeds: np.ndarray, landscape: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Give each pixel of the mask to the seed whose basin of the landscape it lies in.
+    """Give each pixel of the mask to the seed whose basin of the landscape it lies in: ids 1…n.
 
     Components of the mask without a seed become objects of their own, so that all of the mask
-    belongs to objects.
-
-    Args:
-        seeds: (H, W) int32 ids, 0 = none; within the mask.
-        landscape: (H, W) float32, lowest at the seeds.
-        mask: (H, W) bool.
-
-    Returns:
-        (H, W) int32 ids 1…n.
+    belongs to objects. Seeds, (H, W) int32 ids, lie within the mask, where the landscape is low.
 
     >>> seeds, landscape = np.int32([[1, 0, 0, 2]]), np.float32([[0, 1, 2, 0]])
     >>> watershed_from_seeds(seeds, landscape, np.ones((1, 4), bool)).tolist()
@@ -80,19 +64,10 @@ def clean_objects(labels: np.ndarray, min_size: int, fill_holes: bool) -> np.nda
     """
     if fill_holes:
         labels = fill_object_holes(labels)
-    return renumber(remove_small_objects(labels, min_size))
-
-
-def remove_small_objects(labels: np.ndarray, min_size: int) -> np.ndarray:
-    """Set objects of fewer than ``min_size`` pixels to 0; the others keep their ids.
-
-    >>> remove_small_objects(np.int32([[3, 3, 0, 7]]), 2).tolist()
-    [[3, 3, 0, 0]]
-    """
-    if min_size <= 1:
-        return labels
-    small = np.bincount(labels.reshape(-1)) < min_size
-    return np.where(small[labels], 0, labels)
+    if min_size > 1:
+        small = np.bincount(labels.reshape(-1)) < min_size
+        labels = np.where(small[labels], 0, labels)
+    return renumber(labels)
 
 
 def fill_object_holes(labels: np.ndarray) -> np.ndarray:
@@ -131,15 +106,9 @@ def label_components(mask: np.ndarray) -> np.ndarray:
 
 
 def distance_transform(mask: np.ndarray) -> np.ndarray:
-    """Each pixel's Euclidean distance to the nearest pixel outside the mask.
+    """Each pixel's Euclidean distance to the nearest pixel outside the mask, (H, W) float32.
 
-    OpenCV's result differs in the last bit with the number of threads and with where in memory
-    the array happens to lie. Distances are roots of whole numbers: rounding their squares makes
-    the result the same everywhere (exact up to some 1,600 pixels).
-
-    Returns:
-        (H, W) float32 in pixels, 0 outside; the image's diagonal everywhere where nothing is
-        outside.
+    Where nothing is outside, it is the image's diagonal everywhere.
 
     >>> distance_transform(np.array([[False, True, True]])).tolist()
     [[0.0, 1.0, 2.0]]
@@ -147,6 +116,9 @@ def distance_transform(mask: np.ndarray) -> np.ndarray:
     if mask.all():
         return np.full(mask.shape, np.hypot(*mask.shape), np.float32)
     distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    # Its last bit differs with the number of threads and with where in memory the array lies.
+    # Distances are roots of whole numbers: their rounded squares are the same everywhere (exact up
+    # to some 1,600 pixels).
     return np.asarray(np.sqrt(np.rint(np.square(distance))))
 
 

@@ -53,26 +53,33 @@ class BBBC039(SegmentationDataset):
         root = check_root(self.root, REMEDY)
         self._images, images = _files(root, "images", (".tif", ".tiff"))
         self._masks, masks = _files(root, "masks", (".png",))
-        lists = _read_lists(root)  # subset of each field, and the list that says so
-        name_image, name_mask = self._images.name, self._masks.name
-        for name in sorted(images.keys() - masks.keys()):
-            what = f"no mask masks/{name}.png; add it or remove the image"
-            raise UserError(f"{name_image(images[name][0])}: {what}")
-        for name in sorted(images.keys() - lists.keys()):
-            what = "none of the lists in metadata names it; add it or remove the image"
-            raise UserError(f"{name_image(images[name][0])}: {what}")
-        for name in sorted(masks.keys() - images.keys()):
-            what = f"a mask with no image; add images/{name}.tif or remove it"
-            raise UserError(f"{name_mask(masks[name][0])}: {what}")
-        for name in sorted(lists.keys() - images.keys()):
-            what = f"no image images/{name}.tif; add it or remove the line"
-            raise UserError(f"{lists[name][1]}: {what}")
-        records = []
-        for name, (path, stamp) in sorted(images.items()):
-            (mask, mask_stamp), well = masks[name], "".join(_WELL.findall(name))
-            stamps = f"{stamp}|{mask_stamp}"
-            records.append(Record(name, path, (mask,), stamps, well, lists[name][0]))
-        return records
+        table, lists = _files(root, "metadata", (".txt",))
+        listed: dict[str, str] = {}  # the list that names a field
+        for part in LISTS:
+            if part not in lists:
+                raise UserError(f"{table.path}: holds no {part}.txt; download metadata.zip again")
+            for name in _read_list(table, lists[part]):
+                if name in listed:
+                    says = f"{name} is listed here and in {table.name(listed[name])}; keep one"
+                    raise UserError(f"{table.name(lists[part])}: {says}")
+                listed[name] = lists[part]
+        check = self._images.check_partners
+        check(images, masks, "no mask masks/{}.png; add it or remove the image")
+        check(images, listed, "none of the lists in metadata names it; add it or remove the image")
+        check = self._masks.check_partners
+        check(masks, images, "a mask with no image; add images/{}.tif or remove it")
+        table.check_partners(listed, images, "no image images/{}.tif; add it or remove the line")
+        return [
+            Record(
+                name,
+                path,
+                (masks[name],),
+                f"{self._images.stamp(path)}|{self._masks.stamp(masks[name])}",
+                "".join(_WELL.findall(name)),
+                LISTS[PurePosixPath(listed[name]).stem],
+            )
+            for name, path in sorted(images.items())
+        ]
 
     def read(self, record: Record) -> Sample:
         """One field with its nuclei."""
@@ -108,39 +115,23 @@ def label_values(values: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _files(
-    root: Path, name: str, suffixes: tuple[str, ...]
-) -> tuple[Tree, dict[str, tuple[str, str]]]:
-    """The tree of that name, and path and stamp of each of its files by their stem."""
-    tree = find_tree(root, name)
-    found: dict[str, tuple[str, str]] = {}
-    if tree is None:
+def _files(root: Path, name: str, suffixes: tuple[str, ...]) -> tuple[Tree, dict[str, str]]:
+    """The tree of that name, and its files by their stem."""
+    found: dict[str, str] = {}
+    if (tree := find_tree(root, name)) is None:
         raise UserError(f"{root}: holds neither {name}/ nor {name}.zip; {REMEDY}")
-    for path, stamp in tree.files().items():
-        if (file := PurePosixPath(path)).suffix.lower() in suffixes:
-            if file.stem in found:
-                raise UserError(f"{tree.name(path)}: a second file of {file.stem}; keep one")
-            found[file.stem] = path, stamp
+    for path in map(PurePosixPath, tree.files):
+        if path.suffix.lower() in suffixes:
+            tree.add(found, path.stem, str(path))
     if not found:
         raise UserError(f"{tree.path}: holds no {suffixes[0]} files; {REMEDY}")
     return tree, found
 
 
-def _read_lists(root: Path) -> dict[str, tuple[str, str]]:
-    tree, found = _files(root, "metadata", (".txt",))
-    lists: dict[str, tuple[str, str]] = {}
-    for stem, subset in LISTS.items():
-        if stem not in found:
-            raise UserError(f"{tree.path}: holds no {stem}.txt; download metadata.zip again")
-        file = tree.name(found[stem][0])
-        try:
-            lines = tree.read(found[stem][0]).decode("utf-8-sig").split()
-        except UnicodeDecodeError:
-            raise UserError(
-                f"{file}: not a text file in UTF-8; download metadata.zip again"
-            ) from None
-        for name in (PurePosixPath(line).stem for line in lines):
-            if name in lists:
-                raise UserError(f"{file}: {name} is listed here and in {lists[name][1]}; keep one")
-            lists[name] = subset, file
-    return lists
+def _read_list(tree: Tree, path: str) -> list[str]:
+    try:
+        lines = tree.read(path).decode("utf-8-sig").split()
+    except UnicodeDecodeError:
+        says = "not a text file in UTF-8; download metadata.zip again"
+        raise UserError(f"{tree.name(path)}: {says}") from None
+    return [PurePosixPath(line).stem for line in lines]

@@ -17,7 +17,7 @@ from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import SequenceSplit, Splitter
 from segmentation.errors import UserError
 from segmentation.io.tree import Tree, check_root, is_junk
-from segmentation.objects import check_size, renumber
+from segmentation.objects import renumber
 
 Truth = Literal["gold", "silver", "best"]
 REMEDY = "put DIC-C2DH-HeLa.zip (or its unpacked folder DIC-C2DH-HeLa/) there"
@@ -54,26 +54,17 @@ class DICHeLa(SegmentationDataset):
         """All frames with truth."""
         self._tree = tree = _find(check_root(self.root, REMEDY))
         files: dict[str | None, dict[tuple[str, int], str]] = {None: {}, "GT": {}, "ST": {}}
-        stamps = tree.files()
-        for path in stamps:
+        for path in tree.files:
             if found := _FILE.search(path):
-                sequence, folder, number = found.groups()
-                first = files[folder].setdefault((sequence, int(number)), path)
-                if first != path:
-                    raise UserError(f"{tree.name(path)}: is the same frame as {first}; keep one")
-        frames = files[None]
+                tree.add(files[found[2]], (found[1], int(found[3])), path)
+        frames, says = files[None], "a mask with no image; add {0[0]}/t{0[1]:03}.tif or remove it"
         for folder in ("GT", "ST"):
-            for sequence, number in files[folder].keys() - frames.keys():
-                raise UserError(
-                    f"{tree.name(files[folder][sequence, number])}: a mask with no image; add "
-                    f"{sequence}/t{number:03}.tif or remove it"
-                )
+            tree.check_partners(files[folder], frames, says)
         wanted = [files[folder] for folder in _FOLDERS[self.truth]]
         records = []
         for place, path in frames.items():
             if masks := tuple(truth[place] for truth in wanted if place in truth):
-                name = f"{place[0]}/{Path(path).stem}"
-                stamp = "|".join(stamps[file] for file in (path, *masks))
+                name, stamp = f"{place[0]}/{Path(path).stem}", tree.stamp(path, *masks)
                 records.append(Record(name, path, masks, stamp, place[0]))
         for sequence in sorted({place[0] for place in frames} - {r.group for r in records}):
             folders = " or ".join(f"{sequence}_{folder}/SEG" for folder in _FOLDERS[self.truth])
@@ -88,9 +79,7 @@ class DICHeLa(SegmentationDataset):
     def read(self, record: Record) -> Sample:
         """One frame with its cells."""
         image = self._tree.image(record.image)
-        maps = [self._tree.mask(path) for path in record.masks]
-        for path, truth in zip(record.masks, maps, strict=True):
-            check_size(self._tree.name(path), truth.shape, image.shape)
+        maps = [self._tree.mask(path, image) for path in record.masks]
         labels = completed(*maps) if len(maps) == 2 else maps[0]
         return Sample(record.id, image, renumber(labels), record.group)
 
@@ -114,15 +103,10 @@ class DICHeLaDataModule(SegmentationDataModule):
 def completed(gold: np.ndarray, silver: np.ndarray) -> np.ndarray:
     """Gold's objects, and those of ``silver`` that gold leaves out: covers not half of.
 
+    Both are (H, W) instance ids; gold's pixels stay as they are. The int32 ids have gaps.
+
     >>> completed(np.array([[5, 0, 0]]), np.array([[1, 1, 2]]))  # half of 1 is covered
     array([[5, 0, 7]], dtype=int32)
-
-    Args:
-        gold: (H, W) instance ids; these pixels stay as they are.
-        silver: (H, W) instance ids.
-
-    Returns:
-        (H, W) int32 instance ids, with gaps.
     """
     areas = np.bincount(silver.reshape(-1))
     covered = np.bincount(silver[gold > 0], minlength=len(areas))

@@ -7,7 +7,7 @@ an interruption leaves nothing that a reader would take for the data set.
 import shlex
 import shutil
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from segmentation.data.cache import SampleStore, decoded
 from segmentation.datasets.http import download
 from segmentation.datasets.unpack import differences, unpack
 from segmentation.errors import UserError
-from segmentation.io.files import sha256_of
+from segmentation.io.files import sha256_of, unwritten
 
 ARCHIVES = "archives"  # where downloads are kept, out of the readers' sight
 
@@ -43,8 +43,8 @@ class Official:
     bundle: str = ""
 
 
-_TABLE = yaml.safe_load(Path(__file__).with_name("official.yaml").read_text(encoding="utf-8"))
-DATASETS = {name: Official(**row) for name, row in _TABLE.items()}
+with Path(__file__).with_name("official.yaml").open(encoding="utf-8") as table:
+    DATASETS = {name: Official(**row) for name, row in yaml.safe_load(table).items()}
 
 
 def prepare(
@@ -77,7 +77,14 @@ def prepare(
     with _locked(root):
         files = _collect(dataset, root, given, url_base or official.url)
         for name, file in files.items():
-            _verify(file, "" if file.name == official.bundle else official.files[name])
+            wanted = "" if file.name == official.bundle else official.files[name]
+            if not wanted:
+                print(f"{file.name}: SHA-256 {sha256_of(file)} (no official one is known)")
+            elif (found := sha256_of(file)) == wanted:
+                print(f"{file.name}: SHA-256 is the official one")
+            else:
+                what = f"not the official file, whose SHA-256 is {wanted}: its is {found}"
+                _warn(f"{file}: {what}; going on with it")
         _unpack(root, files)
     store = decoded(getattr(datasets, official.reader)(str(root)))
     print(f"{dataset} in {root}")
@@ -94,10 +101,9 @@ def facts(store: SampleStore) -> dict[str, str]:
     """What a data set holds, in words by topic."""
     entries = store.entries
     objects = [e.objects for e in entries if e.objects is not None]
-    ranges: dict[str, list[int]] = {}
+    extremes = defaultdict[str, list[int]](list)
     for sample in store:
-        seen = ranges.setdefault(str(sample.image.dtype), [])
-        seen[:] = min([*seen, int(sample.image.min())]), max([*seen, int(sample.image.max())])
+        extremes[str(sample.image.dtype)] += int(sample.image.min()), int(sample.image.max())
     found = {
         "images": f"{len(entries):,}",
         "subsets": _counts([e.subset for e in entries if e.subset]),
@@ -105,7 +111,7 @@ def facts(store: SampleStore) -> dict[str, str]:
         "kinds": _counts([e.kind for e in entries if e.kind]),
         "sizes": _counts(["×".join(map(str, e.image[1][:2])) for e in entries]) + " (H×W)",
         "channels": _counts([f"{e.image[1][2]}" for e in entries]),
-        "values": ", ".join(f"{kind} {low}–{high}" for kind, (low, high) in ranges.items()),
+        "values": ", ".join(f"{kind} {min(seen)}–{max(seen)}" for kind, seen in extremes.items()),
     }
     if objects:
         least, middle, most = np.percentile(objects, (0, 50, 100))
@@ -151,10 +157,8 @@ def _collect(dataset: str, root: Path, given: Sequence[Path], base: str) -> dict
         if given and name in official.optional:
             _warn(f"goes on without {name}, which --archive does not name")
         elif given:
-            raise UserError(
-                f"{name}: not among what --archive names; give it too, or leave --archive out to "
-                "download it"
-            )
+            what = "not among what --archive names; give it too, or leave --archive out"
+            raise UserError(f"{name}: {what} to download it")
         elif not base:
             again = f"segmentation prepare {dataset} --root {shlex.quote(str(root))} --archive"
             raise UserError(
@@ -169,34 +173,17 @@ def _collect(dataset: str, root: Path, given: Sequence[Path], base: str) -> dict
 
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    try:
+    with unwritten(root):
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".prepare.lock", timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"{root}: is being prepared by another process; wait for it") from None
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or root}: cannot be written ({error.strerror}); choose a folder with "
-            "write access and free space"
-        ) from None
+        try:
+            with FileLock(root / ".prepare.lock", timeout=0):
+                yield
+        except Timeout:
+            raise UserError(f"{root}: is being prepared by another process; wait for it") from None
 
 
 def _there(path: Path) -> bool:
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
-
-
-def _verify(file: Path, sha256: str) -> None:
-    found = sha256_of(file)
-    if not sha256:
-        print(f"{file.name}: SHA-256 {found} (no official one is known)")
-    elif found == sha256:
-        print(f"{file.name}: SHA-256 is the official one")
-    else:
-        _warn(
-            f"{file}: not the official file, whose SHA-256 is {sha256}: its is {found}; going on "
-            "with it"
-        )
 
 
 def _unpack(root: Path, files: Mapping[str, Path]) -> None:
@@ -207,7 +194,8 @@ def _unpack(root: Path, files: Mapping[str, Path]) -> None:
         for name, file in files.items():
             target = root / name.removesuffix(".zip")
             if _there(target):
-                _compare(file, target)
+                if target.is_dir():
+                    _compare(file, target)
                 continue
             partials.append(partial := root / f".{target.name}.part")
             if file.suffix == ".zip":
@@ -222,14 +210,11 @@ def _unpack(root: Path, files: Mapping[str, Path]) -> None:
             print(f"{target.name}: unpacked")
     finally:  # also on Ctrl-C
         for partial in partials:
-            if partial.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
             partial.unlink(missing_ok=True)
 
 
 def _compare(file: Path, target: Path) -> None:
-    if target.is_file():
-        return
     if changed := differences(file, target):
         more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
         _warn(

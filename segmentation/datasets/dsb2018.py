@@ -78,9 +78,8 @@ class DSB2018(SegmentationDataset):
         image = tree.image(record.image)
         shape = (image.shape[0], image.shape[1])
         if len(record.masks) == 1 and record.masks[0].endswith(f"{record.id}/mask.png"):
-            mask, name = tree.mask(record.masks[0]), tree.name(record.masks[0])
-            check_size(name, mask.shape, shape)
-            labels = label_components(binary_mask(mask, name))
+            mask = tree.mask(record.masks[0], image)
+            labels = label_components(binary_mask(mask, tree.name(record.masks[0])))
         elif record.masks or record.id in self._solution:
             labels = merge_objects(self._objects(record, shape), shape)
         return Sample(record.id, image, labels, record.group, kind(image), record.subset)
@@ -105,42 +104,29 @@ class DSB2018(SegmentationDataset):
 
     def _subset(self, tree: Tree, subset: str) -> list[Record]:
         images: dict[str, str] = {}
-        masks: dict[str, list[str]] = defaultdict(list)
-        stamps: dict[str, list[str]] = defaultdict(list)
-        for path, stamp in tree.files().items():
+        masks: dict[str, tuple[str, ...]] = defaultdict(tuple)
+        for path in tree.files:
             # It may be zipped with its folder.
             match path.removeprefix(f"{tree.path.stem}/").split("/"):
                 case [name, "images", _]:
-                    if name in images:
-                        raise UserError(f"{tree.name(path)}: a second image of {name}; keep one")
-                    images[name] = path
+                    tree.add(images, name, path)
                 case [name, "masks", _] | [name, "mask.png"]:
-                    masks[name].append(path)
-                case _:
-                    continue
-            stamps[name].append(stamp)
-        for name in masks.keys() - images.keys():
-            raise UserError(
-                f"{tree.name(masks[name][0])}: masks without an image; add {name}/images/*.png or "
-                f"remove {name}"
-            )
+                    masks[name] += (path,)
+        firsts = {name: paths[0] for name, paths in masks.items()}
+        says = "masks without an image; add {0}/images/*.png or remove {0}"
+        tree.check_partners(firsts, images, says)
+        solution = {} if subset == "train" else self._solution
         if subset == "train":
-            for name in images.keys() - masks.keys():
-                raise UserError(
-                    f"{tree.name(images[name])}: no masks; add {name}/masks/*.png or remove {name}"
-                )
-        else:
-            for name in self._solution.keys() - images.keys():
-                raise UserError(
-                    f"{SOLUTION}: {name} has no image in {tree.path.name}; add it or remove its "
-                    "rows"
-                )
-            for name in images:
-                stamps[name].append(str(self._solution.get(name, "")))
-        return [
-            Record(name, path, tuple(masks.get(name, ())), "|".join(stamps[name]), subset=subset)
-            for name, path in images.items()
-        ]
+            tree.check_partners(images, masks, "no masks; add {0}/masks/*.png or remove {0}")
+        for name in solution.keys() - images.keys():
+            raise UserError(
+                f"{SOLUTION}: {name} has no image in {tree.path.name}; add it or remove its rows"
+            )
+        records = []
+        for name, path in images.items():
+            stamp = f"{tree.stamp(path, *masks[name])}|{solution.get(name, '')}"
+            records.append(Record(name, path, masks[name], stamp, subset=subset))
+        return records
 
 
 class DSB2018DataModule(SegmentationDataModule):

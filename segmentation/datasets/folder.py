@@ -25,16 +25,8 @@ from segmentation.objects import (
 Masks = Literal["binary", "labels", "objects"]
 _AS_LABELS = "set mask_type: labels if these are instance ids, or "
 # What programs append to the name of an image.
-MASK_ENDINGS = (
-    "_cp_masks",
-    "_mask",
-    "_masks",
-    "_label",
-    "_labels",
-    "_seg",
-    "_prob",
-    "_probabilities",
-)
+MASK_ENDINGS: tuple[str, ...] = ("_mask", "_masks", "_cp_masks", "_label", "_labels", "_seg")
+MASK_ENDINGS += ("_prob", "_probabilities")
 
 
 class FolderDataset(SegmentationDataset):
@@ -76,11 +68,10 @@ class FolderDataset(SegmentationDataset):
         remedy = "check the names of the two folders"
         images = find_images(check_root(root / self.images, remedy))
         folder = check_root(root / self.masks, remedy)
-        masks = (
-            _find_objects(folder)
-            if self.mask_type == "objects"
-            else {name: (path,) for name, path in find_maps(folder, images).items()}
-        )
+        if self.mask_type == "objects":
+            masks = _find_objects(folder)
+        else:
+            masks = {name: (path,) for name, path in find_maps(folder, images).items()}
         if missing := images.keys() - masks.keys():
             raise UserError(
                 f"{images[min(missing)]}: no mask {folder / min(missing)}.*; add it or remove the "
@@ -91,16 +82,13 @@ class FolderDataset(SegmentationDataset):
                 f"{folder / min(alone)}: a mask without an image below {root / self.images} (of "
                 f"{len(alone)} such); add its image or remove it"
             )
-        return [
-            Record(
-                name,
-                str(path),
-                tuple(map(str, masks[name])),
-                "|".join(f"{file.name}-{file_stamp(file)}" for file in (path, *masks[name])),
-                name.rpartition("/")[0],
-            )
-            for name, path in images.items()
-        ]
+        records = []
+        for name, path in images.items():
+            files = (path, *masks[name])
+            stamp = "|".join(f"{file.name}-{file_stamp(file)}" for file in files)
+            group, truth = name.rpartition("/")[0], tuple(map(str, masks[name]))
+            records.append(Record(name, str(path), truth, stamp, group))
+        return records
 
     def read(self, record: Record) -> Sample:
         """One image with its labels; :class:`UserError` where the two do not fit together."""
@@ -131,7 +119,7 @@ class FolderDataModule(SegmentationDataModule):
         root: Folder that holds both folders.
         images: Name of the images' folder.
         masks: Name of the masks' folder.
-        mask_type: ``binary``, ``labels`` or ``objects``; see :class:`FolderDataset`.
+        mask_type: ``binary``, ``labels`` or ``objects`` (one file per object).
         split: Use ``GroupSplit`` with one subfolder a patient, plate or sequence.
         kwargs: See :class:`SegmentationDataModule`.
     """

@@ -15,12 +15,14 @@ from typing import Any
 
 import pooch
 import requests
+from requests.exceptions import ChunkedEncodingError, ConnectionError, SSLError, Timeout
 from tqdm.auto import tqdm
 
 from segmentation import __version__
 from segmentation.errors import UserError
 
 ATTEMPTS = 5  # in a row that bring not one byte more
+BREAKS = (ConnectionError, ChunkedEncodingError, Timeout)
 TIMEOUT = (10.0, 60.0)  # seconds for the connection, and without a byte
 BUSY = (408, 416, 425, 429)  # answers that may be others in a while, as are all of 500 and above
 REMEDY = "check the address and the network, or fetch the file elsewhere and give it with --archive"
@@ -29,17 +31,11 @@ pooch.get_logger().setLevel("WARNING")  # prepare itself says where files come f
 
 
 def download(url: str, target: Path, sha256: str = "", pause: float = 1.0) -> None:
-    """Fetch a file; what an earlier call began is continued.
+    """Fetch a file, which appears when it is whole and checked; what was begun is continued.
 
-    Args:
-        url: HTTP or HTTPS.
-        target: Appears when the file is whole and checked; a ``.zip`` must be one.
-        sha256: What the file's must be, if known.
-        pause: Seconds to wait after a break, doubled with each attempt that brought nothing.
-
-    Raises:
-        UserError: No network, a refusal, a web page in place of the file, a wrong checksum.
-        OSError: The folder cannot be written, or the disk is full; a later call goes on.
+    ``pause`` are the seconds to wait after a break, doubled with each attempt that brought nothing.
+    No network, a refusal, a web page in place of the file, a ``.zip`` that is none or another
+    ``sha256`` are a :class:`UserError`; a full disk is an ``OSError``, and a later call goes on.
     """
     part = target.with_name(f".{target.name}.part")
     part.mkdir(parents=True, exist_ok=True)
@@ -69,9 +65,9 @@ class ResumingDownloader:
             wait = self.pause * 2**failures
             print(f"{url}: {reason}; trying again in {wait:g} s", file=sys.stderr)
             time.sleep(wait)
+        fault = ""
         with self.data.open("rb") as file:
             head = file.read(64).lstrip()
-        fault = ""
         if head.startswith(b"<") or not head:
             fault = "gave a web page, not the file (a login?)" if head else "is empty"
         elif url.endswith(".zip") and not zipfile.is_zipfile(self.data):
@@ -97,14 +93,14 @@ class ResumingDownloader:
                 begins = answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
                 if not begins or _validator(answer) != validator:
                     file.truncate(0)
-                    raise requests.exceptions.ConnectionError("the file changed")
+                    raise ConnectionError("the file changed")
             elif answer.status_code == 200:
                 file.truncate(0)
                 self.note.write_bytes(f"{url}\n{_validator(answer)}".encode("latin-1"))
 
-        name = url.rpartition("/")[2]
-        bar = tqdm(desc=name, total=1, unit="B", unit_scale=True, disable=None)  # pooch sets total
+        bar = tqdm(desc=url.rpartition("/")[2], total=1, unit="B", unit_scale=True, disable=None)
         settings: dict[str, Any] = {"timeout": TIMEOUT, "hooks": {"response": check}}
+        # pooch sets the bar's total
         fetch = pooch.HTTPDownloader(bar, 2**16, headers=headers, **settings)
         try:
             # Unbuffered: what came survives a kill.
@@ -117,10 +113,7 @@ class ResumingDownloader:
                 if answer.headers.get("Content-Range") == f"bytes */{offset}":
                     return ""  # it was whole already
                 self.data.unlink()
-            broke = requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError
-            again = isinstance(error, (*broke, requests.exceptions.Timeout))
-            if isinstance(error, requests.exceptions.SSLError):
-                again = False
+            again = isinstance(error, BREAKS) and not isinstance(error, SSLError)
             if not (again or status in BUSY or status >= 500):
                 raise UserError(f"{url}: {error}; {REMEDY}") from None
             return str(error)

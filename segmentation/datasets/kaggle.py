@@ -15,8 +15,6 @@ def rle_encode(mask: np.ndarray) -> str:
     >>> rle_encode(np.array([[0, 1], [1, 1]]))  # a run goes on into the next column
     '2 3'
     """
-    if mask.ndim != 2:
-        raise ValueError(f"expected a mask of shape (H, W), got {mask.shape}")
     flat = np.pad((mask != 0).ravel(order="F").astype(np.int8), 1)
     edges = np.flatnonzero(np.diff(flat)) + 1
     pairs = zip(edges[::2], edges[1::2], strict=True)
@@ -24,13 +22,10 @@ def rle_encode(mask: np.ndarray) -> str:
 
 
 def rle_decode(runs: str, shape: tuple[int, int], name: str) -> np.ndarray:
-    """The (H, W) bool mask of run lengths; ``name`` is for messages.
+    """The (H, W) bool mask of run lengths; runs that overlap or leave the image: ``UserError``.
 
     >>> rle_decode("2 3", (2, 2), "a.csv").astype(int).tolist()
     [[0, 1], [1, 1]]
-
-    Raises:
-        UserError: The runs are not pairs of numbers, overlap, or leave the image.
     """
     mask = np.zeros(shape[0] * shape[1], bool)
     try:
@@ -54,11 +49,7 @@ def rle_decode(runs: str, shape: tuple[int, int], name: str) -> np.ndarray:
 
 
 def csv_rows(data: bytes, name: str, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header, ``columns`` alone; ``name`` is for messages.
-
-    Raises:
-        UserError: It is no CSV file, or lacks a column or a value.
-    """
+    """The rows of a CSV file with a header, ``columns`` alone; ``name`` is for messages."""
     try:
         reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
         if missing := sorted(set(columns) - set(reader.fieldnames or ())):

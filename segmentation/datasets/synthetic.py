@@ -19,6 +19,7 @@ from segmentation.datasets.synthetic_cells import film
 from segmentation.datasets.synthetic_nerve import subject
 from segmentation.datasets.synthetic_nuclei import Kind, Shape, quantise, render
 from segmentation.errors import UserError
+from segmentation.io.files import unwritten
 
 # About the mix of the real stage 1 data (75 % / 8 % / 17 %), with every kind among the first six.
 _KINDS: tuple[Kind, ...] = (
@@ -49,22 +50,18 @@ def synthetic(
     for name, value, least in (("images", images, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"--{name} {value}: must be at least {least}")
-    try:
+    with unwritten(output):
         globals()[f"write_{layout}"](output, images, seed=seed)
-    except OSError as error:
-        raise UserError(
-            f"{output}: cannot be written ({error.strerror}); choose another folder"
-        ) from None
     print(f"{images} images in {output}")
 
 
 def write_dsb2018(
     root: Path, images: int = 40, size: Shape | None = None, seed: int = 0, test_images: int = 0
 ) -> Path:
-    """Write a data set in the layout of the 2018 Data Science Bowl, stage 1.
+    """Write the layout of the 2018 Data Science Bowl, stage 1; by default sizes differ, about 256.
 
     Images are RGBA; test images are in part RGB or gray, as the official ones; their truth is
-    ``stage1_solution.csv``. ``size`` ``None`` gives sizes of about 256 that differ.
+    ``stage1_solution.csv``.
     """
     solution, rows = root / "stage1_solution.csv", ["ImageId,EncodedPixels,Height,Width,Usage\n"]
     folders = {_TRAIN: root / "stage1_train", _TEST: root / "stage1_test"}
@@ -126,9 +123,8 @@ def write_folder(
 def write_dic_hela(root: Path, images: int = 24, size: Shape = (256, 256), seed: int = 0) -> Path:
     """Write two films in the layout of the Cell Tracking Challenge, ``DIC-C2DH-HeLa``.
 
-    Truth is uint16 ids that last over time (so a frame's have gaps): gold for every third frame
-    from the second on, of which the last leaves cells out; silver for all, its outlines slightly
-    smoothed; markers (``TRA``).
+    Ids last over time (so a frame's have gaps). Gold truth is of every third frame, and leaves
+    cells out of the last; silver is of all, its outlines slightly smoothed; markers are in ``TRA``.
     """
     _check_absent(root / "DIC-C2DH-HeLa")
     for number in (1, 2):
@@ -151,9 +147,8 @@ def write_dic_hela(root: Path, images: int = 24, size: Shape = (256, 256), seed:
 def write_bbbc039(root: Path, images: int = 16, size: Shape = (260, 348), seed: int = 0) -> Path:
     """Write a screen in the layout of BBBC039: ``images``, ``masks`` and ``metadata``.
 
-    Images use 12 of 16 bits; masks have the instance id in red, ids reused for nuclei that do not
-    touch. The second field is empty. Of four fields the lists give two to training and one each to
-    validation and test. Each well has two fields.
+    Images use 12 of 16 bits; masks have the instance id in red, reused for nuclei that do not
+    touch. The second field is empty; each well has two fields.
     """
     _check_absent(*(root / name for name in ("images", "masks", "metadata")))
     lists = {"training": "", "validation": "", "test": ""}
@@ -166,8 +161,7 @@ def write_bbbc039(root: Path, images: int = 16, size: Shape = (260, 348), seed: 
             labels = np.zeros_like(labels)
         well, code = f"{chr(65 + index // 48)}{1 + index // 2 % 24:02}", _hash(seed, index)
         name = f"IXMtest_{well}_s{1 + index % 2}_w1{code[:8].upper()}"
-        red = _reused(labels)
-        mask = np.dstack([red, np.zeros_like(red), np.zeros_like(red)])
+        mask = np.pad(_reused(labels)[..., None], ((0, 0), (0, 0), (0, 2)))
         _write(root / f"images/{name}.tif", image)
         _write(root / f"masks/{name}.png", _with_alpha(mask))
         lists[("training", "training", "validation", "test")[index % 4]] += f"{name}.png\n"

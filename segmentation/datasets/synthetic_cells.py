@@ -68,10 +68,7 @@ class _Cell:
 def film(rng: Rng, frames: int, shape: Shape) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draw a film frame by frame: (H, W) uint8 gray and (H, W) int32 labels.
 
-    A cell keeps its id, and is one 4-connected region wherever it is seen.
-
-    Raises:
-        ValueError: A side is under 32 pixels.
+    A cell keeps its id, and is one 4-connected region. A side under 32 pixels: ``ValueError``.
     """
     if min(shape) < 32:
         raise ValueError(f"a film must be at least 32 pixels high and wide, got {shape}")

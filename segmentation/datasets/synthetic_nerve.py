@@ -18,10 +18,8 @@ def subject(
     """Draw the frames of one subject, the probe moved a little: (H, W) uint8 gray and bool mask.
 
     The second frame is the first one again but for noise, and has no mask: experts contradicted
-    themselves in the real data too. Of the later ones a share of ``empty`` shows no nerve.
-
-    Raises:
-        ValueError: A side is under 32 pixels.
+    themselves in the real data too. Of the later ones a share of ``empty`` shows no nerve. A side
+    under 32 pixels is a ``ValueError``.
     """
     if min(shape) < 32:
         raise ValueError(f"a frame must be at least 32 pixels high and wide, got {shape}")

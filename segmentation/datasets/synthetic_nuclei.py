@@ -47,15 +47,12 @@ class _Nucleus(NamedTuple):
 def make_nuclei(rng: Rng, height: int, width: int, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
     """Draw one image of nuclei, (H, W, 3) uint8 RGB, and its (H, W) int32 label map.
 
-    Each label is one 4-connected region of 20 pixels or more; where nuclei overlap, the pixels
-    belong to the upper one. Fluorescence and bright field are gray.
+    Each label is one 4-connected region of 20 pixels or more. An unknown kind or a side under 32
+    pixels is a ``ValueError``.
 
     >>> image, labels = make_nuclei(np.random.default_rng(0), 64, 80, "fluorescence")
     >>> image.shape, labels.shape, bool(labels.max() > 0)
     ((64, 80, 3), (64, 80), True)
-
-    Raises:
-        ValueError: The kind is unknown or a side is under 32 pixels.
     """
     image, labels = render(rng, (height, width), kind)
     return quantise(image, 8), labels

@@ -15,7 +15,7 @@ from segmentation.data.splits import GroupSplit, Splitter
 from segmentation.datasets.kaggle import csv_rows, rle_decode
 from segmentation.errors import UserError
 from segmentation.io.tree import Tree, check_root, find_tree
-from segmentation.objects import binary_mask, check_size, label_components
+from segmentation.objects import binary_mask, label_components
 
 REMEDY = "put Kaggle's train.zip (or its unpacked folder train/) there"
 RUNS = "train_masks.csv"
@@ -53,17 +53,14 @@ class UltrasoundNerve(SegmentationDataset):
         self._tree = tree = find_tree(root, "train", "ultrasound-nerve-segmentation") or Tree(root)
         images: dict[str, str] = {}
         masks: dict[str, str] = {}
-        stamps = tree.files()
-        for path in stamps:
+        for path in tree.files:
             if found := _FILE.search(path):
-                first = (masks if found[3] else images).setdefault(found[1], path)
-                if first != path:
-                    raise UserError(f"{tree.name(path)}: is there again as {first}; keep one")
+                tree.add(masks if found[3] else images, found[1], path)
         if not images:
             raise UserError(f"{tree.path}: holds no frames S_I.tif; {REMEDY}")
         self._runs = {}
         if not masks:
-            file = next((path for path in stamps if path.rpartition("/")[2] == RUNS), None)
+            file = next((path for path in tree.files if path.rpartition("/")[2] == RUNS), None)
             folder, table = (tree, file) if file else (Tree(root), RUNS)
             if file or (root / RUNS).is_file():
                 name = folder.name(table)
@@ -76,13 +73,11 @@ class UltrasoundNerve(SegmentationDataset):
         for frame in sorted(masks.keys() - images.keys()):
             where = f"{masks[frame]}, {frame}" if self._runs else tree.name(masks[frame])
             raise UserError(f"{where}: a mask with no image; add {frame}.tif or remove it")
+        tree.check_partners(images, masks, "no mask; add {}_mask.tif or remove the image")
         records = []
         for frame, path in sorted(images.items()):
-            if frame not in masks:
-                raise UserError(
-                    f"{tree.name(path)}: no mask; add {frame}_mask.tif or remove the image"
-                )
-            stamp = f"{stamps[path]}|{self._runs.get(frame) or stamps.get(masks[frame], '')}"
+            truth = self._runs[frame] if self._runs else tree.stamp(masks[frame])
+            stamp = f"{tree.stamp(path)}|{truth}"
             records.append(Record(frame, path, (masks[frame],), stamp, frame.partition("_")[0]))
         return records
 
@@ -94,9 +89,7 @@ class UltrasoundNerve(SegmentationDataset):
             shape = (image.shape[0], image.shape[1])
             mask = rle_decode(self._runs[record.id], shape, f"{path}, {record.id}")
         else:
-            values = tree.mask(path)
-            check_size(tree.name(path), values.shape, image.shape)
-            mask = binary_mask(values, tree.name(path))
+            mask = binary_mask(tree.mask(path, image), tree.name(path))
         kind = "nerve" if mask.any() else "empty"
         return Sample(record.id, image, label_components(mask), record.group, kind)
 

@@ -13,7 +13,7 @@ from segmentation.errors import Unwritten
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all; a folder that cannot be written is a :class:`UserError`.
+    """Write a file, whole or not at all; what the system says against it is :class:`Unwritten`.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "new", "greeting.txt")
@@ -59,10 +59,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_table(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows of values by field as a CSV file in UTF-8, whole or not at all.
-
-    A missing value is left empty; a field that has no column is a ``ValueError``.
-    """
+    """Write rows as a CSV file in UTF-8, whole or not at all; a missing value is left empty."""
     text = io.StringIO()
     table = csv.DictWriter(text, fields, lineterminator="\n")
     table.writeheader()

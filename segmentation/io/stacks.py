@@ -33,29 +33,20 @@ _COARSEST = 10.0  # µm; 2540 dpi
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a file says of its scale, for measurements and to be written into its results.
+    """What a file says of its scale, for measurements and to be written into its results."""
 
-    Attributes:
-        layout: Whose metadata the file holds.
-        pixel_size: (height, width) of a pixel in µm, or ``None`` where the file does not tell.
-        metadata: Of a TIFF as tifffile writes it: ``PhysicalSizeX``, …, or ImageJ's ``unit``, ….
-        resolution: Pixels along x and y a unit of the resolution tags, as stored.
-        resolution_unit: TIFF's number: 1 none, 2 inch, 3 centimetre.
-    """
-
-    layout: Literal["plain", "ome", "imagej"] = "plain"
-    pixel_size: tuple[float, float] | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    resolution: tuple[tuple[int, int], tuple[int, int]] | None = None
-    resolution_unit: int = 1
+    layout: Literal["plain", "ome", "imagej"] = "plain"  # whose metadata the file holds
+    pixel_size: tuple[float, float] | None = None  # (height, width) in µm where the file tells it
+    metadata: dict[str, Any] = field(default_factory=dict)  # as tifffile writes it
+    resolution: tuple[tuple[int, int], tuple[int, int]] | None = None  # as stored, of x and y
+    resolution_unit: int = 1  # TIFF's number: 1 none, 2 inch, 3 centimetre
 
 
 @dataclass(frozen=True)
 class Planes:
     """The planes of one image file; iterating reads them one after another.
 
-    Each is (H, W, C), uint8 or uint16, C in {1, 3}, exactly as :func:`read_image` gives images of
-    one plane; iterating raises the same :class:`UserError`.
+    Each is as :func:`read_image` gives images of one plane; iterating raises the same errors.
 
     Attributes:
         axes: What the planes run over, slowest first: "T", "Z", "TZ"; "I" where the file does not
@@ -90,15 +81,11 @@ class Planes:
 
 
 def open_planes(path: Path, channels: int = 1) -> Planes:
-    """Look at an image file without reading its pixels.
+    """Look at an image file, or a TIFF with any number of planes, without reading its pixels.
 
-    Args:
-        path: PNG, JPEG, BMP, or TIFF with any number of planes.
-        channels: 3: three channels that are stored as planes are taken as red, green and blue.
-
-    Raises:
-        UserError: The file is missing or broken; its planes differ in size or kind; it holds
-            several images, or channels that are no colours.
+    Where ``channels`` is 3, three channels that are stored as planes are red, green and blue. A
+    file whose planes differ, or that holds several images or other channels, is a
+    :class:`UserError`.
     """
     with decoding(path), path.open("rb") as file:
         is_tiff = file.read(4) in TIFF_MAGIC
@@ -113,14 +100,14 @@ def open_planes(path: Path, channels: int = 1) -> Planes:
 
 
 def _calibration(tiff: tifffile.TiffFile) -> Calibration:
+    layout: Literal["plain", "ome", "imagej"] = "plain"
+    metadata: dict[str, Any] = {}
     tags = tiff.pages.first.tags
     stored: Any = [tags.valueof(f"{axis}Resolution") for axis in "XY"]
     usable = all(isinstance(v, tuple) and len(v) == 2 and min(v) > 0 for v in stored)
     unit = int(tags.valueof("ResolutionUnit", 2))  # TIFF's default is inch
     resolution = (stored[0], stored[1]) if usable else None
     steps = [v[1] / v[0] for v in stored[::-1]] if usable else [0.0, 0.0]  # units a pixel
-    layout: Literal["plain", "ome", "imagej"] = "plain"
-    metadata: dict[str, Any] = {}
     units = [_RESOLUTION_UNITS.get(unit, "")] * 2
     if tiff.is_ome:
         layout, metadata = "ome", _ome_scale(tiff.ome_metadata or "")
@@ -152,52 +139,37 @@ def _ome_scale(xml: str) -> dict[str, Any]:
 
 
 def write_stack(pixels: np.ndarray, planes: Planes) -> bytes:
-    """A TIFF file's bytes with the planes and the scale of the file that ``planes`` describes.
+    """A TIFF file's bytes, deflated, with the planes and the scale that ``planes`` describes.
 
-    OME-TIFF stays OME-TIFF, and ImageJ's ImageJ's, except that ImageJ has no 32-bit integers: those
-    become OME-TIFF. Compressed by deflate.
-
-    Args:
-        pixels: (planes, H, W), or (planes, H, W, 3) RGB; unsigned integers.
-        planes: Of the source.
+    ``pixels`` are unsigned integers, (planes, H, W) or (planes, H, W, 3) RGB. OME-TIFF stays
+    OME-TIFF, and ImageJ's ImageJ's, but for 32 bits, which ImageJ lacks: those become OME-TIFF.
     """
     rgb, file = pixels.ndim == 4, io.BytesIO()
-    tifffile.imwrite(
-        file,
-        pixels.reshape(*planes.lengths, *pixels.shape[1:]),
-        photometric="rgb" if rgb else "minisblack",
-        compression="zlib",
-        **tiff_settings(planes, pixels.dtype, rgb),
-    )
+    settings = tiff_settings(planes, pixels.dtype, rgb)
+    tifffile.imwrite(file, pixels.reshape(*planes.lengths, *pixels.shape[1:]), **settings)
     return file.getvalue()
 
 
 def tiff_settings(
     planes: Planes | None, dtype: np.dtype[Any], rgb: bool, tiled: bool = False
 ) -> dict[str, Any]:
-    """Settings for ``tifffile.imwrite`` of a result: its metadata, and its resolution.
+    """Settings for ``tifffile.imwrite`` of a result: kind, metadata, and resolution.
 
     ImageJ itself does not open ``tiled`` files: they become OME-TIFF instead, for Bio-Formats.
     """
-    settings: dict[str, Any] = {"metadata": None}
+    kind = "rgb" if rgb else "minisblack"
+    settings: dict[str, Any] = {"metadata": None, "photometric": kind, "compression": "zlib"}
     if planes is None:
         return settings
-    about, kind = planes.calibration, planes.calibration.layout
-    if set(planes.axes) <= {"T", "Z"}:
+    about, layout = planes.calibration, planes.calibration.layout
+    if set(planes.axes) <= {"T", "Z"} and layout != "plain":
+        scale = about.metadata
+        if layout == "imagej" and (tiled or dtype not in (np.uint8, np.uint16)):
+            layout, scale = "ome", {}
+            for axis, side in zip("YX", about.pixel_size or (), strict=False):
+                scale |= {f"PhysicalSize{axis}": side, f"PhysicalSize{axis}Unit": "µm"}
         axes = planes.axes + ("YXS" if rgb else "YX")
-        if kind == "imagej" and dtype in (np.uint8, np.uint16) and not tiled:
-            settings = {"imagej": True, "metadata": {"axes": axes, **about.metadata}}
-        elif kind != "plain":
-            scale = (
-                about.metadata
-                if kind == "ome"
-                else {
-                    f"PhysicalSize{axis}{more}": value
-                    for axis, side in zip("YX", about.pixel_size or (), strict=False)
-                    for more, value in (("", side), ("Unit", "µm"))
-                }
-            )
-            settings = {"ome": True, "metadata": {"axes": axes, **scale}}
+        settings |= {layout: True, "metadata": {"axes": axes, **scale}}
     if about.resolution is not None:
         settings |= {"resolution": about.resolution, "resolutionunit": about.resolution_unit}
     return settings

@@ -18,10 +18,9 @@ from segmentation.errors import UserError
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_PIXELS = 2**30  # of an image in memory: a broken or malicious header may ask for any size
-_CHANNELS = {
-    **{PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.PALETTE: 1},
-    **{PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3},  # the last in JPEG, which is decoded to RGB
-}
+_GRAY = PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.PALETTE
+_CHANNELS = dict.fromkeys(_GRAY, 1)
+_CHANNELS |= {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3}  # the last in JPEG, decoded to RGB
 # Narrower planes are (H, W, C) that a writer stored as H planes of W×C, for nobody told it better.
 _NARROWEST = 10  # pixels
 # tifffile logs that pages or values lie beyond the file's end, and goes on with what is left. Here
@@ -73,9 +72,8 @@ def image_pages(
 ) -> tuple[str, tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """Find the planes of the one image in a file; thumbnails and a pyramid's levels are left out.
 
-    Returns:
-        The axes that the planes run over, slowest first; their lengths; and each plane's pages: its
-        red, green and blue one where ``channels`` is 3 and as many are stored as planes.
+    It returns the axes that they run over, slowest first; their lengths; and each plane's pages:
+    its red, green and blue one where ``channels`` is 3 and as many are stored as planes.
     """
     series = [s for s in tiff.series if not s.keyframe.is_reduced]
     first = series[0].keyframe

@@ -2,13 +2,17 @@
 
 import os
 import zipfile
+from collections.abc import Container, Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from segmentation.errors import UserError
 from segmentation.io.images import decode_image, decode_mask
 from segmentation.io.tiff import decoding
+from segmentation.objects import check_size
 
 _LARGEST = 2**30  # bytes of one file: archives are untrusted, and small ones may unpack to any size
 
@@ -26,6 +30,7 @@ class Tree:
     def __reduce__(self) -> tuple[type["Tree"], tuple[Path]]:
         return Tree, (self.path,)
 
+    @cached_property
     def files(self) -> dict[str, str]:
         """Relative POSIX path ► stamp (checksum, or size and time), sorted; junk left out."""
         if self._zip is not None:
@@ -51,13 +56,33 @@ class Tree:
         """A file as :func:`segmentation.io.images.read_image` gives it."""
         return decode_image(self.read(name), self.name(name))
 
-    def mask(self, name: str) -> np.ndarray:
-        """A file as :func:`segmentation.io.images.read_mask` gives it."""
-        return decode_mask(self.read(name), self.name(name))
+    def mask(self, name: str, image: np.ndarray | None = None) -> np.ndarray:
+        """A file as ``read_mask`` gives it; of another size than its image, if given: UserError."""
+        mask = decode_mask(self.read(name), self.name(name))
+        if image is not None:
+            check_size(self.name(name), mask.shape, image.shape)
+        return mask
 
     def name(self, name: str) -> str:
         """How a file is called in messages."""
         return f"{self.path}/{name}"
+
+    def stamp(self, *names: str) -> str:
+        """What changes when one of some files does."""
+        return "|".join(self.files[name] for name in names)
+
+    def add(self, found: dict[Any, str], key: Any, name: str) -> None:
+        """Put a file under its key; a second one for it is a :class:`UserError`."""
+        if (first := found.setdefault(key, name)) != name:
+            raise UserError(f"{self.name(name)}: is there again as {first}; keep one")
+
+    def check_partners(
+        self, found: Mapping[Any, str], partners: Container[object], says: str
+    ) -> None:
+        """Raise :class:`UserError` for a file without a partner; ``says`` takes its key as {}."""
+        for key, name in found.items():
+            if key not in partners:
+                raise UserError(f"{self.name(name)}: {says.format(key)}")
 
 
 def find_tree(root: Path, *names: str) -> Tree | None:

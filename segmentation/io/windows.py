@@ -25,23 +25,12 @@ _CLASSIC = 2**32 - 2**25  # bytes of pixels beyond which a TIFF needs 64-bit off
 
 
 class TiffWindows:
-    """Windows of a TIFF that stays on disk. Close it, or use it in a ``with`` block.
+    """Windows of a TIFF that stays on disk, for a ``with`` block: pixels as of ``read_image``.
 
-    The pixels are those of :func:`segmentation.io.images.read_image`. A window of an uncompressed
-    file is read alone; otherwise all tiles or strips of its rows are decoded, by tifffile's zarr
-    store, and the latest rows are kept.
-
-    Args:
-        path: 8 or 16 bits (or one); gray, RGB or RGBA, palette; tiles or strips; also BigTIFF.
-        rows: As many of the image are kept decoded: the height of windows that are read in rows.
-        page: Its number in the file, of a stack; by default that of the file's only image.
-
-    Attributes:
-        shape: (H, W, C) with C in {1, 3}.
-        dtype: uint8 or uint16.
-
-    Raises:
-        UserError: The file is missing, broken or of a kind that cannot be read in windows.
+    A window of an uncompressed file is read alone; otherwise all tiles or strips of its rows are
+    decoded, by tifffile's zarr store, and the latest ``rows`` of the image are kept: the height of
+    windows that are read in rows. Of a stack, ``page`` is the number of a plane in the file. A file
+    that is broken or cannot be read in windows is a :class:`UserError`. ``shape`` is (H, W, C).
     """
 
     def __init__(self, path: str | Path, rows: int = 1024, page: int | None = None) -> None:
@@ -73,11 +62,7 @@ class TiffWindows:
             self._open = stack.pop_all()
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
-        """Read a window within the image: (rows, columns, C) uint8 or uint16, RGB.
-
-        Raises:
-            UserError: The file is broken there.
-        """
+        """Read a window within the image: (rows, columns, C) uint8 or uint16, RGB."""
         with decoding(self.name):
             if self._page.is_memmappable:
                 # Mapped anew each time: pages that stay mapped would add up to the whole file.
@@ -98,23 +83,18 @@ class TiffWindows:
         window = np.asarray(pixels[tuple(by_axis[axis] for axis in axes)])
         return np.moveaxis(window, axes.index("S"), 2) if "S" in axes else window[..., None]
 
-    def close(self) -> None:
-        """Close the file."""
-        self._open.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._open.close()
 
 
 class BandStore:
     """Rows of an image, put aside on disk, compressed, until they are asked for again.
 
     The file has no name (where the system can do that) and is gone when it is closed. ``beside``
-    shares the file of another store, which closes it: a stack of many planes would otherwise meet
-    the limit of open files. Any method raises :class:`UserError` where the disk is full.
+    shares the file of another store, which closes it: planes may be more than files can be open.
 
     >>> with BandStore(Path(tempfile.gettempdir())) as store:
     ...     store.append(np.zeros((2, 3)))
@@ -180,21 +160,14 @@ def write_tiff(
 ) -> None:
     """Write an image of which only some rows are in memory at a time, whole or not at all.
 
-    It is tiled and deflated, and a BigTIFF where it might be larger than 4 GiB.
-
-    Args:
-        path: A file of that name is replaced once all is written.
-        shape: (H, W), (H, W, 3) where ``rgb``, or one of these after the lengths of a stack.
-        dtype: uint8, uint16, uint32 or float32.
-        bands: (rows, W) or (rows, W, 3), from top to bottom, of one plane after another.
-        planes: Of the image whose axes and scale the file gets.
-        rgb: Whether the last axis are colours.
+    It is tiled and deflated, and a BigTIFF where it might be larger than 4 GiB. ``shape`` is
+    (H, W), or (H, W, 3) where ``rgb``, after the lengths of a stack; ``bands`` are rows from top to
+    bottom, of one plane after another; the file gets the axes and the scale of ``planes``.
     """
     leading, page = (shape[:-3], shape[-3:]) if rgb else (shape[:-2], shape[-2:])
     settings = tiff_settings(planes, dtype, rgb, tiled=True)
     rows = iter(bands)
     tiles = (tile for _ in range(math.prod(leading)) for tile in _tiles(rows, page, dtype))
-    settings |= {"photometric": "rgb" if rgb else "minisblack", "compression": "zlib"}
     big, ome = math.prod(shape) * dtype.itemsize > _CLASSIC, settings.pop("ome", False)
     with writing(path) as file, tifffile.TiffWriter(file, bigtiff=big, ome=ome) as tiff:
         tiff.write(tiles, shape=shape, dtype=dtype, tile=(_TILE, _TILE), maxworkers=1, **settings)

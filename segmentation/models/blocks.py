@@ -1,6 +1,7 @@
 """What the networks of this folder share: input checks, convolution blocks, initialisation."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -18,20 +19,14 @@ class SegmentationNet(nn.Module):
     """Base of the networks here: images (N, in_channels, H, W) float to logits (N, classes, H, W).
 
     `forward` raises a `ValueError` for another number of channels, and for a height or width that
-    is no multiple of `stride`; constructors raise one for arguments out of range.
-
-    Args:
-        in_channels: channels of an image.
-        classes: channels of the logits, which are unbounded.
-        stride: product of the poolings.
+    is no multiple of `stride`, the product of the poolings; constructors raise one for arguments
+    out of range.
     """
 
     def __init__(self, in_channels: int, classes: int, stride: int) -> None:
         super().__init__()
         check_positive(in_channels=in_channels, classes=classes)
-        self.in_channels = in_channels
-        self.classes = classes
-        self.stride = stride
+        self.in_channels, self.classes, self.stride = in_channels, classes, stride
 
     def check_input(self, image: Tensor) -> None:
         """Raise a `ValueError` for a batch of images that this network cannot take."""
@@ -40,15 +35,12 @@ class SegmentationNet(nn.Module):
         channels, height, width = image.shape[1:]
         if channels != self.in_channels:
             raise ValueError(f"expected {self.in_channels} channel(s), got {channels}")
-        fit_height, fit_width = (self._round_up(size) for size in (height, width))
-        if (height, width) != (fit_height, fit_width):
+        fit = [max(1, -(-size // self.stride)) * self.stride for size in (height, width)]
+        if [height, width] != fit:
             raise ValueError(
                 f"input is {height}x{width} but height and width must be multiples of the stride "
-                f"{self.stride}: {fit_height}x{fit_width} would work"
+                f"{self.stride}: {fit[0]}x{fit[1]} would work"
             )
-
-    def _round_up(self, size: int) -> int:
-        return max(1, -(-size // self.stride)) * self.stride
 
 
 class ConvBlock(nn.Sequential):
@@ -92,22 +84,16 @@ def upsample(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
 
 
-def init_he_normal(module: nn.Module) -> None:
-    """Draw a convolution's weights as He et al. do (arXiv:1502.01852); use with `Module.apply`.
+def init_weights(
+    module: nn.Module, draw: Callable[[Tensor], Any] = nn.init.kaiming_normal_
+) -> None:
+    """Draw a convolution's weights, by default as He et al. (arXiv:1502.01852); for `apply`.
 
     An up-convolution that halves the channels keeps the variance of its input under the same rule,
     as PyTorch and Keras both take out * 4 = 2 * in for its fan-in while each output pixel sees `in`
     values; that is right, as no ReLU follows it.
     """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def init_glorot_uniform(module: nn.Module) -> None:
-    """Draw a convolution's weights as Keras does by default; use with `Module.apply`."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.xavier_uniform_(module.weight)
+        draw(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -29,18 +29,11 @@ def unreachable(error: BaseException | None) -> bool:
 
 
 def load_encoder(net: nn.Module, path: str | Path) -> None:
-    """Start a network's encoder from the weights that timm, torchvision or smp published for it.
+    """Start a network's ``encoder`` from weights that timm, torchvision or smp published.
 
-    For machines without a network: what ``encoder_weights: imagenet`` would download, from a file.
-
-    Args:
-        net: A model of segmentation-models-pytorch, with its network as ``encoder``.
-        path: A state dict, of torch.save or safetensors. Tensors that the encoder lacks (the
-            classifier's) are left out.
-
-    Raises:
-        UserError: The file cannot be read, lacks a tensor of the encoder, or has one of another
-            shape; or ``net`` has no encoder.
+    The file is a state dict, of torch.save or safetensors. Tensors that the encoder lacks (the
+    classifier's) are left out. A file that cannot be read, lacks a tensor or has one of another
+    shape is a :class:`UserError`.
     """
     option = "model.net.encoder_weights"
     encoder = getattr(net, "encoder", None)
@@ -72,15 +65,7 @@ def _plain(name: str) -> str:
 
 
 def read_state_dict(path: Path, option: str) -> dict[str, Any]:
-    """Read published weights, as tensors only.
-
-    Args:
-        path: Of torch.save, or ``.safetensors``.
-        option: That named the file, for the message.
-
-    Raises:
-        UserError: The file is missing, broken, or holds more than tensors.
-    """
+    """Read published weights, as tensors only; ``option`` named the file, for the message."""
     if not path.is_file():
         raise UserError(f"{option}: {path} is no file; name one, or imagenet, or null")
     try:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentation.models.blocks import ConvBlock, SegmentationNet, check_positive, init_he_normal
+from segmentation.models.blocks import ConvBlock, SegmentationNet, check_positive, init_weights
 
 LEVELS = 5  # halvings; a shallower encoder of smp keeps layers that never learn, and DDP waits
 
@@ -14,17 +14,15 @@ LEVELS = 5  # halvings; a shallower encoder of smp keeps layers that never learn
 class EncoderUNet(SegmentationNet):
     """A pretrained encoder, a U-Net decoder, and a skip at full resolution. `stride` is 32.
 
-    The encoders of segmentation-models-pytorch begin at half resolution, and so do the skips of its
-    decoders: the outline of a small object then rests on what two convolutions make of an upsampled
-    map. Here the image itself goes through a block of its own to the last of the decoder, as in
-    U-Net (Ronneberger et al. 2015, arXiv:1505.04597).
+    Encoders of segmentation-models-pytorch, and so the skips of its decoders, begin at half
+    resolution, which blurs the outlines of small objects. Here the image itself goes through a
+    block of its own to the last of the decoder, as in U-Net (Ronneberger et al. 2015).
 
     Args:
         encoder_name: any of smp's encoders, "tu-NAME" for those of timm.
         encoder_weights: "imagenet" or another name that smp knows for it, or None. On the command
             line also a file, see :func:`segmentation.models.encoder.load_encoder`.
-        in_channels: channels of an image; 3 is what pretrained weights are made for.
-        classes: channels of the logits.
+        in_channels: 3 is what pretrained weights are made for.
         decoder_channels: of the decoder's five blocks, from 1/16 to full resolution.
         detail: channels of the skip at full resolution.
 
@@ -56,12 +54,8 @@ class EncoderUNet(SegmentationNet):
 
         # timm has one set of weights for a name, and smp warns of any other word for it than True.
         timms = encoder_name.startswith("tu-") and encoder_weights is not None
-        self.encoder = get_encoder(
-            encoder_name,
-            in_channels=in_channels,
-            depth=LEVELS,
-            weights=True if timms else encoder_weights,
-        )
+        weights = True if timms else encoder_weights
+        self.encoder = get_encoder(encoder_name, in_channels, LEVELS, weights)
         self.detail = ConvBlock(in_channels, detail)
         self.decoder = nn.ModuleList()
         skips = [detail, *self.encoder.out_channels[1:]]  # from full resolution to 1/32
@@ -71,7 +65,7 @@ class EncoderUNet(SegmentationNet):
             source = channels
         self.head = nn.Conv2d(source, classes, kernel_size=1)
         for module in (self.detail, self.decoder, self.head):
-            module.apply(init_he_normal)
+            module.apply(init_weights)
 
     def forward(self, image: Tensor) -> Tensor:
         self.check_input(image)

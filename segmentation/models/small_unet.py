@@ -10,38 +10,37 @@ convolutions, and weights start as Keras' default does (Glorot uniform).
 """
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from segmentation.models.blocks import ConvBlock, SegmentationNet, init_glorot_uniform
+from segmentation.models.blocks import ConvBlock, SegmentationNet, init_weights
 
 UNIT = 16  # conv_block(n) and dconv_block(n) have 16 n channels
 DENSE = (32, 64)  # hidden per-pixel dense layers
+
+init_glorot_uniform = partial(init_weights, draw=nn.init.xavier_uniform_)
 
 
 class _FamilyNet(SegmentationNet):
     """conv_block per entry of `sizes`, dconv_block per entry but the last on the way back."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        classes: int,
-        dropout: float,
-        *,
-        sizes: Sequence[int],
-        dense: Sequence[int],
-    ) -> None:
-        super().__init__(in_channels, classes, stride=2 ** (len(sizes) - 1))
-        channels = [UNIT * size for size in sizes]
+    sizes: ClassVar[Sequence[int]] = (1, 2, 2)
+    dense: ClassVar[Sequence[int]] = DENSE
+
+    def __init__(self, in_channels: int = 1, classes: int = 3, dropout: float = 0.3) -> None:
+        super().__init__(in_channels, classes, stride=2 ** (len(self.sizes) - 1))
+        channels = [UNIT * size for size in self.sizes]
         self.encoder = nn.ModuleList()
-        for level, outputs in enumerate(channels):
-            inputs = channels[level - 1] if level else in_channels
+        for inputs, outputs in pairwise((in_channels, *channels)):
             self.encoder.append(ConvBlock(inputs, outputs, bias=True))
         self.down = nn.Sequential(nn.MaxPool2d(2), nn.Dropout(dropout))
         self.decoder = nn.ModuleList()
-        for level in reversed(range(len(channels) - 1)):
-            self.decoder.append(_DConvBlock(channels[level + 1], channels[level], dropout))
-        self.head = _per_pixel_dense(channels[0], dense, classes)
+        for inputs, outputs in pairwise(reversed(channels)):
+            self.decoder.append(_DConvBlock(inputs, outputs, dropout))
+        self.head = _per_pixel_dense(channels[0], self.dense, classes)
         self.apply(init_glorot_uniform)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -71,9 +70,6 @@ class SmallUNet(_FamilyNet):
     75235
     """
 
-    def __init__(self, in_channels: int = 1, classes: int = 3, dropout: float = 0.3) -> None:
-        super().__init__(in_channels, classes, dropout, sizes=(1, 2, 2), dense=DENSE)
-
 
 class SmallUNetLess(_FamilyNet):
     """small-UNet "less": `SmallUNet` without the dense 32 and 64. `stride` is 4.
@@ -81,8 +77,7 @@ class SmallUNetLess(_FamilyNet):
     72,947 parameters, Keras' way, for one channel and three classes. Arguments are `SmallUNet`'s.
     """
 
-    def __init__(self, in_channels: int = 1, classes: int = 3, dropout: float = 0.3) -> None:
-        super().__init__(in_channels, classes, dropout, sizes=(1, 2, 2), dense=())
+    dense = ()
 
 
 class FamilyUNet(_FamilyNet):
@@ -92,8 +87,7 @@ class FamilyUNet(_FamilyNet):
     ends in the dense 32 and 64 as well. Arguments are `SmallUNet`'s.
     """
 
-    def __init__(self, in_channels: int = 1, classes: int = 3, dropout: float = 0.3) -> None:
-        super().__init__(in_channels, classes, dropout, sizes=(1, 2, 4, 8, 16), dense=DENSE)
+    sizes = (1, 2, 4, 8, 16)
 
 
 class SimpleConv(SegmentationNet):

@@ -1,6 +1,7 @@
 """U-Net."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from segmentation.models.blocks import (
     Norm,
     SegmentationNet,
     check_positive,
-    init_he_normal,
+    init_weights,
     upsample,
 )
 
@@ -61,17 +62,16 @@ class UNet(SegmentationNet):
 
         channels = [width * 2**level for level in range(depth)]
         self.pool = nn.MaxPool2d(2)
-        self.encoder = nn.ModuleList()
-        for level, rate in enumerate(rates[:depth]):
-            inputs = channels[level - 1] if level else in_channels
-            self.encoder.append(block(inputs, channels[level], rate))
-        self.ups = nn.ModuleList()
-        self.decoder = nn.ModuleList()
-        for level, rate in zip(reversed(range(depth - 1)), rates[depth:], strict=True):
-            self.ups.append(upsample(channels[level + 1], channels[level]))
-            self.decoder.append(block(2 * channels[level], channels[level], rate))
+        self.encoder, self.ups, self.decoder = (nn.ModuleList() for _ in range(3))
+        steps = pairwise((in_channels, *channels))
+        for (inputs, outputs), rate in zip(steps, rates[:depth], strict=True):
+            self.encoder.append(block(inputs, outputs, rate))
+        steps = pairwise(reversed(channels))
+        for (inputs, outputs), rate in zip(steps, rates[depth:], strict=True):
+            self.ups.append(upsample(inputs, outputs))
+            self.decoder.append(block(inputs, outputs, rate))
         self.head = nn.Conv2d(width, classes, kernel_size=1)
-        self.apply(init_he_normal)
+        self.apply(init_weights)
 
     def forward(self, image: Tensor) -> Tensor:
         self.check_input(image)

@@ -1,6 +1,7 @@
 """U-Net++ with deep supervision and pruning."""
 
 import math
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -11,7 +12,7 @@ from segmentation.models.blocks import (
     ConvBlock,
     SegmentationNet,
     check_positive,
-    init_he_normal,
+    init_weights,
     upsample,
 )
 
@@ -26,16 +27,13 @@ class UNetPlusPlus(SegmentationNet):
     X(0, level), which needs only the nodes with i + j <= level: that part alone is the papers'
     "U-Net++ L`level`".
 
-    Every convolution is Conv3x3, ReLU, batch norm, in this order, so convolutions keep their bias.
-    At the default size the network has the 32,050,244 parameters of the Keras implementation it
-    follows, batch norm's running mean and variance included as Keras does.
+    Every convolution is Conv3x3, ReLU, batch norm, in this order, so convolutions keep their bias:
+    at the default size 32,050,244 parameters, as in the Keras implementation it follows.
 
-    A pruned network has no form of its own: L2 of a network of depth 5 is `depth=3,
-    deep_supervision=False` with the other arguments unchanged, and its parameters have the same
-    names in both. A checkpoint of it is therefore re-built from plain values like any other.
+    A pruned network has no form of its own: L2 is `depth=3, deep_supervision=False` with the other
+    arguments unchanged, and its parameters have the same names in both.
 
     Args:
-        in_channels: channels of an image.
         classes: channels of the logits; probabilities are a sigmoid if 1, else a softmax.
         width: channels at full resolution; each level below has twice as many.
         depth: number of resolutions, at least 2; there are `depth - 1` heads.
@@ -46,11 +44,8 @@ class UNetPlusPlus(SegmentationNet):
             probabilities of all heads, "fast" computes one head and only the nodes that it needs.
         head: in mode "fast", which head, 1 to depth - 1; None for the last.
 
-    The attributes `mode` and `head` may be set anew once validation has shown the best head.
-
     Raises:
-        ValueError: for arguments out of range, an unknown mode, or a head that does not exist or
-            that mode "accurate" would ignore.
+        ValueError: for arguments out of range, or a head that mode "accurate" would ignore.
 
     >>> UNetPlusPlus(width=8, depth=3).eval()(torch.zeros(1, 3, 64, 64)).shape
     torch.Size([1, 1, 64, 64])
@@ -74,22 +69,16 @@ class UNetPlusPlus(SegmentationNet):
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
         super().__init__(in_channels, classes, stride=2 ** (depth - 1))
-        self.width = width
-        self.depth = depth
-        self.convs_per_block = convs_per_block
-        self.convs_per_node = convs_per_node
-        self.deep_supervision = deep_supervision
-        self.mode: Mode = mode
+        self.width, self.depth, self.deep_supervision = width, depth, deep_supervision
+        self.convs_per_block, self.convs_per_node = convs_per_block, convs_per_node
+        self.mode: Mode = mode  # may be set anew once validation has shown the best head
         self.head = head
-
         channels = [width * 2**i for i in range(depth)]
         self.pool = nn.MaxPool2d(2)
         self.encoder = nn.ModuleList()
-        for i in range(depth):
-            inputs = channels[i - 1] if i else in_channels
-            self.encoder.append(ConvBlock(inputs, channels[i], convs_per_block, norm="after_relu"))
-        self.ups = nn.ModuleDict()
-        self.nodes = nn.ModuleDict()
+        for inputs, outputs in pairwise((in_channels, *channels)):
+            self.encoder.append(ConvBlock(inputs, outputs, convs_per_block, norm="after_relu"))
+        self.ups, self.nodes = nn.ModuleDict(), nn.ModuleDict()
         for j in range(1, depth):
             for i in range(depth - j):
                 inputs = channels[i] * (j + 1)  # j earlier nodes of the row and the one from below
@@ -98,17 +87,13 @@ class UNetPlusPlus(SegmentationNet):
                     inputs, channels[i], convs_per_node, norm="after_relu"
                 )
         # Heads are named by level, so that a pruned network's parameters keep their names.
-        self.heads = nn.ModuleDict(
-            {
-                str(level): nn.Conv2d(width, classes, kernel_size=1)
-                for level in range(1 if deep_supervision else depth - 1, depth)
-            }
-        )
+        levels = range(1 if deep_supervision else depth - 1, depth)
+        self.heads = nn.ModuleDict({str(i): nn.Conv2d(width, classes, 1) for i in levels})
         if head is not None:
             self._check_level(head)
             if mode == "accurate" and deep_supervision:
                 raise ValueError(f"head={head} is used in mode 'fast' only, mode is 'accurate'")
-        self.apply(init_he_normal)
+        self.apply(init_weights)
 
     @property
     def levels(self) -> list[int]:
@@ -133,28 +118,16 @@ class UNetPlusPlus(SegmentationNet):
     def pruned(self, level: int) -> "UNetPlusPlus":
         """Copy out U-Net++ L`level`: head `level` and what it needs, nothing else.
 
-        Args:
-            level: a level that has a head (see `levels`).
-
-        Returns:
-            A new network of depth `level + 1` without deep supervision, with copied weights, that
-            answers exactly what head `level` does and takes inputs of the smaller `stride` as well.
-
-        Raises:
-            ValueError: if there is no head `level`.
+        The new network, of depth `level + 1` and without deep supervision, answers exactly what
+        head `level` does and takes inputs of the smaller `stride` as well. A `level` without a head
+        (see `levels`) is a `ValueError`.
         """
         self._check_level(level)
         # All values come from this network: on "meta" no memory or random numbers are spent first.
         with torch.device("meta"):
-            net = UNetPlusPlus(
-                in_channels=self.in_channels,
-                classes=self.classes,
-                width=self.width,
-                depth=level + 1,
-                convs_per_block=self.convs_per_block,
-                convs_per_node=self.convs_per_node,
-                deep_supervision=False,
-            )
+            convs = self.convs_per_block, self.convs_per_node
+            sizes = self.in_channels, self.classes, self.width, level + 1
+            net = UNetPlusPlus(*sizes, *convs, deep_supervision=False)
         state = self.state_dict()
         net.load_state_dict({name: state[name].clone() for name in net.state_dict()}, assign=True)
         return net.train(self.training)
@@ -184,14 +157,10 @@ class UNetPlusPlus(SegmentationNet):
 
 
 def mean_probability_logits(heads: list[Tensor]) -> Tensor:
-    """Logits whose probabilities are the mean of the heads' probabilities.
+    """Logits whose probabilities are the mean of the heads' probabilities, float32 at least.
 
-    Args:
-        heads: K tensors of logits (N, C, H, W).
-
-    Returns:
-        (N, C, H, W), float32 at least: the logit of the mean sigmoid if C is 1, else the logarithm
-        of the mean softmax. Both stay in log space, so confident heads do not turn into infinities.
+    Of logits (N, C, H, W) the logit of the mean sigmoid if C is 1, else the logarithm of the mean
+    softmax. Both stay in log space, so confident heads do not turn into infinities.
     """
     logits = torch.stack(heads)  # (K, N, C, H, W)
     # Half precision (autocast) cannot tell a probability of .9999 from 1.

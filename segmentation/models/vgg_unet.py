@@ -7,12 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentation.errors import UserError
-from segmentation.models.blocks import (
-    ConvBlock,
-    SegmentationNet,
-    check_positive,
-    init_he_normal,
-)
+from segmentation.models.blocks import ConvBlock, SegmentationNet, check_positive, init_weights
 from segmentation.models.encoder import read_state_dict
 
 STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # multiples of the width, convolutions
@@ -25,15 +20,12 @@ class VGGUNet(SegmentationNet):
     From a PyTorch study of ultrasound nerve frames of 576x416: 13 convolutions in 5 stages without
     batch norm, each stage followed by a pooling; then ConvT 512 to 256 k4 s2, pool4 concatenated,
     ConvT 768 to 128 k4 s4, relu3_3 concatenated, ConvT 384 to `classes` k4 s4, with no activation
-    in between. Only from pool5 (1/32) do these strides end at full size and these channels add up:
-    1/32 to 1/16, where pool4 has 512 channels, to 1/4, where relu3_3 has 256, to 1/1. Paddings
-    follow: 1 at stride 2, 0 at stride 4, whose kernels then tile the image without overlap. The
-    order in a concatenation is not told: upsampled first. 18,391,233 parameters at the default
-    size.
+    in between. Paddings follow from the sizes: 1 at stride 2, 0 at stride 4, whose kernels tile the
+    image without overlap. The order in a concatenation is not told: upsampled first. 18,391,233
+    parameters at the default size.
 
     Args:
-        in_channels: channels of an image; 3 with `weights` (gray frames are repeated).
-        classes: channels of the logits.
+        in_channels: 3 with `weights` (gray frames are repeated).
         width: channels at full resolution, from which all others follow; 64 with `weights`.
         frozen: how many convolutions from the input on do not learn (published: 8, that is up to
             conv4_1), which makes sense with `weights` or a checkpoint only.
@@ -70,16 +62,13 @@ class VGGUNet(SegmentationNet):
         for times, convs in STAGES:
             self.encoder.append(ConvBlock(source, times * width, convs, norm="none"))
             source = times * width
-        self.ups = nn.ModuleList(
-            [
-                nn.ConvTranspose2d(8 * width, 4 * width, kernel_size=4, stride=2, padding=1),
-                nn.ConvTranspose2d(12 * width, 2 * width, kernel_size=4, stride=4),
-                nn.ConvTranspose2d(6 * width, classes, kernel_size=4, stride=4),
-            ]
-        )
+        first = nn.ConvTranspose2d(8 * width, 4 * width, kernel_size=4, stride=2, padding=1)
+        second = nn.ConvTranspose2d(12 * width, 2 * width, kernel_size=4, stride=4)
+        third = nn.ConvTranspose2d(6 * width, classes, kernel_size=4, stride=4)
+        self.ups = nn.ModuleList([first, second, third])
         convolutions = [m for m in self.encoder.modules() if isinstance(m, nn.Conv2d)]
         if weights is None:
-            self.encoder.apply(init_he_normal)
+            self.encoder.apply(init_weights)
         else:
             _fill(convolutions, weights)
         for convolution in convolutions[:frozen]:
@@ -87,24 +76,19 @@ class VGGUNet(SegmentationNet):
 
     def forward(self, image: Tensor) -> Tensor:
         self.check_input(image)
-        x = image
-        relus: list[Tensor] = []  # (N, channels, H / 2^stage, W / 2^stage)
-        pools: list[Tensor] = []  # half of that
+        relus, pools = [], [image]  # (N, channels, H / 2^stage, W / 2^stage), and half of that
         for stage in self.encoder:
-            relus.append(stage(x))
-            x = self.pool(relus[-1])
-            pools.append(x)
-        x = torch.cat([self.ups[0](x), pools[3]], dim=1)  # (N, 12 * width, H / 16, W / 16)
+            relus.append(stage(pools[-1]))
+            pools.append(self.pool(relus[-1]))
+        x = torch.cat([self.ups[0](pools[5]), pools[4]], dim=1)  # (N, 12 * width, H / 16, W / 16)
         x = torch.cat([self.ups[1](x), relus[2]], dim=1)  # (N, 6 * width, H / 4, W / 4)
         logits: Tensor = self.ups[2](x)  # (N, classes, H, W)
         return logits
 
 
 def _fill(convolutions: list[nn.Conv2d], weights: str) -> None:
-    if weights == "imagenet":
-        state = _downloaded()
-    else:
-        state = read_state_dict(Path(weights), "model.net.weights")
+    imagenet = weights == "imagenet"
+    state = _downloaded() if imagenet else read_state_dict(Path(weights), "model.net.weights")
     for index, convolution in zip(TORCHVISION, convolutions, strict=True):
         for name, own in convolution.named_parameters():
             theirs = state.get(f"features.{index}.{name}")
@@ -122,10 +106,8 @@ def _downloaded() -> dict[str, Any]:
 
     source = VGG16_Weights.IMAGENET1K_V1
     try:
-        state: dict[str, Any] = source.get_state_dict(
-            check_hash=True, map_location="cpu", weights_only=True
-        )
-        return state
+        options = {"check_hash": True, "map_location": "cpu", "weights_only": True}
+        return dict(source.get_state_dict(**options))
     except Exception as error:  # of the network, the disk, a wrong sum, or a broken file
         fault = " ".join(str(error).split())
     raise UserError(

@@ -15,21 +15,16 @@ from segmentation.objects import clean_objects
 class Target(ABC):
     """Pairs encode with decode.
 
+    A value out of its range is a :class:`UserError`.
+
     Args:
         threshold: A pixel whose foreground probability is greater counts as foreground.
         min_size: Objects of fewer pixels are dropped from the label map.
         fill_holes: Holes within an object are filled in the label map.
-
-    Attributes:
-        classes: Channels of the network's output.
-        tunable: The arguments that only decoding looks at, each with the values that
-            ``segmentation tune`` tries.
-
-    Raises:
-        UserError: A value is out of its range.
     """
 
-    classes: int
+    classes: int  # channels of the network's output
+    # The arguments that only decoding looks at, each with the values that ``tune`` tries.
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
         "threshold": (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8),
         "min_size": (0, 5, 10, 15, 20, 30, 40, 60, 80, 120),
@@ -45,17 +40,17 @@ class Target(ABC):
     def encode(self, labels: np.ndarray) -> Tensor:
         """(H, W) int32 instance ids ► what the loss compares the logits with (no batch axis)."""
 
-    @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(B, classes, H, W) logits ► float32 values in 0…1 of the same shape."""
+        """(B, classes, H, W) logits ► float32 values in 0…1 of the same shape: a sigmoid."""
+        return logits.float().sigmoid()
 
-    @abstractmethod
     def foreground(self, probs: Tensor) -> Tensor:
-        """(B, classes, H, W) probabilities ► (B, H, W) probability of being any object."""
+        """(B, classes, H, W) probabilities ► (B, H, W) of being any object: the first channel."""
+        return probs[:, 0]
 
     @abstractmethod
     def instances(self, probs: np.ndarray) -> np.ndarray:
-        """(classes, H, W) float32 probabilities ► (H, W) int32 ids, before anything is cleaned."""
+        """(classes, H, W) float32 probabilities ► (H, W) int32 ids, not yet cleaned."""
 
     def decode(self, probs: np.ndarray) -> np.ndarray:
         """(classes, H, W) float32 probabilities ► (H, W) int32 ids 1…n, 0 = background."""
@@ -65,9 +60,8 @@ class Target(ABC):
 def otsu(gray: np.ndarray) -> np.ndarray:
     """The baseline to beat: Otsu's threshold on an (H, W) uint8 or uint16 image, as bool.
 
-    The side with fewer pixels is taken as foreground, so that dark nuclei on a bright background
-    are found as well; a constant image has none.
-    Otsu, "A threshold selection method from gray-level histograms", 1979.
+    The side with fewer pixels is foreground, so that dark nuclei on a bright background are found
+    as well; a constant image has none.
     """
     method = cv2.THRESH_BINARY + cv2.THRESH_OTSU
     threshold, _ = cv2.threshold(np.ascontiguousarray(gray), 0, 1, method)

@@ -21,15 +21,12 @@ REACH = 5.3  # in σ: beyond it the border term is below w0 · exp(-14), 8e-7 of
 
 
 class WeightMap(ABC):
-    """Gives each pixel its weight in the loss.
-
-    Attributes:
-        key: Says all that the map depends on beside the labels, for the cache.
-    """
+    """Gives each pixel its weight in the loss."""
 
     @property
     @abstractmethod
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """All that the map depends on beside the labels, for the cache."""
 
     @abstractmethod
     def __call__(self, labels: np.ndarray) -> np.ndarray:
@@ -40,9 +37,9 @@ class WeightMap(ABC):
 class BorderWeight(WeightMap):
     """w(x) = w_c(x) + w0 · exp(-(d1 + d2)² / 2σ²) (Ronneberger et al., arXiv:1505.04597, eq. 2).
 
-    d1 and d2 are the distances to the nearest and the second nearest object. The second term is
-    high where two objects nearly touch and only on background: inside objects it is left out, as
-    in most implementations, since there d1 is 0.
+    d1 and d2 are the distances to the nearest and the second nearest object. As in most
+    implementations, the second term is left out inside objects. A value out of its range is a
+    :class:`UserError`.
 
     Args:
         w0: Height of the border term, ≥ 0 (the paper: 10).
@@ -51,9 +48,6 @@ class BorderWeight(WeightMap):
             it is 1.
         gap: As in ``segmentation.targets.Foreground``, and to be the same: objects that touch have
             no background between them that could be weighted.
-
-    Raises:
-        UserError: A value is out of its range.
     """
 
     w0: float = 10.0
@@ -71,11 +65,9 @@ class BorderWeight(WeightMap):
 
     @property
     def key(self) -> str:
-        """All that the map depends on beside the labels."""
         return f"border {VERSION} {self.w0} {self.sigma} {self.balance} {self.gap}"
 
     def __call__(self, labels: np.ndarray) -> np.ndarray:
-        """(H, W) integer ids ► (H, W) float32."""
         classes, border = self.parts(separated(labels, self.gap))
         both: np.ndarray = classes + border
         return both
@@ -87,13 +79,9 @@ class BorderWeight(WeightMap):
 
 
 def class_weights(labels: np.ndarray) -> np.ndarray:
-    """Weights that make foreground and background count the same, 1 on average.
+    """Weights that make foreground and background count the same, 1 on average: (H, W) float32.
 
-    Args:
-        labels: (H, W) integer ids.
-
-    Returns:
-        (H, W) float32: pixels / (2 · pixels of the same class); 1 where only one class occurs.
+    Pixels / (2 · pixels of the same class); 1 where only one class occurs.
     """
     mask = labels > 0
     inside = int(mask.sum())
@@ -104,24 +92,14 @@ def class_weights(labels: np.ndarray) -> np.ndarray:
 
 
 def border_weights(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.ndarray:
-    """w0 · exp(-(d1 + d2)² / 2σ²) on the background, 0 on objects.
+    """w0 · exp(-(d1 + d2)² / 2σ²) on the background, 0 on objects: (H, W) float32.
 
     Each object's distance is computed within its bounding box and ``REACH`` · σ around it, where
     alone it counts; that is exact to 1e-6 · w0.
-
-    Args:
-        labels: (H, W) integer ids.
-        w0: Height.
-        sigma: σ in pixels.
-
-    Returns:
-        (H, W) float32; 0 with fewer than two objects.
     """
-    if labels.max(initial=0) > labels.size:
-        labels = renumber(labels)  # the loop goes through all ids up to the highest
+    labels = within_size(labels)
     far = np.float32(1e6)
-    nearest = np.full(labels.shape, far, np.float32)
-    second = np.full(labels.shape, far, np.float32)
+    nearest, second = (np.full(labels.shape, far, np.float32) for _ in range(2))
     margin = int(np.ceil(REACH * sigma))
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
@@ -137,6 +115,11 @@ def border_weights(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> 
     return np.where(labels > 0, 0, weight).astype(np.float32)
 
 
+def within_size(labels: np.ndarray) -> np.ndarray:
+    """(H, W) integer ids, renumbered where they exceed the pixels: tables go up to the highest."""
+    return renumber(labels) if labels.max(initial=0) > labels.size else labels
+
+
 def separated(labels: np.ndarray, gap: int) -> np.ndarray:
     """(H, W) integer ids without the pixels of objects as near as ``gap`` to another object."""
     if gap == 0:
@@ -145,15 +128,9 @@ def separated(labels: np.ndarray, gap: int) -> np.ndarray:
 
 
 def rims(labels: np.ndarray, radius: int, background: bool) -> np.ndarray:
-    """Where objects end: pixels of objects with another object, or also background, near them.
+    """Where objects end: pixels of objects with another one, or also background, near: (H, W) bool.
 
-    Args:
-        labels: (H, W) integer ids, below 2^24.
-        radius: A pixel is near in a square of side 2 · ``radius`` + 1.
-        background: Whether objects end at the background, too.
-
-    Returns:
-        (H, W) bool.
+    Near is in a square of side 2 · ``radius`` + 1. Ids are below 2^24.
     """
     ids = labels.astype(np.float32)  # OpenCV's filters do not know 32-bit integers
     highest = square_filter(ids, radius, cv2.dilate)

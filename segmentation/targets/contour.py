@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentation.errors import UserError
-from segmentation.objects import label_components, renumber, watershed_from_seeds
+from segmentation.objects import label_components, watershed_from_seeds
 from segmentation.targets.base import Target, check_share
-from segmentation.targets.border_weights import rims, square_filter
+from segmentation.targets.border_weights import rims, square_filter, within_size
 
 
 class Contour(Target):
@@ -30,9 +30,6 @@ class Contour(Target):
         min_size: Objects of fewer pixels are dropped from the label map.
         fill_holes: Holes within an object are filled in the label map.
         seed: A pixel of greater interior probability belongs to an object's seed.
-
-    Raises:
-        UserError: A value is out of its range.
     """
 
     classes = 3
@@ -64,8 +61,7 @@ class Contour(Target):
 
     def encode(self, labels: np.ndarray) -> Tensor:
         """(H, W) int64: 0 background, 1 interior, 2 contour; what losses take as classes."""
-        if labels.max(initial=0) > labels.size:
-            labels = renumber(labels)
+        labels = within_size(labels)
         mask = labels > 0
         interior = np.zeros_like(mask)
         missing = np.bincount(labels.reshape(-1)) > 0  # objects without an interior so far
@@ -90,10 +86,9 @@ class Contour(Target):
     def foreground(self, probs: Tensor) -> Tensor:
         """The probability of lying in an object: P(interior) and a share of P(contour).
 
-        Taking all of it would enlarge every object by the outer part of its band. The share is 1
-        for ``"inner"``; for ``"straddling"`` ½ · (1 + a - b), with a the greatest P(interior) as
-        near as the band is wide inside, and b the greatest P(background) as near as it is wide
-        outside; for ``"outer"`` it is what lies between two interiors.
+        All of it would enlarge every object by the outer part of its band. The share is 1 for
+        ``"inner"``; for ``"straddling"`` ½ · (1 + a - b), a and b the greatest P(interior) and
+        P(background) within the band's widths; for ``"outer"`` what lies between two interiors.
         """
         background, interior, contour = probs.unbind(1)
         foreground = interior + contour

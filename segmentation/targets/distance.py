@@ -6,14 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmentation.objects import (
-    distance_transform,
-    label_components,
-    renumber,
-    watershed_from_seeds,
-)
+from segmentation.objects import distance_transform, label_components, watershed_from_seeds
 from segmentation.targets.base import Target, check_share
-from segmentation.targets.border_weights import rims
+from segmentation.targets.border_weights import rims, within_size
 
 
 class Distance(Target):
@@ -28,9 +23,6 @@ class Distance(Target):
         min_size: Objects of fewer pixels are dropped from the label map.
         fill_holes: Holes within an object are filled in the label map.
         seed: A pixel whose relative distance is greater belongs to an object's seed.
-
-    Raises:
-        UserError: A value is out of its range.
     """
 
     classes = 2
@@ -40,11 +32,7 @@ class Distance(Target):
     }
 
     def __init__(
-        self,
-        threshold: float = 0.5,
-        min_size: int = 0,
-        fill_holes: bool = False,
-        seed: float = 0.5,
+        self, threshold: float = 0.5, min_size: int = 0, fill_holes: bool = False, seed: float = 0.5
     ) -> None:
         super().__init__(threshold, min_size, fill_holes)
         check_share("seed", seed)
@@ -52,17 +40,8 @@ class Distance(Target):
 
     def encode(self, labels: np.ndarray) -> Tensor:
         """(2, H, W) float32 in 0…1: foreground and relative distance."""
-        mask = labels > 0
         depth = relative_distance(labels)
-        return torch.from_numpy(np.stack([mask.astype(np.float32), depth]))
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Sigmoid of both, in float32 also where the logits are not."""
-        return logits.float().sigmoid()
-
-    def foreground(self, probs: Tensor) -> Tensor:
-        """The first channel."""
-        return probs[:, 0]
+        return torch.from_numpy(np.stack([(labels > 0).astype(np.float32), depth]))
 
     def instances(self, probs: np.ndarray) -> np.ndarray:
         """(2, H, W) probabilities ► (H, W) int32 ids: summits, flooded over the foreground."""
@@ -72,16 +51,11 @@ class Distance(Target):
 
 
 def relative_distance(labels: np.ndarray) -> np.ndarray:
-    """Each object's distance to where it ends, divided by its greatest.
+    """Each object's distance to where it ends over its greatest: (H, W) float32 in 0…1.
 
-    Args:
-        labels: (H, W) integer ids. Where an object leaves the image it does not end.
-
-    Returns:
-        (H, W) float32 in 0…1, 0 on the background.
+    Where an object leaves the image it does not end.
     """
-    if labels.max(initial=0) > labels.size:
-        labels = renumber(labels)
+    labels = within_size(labels)
     # Pixels on the seam between objects are the nearest that is not within: they are counted half
     # a pixel deep, as those at the background are one pixel deep.
     within = (labels > 0) & ~rims(labels, 1, background=False)

@@ -23,9 +23,6 @@ class Foreground(Target):
         gap: Objects that touch are learned as if so many pixels of each were background, so that
             they can come out as two (Ronneberger et al. 2015: the separation border). Scores still
             compare with the objects as they are.
-
-    Raises:
-        UserError: A value is out of its range.
     """
 
     classes = 1
@@ -49,16 +46,7 @@ class Foreground(Target):
 
     def encode(self, labels: np.ndarray) -> Tensor:
         """(1, H, W) uint8: 1 where an object is. Losses turn it into float32 on the device."""
-        labels = separated(labels, self.gap)
-        return torch.from_numpy((labels > 0).astype(np.uint8))[None]
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Sigmoid, in float32 also where the logits are not."""
-        return logits.float().sigmoid()
-
-    def foreground(self, probs: Tensor) -> Tensor:
-        """The one channel itself."""
-        return probs[:, 0]
+        return torch.from_numpy((separated(labels, self.gap) > 0).astype(np.uint8))[None]
 
     def instances(self, probs: np.ndarray) -> np.ndarray:
         """(1, H, W) probabilities ► (H, W) int32 ids of the components, cut at waists."""

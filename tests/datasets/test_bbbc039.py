@@ -96,7 +96,7 @@ def test_images_masks_and_lists_disagree(root: Path) -> None:
     test.write_bytes(b"\xff\xfe\x00\x01")
     assert "metadata/test.txt: not a text file in UTF-8" in refusal(data)
     shutil.copy(image, image.with_suffix(".tiff"))
-    assert f"{name}.tiff: a second file of {name}; keep one" in refusal(data)
+    assert f"{name}.tiff: is there again as {name}.tif; keep one" in refusal(data)
 
 
 def test_real_data(real_data: Path) -> None:

@@ -133,7 +133,7 @@ def test_what_is_missing(broken: Path) -> None:
     shutil.rmtree(broken / "02_ST")
     assert "no frame of sequence 02 has truth in 02_GT/SEG or 02_ST/SEG" in refusal(data)
     shutil.copy(broken / "02/t004.tif", broken / "02/t0004.tif")
-    assert "02/t004.tif: is the same frame as 02/t0004.tif; keep one" in refusal(data)
+    assert "02/t004.tif: is there again as 02/t0004.tif; keep one" in refusal(data)
     shutil.rmtree(broken / "02")
     module = DICHeLaDataModule(str(broken), crop=32, num_workers=0)
     with pytest.raises(UserError, match="two sequences are needed, there is 01; use BlockSplit"):

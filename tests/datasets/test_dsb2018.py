@@ -77,8 +77,6 @@ def test_run_lengths() -> None:
             assert runs == rle_encode(mask * np.uint8(255))
             np.testing.assert_array_equal(rle_decode(runs, (height, width), "x"), mask)
             np.testing.assert_array_equal(slow_rle_decode(runs, height, width), mask)
-    with pytest.raises(ValueError, match="shape"):
-        rle_encode(np.zeros((2, 2, 1)))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +161,7 @@ def test_what_is_missing(small: Path, tmp_path: Path) -> None:
     assert f"{folder.name}.png: no masks; add {folder.name}/masks/*.png or" in refusal(data)
     (tmp_path / "masks").rename(folder / "masks")
     shutil.copy(folder / "images" / f"{folder.name}.png", folder / "images" / "second.png")
-    assert f"second.png: a second image of {folder.name}; keep one" in refusal(data)
+    assert f"second.png: is there again as {folder.name}" in refusal(data)
     shutil.rmtree(folder / "images")
     assert ".png: masks without an image; add" in refusal(data)
 

@@ -276,4 +276,4 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "--images 0: must be at least 1" in refusal(capsys, [*arguments[:3], "--images", "0"])
     (tmp_path / "file").touch()
     line = refusal(capsys, ["synthetic", "--output", str(tmp_path / "file" / "x")])
-    assert "cannot be written (Not a directory); choose another folder" in line
+    assert "cannot be written (Not a directory); choose a folder" in line

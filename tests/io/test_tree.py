@@ -35,20 +35,20 @@ def archive(folder: Path) -> Path:
 def test_folder_and_archive_hold_the_same(folder: Path, archive: Path) -> None:
     for path in (folder, archive):
         files = Tree(path)
-        assert list(files.files()) == sorted(FILES)
-        assert {name: files.read(name) for name in files.files()} == FILES
+        assert list(files.files) == sorted(FILES)
+        assert {name: files.read(name) for name in files.files} == FILES
         assert files.name("top.txt") == f"{path}/top.txt"
 
 
 def test_stamps_change_with_the_files(folder: Path, archive: Path) -> None:
-    before = Tree(folder).files()
+    before = Tree(folder).files
     (folder / "top.txt").write_bytes(b"new!")
-    after = Tree(folder).files()
+    after = Tree(folder).files
     assert {name for name in before if before[name] != after[name]} == {"top.txt"}
-    stamps = Tree(archive).files()
+    stamps = Tree(archive).files
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("top.txt", "tip")  # as long as before
-    assert Tree(archive).files()["top.txt"] != stamps["top.txt"]
+    assert Tree(archive).files["top.txt"] != stamps["top.txt"]
 
 
 def test_archive_is_read_from_threads(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_missing_file(folder: Path) -> None:
 def test_find_tree(folder: Path, archive: Path) -> None:
     for root in (folder.parent, archive.parent):
         found = find_tree(root, "absent", "set")
-        assert found is not None and len(found.files()) == 3
+        assert found is not None and len(found.files) == 3
     assert find_tree(folder, "absent") is None
 
 
