@@ -10,11 +10,9 @@ from scipy import ndimage
 from segmentation.errors import UserError
 from segmentation.objects import (
     binary_mask,
-    check_size,
     clean_objects,
     count_overlap,
     distance_transform,
-    label_components,
     label_objects,
     local_maxima,
     merge_objects,
@@ -44,12 +42,6 @@ def test_components_are_cut_at_the_waist() -> None:
     assert cut.max() == 3 and ((cut > 0) == mask).all()
     columns = np.nonzero((cut == cut[48, 30]) & (truth > 0))[1]
     assert 43 <= columns.max() <= 45  # the waist of two discs 28 apart lies half-way, at 44
-
-
-def test_one_ellipse_stays_one_where_seeds_must_be_far_apart() -> None:
-    rows, columns = np.mgrid[:64, :128]
-    mask = ((rows - 32) / 14) ** 2 + ((columns - 64) / 50) ** 2 <= 1
-    assert label_objects(mask, seed_distance=10).max() == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -141,12 +133,6 @@ def test_binary_mask() -> None:
         binary_mask(np.arange(99, dtype=np.uint8)[None], "m.png")
 
 
-def test_label_components_touch_at_corners() -> None:
-    labels = label_components(np.array([[1, 0, 0, 1], [0, 1, 0, 1]], bool))
-    assert labels.dtype == np.int32
-    np.testing.assert_array_equal(labels, [[1, 0, 0, 2], [0, 1, 0, 2]])
-
-
 def test_merge_objects() -> None:
     first, second, hidden = (np.zeros((2, 4), np.uint8) for _ in range(3))
     first[:, :2], hidden[1, 3], second[:, 1:] = 255, 255, 255
@@ -168,12 +154,6 @@ def test_consecutive() -> None:
         done = renumber(np.array(labels))
         assert done.dtype == np.int32
         np.testing.assert_array_equal(done, wanted)
-
-
-def test_check_size_ignores_channels() -> None:
-    check_size("x", (4, 5), (4, 5, 3))
-    with pytest.raises(UserError, match="the mask is 5×4"):
-        check_size("x", (5, 4), (4, 5, 3))
 
 
 def test_overlap_counts_pixels_that_several_masks_claim() -> None:

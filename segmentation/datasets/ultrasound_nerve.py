@@ -60,9 +60,9 @@ class UltrasoundNerve(SegmentationDataset):
             raise UserError(f"{tree.path}: holds no frames S_I.tif; {REMEDY}")
         self._runs = {}
         if not masks:
-            file = next((path for path in tree.files if path.rpartition("/")[2] == RUNS), None)
-            folder, table = (tree, file) if file else (Tree(root), RUNS)
-            if file or (root / RUNS).is_file():
+            inside = [(tree, path) for path in tree.files if path.rpartition("/")[2] == RUNS]
+            beside = [(Tree(root), RUNS)] if (root / RUNS).is_file() else []
+            for folder, table in [*inside, *beside][:1]:
                 name = folder.name(table)
                 for row in csv_rows(folder.read(table), name, ("subject", "img", "pixels")):
                     frame = f"{row['subject']}_{row['img']}"

@@ -1,6 +1,6 @@
 """What the networks of this folder share: input checks, convolution blocks, initialisation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -41,6 +41,14 @@ class SegmentationNet(nn.Module):
                 f"input is {height}x{width} but height and width must be multiples of the stride "
                 f"{self.stride}: {fit[0]}x{fit[1]} would work"
             )
+
+    def contract(self, image: Tensor, blocks: Iterable[nn.Module], pool: nn.Module) -> list[Tensor]:
+        """What each block of an encoder makes of the pooled output of the one before."""
+        self.check_input(image)
+        outputs: list[Tensor] = []  # (N, channels, H / 2^level, W / 2^level)
+        for block in blocks:
+            outputs.append(block(pool(outputs[-1]) if outputs else image))
+        return outputs
 
 
 class ConvBlock(nn.Sequential):

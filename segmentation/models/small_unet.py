@@ -44,14 +44,7 @@ class _FamilyNet(SegmentationNet):
         self.apply(init_glorot_uniform)
 
     def forward(self, image: Tensor) -> Tensor:
-        self.check_input(image)
-        x = image
-        skips: list[Tensor] = []
-        for level, block in enumerate(self.encoder):
-            # (N, 16 * sizes[level], H / 2^level, W / 2^level)
-            x = block(self.down(x) if level else x)
-            skips.append(x)
-        skips.pop()  # the bottom's output goes up directly
+        *skips, x = self.contract(image, self.encoder, self.down)
         for block in self.decoder:
             x = block(x, skips.pop())
         logits: Tensor = self.head(x)  # (N, classes, H, W)

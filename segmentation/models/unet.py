@@ -74,14 +74,7 @@ class UNet(SegmentationNet):
         self.apply(init_weights)
 
     def forward(self, image: Tensor) -> Tensor:
-        self.check_input(image)
-        x = image
-        skips: list[Tensor] = []
-        for level, block in enumerate(self.encoder):
-            # (N, width * 2^level, H / 2^level, W / 2^level)
-            x = block(self.pool(x) if level else x)
-            skips.append(x)
-        skips.pop()  # the bottom's output goes up directly
+        *skips, x = self.contract(image, self.encoder, self.pool)
         for up, block in zip(self.ups, self.decoder, strict=True):
             x = block(torch.cat([skips.pop(), up(x)], dim=1))
         logits: Tensor = self.head(x)  # (N, classes, H, W)

@@ -1,7 +1,7 @@
 """U-Net++ with deep supervision and pruning."""
 
 import math
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal, get_args
 
 import torch
@@ -139,12 +139,8 @@ class UNetPlusPlus(SegmentationNet):
 
     def _first_row(self, image: Tensor, level: int) -> list[Tensor]:
         """Compute X(0, 0) to X(0, level), each (N, width, H, W)."""
-        self.check_input(image)
-        rows: list[list[Tensor]] = []  # rows[i][j] is X(i, j), (N, width * 2^i, H / 2^i, W / 2^i)
-        x = image
-        for i in range(level + 1):
-            x = self.encoder[i](self.pool(x) if i else x)
-            rows.append([x])
+        blocks = islice(self.encoder, level + 1)
+        rows = [[x] for x in self.contract(image, blocks, self.pool)]  # rows[i][j] is X(i, j)
         for j in range(1, level + 1):
             for i in range(level - j + 1):
                 below = self.ups[f"{i}_{j}"](rows[i + 1][j - 1])

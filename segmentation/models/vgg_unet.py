@@ -75,12 +75,9 @@ class VGGUNet(SegmentationNet):
             convolution.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        self.check_input(image)
-        relus, pools = [], [image]  # (N, channels, H / 2^stage, W / 2^stage), and half of that
-        for stage in self.encoder:
-            relus.append(stage(pools[-1]))
-            pools.append(self.pool(relus[-1]))
-        x = torch.cat([self.ups[0](pools[5]), pools[4]], dim=1)  # (N, 12 * width, H / 16, W / 16)
+        relus = self.contract(image, self.encoder, self.pool)
+        pool4, x = self.pool(relus[3]), self.pool(relus[4])
+        x = torch.cat([self.ups[0](x), pool4], dim=1)  # (N, 12 * width, H / 16, W / 16)
         x = torch.cat([self.ups[1](x), relus[2]], dim=1)  # (N, 6 * width, H / 4, W / 4)
         logits: Tensor = self.ups[2](x)  # (N, classes, H, W)
         return logits

@@ -25,12 +25,6 @@ from segmentation.io.images import write_image
 from segmentation.objects import label_components
 
 SIZE = (40, 56)
-FORMATS = [
-    *((".png", bits, channels) for bits in (8, 16) for channels in (1, 2, 3, 4)),
-    *((".tif", bits, channels) for bits in (8, 16) for channels in (1, 2, 3, 4)),
-    *((".bmp", 8, channels) for channels in (1, 3, 4)),
-    *((".jpg", 8, channels) for channels in (1, 3)),
-]
 
 
 def read(root: Path, **settings: Any) -> dict[str, Sample]:
@@ -42,21 +36,6 @@ def read(root: Path, **settings: Any) -> dict[str, Sample]:
 def root(tmp_path: Path) -> Path:
     """Four images with binary masks, to be spoilt."""
     return write_folder(tmp_path / "mine", 4, size=SIZE)
-
-
-@pytest.mark.parametrize(("suffix", "bits", "channels"), FORMATS)
-def test_formats(tmp_path: Path, suffix: str, bits: Any, channels: Any) -> None:
-    root = write_folder(tmp_path, 2, 0, "labels", suffix, bits, channels, size=SIZE)
-    found = read(root, mask_type="labels")
-    assert list(found) == ["field_0000", "field_0001"]
-    for sample in found.values():
-        assert sample.image.shape == (*SIZE, 1 if channels < 3 else 3)
-        assert sample.image.dtype == (np.uint8 if bits == 8 else np.uint16)
-        assert sample.labels is not None and sample.labels.dtype == np.int32
-        inside, outside = (
-            sample.image[part].mean() for part in (sample.labels > 0, sample.labels == 0)
-        )
-        assert inside > outside  # fluorescence: nuclei are bright
 
 
 def test_masks_of_all_kinds_are_the_same_truth(tmp_path: Path) -> None:
@@ -83,14 +62,6 @@ def test_an_empty_folder_of_objects_is_an_image_without_any(tmp_path: Path) -> N
     assert empty is not None and not empty.any()
 
 
-def test_names_of_the_folders(root: Path) -> None:
-    (root / "images").rename(root / "raw")
-    (root / "masks").rename(root / "truth")
-    assert len(read(root, images="raw", masks="truth")) == 4
-    with pytest.raises(UserError, match=r"images: the data root does not exist; check the names"):
-        read(root)
-
-
 def test_subfolders_are_groups(root: Path) -> None:
     for number in range(4):
         for folder in ("images", "masks"):
@@ -113,6 +84,8 @@ def test_subfolders_are_groups(root: Path) -> None:
 
 
 def test_what_is_missing(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="raw: the data root does not exist; check the names"):
+        read(root, images="raw")
     with pytest.raises(
         UserError, match=r"gone: the data root does not exist; .* images/ and masks/"
     ):
@@ -136,7 +109,6 @@ def test_what_is_missing(root: Path, tmp_path: Path) -> None:
 
 def test_masks_that_do_not_fit(root: Path) -> None:
     mask = root / "masks" / "field_0001.png"
-    whole = mask.read_bytes()
     cv2.imwrite(str(mask), np.zeros((SIZE[0], SIZE[1] - 1), np.uint8))
     with pytest.raises(
         UserError, match=r"field_0001\.png: the mask is 40×55 .* its image is 40×56"
@@ -146,9 +118,6 @@ def test_masks_that_do_not_fit(root: Path) -> None:
     with pytest.raises(
         UserError, match=r"field_0001\.png: a binary mask holds .* mask_type: labels"
     ):
-        read(root)
-    mask.write_bytes(whole[:50])
-    with pytest.raises(UserError, match=r"field_0001\.png: the PNG is damaged"):
         read(root)
 
 

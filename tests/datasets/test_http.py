@@ -1,13 +1,11 @@
 """Downloads from a server that misbehaves: the file is whole, or absent and the reason told."""
 
 import hashlib
-import io
 import random
 import socket
 import subprocess
 import sys
 import threading
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -60,12 +58,6 @@ def test_goes_on_where_the_connection_dropped(tmp_path: Path, headers: dict[str,
     starts = [int(r.removeprefix("bytes=").rstrip("-")) for r in found[1:]]
     assert found[0] == "" and 130_000 < starts[0] <= 200_000
     assert starts[0] + 30_000 < starts[1] <= starts[0] + 100_000
-
-
-def test_a_server_that_breaks_every_64_kib(tmp_path: Path) -> None:
-    """Each attempt brings something, so there may be more of them than bring nothing."""
-    found = fetch(tmp_path, Answer(DATA, headers=TAG, drop=2**16), sha256=SHA)
-    assert len(found) >= 7 and (tmp_path / "a.bin").read_bytes() == DATA
 
 
 def test_goes_on_after_a_kill(tmp_path: Path) -> None:
@@ -178,21 +170,6 @@ def test_a_server_that_is_busy_is_asked_again(
 def test_a_refusal_is_final(tmp_path: Path, answer: Answer, says: str) -> None:
     assert refused(tmp_path, says, answer, name="a.zip") == 1
     assert not begun(tmp_path).exists()
-
-
-def test_half_an_archive(tmp_path: Path) -> None:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("a", DATA)
-    refused(tmp_path, "no zip archive", Answer(file.getvalue()[:-30]), name="a.zip")
-    (tmp_path / ".a.zip.part").rename(tmp_path.parent / "away")
-    fetch(tmp_path, Answer(file.getvalue()), name="a.zip")
-
-
-def test_a_wrong_checksum(tmp_path: Path) -> None:
-    says = f"does not match the known hash: expected sha256:{SHA} but got "
-    refused(tmp_path, says, Answer(OTHER, headers=TAG), sha256=SHA)
-    assert fetch(tmp_path, Answer(DATA, headers=TAG), sha256=SHA) == [""]
 
 
 def test_no_network(tmp_path: Path) -> None:

@@ -189,16 +189,6 @@ def test_folder_formats(tmp_path: Path, suffix: str, bits: Any, channels: Any) -
     assert np.unique(labels).tolist() == list(range(labels.max() + 1))
 
 
-def test_folder_masks_agree(tmp_path: Path) -> None:
-    roots = [write_folder(tmp_path / m, 1, 0, m) for m in ("labels", "binary", "objects")]  # type: ignore[arg-type]
-    labels, binary = (read(root / "masks" / "field_0000.png") for root in roots[:2])
-    np.testing.assert_array_equal(binary, (labels > 0) * 255)
-    for label, path in enumerate(sorted((roots[2] / "masks/field_0000").iterdir()), start=1):
-        np.testing.assert_array_equal(read(path), (labels == label) * 255)
-    assert label == labels.max()
-    assert files(roots[0] / "images") == files(roots[1] / "images")
-
-
 def test_dic_hela_layout(tmp_path: Path) -> None:
     root = write_dic_hela(tmp_path, 13, SMALL) / "DIC-C2DH-HeLa"
     frames = [(s, t) for s, count in (("01", 7), ("02", 6)) for t in range(count)]

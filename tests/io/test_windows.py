@@ -2,7 +2,6 @@
 
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,19 +112,6 @@ def test_one_plane_of_a_stack(tmp_path: Path, layout: str) -> None:
             assert image.shape == (*SIZE, 1)
             found = image.read(slice(3, 40), slice(5, 52))
             np.testing.assert_array_equal(found[..., 0], plane[3:40, 5:52])
-
-
-def test_rows_are_decoded_once(tmp_path: Path) -> None:
-    """Read in rows of windows that overlap, and back again; and no more than these are kept."""
-    path = write(tmp_path / "image.tif", pixels("uint8"), tile=(16, 16), compression="zlib")
-    with TiffWindows(path, rows=70) as image:
-        for top in (0, 8, 60, 3, 0):
-            for left in (0, 26):
-                found = image.read(slice(top, top + 15), slice(left, left + 26))
-                wanted = pixels("uint8")[top : top + 15, left : left + 26]
-                np.testing.assert_array_equal(found[..., 0], wanted)
-        about = image._strip.cache_info()
-        assert (about.misses, about.maxsize) == (2, 3)  # 64 rows each
 
 
 def refusal(path: Path) -> str:
@@ -283,24 +269,13 @@ def test_a_store_gives_back_what_it_got(tmp_path: Path) -> None:
             store.append(parts[0])
             parts.append(parts[0])
     assert not list(tmp_path.iterdir())
+    with BandStore(tmp_path) as first, BandStore(tmp_path, beside=first) as second:  # one file
+        for value in range(6):
+            (first, second)[value % 2].append(np.full((2, 3), value))
+        assert [int(rows[0, 0]) for rows in (*first, *second)] == [0, 2, 4, 1, 3, 5]
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         BandStore(tmp_path / "file")
-
-
-def test_stores_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-    real = tempfile.TemporaryFile
-    monkeypatch.setattr(
-        tempfile, "TemporaryFile", lambda **k: opened.append(real(**k)) or opened[0]
-    )
-    with BandStore(tmp_path) as first:
-        stores = [first, *(BandStore(tmp_path, beside=first) for _ in range(3))]
-        for value in range(12):
-            stores[value % 4].append(np.full((2, 3), value))
-        for number, store in enumerate(stores):
-            assert [int(rows[0, 0]) for rows in store] == [number, number + 4, number + 8]
-    assert len(opened) == 1 and opened[0].closed
 
 
 @pytest.mark.parametrize("compression", ["jpeg", "lzw", "zstd"])

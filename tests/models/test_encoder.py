@@ -134,19 +134,6 @@ def test_training_starts_from_the_file(
     assert main([*tested, f"--ckpt_path={run / 'checkpoints/best.ckpt'}"]) == 0
 
 
-def test_a_file_that_does_not_fit_is_named_before_a_run_begins(
-    dsb_root: Path, tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = smp_arguments(
-        dsb_root,
-        tmp_path / "runs",
-        f"--model.net.encoder_weights={file}",
-        "--model.net.encoder_name=resnet34",
-    )
-    line = refusal(capsys, argv)
-    assert "resnet18.pth is not of this encoder, whose layer1.2.conv1.weight" in line
-
-
 @pytest.mark.parametrize("name", ["resnet18", "tu-tf_efficientnet_lite0"])
 def test_a_hub_out_of_reach_is_said_with_the_remedy(
     name: str,

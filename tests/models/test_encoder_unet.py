@@ -5,22 +5,10 @@ import torch
 from torch import nn
 
 from segmentation.models import EncoderUNet
-from segmentation.models.blocks import SegmentationNet
 
-from .base import NetContract, assert_all_parameters_learn
+from .base import assert_all_parameters_learn
 
 SMALL = "tu-tf_mobilenetv3_small_minimal_100"
-
-
-class TestEncoderUNet(NetContract):
-    def build(self, in_channels: int = 3, classes: int = 1) -> SegmentationNet:
-        return EncoderUNet(
-            SMALL,
-            in_channels=in_channels,
-            classes=classes,
-            decoder_channels=(16, 8, 8, 4, 4),
-            detail=4,
-        )
 
 
 def test_size_of_the_shipped_config() -> None:

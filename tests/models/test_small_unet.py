@@ -4,47 +4,23 @@ from torch import nn
 
 from segmentation.models import FamilyUNet, SimpleConv, SmallUNet, SmallUNetLess
 
-from .base import NetContract, keras_parameters
+from .base import keras_parameters
 
 FAMILY = (SmallUNet, SmallUNetLess, FamilyUNet, SimpleConv)
 FamilyClass = type[SmallUNet] | type[SmallUNetLess] | type[FamilyUNet] | type[SimpleConv]
 
 
-class TestSmallUNet(NetContract):
-    def build(self, in_channels: int = 3, classes: int = 1) -> SmallUNet:
-        return SmallUNet(in_channels, classes)
-
-
-class TestSmallUNetLess(NetContract):
-    def build(self, in_channels: int = 3, classes: int = 1) -> SmallUNetLess:
-        return SmallUNetLess(in_channels, classes)
-
-
-class TestFamilyUNet(NetContract):
-    def build(self, in_channels: int = 3, classes: int = 1) -> FamilyUNet:
-        return FamilyUNet(in_channels, classes)
-
-
-class TestSimpleConv(NetContract):
-    def build(self, in_channels: int = 3, classes: int = 1) -> SimpleConv:
-        return SimpleConv(in_channels, classes)
-
-
 # Published for one channel and three classes, the defaults. They match with a bias on every
 # convolution, dense layers as 1x1 convolutions, and batch norm counted as four values a channel.
 @pytest.mark.parametrize(
-    ("cls", "count"),
-    [(SmallUNet, 75_747), (SmallUNetLess, 72_947), (SimpleConv, 37_763), (FamilyUNet, 1_971_299)],
+    ("cls", "count", "stride"),
+    [
+        *[(SmallUNet, 75_747, 4), (SmallUNetLess, 72_947, 4)],
+        *[(SimpleConv, 37_763, 1), (FamilyUNet, 1_971_299, 16)],
+    ],
 )
-def test_parameters(cls: FamilyClass, count: int) -> None:
-    assert keras_parameters(cls()) == count
-
-
-@pytest.mark.parametrize(
-    ("cls", "stride"), [(SmallUNet, 4), (SmallUNetLess, 4), (SimpleConv, 1), (FamilyUNet, 16)]
-)
-def test_stride(cls: FamilyClass, stride: int) -> None:
-    assert cls().stride == stride
+def test_sizes(cls: FamilyClass, count: int, stride: int) -> None:
+    assert keras_parameters(cls()) == count and cls().stride == stride
 
 
 @pytest.mark.parametrize("cls", FAMILY)

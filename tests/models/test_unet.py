@@ -6,27 +6,7 @@ from torch import nn
 
 from segmentation.models import UNet
 
-from .base import NetContract, assert_all_parameters_learn, keras_parameters
-
-
-class TestUNet(NetContract):
-    def build(self, in_channels: int = 3, classes: int = 1) -> UNet:
-        return UNet(in_channels, classes, width=4)
-
-
-class TestPaperUNet(NetContract):
-    """As published: without batch norm, and with the dropout of the DIC-HeLa recreation."""
-
-    def build(self, in_channels: int = 3, classes: int = 1) -> UNet:
-        rates = (0.1, 0.1, 0.1, 0.2, 0.3, 0.2, 0.2, 0.1, 0.1)
-        return UNet(in_channels, classes, width=4, dropout=rates, batch_norm=False)
-
-
-class TestReducedUNet(NetContract):
-    """Three levels and one convolution fewer per block."""
-
-    def build(self, in_channels: int = 3, classes: int = 1) -> UNet:
-        return UNet(in_channels, classes, width=4, depth=3, convs_per_block=1)
+from .base import keras_parameters
 
 
 def test_23_convolutions() -> None:
@@ -52,13 +32,6 @@ def test_parameters(arguments: dict[str, Any], count: int) -> None:
         assert keras_parameters(UNet(**arguments)) == count
 
 
-def test_reduced_size() -> None:
-    net = UNet(width=4, depth=3, convs_per_block=1)
-    assert net.stride == 4
-    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
-    assert len(convs) == 5
-
-
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_bias_only_without_batch_norm(batch_norm: bool) -> None:
     net = UNet(width=2, depth=2, batch_norm=batch_norm)
@@ -78,24 +51,6 @@ def test_dropout_in_forward_order() -> None:
             module.register_forward_hook(lambda layer, _inputs, _output: seen.append(layer.p))
     net(torch.randn(2, 3, 8, 8))
     assert seen == [0.1, 0.2, 0.3, 0.4, 0.5]
-
-
-def test_dropout_sits_between_convolutions() -> None:
-    block = UNet(width=2, depth=1, dropout=0.5, batch_norm=False).encoder[0]
-    assert isinstance(block, nn.Sequential)
-    kinds = [type(layer) for layer in block]
-    assert kinds == [nn.Conv2d, nn.ReLU, nn.Dropout, nn.Conv2d, nn.ReLU]
-
-
-def test_no_dropout_by_default() -> None:
-    assert not any(isinstance(m, nn.Dropout) for m in UNet(width=2).modules())
-
-
-def test_depth_one_has_no_pooling() -> None:
-    net = UNet(width=2, depth=1)
-    assert net.stride == 1
-    assert net(torch.randn(1, 3, 5, 7)).shape == (1, 1, 5, 7)
-    assert_all_parameters_learn(net, torch.randn(1, 3, 5, 7))
 
 
 def test_he_normal() -> None:

@@ -7,29 +7,7 @@ from torch import Tensor, nn
 from segmentation.models import UNetPlusPlus
 from segmentation.models.unetpp import Mode, mean_probability_logits
 
-from .base import NetContract, assert_all_parameters_learn, keras_parameters, randomise_norms
-
-
-class TestAccurate(NetContract):
-    def build(self, in_channels: int = 3, classes: int = 1) -> UNetPlusPlus:
-        return UNetPlusPlus(in_channels, classes, width=4)
-
-
-class TestFast(NetContract):
-    def build(self, in_channels: int = 3, classes: int = 1) -> UNetPlusPlus:
-        return UNetPlusPlus(in_channels, classes, width=4, mode="fast", head=2)
-
-
-class TestWithoutDeepSupervision(NetContract):
-    def build(self, in_channels: int = 3, classes: int = 1) -> UNetPlusPlus:
-        return UNetPlusPlus(in_channels, classes, width=4, deep_supervision=False)
-
-
-class TestReduced(NetContract):
-    """Three levels and one convolution fewer per block."""
-
-    def build(self, in_channels: int = 3, classes: int = 1) -> UNetPlusPlus:
-        return UNetPlusPlus(in_channels, classes, width=4, depth=3, convs_per_block=1)
+from .base import assert_all_parameters_learn, keras_parameters, randomise_norms
 
 
 def build(**arguments: Any) -> UNetPlusPlus:
@@ -67,13 +45,6 @@ def test_order_is_conv_relu_norm() -> None:
     for block in [*net.encoder, *net.nodes.values()]:
         assert isinstance(block, nn.Sequential)
         assert [type(m) for m in block] == [nn.Conv2d, nn.ReLU, nn.BatchNorm2d] * 2
-
-
-def test_nodes_take_all_earlier_nodes_of_their_row() -> None:
-    convs = [module for module in build(width=2).nodes.modules() if isinstance(module, nn.Conv2d)]
-    inputs = [conv.in_channels for conv in convs]
-    # X(0,1) X(1,1) X(2,1) X(3,1), X(0,2) X(1,2) X(2,2), X(0,3) X(1,3), X(0,4)
-    assert inputs == [4, 8, 16, 32, 6, 12, 24, 8, 16, 10]
 
 
 @pytest.mark.parametrize("mode", ["accurate", "fast"])
@@ -171,22 +142,12 @@ def test_pruned_equals_head(level: int, arguments: dict[str, Any], image: Tensor
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_pruned_keeps_training_mode_dtype_and_format() -> None:
-    net = build().train().double()
-    net.to(memory_format=torch.channels_last)
-    pruned = net.pruned(2)
-    assert pruned.training
-    weight = pruned.get_parameter("nodes.0_2.0.weight")
-    assert weight.dtype == torch.float64
-    assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert weight.requires_grad
-
-
-def test_pruned_draws_no_random_numbers() -> None:
+def test_pruned_keeps_mode_and_dtype_and_draws_no_random_numbers() -> None:
     net = build()
     state = torch.get_rng_state()
-    net.pruned(3)
+    pruned = net.train().double().pruned(3)
     assert torch.equal(torch.get_rng_state(), state)
+    assert pruned.training and pruned.get_parameter("nodes.0_2.0.weight").dtype == torch.float64
 
 
 def test_without_deep_supervision_only_the_last_head_exists(image: Tensor) -> None:

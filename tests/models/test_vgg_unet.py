@@ -15,13 +15,6 @@ from segmentation.checkpoints import build_task, load_task, without_download
 from segmentation.errors import UserError
 from segmentation.models import VGGUNet
 
-from .base import NetContract
-
-
-class TestVGGUNet(NetContract):
-    def build(self, in_channels: int = 3, classes: int = 1) -> VGGUNet:
-        return VGGUNet(in_channels, classes, width=4)
-
 
 @pytest.fixture(scope="module")
 def features() -> nn.Sequential:
@@ -88,15 +81,6 @@ def test_as_published_step_by_step(features: nn.Sequential, file: Path) -> None:
         torch.testing.assert_close(net(image), expected)
 
 
-def test_random_start_keeps_the_scale() -> None:
-    """He's rule: as large behind 13 convolutions as in front of them."""
-    torch.manual_seed(0)
-    x = torch.randn(1, 3, 64, 64)
-    for stage in VGGUNet(width=32).encoder:
-        x = stage(x)
-    assert 0.2 < x.square().mean() < 5
-
-
 @pytest.mark.parametrize("frozen", [0, 1, 8, 13])
 def test_frozen_convolutions_stay_as_they_are(frozen: int) -> None:
     torch.manual_seed(0)
@@ -115,16 +99,6 @@ def test_frozen_convolutions_stay_as_they_are(frozen: int) -> None:
     for parameter in net.parameters():
         assert (parameter.grad is not None) == parameter.requires_grad
     assert not any(p.requires_grad for c in convs[:frozen] for p in c.parameters())
-
-
-def test_weights_of_a_file(features: nn.Sequential, file: Path) -> None:
-    net = VGGUNet(frozen=8, weights=str(file))
-    image = torch.randn(1, 3, 32, 32)
-    x = image
-    for stage in net.encoder:
-        x = net.pool(stage(x))
-    torch.testing.assert_close(x, features(image))
-    assert sum(p.requires_grad for p in net.parameters()) == 2 * (13 - 8) + 6
 
 
 def test_imagenet_is_torchvisions_and_read_safely(
@@ -161,23 +135,15 @@ def test_no_network(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_bad_files(tmp_path: Path, file: Path) -> None:
+def test_bad_files(tmp_path: Path) -> None:
     def refused(message: str, name: str) -> None:
         with pytest.raises(UserError, match=rf"model\.net\.weights: .*{name} {message}") as error:
             VGGUNet(weights=str(tmp_path / name))
         assert error.value.__context__ is None
 
     refused("is no file; name one, or imagenet, or null", "gone.pth")
-    (tmp_path / "folder.pth").mkdir()
-    refused("is no file", "folder.pth")
-    (tmp_path / "cut.pth").write_bytes(file.read_bytes()[:5000])
-    refused("is broken, or no state dict; use the file that was published", "cut.pth")
     (tmp_path / "page.pth").write_text("<html>not found</html>")
     refused("is broken, or no state dict", "page.pth")
-    torch.save(nn.ReLU(), tmp_path / "code.pth")
-    refused("holds more than tensors; use", "code.pth")
-    torch.save([1, 2], tmp_path / "list.pth")
-    refused("is no state dict; use", "list.pth")
     torch.save({}, tmp_path / "empty.pth")
     refused(r"is not a state dict of torchvision's VGG-16 \(features\.0\.weight ", "empty.pth")
     norms = make_layers([64, "M"], batch_norm=True).state_dict()

@@ -52,13 +52,6 @@ def test_two_bars_by_hand() -> None:
     assert not found[:, :10].any() and not found[:, 14:].any()
 
 
-@pytest.mark.parametrize("objects", [0, 1])
-def test_fewer_than_two_objects_have_no_border(objects: int) -> None:
-    labels = np.zeros((16, 16), np.int32)
-    labels[:objects] = 1
-    assert not border_weights(labels).any()
-
-
 def test_a_full_image_of_touching_objects() -> None:
     labels = np.arange(1, 65, dtype=np.int32).reshape(8, 8).repeat(3, 0).repeat(3, 1)
     assert not border_weights(labels).any()
