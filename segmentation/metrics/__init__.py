@@ -1,12 +1,16 @@
 """Scores of pixels, objects and outlines: counts of an image, scores of counts, a table of both."""
 
 from segmentation.metrics.counts import image_counts, overlaps
+from segmentation.metrics.pixels import AUROC, F1, IoU
 from segmentation.metrics.scores import OBJECT_SCORES, PIXEL_SCORES, better, scores_of
 from segmentation.metrics.table import ScoreTable
 
 __all__ = [
+    "AUROC",
+    "F1",
     "OBJECT_SCORES",
     "PIXEL_SCORES",
+    "IoU",
     "ScoreTable",
     "better",
     "image_counts",

@@ -255,7 +255,7 @@ class CLI(LightningCLI):
         # It says what is due before a batch, so it comes before all others; and the checkpoint that
         # is tested before others that the config may keep: Lightning asks the first.
         every: list[Callback] = [ExactResume(csv, settings.save_every, kept), self.best]
-        every += config["callbacks"] or []
+        every += _listed(config["callbacks"])
         every += [RunRecord(self.folder, self.config_text), TestReport(self.folder)]
         every += [LearningRateMonitor("step")]
         if not self.quick:
@@ -288,6 +288,11 @@ def _more_loggers(chosen: Any, folder: Path) -> list[Logger]:
             return [TensorBoardLogger(folder, name="", version="tensorboard")]
         except ModuleNotFoundError as error:
             raise UserError(f"trainer.logger: true is TensorBoard ({error}); install it") from None
+    return _listed(chosen)
+
+
+def _listed(chosen: Any) -> list[Any]:
+    """What may be given as one or as several, or not at all."""
     return [] if not chosen else list(chosen) if isinstance(chosen, Iterable) else [chosen]
 
 

@@ -22,7 +22,7 @@ from torchmetrics.classification import (
     BinaryRecall,
 )
 
-from segmentation.metrics import OBJECT_SCORES, ScoreTable, better
+from segmentation.metrics import AUROC, F1, OBJECT_SCORES, IoU, ScoreTable, better
 from segmentation.metrics.counts import object_counts, overlaps
 from segmentation.metrics.scores import object_scores, pixel_scores, ranking_scores
 from segmentation.metrics.table import LOGGED
@@ -149,6 +149,16 @@ def test_few_and_many_objects_by_hand() -> None:
 def test_which_values_are_good() -> None:
     assert better("image_count_error") == "near 0" and better("ap50") == "higher"
     assert better("image_hd95") == better("image_abs_count_error") == better("ece") == "lower"
+
+
+def test_classes_of_single_scores_say_what_the_table_says() -> None:
+    table = values(filled(samples()))
+    for name, metric in {"iou": IoU(), "f1": F1(), "auroc": AUROC()}.items():
+        for truth, _, probs in samples():
+            metric.update(probs, truth)
+        assert float(metric.compute()) == pytest.approx(table[name], rel=1e-6)
+    with pytest.warns(UserWarning, match="before the ``update`` method"):
+        assert math.isnan(IoU().compute()) and math.isnan(AUROC().compute())
 
 
 # The table

@@ -21,7 +21,9 @@ def trained(dsb_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a second CSV log."""
     runs = tmp_path_factory.mktemp("runs")
     second = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"
-    return fit(dsb_root, runs / "runs", second, f"--trainer.logger.save_dir={runs / 'logs'}")
+    more = [second, f"--trainer.logger.save_dir={runs / 'logs'}"]
+    more += ["--trainer.callbacks=lightning.pytorch.callbacks.EarlyStopping"]  # one, not a list
+    return fit(dsb_root, runs / "runs", *more, "--trainer.callbacks.monitor=val/iou")
 
 
 def best(run: Path) -> str:
