@@ -8,9 +8,7 @@ RELIABILITY_BINS = 15  # as Guo et al. 2017
 def reliability_counts(probs: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Pixels, summed probabilities and foreground pixels by equal bins: (3, bins) float64.
 
-    Args:
-        probs: (H, W) float32 in 0…1, of the foreground.
-        mask: (H, W) bool, the truth.
+    Of an image's probabilities (H, W) float32 in 0…1 and its truth (H, W) bool.
     """
     flat = probs.reshape(-1)
     index = np.minimum((flat * RELIABILITY_BINS).astype(np.intp), RELIABILITY_BINS - 1)
@@ -40,10 +38,8 @@ def reliability_curve(counts: np.ndarray) -> list[dict[str, float]]:
 
 
 def roc_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rate, from (0, 0) to (1, 1), of ``probability_histogram``'s counts.
-
-    Without foreground or background its rate is NaN.
-    """
+    """False and true positive rate, from (0, 0) to (1, 1), of ``probability_histogram``'s counts;
+    NaN where there is no background or no foreground."""
     counts = np.cumsum(hist[:, ::-1].astype(np.float64), axis=1)
     with np.errstate(invalid="ignore"):
         tpr, fpr = (np.append(0.0, side) / side[-1] for side in counts)
@@ -51,10 +47,8 @@ def roc_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pr_curve(hist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision at each threshold at which something is predicted, descending.
-
-    Arguments as in :func:`roc_curve`. NaN without foreground.
-    """
+    """Recall and precision at each threshold at which something is predicted, descending; NaN
+    without foreground."""
     tp, fp = np.cumsum(hist[:, ::-1].astype(np.float64), axis=1)
     some = tp + fp > 0
     with np.errstate(invalid="ignore"):

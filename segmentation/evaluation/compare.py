@@ -12,7 +12,8 @@ import pandas as pd
 
 from segmentation.errors import UserError
 from segmentation.evaluation import intervals, table
-from segmentation.evaluation.pages import number, render
+from segmentation.evaluation.maps import some_of
+from segmentation.evaluation.pages import render
 from segmentation.evaluation.plots import forest
 from segmentation.io.files import write_bytes, write_table
 from segmentation.metrics.counts import PIXELS
@@ -51,11 +52,11 @@ def compare(runs: list[str], /, score: list[str] | None = None, output: Path | N
         output: Gets compare.csv, compare.json, compare.html.
     """
     report = comparison(runs, score or ())
-    print(format_comparison(report))
-    if output is None:
-        return
     rows = report["scores"]
     shown = {name: [row for row in rows if row["score"] == name] for name in report["shown"]}
+    print(render("compare.txt", report=report, shown=shown), end="")
+    if output is None:
+        return
     page = render("compare.html", report=report, shown=shown, forest=forest)
     plain = [{k: "" if v is None else v for k, v in row.items()} for row in rows]
     write_table(output / "compare.csv", FIELDS, plain)
@@ -127,33 +128,6 @@ def read_entries(specs: Sequence[str]) -> list[Entry]:
     return entries
 
 
-def format_comparison(report: dict[str, Any]) -> str:
-    """The tables that are printed."""
-    drawn, reference = report["resampled"], report["reference"]
-    lines = [
-        f"{report['images']} images, all rows on the same; difference to {reference}; 95 % "
-        f"bootstrap intervals over {drawn['how_many']} {drawn['what']}, paired;",
-        "p: Wilcoxon's signed-rank test of the images' own scores, not corrected for several "
-        "comparisons; ±: standard deviation between runs (seeds)",
-    ]
-    if caution := drawn["caution"]:
-        lines.append(f"caution: {caution}")
-    width = max(len(name) for name in report["runs"]) + 2
-    for score in report["shown"]:
-        lines.append(f"\n{score} ({better(score)} is better)")
-        for row in (row for row in report["scores"] if row["score"] == score):
-            digits = {k: number(v, ".4f") for k, v in row.items() if isinstance(v, float | None)}
-            text = "  {:{}}{value} [{low}, {high}]".format(row["name"], width, **digits)
-            text += "" if row["sd_over_runs"] is None else f" ± {digits['sd_over_runs']}"
-            if row["difference"] is not None:
-                ends = [number(row[f"difference{k}"], "+.4f") for k in ("", "_low", "_high")]
-                text = "{:{}}{} [{}, {}]".format(text, width + 40, *ends)
-                p = row["p"]
-                text += "" if p is None else "  p < 0.0001" if p < 1e-4 else f"  p {p:.2g}"
-            lines.append(text)
-    return "\n".join(lines)
-
-
 def _parse(spec: str) -> tuple[str, list[str]]:
     """``NAME=RUN,RUN`` ► the name and the paths; a folder that exists is itself."""
     if Path(spec).expanduser().is_dir():
@@ -170,9 +144,9 @@ def _parse(spec: str) -> tuple[str, list[str]]:
 def _check_same(path: str, found: pd.DataFrame, other: str, wanted: pd.DataFrame) -> None:
     """Raise :class:`UserError` unless two runs were scored on the same images and truth."""
     one, two = set(wanted["id"]), set(found["id"])
-    says = [f"lacks {_some(sorted(one - two))}"] if one - two else []
-    says += [f"has {_some(sorted(two - one))} besides"] if two - one else []
-    if says:
+    if one != two:
+        says = [f"lacks {some_of(sorted(one - two))}"] if one - two else []
+        says += [f"has {some_of(sorted(two - one))} besides"] if two - one else []
         raise UserError(
             f"{path}: its test images are not those of {other}: it {' and '.join(says)}; compare "
             "runs on one split"
@@ -182,14 +156,14 @@ def _check_same(path: str, found: pd.DataFrame, other: str, wanted: pd.DataFrame
         ("number of pixels", [*PIXELS]),
         ("number of true objects", ["true_objects"]),
     ):
-        if set(names) <= set(found) & set(wanted):
-            odd = found[names].sum(axis=1) != wanted[names].sum(axis=1)
-            if odd.any():
-                raise UserError(
-                    f"{path}: the {what} differs from that in {other} for "
-                    f"{_some(found['id'][odd].tolist())}; score both against the same masks at the "
-                    "same size"
-                )
+        if not set(names) <= set(found) & set(wanted):
+            continue
+        odd = found["id"][found[names].sum(axis=1) != wanted[names].sum(axis=1)].tolist()
+        if odd:
+            raise UserError(
+                f"{path}: the {what} differs from that in {other} for {some_of(odd)}; score both "
+                "against the same masks at the same size"
+            )
 
 
 def _rows(
@@ -225,7 +199,8 @@ def _rows(
                 ends = intervals.percentile_interval(several - first)
                 row["difference_low"], row["difference_high"] = ends
                 row["p"] = _rank(entry, entries[0], name.removeprefix("image_"), groups)
-            rows.append({k: _plain(v) for k, v in row.items()})
+            short = {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
+            rows.append(table.finite(short))
     return rows
 
 
@@ -251,14 +226,3 @@ def _rank(
     one, two = (np.mean([r[column] for r in some.runs], axis=0) for some in (entry, reference))
     with np.errstate(invalid="ignore"):
         return intervals.rank_test(one - two, groups)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return value

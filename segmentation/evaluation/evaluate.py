@@ -13,18 +13,20 @@ from tqdm.auto import tqdm
 from segmentation.datasets.folder import find_images, find_maps
 from segmentation.errors import UserError
 from segmentation.evaluation import calibration, intervals, maps, table
+from segmentation.evaluation.pages import render
 from segmentation.io.files import write_bytes
 from segmentation.io.images import read_image, read_mask
 from segmentation.io.tree import check_root
 from segmentation.metrics.counts import TOLERANCE, probability_histogram
 from segmentation.metrics.scores import ranking_scores, scores_of
 from segmentation.metrics.table import ScoreTable
-from segmentation.objects import label_components, to_gray
+from segmentation.objects import label_components, renumber, to_gray
 from segmentation.targets import otsu
 
 METHOD, BASELINE = "prediction", "otsu"
-Curves = dict[str, tuple[np.ndarray, np.ndarray]]  # histogram and reliability counts by image
 _CURVE_RESAMPLES = 1000  # of the sums of whole histograms
+# Names of the images with probabilities; their histograms (n, 2, bins) and reliability counts.
+Curves = tuple[list[str], np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,16 @@ class Inputs:
     instances: tuple[bool, bool]  # whether truth and prediction are label maps rather than masks
     left_out: list[str]  # names that one side alone has
 
-    def labels(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Truth and prediction of an image as (H, W) int32 ids."""
+    def labels(self, name: str) -> list[np.ndarray]:
+        """Truth and prediction of an image as (H, W) int32 ids 1…n."""
         sides = zip((self.truth, self.prediction), self.instances, strict=True)
-        first, second = (maps.to_labels(read_mask(side[name]), kind) for side, kind in sides)
-        return first, second
+        maps = [(read_mask(side[name]), instances) for side, instances in sides]
+        return [renumber(m.astype(np.int32)) if i else label_components(m > 0) for m, i in maps]
 
     def otsu(self, name: str, truth: np.ndarray) -> np.ndarray:
         """Objects of an image by Otsu's threshold, (H, W) int32 ids as its truth."""
         image = read_image(self.images[name])
-        maps.check_same_size(self.images[name], image.shape[:2], self.truth[name], truth.shape)
+        _check_size(self.images[name], image, self.truth[name], truth.shape)
         return label_components(otsu(to_gray(image)))
 
 
@@ -96,7 +98,7 @@ def evaluate(
     write_bytes(output / "report.html", text.encode())
     table.write_images(output / table.FILE, pd.concat([mine, *baseline], ignore_index=True))
     write_bytes(output / "scores.json", json.dumps(table.finite(report), indent=1).encode())
-    print(format_scores(report))
+    print(render("evaluate.txt", report=report, baseline=report.get(BASELINE)), end="")
     print(f"\npage      {output / 'report.html'}")
     print(f"scores    {output / 'scores.json'}, {table.FILE}")
 
@@ -127,27 +129,37 @@ def find_inputs(
             f"--images: none of its {len(shown)} files has the name of one of --truth (such as "
             f"{next(iter(shown))} and {names[0]}); leave --images out, or rename them"
         )
-    seen: tuple[dict[Path, maps.Facts], dict[Path, maps.Facts]] = ({}, {})
+    facts: tuple[dict[Path, maps.Facts], dict[Path, maps.Facts]] = ({}, {})
     for name in tqdm(names, "checking", disable=None):
-        for side, files in zip(seen, (wanted, found), strict=True):
-            side[files[name]] = maps.facts_of(read_mask(files[name]))
-        sized = wanted[name], seen[0][wanted[name]].shape
-        maps.check_same_size(found[name], seen[1][found[name]].shape, *sized)
+        pixels = [read_mask(side[name]) for side in (wanted, found)]
+        for side, files, ids in zip(facts, (wanted, found), pixels, strict=True):
+            side[files[name]] = maps.facts_of(ids)
+        _check_size(found[name], pixels[1], wanted[name], pixels[0].shape)
         if name in probs:
-            maps.check_same_size(probs[name], maps.read_probability(probs[name]).shape, *sized)
+            pixels[1] = maps.read_probability(probs[name])
+            _check_size(probs[name], pixels[1], wanted[name], pixels[0].shape)
     if probs:
         maps.check_probabilities(list(probs.values()))
     instances = (
-        maps.holds_instances(seen[0], labels, "--truth"),
-        maps.holds_instances(seen[1], labels, "--prediction"),
+        maps.holds_instances(facts[0], labels, "--truth"),
+        maps.holds_instances(facts[1], labels, "--prediction"),
     )
     return Inputs(names, wanted, found, probs, shown, instances, sorted(left_out))
 
 
-def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves]:
+def _check_size(path: Path, pixels: np.ndarray, truth: Path, size: tuple[int, ...]) -> None:
+    if pixels.shape[:2] != size:
+        here, there = (f"{height}×{width}" for height, width in (pixels.shape[:2], size))
+        raise UserError(
+            f"{path}: is {here} (H×W) but its truth {truth} is {there}; export both at one size"
+        )
+
+
+def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves | None]:
     """The table of the prediction and, with an image for each, of Otsu's threshold; the curves."""
     methods = [METHOD, *([BASELINE] if inputs.images.keys() >= set(inputs.names) else [])]
-    tables, curves = {method: ScoreTable(boundary=True) for method in methods}, Curves()
+    tables = {method: ScoreTable(boundary=True) for method in methods}
+    counted: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name in tqdm(inputs.names, "scoring", disable=None):
         truth, prediction = inputs.labels(name)
         for method, scored in tables.items():
@@ -158,66 +170,41 @@ def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves]:
             probs, mask = maps.read_probability(inputs.probabilities[name]), truth > 0
             pixels = torch.from_numpy(probs)[None], torch.from_numpy(mask)[None]
             hist = probability_histogram(*pixels).numpy()
-            curves[name] = hist, calibration.reliability_counts(probs, mask)
+            counted[name] = hist, calibration.reliability_counts(probs, mask)
     frames = [one.rows() for one in tables.values()]
     for frame, method in zip(frames, tables, strict=True):
         frame.insert(0, "method", method)
-    if curves:
-        ranked = pd.DataFrame(_curve_scores(*_stacked(curves)), index=list(curves))
-        frames[0] = frames[0].join(ranked, on="id")
-    return frames, curves
+    if not counted:
+        return frames, None
+    hists, counts = (np.stack(some) for some in zip(*counted.values(), strict=True))
+    ranked = pd.DataFrame(_curve_scores(hists, counts), index=list(counted))
+    frames[0] = frames[0].join(ranked, on="id")
+    return frames, (list(counted), hists, counts)
 
 
-def _totals(frame: pd.DataFrame, curves: Curves) -> dict[str, Any]:
+def _totals(frame: pd.DataFrame, curves: Curves | None) -> dict[str, Any]:
     """Scores over all images with their intervals."""
     scores, groups = scores_of(table.columns(frame)), table.clusters(frame)
     values, drawn = table.values_of(scores), intervals.resample(scores, groups)
     images = {name: score.images for name, score in scores.items()}
     result: dict[str, Any] = {"resampled": table.resampled(frame)}
-    if curves:
-        hists, counts = _stacked(curves)
+    if curves is not None:
+        names, hists, counts = curves
         if groups is not None:
-            groups = frame.set_index("id")["group"][list(curves)].tolist()
+            groups = frame.set_index("id")["group"][names].tolist()
         sums = [
-            intervals.resampled_sums(some.reshape(len(some), -1), groups, times).reshape(
-                -1, *some.shape[1:]
-            )
+            intervals.resampled_sums(some.reshape(len(some), -1), groups, times)
             for some, times in ((hists, _CURVE_RESAMPLES), (counts, intervals.RESAMPLES))
         ]
-        drawn |= _curve_scores(*sums)
+        shapes = (-1, *hists.shape[1:]), (-1, *counts.shape[1:])
+        drawn |= _curve_scores(sums[0].reshape(shapes[0]), sums[1].reshape(shapes[1]))
         totals = _curve_scores(hists.sum(0), counts.sum(0))
         values |= {name: float(value) for name, value in totals.items()}
-        images |= dict.fromkeys(totals, len(curves))
+        images |= dict.fromkeys(totals, len(names))
         result["reliability"] = calibration.reliability_curve(counts.sum(0))
     ends = {name: intervals.percentile_interval(some) for name, some in drawn.items()}
     return {METHOD: values, "intervals": ends, "images_with": images, **result}
 
 
-def _stacked(curves: Curves) -> tuple[np.ndarray, np.ndarray]:
-    hists, counts = (np.stack(some) for some in zip(*curves.values(), strict=True))
-    return hists, counts
-
-
 def _curve_scores(hists: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
     return ranking_scores(hists) | {"ece": calibration.expected_calibration_error(counts)}
-
-
-def format_scores(report: dict[str, Any]) -> str:
-    """The table that is printed."""
-    drawn, objects, baseline = report["resampled"], report["objects"], report.get(BASELINE)
-    lines = [
-        f"Scores of {report['images']} images (image_…: mean over images, others pooled; 95 % "
-        f"bootstrap intervals over {drawn['how_many']} {drawn['what']})",
-        *(f"objects of the {side}: {source}" for side, source in objects.items()),
-    ]
-    if report["left_out"]:
-        lines.append(f"left out, for one side lacks them: {len(report['left_out'])}")
-    if caution := drawn["caution"]:
-        lines.append(f"caution: {caution}")
-    if baseline:
-        lines.append(f"{'':24}{METHOD:>10}   {'':20}{'Otsu':>10}")
-    for name, value in report[METHOD].items():
-        low, high = report["intervals"][name]
-        line = f"{name:24}{value:10.4f}   {f'[{low:.4f}, {high:.4f}]':20}"
-        lines.append(line + (f"{baseline[name]:10.4f}" if baseline and name in baseline else ""))
-    return "\n".join(line.rstrip() for line in lines)

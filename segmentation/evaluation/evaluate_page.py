@@ -8,7 +8,7 @@ import pandas as pd
 from segmentation.data.preprocess import Preprocess, resize_image, resize_labels
 from segmentation.evaluation import calibration, plots
 from segmentation.evaluation.evaluate import Curves, Inputs
-from segmentation.evaluation.overlays import data_url, outlined, tint
+from segmentation.evaluation.overlays import data_url, in_a_row, outlined, tint
 from segmentation.evaluation.pages import render
 from segmentation.io.images import read_image
 from segmentation.metrics import better
@@ -18,7 +18,7 @@ WORST = 6  # images shown by a score
 _LARGEST = 480  # pixels of a panel's longer side
 
 
-def page(report: dict[str, Any], inputs: Inputs, frame: pd.DataFrame, curves: Curves) -> str:
+def page(report: dict[str, Any], inputs: Inputs, frame: pd.DataFrame, curves: Curves | None) -> str:
     """The HTML of what the JSON holds, the pictures made from the files that were scored."""
 
     def worst(column: str) -> list[tuple[str, float, str]]:
@@ -37,8 +37,8 @@ def page(report: dict[str, Any], inputs: Inputs, frame: pd.DataFrame, curves: Cu
         report=report,
         baseline=report.get("otsu"),
         images=frame.sort_values("iou", kind="stable"),
-        histogram=np.sum([hist for hist, _ in curves.values()], axis=0),
-        scored=len(curves),
+        histogram=None if curves is None else curves[1].sum(0),
+        scored=0 if curves is None else len(curves[0]),
         **{"worst": worst, "distribution": distribution, "better": better, "curve": plots.curve},
         **{"pr_curve": calibration.pr_curve, "roc_curve": calibration.roc_curve},
     )
@@ -57,7 +57,6 @@ def _picture(inputs: Inputs, name: str) -> str:
     size = max(1, round(height * scale)), max(1, round(width * scale))
     rgb = resize_image(rgb, size)
     truth, prediction = resize_labels(truth, size), resize_labels(prediction, size)
-    bar = np.full((size[0], 4, 3), 255, np.uint8)
     errors = tint(rgb, prediction > 0, truth > 0, 0.5)
-    panels = [outlined(rgb, truth), bar, outlined(rgb, prediction), bar, errors]
-    return data_url(np.hstack(panels), lossless=True)
+    panels = outlined(rgb, truth), outlined(rgb, prediction), errors
+    return data_url(in_a_row(*panels), lossless=True)

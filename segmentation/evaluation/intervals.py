@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from segmentation.metrics.scores import Score
 
@@ -48,7 +49,7 @@ def resampled_sums(
     if rows.ndim != 2 or len(rows) == 0 or not np.isfinite(rows).all():
         raise ValueError(f"rows must be finite, (images, columns) with an image, got {rows.shape}")
     if groups is not None:
-        rows = group_sums(rows, groups)
+        rows = pd.DataFrame(rows).groupby(np.asarray(groups, str)).sum().to_numpy()
     count, rng = len(rows), np.random.default_rng(seed)
     at_once = max(1, _CELLS // count)
     sums = np.empty((resamples, rows.shape[1]))
@@ -67,16 +68,6 @@ def resample(scores: Mapping[Any, Score], groups: Sequence[str] | None) -> dict[
     parts = np.split(resampled_sums(np.hstack(blocks), groups), ends, axis=1)
     sums = {id(block): part for block, part in zip(blocks, parts, strict=True)}
     return {key: score.of_sums(sums[id(score.rows)]) for key, score in scores.items()}
-
-
-def group_sums(rows: np.ndarray, groups: Sequence[str]) -> np.ndarray:
-    """Sums of (images, columns) over each group, the groups sorted: (groups, columns) float64."""
-    if len(groups) != len(rows):
-        raise ValueError(f"{len(groups)} groups for {len(rows)} images")
-    names, places = np.unique(np.asarray(groups, str), return_inverse=True)
-    sums = np.zeros((len(names), rows.shape[1]))
-    np.add.at(sums, places.reshape(-1), rows)
-    return sums
 
 
 def percentile_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
@@ -101,9 +92,7 @@ def rank_test(differences: np.ndarray, groups: Sequence[str] | None = None) -> f
     # Scores come from files with six digits; what differs beyond them is no rank but noise.
     values = differences[kept].round(9)
     if groups is not None:
-        names = np.asarray(groups, str)[kept].tolist()
-        sums = group_sums(np.stack([values, np.ones_like(values)], axis=1), names)
-        values = (sums[:, 0] / sums[:, 1]).round(9)
+        values = pd.Series(values).groupby(np.asarray(groups)[kept]).mean().to_numpy().round(9)
     if not values.any():
         return 1.0 if len(values) else float("nan")
     if len(values) > _EXACT:

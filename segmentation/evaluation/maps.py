@@ -1,15 +1,13 @@
 """Two folders of masks, label maps or probability maps: paired, and told from one another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from segmentation.errors import UserError
 from segmentation.io.images import read_values
-from segmentation.objects import label_components, renumber
 
 Kind = Literal["auto", "instances", "mask"]
 
@@ -17,23 +15,13 @@ _PARTS = 3.0  # regions of one value, on average, from which on values are no in
 _SLOPE = 0.5  # share of neighbouring pixels that differ, from which on a map is no label map
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What one file of a side shows about what the side holds.
+class Facts(NamedTuple):
+    """What one file shows about what its folder holds: numbers that add up over files."""
 
-    Attributes:
-        values: Different values above 0.
-        regions: 8-connected regions of one value above 0.
-        pairs, unlike: Neighbouring pixels above 0 that are not both the file's maximum, and how
-            many of them differ. Of a label map few do; of a probability map most, but where it is
-            saturated.
-    """
-
-    shape: tuple[int, int]
-    values: int
-    regions: int
-    pairs: int
-    unlike: int
+    values: int  # different values above 0
+    regions: int  # 8-connected regions of one value above 0
+    pairs: int  # neighbouring pixels above 0 that are not both the file's maximum
+    unlike: int  # of these, such as differ: few of a label map, most of a probability map
 
 
 def pair(
@@ -50,12 +38,20 @@ def pair(
     sides = (("--truth", truth, other, option), (option, other, truth, "--truth"))
     for side, here, there, missing in () if allow_missing else sides:
         if alone := sorted(here.keys() - there.keys()):
-            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
             raise UserError(
-                f"{side}: {len(alone)} files have no partner in {missing}: {', '.join(alone[:3])}"
-                f"{more}; add them, or score the others with --allow_missing"
+                f"{side}: {len(alone)} files have no partner in {missing}: {some_of(alone)}; "
+                "add them, or score the others with --allow_missing"
             )
     return common
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first three names, and how many there are beside them.
+
+    >>> some_of("abcde")
+    'a, b, c and 2 more'
+    """
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def read_probability(path: Path) -> np.ndarray:
@@ -96,7 +92,7 @@ def check_probabilities(paths: Sequence[Path]) -> None:
             return
         many[path] = facts_of(pixels)
     most, path = max((facts.values, path) for path, facts in many.items())
-    unlike, pairs, values, regions = _sums(many, "unlike", "pairs", "values", "regions")
+    values, regions, pairs, unlike = map(sum, zip(*many.values(), strict=True))
     if most > 1 and unlike <= _SLOPE * pairs and regions <= _PARTS * values:
         raise UserError(
             f"{path}: a label map? Its {most} values are small and change only from object to "
@@ -112,13 +108,12 @@ def facts_of(ids: np.ndarray) -> Facts:
     top = int(ids.max(initial=0))
     pairs = unlike = 0
     for one, other in ((ids[1:], ids[:-1]), (ids[:, 1:], ids[:, :-1])):
-        inside = (one > 0) & (other > 0)
-        inside &= (one != top) | (other != top)
+        inside = (one > 0) & (other > 0) & ((one != top) | (other != top))
         pairs += int(np.count_nonzero(inside))
         unlike += int(np.count_nonzero(inside & (one != other)))
-    values = len(np.unique(ids[ids > 0])) if top else 0
+    values = len(np.unique(ids[ids > 0]))
     regions = int(label(ids, background=0, connectivity=2).max()) if values > 1 else values
-    return Facts((ids.shape[0], ids.shape[1]), values, regions, pairs, unlike)
+    return Facts(values, regions, pairs, unlike)
 
 
 def holds_instances(facts: dict[Path, Facts], kind: Kind, option: str) -> bool:
@@ -136,7 +131,7 @@ def holds_instances(facts: dict[Path, Facts], kind: Kind, option: str) -> bool:
             f"{path}: a binary mask holds 0 and one other value, this one holds "
             f"{many[path].values} others; leave --labels out, or save the mask without smoothing"
         )
-    unlike, pairs, values, regions = _sums(many, "unlike", "pairs", "values", "regions")
+    values, regions, pairs, unlike = map(sum, zip(*many.values(), strict=True))
     if unlike > _SLOPE * pairs:
         raise UserError(
             f"{path}: {many[path].values} values that change from pixel to pixel: a probability "
@@ -151,21 +146,3 @@ def holds_instances(facts: dict[Path, Facts], kind: Kind, option: str) -> bool:
             "mask of 0 and 255 or one value an object, or say --labels instances"
         )
     return True
-
-
-def to_labels(ids: np.ndarray, instances: bool) -> np.ndarray:
-    """(H, W) int32 ids 1…n: those of a label map, or the components of a binary mask."""
-    return renumber(ids.astype(np.int32)) if instances else label_components(ids > 0)
-
-
-def check_same_size(path: Path, found: tuple[int, ...], truth: Path, size: tuple[int, int]) -> None:
-    """Raise :class:`UserError` when a map has not the height and width of its truth."""
-    if found != size:
-        here, there = (f"{height}×{width}" for height, width in (found, size))
-        raise UserError(
-            f"{path}: is {here} (H×W) but its truth {truth} is {there}; export both at one size"
-        )
-
-
-def _sums(facts: dict[Path, Facts], *names: str) -> list[int]:
-    return [sum(getattr(one, name) for one in facts.values()) for name in names]

@@ -13,19 +13,21 @@ FALSE_NEGATIVE = (255, 225, 25)
 FALSE_POSITIVE = (0, 200, 0)
 
 
-def error_overlay(
-    image: np.ndarray, predicted: np.ndarray, truth: np.ndarray, opacity: float = 0.5
-) -> np.ndarray:
+def error_overlay(image: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The image, and beside it the image under the three colours: (H, 2 W + 4, 3) uint8, RGB.
 
     Args:
         image: (H, W, C) uint8, C in {1, 3}, RGB.
         predicted, truth: (H, W) bool.
-        opacity: Of the colours, 0 to 1.
     """
     rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
-    bar = np.full((len(rgb), 4, 3), 255, np.uint8)
-    return np.hstack([rgb, bar, tint(rgb, predicted, truth, opacity)])
+    return in_a_row(rgb, tint(rgb, predicted, truth, 0.5))
+
+
+def in_a_row(*panels: np.ndarray) -> np.ndarray:
+    """Panels (H, W, 3) uint8 of one height, with white bars of four pixels between them."""
+    bar = np.full((len(panels[0]), 4, 3), 255, np.uint8)
+    return np.hstack([part for panel in panels for part in (bar, panel)][1:])
 
 
 def tint(rgb: np.ndarray, predicted: np.ndarray, truth: np.ndarray, opacity: float) -> np.ndarray:
@@ -41,21 +43,17 @@ def tint(rgb: np.ndarray, predicted: np.ndarray, truth: np.ndarray, opacity: flo
 def on_one_size(images: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Put images (H, W, 3) on white canvases as high and wide as the highest and the widest."""
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-    gaps = [(height - image.shape[0], width - image.shape[1]) for image in images]
-    return [
-        np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=255)
-        for image, (below, right) in zip(images, gaps, strict=True)
-    ]
+    gaps = [((0, height - len(i)), (0, width - i.shape[1]), (0, 0)) for i in images]
+    return [np.pad(i, gap, constant_values=255) for i, gap in zip(images, gaps, strict=True)]
 
 
 def outlined(
     rgb: np.ndarray, labels: np.ndarray, colour: tuple[int, int, int] = OUTLINE
 ) -> np.ndarray:
     """(H, W, 3) uint8 with the outermost pixels of each object of (H, W) ids coloured."""
-    padded = np.pad(labels, 1)
-    inner = labels == padded[:-2, 1:-1]
-    for neighbour in (padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
-        inner &= labels == neighbour
+    padded, inner = np.pad(labels, 1), np.ones(labels.shape, bool)
+    for y, x in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        inner &= labels == padded[y:, x:][: len(labels), : labels.shape[1]]
     drawn = rgb.copy()
     drawn[(labels > 0) & ~inner] = colour
     return drawn

@@ -4,15 +4,15 @@ import math
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 
 def render(template: str, **context: Any) -> str:
     """A page or a part of one, from a template of ``segmentation/evaluation/templates``.
 
-    What the context gives is text and is escaped, unless it is :class:`markupsafe.Markup` (as the
-    plots are). A whole page extends ``base.html``; tables, pictures and the like are macros of
-    ``macros.html``. Filters: ``number`` (four digits), ``grouped`` (thousands).
+    What the context gives is text and is escaped in HTML, unless it is :class:`markupsafe.Markup`
+    (as the plots are). A whole page extends ``base.html``; tables, pictures and the like are macros
+    of ``macros.html``. Filters: ``number`` (four digits), ``grouped`` (thousands).
 
     Args:
         template: The file's name.
@@ -34,7 +34,7 @@ def number(value: float | None, form: str = ".4g") -> str:
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("segmentation.evaluation"),
-        autoescape=True,
+        autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 if TYPE_CHECKING:  # importing matplotlib takes half a second
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _INK = "#010203"  # replaced by the colour of the page's text
 _STYLE: dict[Any, Any] = {
@@ -36,8 +35,9 @@ def axes(
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        drawn = Figure(size).add_subplot()
-        _figure(drawn).subplots_adjust(0.16, 0.45 / size[1], 0.97, 1 - 0.25 / size[1])
+        figure = Figure(size)
+        figure.subplots_adjust(0.16, 0.45 / size[1], 0.97, 1 - 0.25 / size[1])
+        drawn = figure.add_subplot()
         drawn.set_title(title, loc="left")
         drawn.set(xlabel=x_name, ylabel=y_name)
         if scale != "linear":
@@ -47,8 +47,8 @@ def axes(
     return drawn
 
 
-def svg(figure: "Figure") -> Markup:
-    """A figure as SVG to stand inside a page."""
+def svg(figure: Any) -> Markup:
+    """A figure of matplotlib as SVG to stand inside a page."""
     import matplotlib
 
     file = io.StringIO()
@@ -74,7 +74,7 @@ def curve(
     if diagonal:
         drawn.plot([0, 1], [0, 1], "--", color="tab:red", linewidth=1)
     drawn.plot(x, y, ".-" if dots else "-", clip_on=False)
-    return svg(_figure(drawn))
+    return svg(drawn.figure)
 
 
 def chart(
@@ -97,7 +97,7 @@ def chart(
         drawn.plot(x, y, "." if len(x) == 1 else "-", label=name, linewidth=1.5)
     for text in drawn.legend(labelcolor=_INK, frameon=False).get_texts():
         text.set_parse_math(False)
-    return svg(_figure(drawn))
+    return svg(drawn.figure)
 
 
 def forest(rows: Sequence[Mapping[str, Any]]) -> Markup:
@@ -112,8 +112,8 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> Markup:
     drawn.errorbar(middle, range(len(rows)), xerr=(middle - low, high - middle), fmt="o")
     drawn.axvline(0, color="tab:red", linestyle="--")
     drawn.set_yticks(range(len(rows)), [row["name"] for row in rows], parse_math=False)
-    _figure(drawn).subplots_adjust(left=0.35)
-    return svg(_figure(drawn))
+    drawn.figure.subplots_adjust(left=0.35)
+    return svg(drawn.figure)
 
 
 def histogram(
@@ -127,7 +127,7 @@ def histogram(
     drawn.set_xticks(shown, [f"{edges[i]:.3g}" for i in shown])
     if mark is not None:
         drawn.axvline(np.interp(mark, edges, range(len(edges))), color="tab:red", linestyle="--")
-    return svg(_figure(drawn))
+    return svg(drawn.figure)
 
 
 def histogram_of(title: str, values: Sequence[float], log: bool = False) -> Markup:
@@ -135,13 +135,7 @@ def histogram_of(title: str, values: Sequence[float], log: bool = False) -> Mark
     low, high = min(values), max(values)
     if log:
         edges = np.geomspace(max(1, low), max(2, high, low + 1), 31)
-        counts = np.histogram(np.maximum(values, 1), edges)[0]
     else:
         edges = np.linspace(low, high if high > low else low + 1, 31)
-        counts = np.histogram(values, edges)[0]
+    counts = np.histogram(np.maximum(values, edges[0]), edges)[0]
     return histogram(title, edges.tolist(), counts.tolist())
-
-
-def _figure(drawn: "Axes") -> "Figure":
-    figure: Figure = drawn.figure  # type: ignore[assignment]
-    return figure

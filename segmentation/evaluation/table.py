@@ -24,11 +24,7 @@ ABOUT = ("method", "id", "kind", "group")
 
 
 def write_images(path: Path, frame: pd.DataFrame) -> None:
-    """Write the table; floats get six digits, NaN is left empty.
-
-    Raises:
-        UserError: The folder cannot be written, or the disk is full.
-    """
+    """Write the table; floats get six digits, NaN is left empty."""
     short = frame.map(lambda value: round(value, 6) if isinstance(value, float) else value)
     write_bytes(path, short.to_csv(index=False, lineterminator="\n").encode())
 

@@ -46,17 +46,11 @@ def pixel_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     0.75
     """
     tp, fp, fn, tn = np.moveaxis(np.asarray(counts), -1, 0)
-
-    def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-        score = numerator / np.maximum(denominator, 1)
-        score = np.where(denominator == 0, fp + fn == 0, score)
-        return np.where(tp + fp + fn + tn == 0, math.nan, score)
-
-    iou, background = ratio(tp, tp + fp + fn), ratio(tn, tn + fp + fn)
-    f1, precision, recall = ratio(2 * tp, 2 * tp + fp + fn), ratio(tp, tp + fp), ratio(tp, tp + fn)
-    return dict(
-        zip(PIXEL_SCORES, (iou, f1, precision, recall, (iou + background) / 2), strict=True)
-    )
+    empty = np.where(tp + fp + fn + tn == 0, math.nan, fp + fn == 0)
+    parts = (tp, tp + fp + fn), (2 * tp, 2 * tp + fp + fn), (tp, tp + fp), (tp, tp + fn)
+    iou, *others = (_ratio(*part, empty) for part in parts)
+    mean = (iou + _ratio(tn, tn + fp + fn, empty)) / 2
+    return dict(zip(PIXEL_SCORES, (iou, *others, mean), strict=True))
 
 
 def object_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -65,13 +59,7 @@ def object_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     true, predicted, matched, above, strict, seg, intersection, union = rest
     objects = true + predicted
 
-    def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-        score = numerator / np.maximum(denominator, 1)
-        return np.asarray(np.where(denominator == 0, objects == 0, score))
-
-    def where_true(score: np.ndarray) -> np.ndarray:
-        return np.asarray(np.where(true == 0, math.nan, score))
-
+    ratio = partial(_ratio, empty=objects == 0)
     ap, f1 = ratio(tp, objects - tp), ratio(2 * tp, objects)
     scores = (
         *(ap[0], ap[5], ap[8], ap.mean(0), f1[0], f1[4], f1[8]),
@@ -79,10 +67,16 @@ def object_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
         *(ratio(2 * UNIT * strict, objects), ratio(UNIT * strict, above)),
         ratio(2 * above, objects),
         ratio(intersection, union),
-        *(where_true(ratio(UNIT * seg, true)), where_true(ratio(UNIT * matched, tp[0]))),
+        ratio(UNIT * seg, np.where(true == 0, math.nan, true)),
+        ratio(UNIT * matched, np.where(true == 0, math.nan, tp[0])),
         (predicted - true).astype(np.float64),
     )
     return dict(zip(OBJECT_SCORES, scores, strict=True))
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray, empty: np.ndarray) -> np.ndarray:
+    score = numerator / np.maximum(denominator, 1)
+    return np.asarray(np.where(denominator == 0, empty, score))
 
 
 def ranking_scores(histogram: np.ndarray) -> dict[str, np.ndarray]:
@@ -117,13 +111,11 @@ class Score:
     """One score over images.
 
     Attributes:
-        name: ``image_…`` is a mean over images, others are pooled.
         rows: (images, columns) finite numbers.
         of_sums: (..., columns) ► (...), from the columns' sums over any images.
         images: How many images have it.
     """
 
-    name: str
     rows: np.ndarray
     of_sums: Callable[[np.ndarray], np.ndarray]
     images: int
@@ -150,14 +142,14 @@ def scores_of(columns: Mapping[str, np.ndarray]) -> dict[str, Score]:
             rows = np.stack([columns[name] for name in counts], axis=1).astype(np.float64)
             for name in names:
                 of_sums = partial(lambda pool, name, sums: pool(sums)[name], pool, name)
-                scores[name] = Score(name, rows, of_sums, len(rows))
+                scores[name] = Score(rows, of_sums, len(rows))
     single = {k: v for k, v in columns.items() if k not in (*PIXELS, *OBJECTS)}
     if "count_error" in single:
         single["abs_count_error"] = np.abs(single["count_error"])
     for column, values in single.items():
         known = np.isfinite(values)
         rows = np.stack([np.where(known, values, 0.0), known], axis=1)
-        scores[f"image_{column}"] = Score(f"image_{column}", rows, _mean, int(known.sum()))
+        scores[f"image_{column}"] = Score(rows, _mean, int(known.sum()))
     return scores
 
 

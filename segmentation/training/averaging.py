@@ -29,9 +29,6 @@ class AveragedWeights(WeightAveraging):
     Args:
         decay: In 0…1, or ``null``.
         start_epoch: Average from this epoch on, counted from 0; until then it is the last weights.
-
-    Raises:
-        UserError: A value is out of its range.
     """
 
     def __init__(self, decay: float | None = 0.998, start_epoch: int = 0) -> None:

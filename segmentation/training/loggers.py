@@ -1,8 +1,6 @@
 """The loggers of every run: ``metrics.csv``, and W&B in a way that never stops a training."""
 
-import csv
 import functools
-import io
 import json
 import netrc
 import os
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import requests
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
@@ -20,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.table import ABOUT
-from segmentation.io.files import writing
+from segmentation.io.files import write_bytes
 from segmentation.metrics.counts import OBJECTS, PIXELS
 from segmentation.training.messages import one_line, shortened
 from segmentation.training.signals import STATUS
@@ -56,9 +55,7 @@ class _Writer(ExperimentWriter):
 
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
-        self.path = Path(self.metrics_file_path)
-        self.metrics_keys, rows = self._read()
-        self.rows = len(rows)
+        self.keep(None)
 
     def _check_log_dir_exists(self) -> None:
         """Lightning's own deletes what is there."""
@@ -67,28 +64,26 @@ class _Writer(ExperimentWriter):
         self.rows += len(self.metrics)
         super().save()
 
-    def keep(self, count: int) -> None:
+    def keep(self, count: int | None) -> None:
         """Drop what was logged after the first ``count`` rows: it is about to be done again."""
-        self.metrics_keys, rows = self._read()
-        self.metrics, self.rows = [], min(count, len(rows))
-        if self.path.exists():
-            self._write(self.metrics_keys, rows[:count])
+        table = self._table()
+        self.metrics_keys, self.metrics, self.rows = list(table), [], len(table[:count])
+        if self.rows < len(table):
+            self._write(table[:count])
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        self._write(fieldnames, self._read()[1])
+        self._write(self._table().reindex(columns=fieldnames))
 
-    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        text = self.path.read_bytes().decode() if self.path.exists() else ""
-        reader = csv.DictReader(io.StringIO(text))
-        return list(reader.fieldnames or ()), list(reader)
+    def _table(self) -> pd.DataFrame:
+        try:
+            path, as_text = self.metrics_file_path, {"dtype": str, "keep_default_na": False}
+            return pd.read_csv(path, index_col=False, on_bad_lines="skip", **as_text)
+        except (FileNotFoundError, pd.errors.EmptyDataError):  # killed before its first row
+            return pd.DataFrame()
 
-    def _write(self, header: list[str], rows: list[dict[str, str]]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, header)  # ends lines as Lightning's does
-        writer.writeheader()
-        writer.writerows(rows)
-        with writing(self.path) as file:
-            file.write(text.getvalue().encode())
+    def _write(self, table: pd.DataFrame) -> None:
+        text = table.to_csv(index=False, lineterminator="\r\n")  # as Lightning ends them
+        write_bytes(Path(self.metrics_file_path), text.encode())
 
 
 def _attempted(method: Callable[..., Any]) -> Any:
@@ -111,12 +106,7 @@ class RobustWandbLogger(WandbLogger):
 
     A server that does not answer is given up after half a minute, and the run goes on offline. What
     fails after that is said once; what is not uploaded two minutes after the end is left, whole, to
-    ``wandb sync``.
-
-    Args:
-        folder: The run's folder; what W&B keeps for a later upload is below it.
-        offline: Do not look for a server, unless W&B is disabled altogether ($WANDB_MODE).
-        settings: Of ``WandbLogger``.
+    ``wandb sync``. What W&B keeps for a later upload is in the run's ``folder``.
     """
 
     def __init__(self, folder: Path, offline: bool = False, **settings: Any) -> None:

@@ -50,11 +50,7 @@ class RunReport(Callback):
 
 
 def write_report(folder: Path) -> None:
-    """Make the page of a run, finished or not; files that are missing are left out.
-
-    Raises:
-        UserError: It cannot be written, or a file is broken.
-    """
+    """Make the page of a run, finished or not; files that are missing are left out."""
 
     def text(name: str) -> str:
         path = folder / name

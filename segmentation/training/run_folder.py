@@ -31,11 +31,7 @@ _locks: dict[Path, FileLock] = {}  # of this process
 
 
 def make(root: Path, name: str, command: str) -> Path:
-    """Make a new folder for this run; every process of the run gets the same one.
-
-    Raises:
-        UserError: It cannot be made.
-    """
+    """Make a new folder for this run; every process of the run gets the same one."""
     if chosen := os.environ.get(RUN_FOLDER):
         return Path(chosen)
     home, suffix = root / name, "" if command == "fit" else f"-{command}"
@@ -84,11 +80,7 @@ def unfinished(home: Path, config: dict[str, Any]) -> Path | None:
 
 
 def mark(folder: Path, config: dict[str, Any]) -> str:
-    """Mark a run as unfinished, and as at work until this process ends; returns its W&B id.
-
-    Raises:
-        UserError: Another process is at work on it.
-    """
+    """Mark a run as unfinished, and as at work until this process ends; returns its W&B id."""
     if not _lock(folder):
         raise UserError(f"{folder}: another process is at work on this run; wait for it")
     for partial in folder.glob("**/.*.part"):  # what a killed process was writing
@@ -144,14 +136,11 @@ def finish(folder: Path) -> None:
 
 
 class RunRecord(Callback):
-    """Writes ``config.yaml``, ``split.json``, ``run.json`` and ``git.diff`` beside a run's logs.
+    """Writes ``config.yaml``, ``split.json``, ``run.json`` and ``git.diff`` into a run's folder.
 
-    ``run.json`` holds the command, versions, the split's hash and the state of the git repository
-    that the command was typed in, if it was in one; ``git.diff`` what was not committed there.
-
-    Args:
-        folder: The run's folder, made for this run alone.
-        config: The whole config as YAML; ``segmentation fit --config`` repeats the run with it.
+    ``config`` is the whole one, which repeats the run; ``run.json`` holds the command, versions,
+    the split's hash and the state of the git repository that the command was typed in, if it was in
+    one; ``git.diff`` what was not committed there.
     """
 
     def __init__(self, folder: Path, config: str) -> None:
@@ -183,12 +172,8 @@ class RunRecord(Callback):
 
 
 def git_state(folder: Path) -> tuple[dict[str, Any], bytes] | None:
-    """Commit and uncommitted changes of the git repository around ``folder``, if there is one.
-
-    Returns:
-        ``commit``, ``branch``, whether tracked files are ``changed`` and the first 20 ``untracked``
-        files or folders; and the changes as a diff, cut off at a megabyte.
-    """
+    """What is known of the git repository around ``folder``, if there is one, and its uncommitted
+    changes as a diff, cut off at a megabyte."""
 
     def git(arguments: str) -> bytes:
         command = ["git", "-C", str(folder), *arguments.split()]

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.examples import Batch
 from segmentation.evaluation.overlays import error_overlay, on_one_size
+from segmentation.evaluation.pages import render
 from segmentation.evaluation.table import FILE, finite, summary, write_images
 from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
@@ -98,7 +99,7 @@ class TestReport(Callback):
                 logger.log_image("test/overlays", shown, caption=[*overlays])
             if isinstance(logger, RobustWandbLogger):
                 logger.log_test(ours.to_dict("records"), partial(_picture, trainer, masks))
-        print(format_scores(scores))
+        print(render("test.txt", scores=scores), end="")
         print(f"\nscores    {self.folder / 'scores.json'}, {FILE}")
         says = "purple: right, yellow: missed, green: too much"
         print(f"overlays  {self.folder / 'overlays'} ({says})")
@@ -132,36 +133,3 @@ def _picture(
     image, truth = data.shown(name)
     bits = np.frombuffer(zlib.decompress(masks[name]), np.uint8)
     return image, np.unpackbits(bits, count=truth.size).reshape(truth.shape) > 0, truth
-
-
-COLUMNS = ("image_iou", "image_f1", "iou", "mean_iou", "auroc", "image_ap", "ap50", "pq")
-TITLES = ("IoU/image", "F1/image", "IoU", "mean IoU", "AUROC", "AP/image", "AP50", "PQ")
-
-
-def format_scores(scores: dict[str, Any]) -> str:
-    """The table that is printed after a test."""
-    lines = [
-        f"\nTest scores on {scores['images']} images (pooled over pixels or objects unless /image)",
-        f"{'':24}" + "".join(f"{title:>11}" for title in TITLES),
-    ]
-    for method in METHODS:
-        lines.append(f"{method:24}" + _cells(scores[method].get(name) for name in COLUMNS))
-        if method == "network":
-            ends = [scores["intervals"][method].get(name) or (None, None) for name in COLUMNS]
-            for side, title in enumerate(("  95 % interval from", "  to")):
-                lines.append(f"{title:24}" + _cells(end[side] for end in ends))
-    if caution := scores["resampled"]["caution"]:
-        lines.append(f"caution: {caution}")
-    kinds = scores["by_kind"]["network"]
-    if len(kinds) > 1:
-        titles = ("images", "IoU/image", "Otsu", "IoU", "Otsu", "AP/image", "Otsu")
-        lines.append(f"\n{'by kind':24}" + "".join(f"{title:>11}" for title in titles))
-        for kind, ours in kinds.items():
-            theirs = scores["by_kind"]["otsu"][kind]
-            pairs = (part[k] for k in ("image_iou", "iou", "image_ap") for part in (ours, theirs))
-            lines.append(f"{kind or '(none)':24}{int(ours['images']):11}{_cells(pairs)}")
-    return "\n".join(lines)
-
-
-def _cells(values: Any) -> str:
-    return "".join(f"{'–' if v is None else format(v, '.4f'):>11}" for v in values)

@@ -157,8 +157,7 @@ class Tracking(Callback):
         spent, cuda = self._so_far(), task.device.type == "cuda"
         seconds = spent["train_seconds"]
         used = {
-            "fit_seconds": round(spent["fit_seconds"], 1),
-            "cpu_seconds": round(spent["cpu_seconds"], 1),
+            **{name: round(spent[name], 1) for name in ("fit_seconds", "cpu_seconds")},
             "images_per_second": round(spent["images"] / seconds, 2) if seconds else None,
             "peak_memory_bytes": peak_memory(),
             "steps": trainer.global_step,

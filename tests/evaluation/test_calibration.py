@@ -56,8 +56,3 @@ def test_curves_as_scikit_learn_has_them() -> None:
     recall, precision = pr_curve(hist)
     theirs = metrics.average_precision_score(mask.ravel(), probs.ravel())
     assert (np.diff(recall, prepend=0) * precision).sum() == pytest.approx(theirs, abs=2e-3)
-
-
-def test_no_foreground_has_no_curve() -> None:
-    hist = np.array([[0, 0], [3, 4]])
-    assert np.isnan(roc_curve(hist)[1]).all() and np.isnan(pr_curve(hist)[0]).all()

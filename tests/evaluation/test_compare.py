@@ -13,7 +13,6 @@ from scipy import stats
 from segmentation.__main__ import main
 from segmentation.evaluation.compare import comparison
 from segmentation.evaluation.table import write_images
-from segmentation.io.files import write_table
 from tests.evaluation.folders import scored, shifted, truth
 from tests.helpers import refusal
 
@@ -108,36 +107,25 @@ def test_evaluations_bring_object_scores(
 
 def test_scores_that_images_lack_are_left_out_for_all(tmp_path: Path) -> None:
     """One run has no value for an image: both means are over the others."""
-    fields = ("method", "id", "tp", "fp", "fn", "tn", "seg")
-    counts = {"tp": 1, "fp": 0, "fn": 0, "tn": 1}
-    for name, values in (("a", (0.1, 0.2, 0.9)), ("b", (0.3, 0.4, ""))):
-        rows = [
-            {"method": "network", "id": str(i), **counts, "seg": value}
-            for i, value in enumerate(values)
-        ]
-        write_table(tmp_path / name / "per_image.csv", fields, rows)
-    specs = [str(tmp_path / name) for name in "ab"]
+    specs = [run(tmp_path / name, np.full(3, 9)) for name in "ab"]
+    for folder, values in zip(specs, ((0.1, 0.2, 0.9), (0.3, 0.4, None)), strict=True):
+        path = Path(folder, "per_image.csv")
+        pd.read_csv(path).assign(seg=values).to_csv(path, index=False)
     one, two = found(comparison(specs), "image_seg").values()
     assert one["value"] == pytest.approx(0.15) and one["images"] == two["images"] == 2
     assert two["difference"] == pytest.approx(0.2)
 
 
 def test_groups_widen_the_interval(tmp_path: Path) -> None:
-    fields = ("method", "id", "group", "tp", "fp", "fn", "tn", "iou")
     shift = np.repeat([-5, 10, 5, 20, 10, -10], 5)
-    for group in (False, True):
-        for name, hits in (("a", HITS), ("b", HITS + shift)):
-            rows = [
-                {"method": "network", "id": f"{i:02}", "group": str(i // 5) if group else ""}
-                | {"tp": n, "fp": 0, "fn": 300 - n, "tn": 700, "iou": n / 300}
-                for i, n in enumerate(hits)
-            ]
-            write_table(tmp_path / f"{group}" / name / "per_image.csv", fields, rows)
+    specs = [run(tmp_path / "a", HITS), run(tmp_path / "b", HITS + shift)]
     both = []
-    for group in (False, True):
-        report = comparison([str(tmp_path / f"{group}" / name) for name in "ab"])
-        both.append(list(found(report, "image_iou").values())[1])
-        assert report["resampled"]["how_many"] == (6 if group else 30)
+    for images in (30, 6):
+        report = comparison(specs)
+        both.append(found(report, "image_iou")[specs[1]])
+        assert report["resampled"]["how_many"] == images
+        for path in tmp_path.glob("*/per_image.csv"):
+            pd.read_csv(path).assign(group=np.arange(30) // 5).to_csv(path, index=False)
     widths = [row["difference_high"] - row["difference_low"] for row in both]
     # Percentile intervals of six are a little too narrow.
     assert widths[1] / widths[0] == pytest.approx(np.sqrt(5), rel=0.12)
@@ -150,15 +138,11 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refusal(capsys, ["compare", one, other])
     assert re.search(r"b: its test images are not those of .*a: it lacks 00, 01 and has 30", line)
     truth = run(tmp_path / "c", HITS)
-    text = (tmp_path / "c" / "per_image.csv").read_text().splitlines()
-    cells = text[4].split(",")
-    cells[5] = str(int(cells[5]) + 1)
-    text[4] = ",".join(cells)
-    (tmp_path / "c" / "per_image.csv").write_text("\n".join(text))
-    assert "c: the foreground of the truth differs" in (
-        line := refusal(capsys, ["compare", one, truth])
-    )
-    assert "for 03;" in line
+    table = pd.read_csv(path := tmp_path / "c" / "per_image.csv", dtype={"id": str})
+    table.loc[3, "fn"] += 1
+    table.to_csv(path, index=False)
+    line = refusal(capsys, ["compare", one, truth])
+    assert "c: the foreground of the truth differs" in line and "for 03;" in line
     for spec, told in (
         (f"x={one}", "is given twice"),
         (str(tmp_path), "per_image.csv: cannot be read"),

@@ -8,7 +8,6 @@ from scipy import stats
 
 from segmentation.evaluation import intervals
 from segmentation.evaluation.intervals import (
-    group_sums,
     percentile_interval,
     rank_test,
     resampled_sums,
@@ -35,33 +34,6 @@ def test_share_of_few_images_is_binomial() -> None:
     assert percentile_interval(sums) == stats.binom.interval(0.95, 8, 3 / 8)
 
 
-def test_pooled_ratio_as_scipy_resamples_it() -> None:
-    hits = RNG.integers(50, 400, 60)
-    table = np.stack([hits, hits + RNG.integers(1, 900, 60)], axis=1)
-    sums = resampled_sums(table)
-    ours = percentile_interval(sums[:, 0] / sums[:, 1])
-    theirs = stats.bootstrap(
-        (table[:, 0], table[:, 1]),
-        lambda a, b, axis: a.sum(axis) / b.sum(axis),
-        paired=True,
-        method="percentile",
-        n_resamples=10_000,
-    ).confidence_interval
-    width = theirs.high - theirs.low
-    np.testing.assert_allclose(ours, theirs, atol=0.1 * width)
-    assert width > 0.05
-
-
-def test_two_methods_in_one_table_are_paired() -> None:
-    """The interval of the difference is that of the differences, far narrower than unpaired."""
-    better = SCORES + 0.01 + RNG.normal(0, 0.005, SCORES.shape)
-    sums = resampled_sums(np.hstack([SCORES, better]))
-    low, high = percentile_interval((sums[:, 1] - sums[:, 0]) / len(SCORES))
-    half = 1.96 * (better - SCORES).std() / math.sqrt(len(SCORES))
-    assert high - low == pytest.approx(2 * half, rel=0.05)
-    assert low > 0
-
-
 def test_groups_are_drawn_as_wholes() -> None:
     """Ten equal images a subject tell no more than one, whatever their number suggests."""
     one = SCORES[:20]
@@ -85,18 +57,13 @@ def test_draws_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None
     assert (resampled_sums(rows, resamples=50) % 1 == 0).all()
 
 
-def test_group_sums() -> None:
-    rows = np.arange(8.0).reshape(4, 2)
-    np.testing.assert_array_equal(group_sums(rows, ["b", "a", "b", "a"]), [[8, 10], [4, 6]])
-
-
 @pytest.mark.parametrize(
     ("rows", "groups", "why"),
     [
         (np.zeros((0, 2)), None, "an image"),
         (np.zeros(3), None, "an image"),
         (np.array([[np.nan]]), None, "finite"),
-        (np.zeros((2, 1)), ["a"], "1 groups for 2"),
+        (np.zeros((2, 1)), ["a"], "same length"),
     ],
 )
 def test_what_cannot_be_resampled(rows: np.ndarray, groups: list[str] | None, why: str) -> None:
@@ -133,13 +100,6 @@ def test_rank_test_of_ties_as_scipy_by_all_signs(zeros: int) -> None:
             assert rank_test(values) == pytest.approx(theirs.pvalue)
 
 
-def test_rank_test_of_many_goes_over_into_scipys() -> None:
-    values = np.random.default_rng(0).normal(0.1, 1, 50)
-    assert rank_test(values) == pytest.approx(stats.wilcoxon(values).pvalue)
-    approximate = stats.wilcoxon(values, method="approx").pvalue
-    assert rank_test(values) == pytest.approx(approximate, abs=0.01)
-
-
 def test_rank_test_of_equals_and_of_nothing() -> None:
     assert rank_test(np.zeros(12)) == 1
     # Beyond the digits of the files there are no differences.
@@ -147,12 +107,6 @@ def test_rank_test_of_equals_and_of_nothing() -> None:
     assert math.isnan(rank_test(np.array([np.nan])))
     values = RNG.normal(0.3, 1, 30)
     assert rank_test(np.append(values, np.nan)) == rank_test(values)
-
-
-def test_rank_test_counts_agreement() -> None:
-    """Three wins among images that otherwise agree are no more than three wins."""
-    wins = np.r_[np.zeros(30), 0.1, 0.2, 0.3]
-    assert rank_test(wins) > 0.05
 
 
 def test_rank_test_of_groups_is_that_of_their_means() -> None:

@@ -87,14 +87,6 @@ def test_the_cell_tracking_challenge_says_so(name: str) -> None:
     assert scores_of(*pair(name))["seg"] == pytest.approx(SAID["ctc"]["figures"][name]["seg"])
 
 
-def test_fixtures_are_hard() -> None:
-    """Matches at all thresholds, and ties: or else agreement proves little."""
-    errors = [f for name, f in SAID["stardist"]["figures"].items() if name.startswith("errors")]
-    assert all(f["tp"][0] > f["tp"][9] for f in errors)
-    iou = overlaps(*pair("ties")).iou
-    assert (iou == 0.5).sum() == 4 and {11 / 20, 3 / 5, 3 / 4} < set(iou)
-
-
 # Objects: closed forms
 
 
@@ -112,33 +104,6 @@ def test_shifted_squares(by: int) -> None:
     wanted["matched_iou"] = wanted["pq"] = wanted["sq"] = iou if iou >= 0.5 else 0.0
     wanted |= {"aji": iou, "seg": iou if by < 5 else 0.0, "count_error": 0.0}
     assert scores == pytest.approx(wanted, abs=1e-11)
-
-
-@pytest.mark.parametrize(("radius", "by"), [(60, 20), (60, 40), (80, 100)])
-def test_shifted_discs(radius: int, by: int) -> None:
-    """Two discs of radius r, d apart, share 2 r² acos(d / 2r) - d/2 sqrt(4 r² - d²)."""
-    y, x = np.ogrid[:200, :320]
-    discs = [(y - 100) ** 2 + (x - 100 - s) ** 2 <= radius**2 for s in (0, by)]
-    lens = 2 * radius**2 * math.acos(by / 2 / radius) - by / 2 * math.sqrt(4 * radius**2 - by**2)
-    iou = lens / (2 * math.pi * radius**2 - lens)
-    scores = scores_of(*(disc.astype(np.int32) for disc in discs))
-    assert scores["aji"] == pytest.approx(iou, abs=0.01)
-    assert scores["ap50"] == scores["rq"] == (iou > 0.5)
-    assert scores["pq"] == pytest.approx(iou if iou > 0.5 else 0, abs=0.01)
-
-
-def test_what_is_too_much_and_what_is_missing() -> None:
-    """3 true objects; of 4 predicted ones, 2 are right to the pixel. All have 16 pixels."""
-    truth, prediction = np.zeros((8, 60), np.int32), np.zeros((8, 60), np.int32)
-    for k in range(3):
-        truth[:4, 6 * k : 6 * k + 4] = k + 1
-    for k in (1, 2, 5, 7):
-        prediction[:4, 6 * k : 6 * k + 4] = 10 - k
-    wanted = {"ap50": 2 / 5, "ap": 2 / 5, "f1_90": 4 / 7, "precision_50": 2 / 4, "recall_50": 2 / 3}
-    wanted |= {"pq": 4 / 7, "sq": 1, "rq": 4 / 7, "seg": 2 / 3, "matched_iou": 1, "aji": 2 / 5}
-    scores = scores_of(truth, prediction)
-    assert {name: scores[name] for name in wanted} == pytest.approx(wanted)
-    assert scores["count_error"] == 1
 
 
 def test_halves_match_once_at_exactly_one_half_and_never_in_pq() -> None:
@@ -239,8 +204,7 @@ def test_scores_do_not_depend_on_ids() -> None:
     # Ids beyond 2^53 are no floats; and nothing depends on the dtype.
     far = np.where(truth > 0, truth.astype(np.uint64) + np.uint64(2**63), np.uint64(0))
     assert scores_of(far, prediction.astype(np.int8)) == wanted
-    assert scores_of(truth.astype(np.int64) * 10**9, prediction) == wanted
-    assert scores_of(-truth.astype(np.int64), prediction)["ap50"] == wanted["ap50"]
+    assert scores_of(-truth.astype(np.int64) * 10**9, prediction)["ap50"] == wanted["ap50"]
 
 
 def test_rows_add_up_to_pooled_scores() -> None:
@@ -266,12 +230,6 @@ def test_the_foreground_may_differ_from_the_objects() -> None:
     assert row[:4].tolist() == [2, 1, 1, 1] and row[14:16].tolist() == [2, 1]
     f, distance = boundary_scores(truth > 0, mask)
     assert (row[22] * UNIT, row[23] * LENGTH_UNIT) == pytest.approx((f, distance), abs=1e-9)
-
-
-def square(y: int, x: int, side: int = 20) -> np.ndarray:
-    mask = np.zeros((60, 80), bool)
-    mask[y : y + side, x : x + side] = True
-    return mask
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
@@ -301,25 +259,6 @@ def test_all_pairs_of_boundary_pixels(seed: int) -> None:
             f = 2 * precision * recall / max(precision + recall, 1e-9)
             found = boundary_scores(truth, prediction, tolerance)
             assert found == pytest.approx((f, wanted), rel=1e-6)
-
-
-@pytest.mark.parametrize("by", [0, 1, 3, 8])
-def test_boundaries_of_squares_side_by_side(by: int) -> None:
-    """Moved by s < n / 2: the ends, n of 4 (n - 1) pixels, are s away, the others no more."""
-    truth, prediction = square(10, 10), square(10, 10 + by)
-    assert boundary_scores(truth, prediction, by) == pytest.approx((1, by))
-    if by:
-        # At distance 0 are those of the top and the bottom that both have.
-        assert boundary_scores(truth, prediction, 0)[0] == pytest.approx(2 * (20 - by) / 76)
-
-
-def test_the_fraction_that_hd95_ignores() -> None:
-    """A speck far away: 1 boundary pixel of 77 is under 5 %, 5 of 81 are over it."""
-    truth = square(30, 4)
-    speck, specks = truth.copy(), truth.copy()
-    speck[5, 70] = True
-    specks[5, 70:75] = True
-    assert boundary_scores(truth, speck)[1] == 0 and boundary_scores(truth, specks)[1] > 40
 
 
 def test_full_and_empty_masks_have_boundaries() -> None:
@@ -362,24 +301,6 @@ def test_ranking_scores_of_the_bins_are_scikit_learns(bins: int, seed: int) -> N
     truth = np.repeat([1, 0], hist.sum(1))
     wanted = roc_auc_score(truth, ranks), average_precision_score(truth, ranks)
     assert tuple(ranking_scores(hist).values()) == pytest.approx(wanted, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("distance", "spread", "auroc_tolerance", "ap_tolerance"),
-    [(1.0, 1.0, 2e-5, 1e-3), (6.0, 2.0, 2e-5, 1e-3), (14.0, 6.0, 3e-4, 6e-3)],
-)
-def test_1024_bins_are_near_the_exact_scores(
-    distance: float, spread: float, auroc_tolerance: float, ap_tolerance: float
-) -> None:
-    generator = torch.Generator().manual_seed(4)
-    mask = torch.rand((1, 256, 256), generator=generator) < 0.3
-    noise = spread * torch.randn((1, 256, 256), generator=generator)
-    probs = (noise + distance * (mask.float() - 0.57)).sigmoid()
-    found = ranking_scores(probability_histogram(probs, mask).numpy())
-    truth, flat = mask.flatten().numpy(), probs.flatten().numpy()
-    assert found["auroc"] == pytest.approx(roc_auc_score(truth, flat), abs=auroc_tolerance)
-    exact = average_precision_score(truth, flat)
-    assert found["average_precision"] == pytest.approx(exact, abs=ap_tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

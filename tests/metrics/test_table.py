@@ -196,17 +196,6 @@ def test_order_and_batches_do_not_matter_to_the_bit() -> None:
     assert repr(values(table)) == repr(wanted)
 
 
-def test_forward_gives_the_batch_and_accumulates() -> None:
-    table, some = ScoreTable(), samples()[:3]
-    for sample in some:
-        batch = {name: score.item() for name, score in table(*sample).items()}
-        assert batch == pytest.approx(values(filled([sample])), nan_ok=True)
-    assert values(table) == values(filled(some))
-    table.reset()
-    table.update(*some[0])
-    assert values(table) == values(filled(some[:1]))
-
-
 def test_no_image_is_no_score() -> None:
     with pytest.warns(UserWarning, match="before the ``update`` method"):
         assert all(map(math.isnan, values(ScoreTable()).values()))
@@ -251,14 +240,6 @@ def test_casts_and_copies_keep_the_counts(cast: Any) -> None:
         copy.update(*sample)
     assert values(copy) == values(filled(samples()))
     assert copy.state_dict() == {}  # scores are no part of a checkpoint
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_gpu_and_cpu_agree() -> None:
-    table = ScoreTable().to("cuda")
-    for sample in samples():
-        table.update(*(part.cuda() for part in sample))
-    assert values(table) == pytest.approx(values(filled(samples())), abs=1e-12)
 
 
 # Processes

@@ -65,17 +65,6 @@ def test_another_logger_stands_beside_the_runs_own(trained: Path) -> None:
     assert seen[0] == seen[1] and len(seen[0]) == 1
 
 
-def test_the_pooled_scores_agree_with_the_rows_per_image(trained: Path) -> None:
-    with (trained / "per_image.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 3  # the network, Otsu's threshold and nothing
-    ours = [row for row in rows if row["method"] == "network"]
-    tp, fp, fn = (sum(int(row[name]) for row in ours) for name in ("tp", "fp", "fn"))
-    assert scores(trained)["network"]["iou"] == pytest.approx(tp / (tp + fp + fn), abs=1e-6)
-    mean = sum(float(row["iou"]) for row in ours) / 3
-    assert scores(trained)["network"]["image_iou"] == pytest.approx(mean, abs=1e-5)
-
-
 def test_the_runs_own_config_repeats_it_exactly(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -247,24 +236,6 @@ def test_compose(tmp_path: Path) -> None:
         part.write_text(text)
         with pytest.raises(UserError, match=said):
             composed(["fit", "--config", str(whole)])
-
-
-def test_plateau_schedules_step_within_the_epoch(dsb_root: Path, tmp_path: Path) -> None:
-    """ReduceLROnPlateau at every validation, several an epoch."""
-    plateau = [
-        "--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",
-        *("--model.lr_scheduler.patience=0", "--model.lr_scheduler.factor=0.5"),
-        *("--model.lr_scheduler.threshold=10", "--model.schedule.interval=step"),
-        *(
-            "--model.schedule.frequency=2",
-            "--trainer.val_check_interval=2",
-            "--data.sampling.length=24",
-        ),
-    ]
-    run = fit(dsb_root, tmp_path / "runs", *plateau)
-    with (run / "metrics.csv").open(newline="") as file:
-        rates = [float(r["lr-AdamW"]) for r in csv.DictReader(file) if r["lr-AdamW"]]
-    assert rates[0] == 5e-3 and rates[-1] < rates[0]
 
 
 @pytest.mark.filterwarnings("ignore:.*could not find the monitored key")

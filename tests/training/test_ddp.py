@@ -5,12 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from segmentation.__main__ import main
 from segmentation.checkpoints import read_checkpoint
-from tests.helpers import CONFIGS, TINY, arguments, scores
+from tests.helpers import CONFIGS, arguments, scores
 
 DDP = ["--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
 
@@ -43,65 +44,34 @@ def test_scores_do_not_depend_on_the_number_of_processes(
     trained: Path, devices: int, tmp_path: Path
 ) -> None:
     """5 images on 2 and 3 processes: uneven shares, no padding, the loss included."""
-    run(
-        [
-            "test",
-            f"--config={trained / 'config.yaml'}",
-            f"--ckpt_path={trained / 'checkpoints/best.ckpt'}",
-            f"--run.root={tmp_path}",
-            *DDP,
-            f"--trainer.devices={devices}",
-        ]
-    )
+    files = [f"--config={trained / 'config.yaml'}", f"--run.root={tmp_path}"]
+    best = f"--ckpt_path={trained / 'checkpoints/best.ckpt'}"
+    run(["test", *files, best, *DDP, f"--trainer.devices={devices}"])
     (tested,) = tmp_path.glob("*/*")
     assert scores(tested) == scores(trained)
-    assert (tested / "per_image.csv").read_text() == (trained / "per_image.csv").read_text()
-    losses = []
-    for folder in (trained, tested):
-        rows = [r.split(",") for r in (folder / "metrics.csv").read_text().splitlines()]
-        column = rows[0].index("test/loss")
-        losses.append(next(float(r[column]) for r in rows[1:] if r[column]))
+    for path in ("per_image.csv", "test_curves.json", *trained.glob("overlays/*.png")):
+        name = path if isinstance(path, str) else path.relative_to(trained)
+        assert (tested / name).read_bytes() == (trained / name).read_bytes(), name
+    logs = [pd.read_csv(folder / "metrics.csv") for folder in (trained, tested)]
+    losses = [float(log["test/loss"].dropna().item()) for log in logs]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("config", "net"),
+    "net",
     [
-        ("dsb2018/unetpp_small.yaml", ["--model.net.width=4", "--model.net.depth=3"]),
-        (
-            "dsb2018/unetpp_small.yaml",
-            [
-                "--model.net.width=4",
-                "--model.net.depth=3",
-                "--model.net.mode=fast",
-                "--model.net.head=1",
-            ],
-        ),
-        (
-            "dsb2018/unetpp_small.yaml",
-            ["--model.net.width=4", "--model.net.depth=3", "--model.net.deep_supervision=false"],
-        ),
+        [],
+        ["--model.net.mode=fast", "--model.net.head=1"],
+        ["--model.net.deep_supervision=false"],
     ],
     ids=["accurate", "fast", "one head"],
 )
 def test_deep_supervision_trains_on_two_processes(
-    config: str, net: list[str], dsb_root: Path, tmp_path: Path
+    net: list[str], dsb_root: Path, tmp_path: Path
 ) -> None:
     """DDP fails at a parameter without gradient. The other networks: see tests/models."""
-    typed = [w for w in TINY if not w.startswith("--model.net.")]
-    run(
-        [
-            "fit",
-            f"--config={CONFIGS / config}",
-            *typed,
-            *net,
-            *DDP,
-            "--trainer.devices=2",
-            f"--data.root={dsb_root}",
-            f"--run.root={tmp_path}",
-            "--data.batch_size=2",
-        ]
-    )
+    more = [*net, *DDP, "--trainer.devices=2", "--data.batch_size=2"]
+    run(arguments("fit", dsb_root, tmp_path, *more, config="dsb2018/unetpp_small.yaml"))
     (folder,) = tmp_path.glob("*/*")
     assert scores(folder)["images"] == 3
     assert (folder / "checkpoints/best.ckpt").exists()
@@ -115,20 +85,9 @@ def test_one_and_two_processes_learn_the_same(dsb_root: Path, tmp_path: Path) ->
     weights = []
     for devices, batch in ((1, 4), (2, 2)):
         runs = tmp_path / str(devices)
-        run(
-            [
-                *arguments(
-                    "fit",
-                    dsb_root,
-                    runs,
-                    "--model.net.batch_norm=false",
-                    f"--data.batch_size={batch}",
-                    "--model.loss.per_image=true",
-                    f"--trainer.devices={devices}",
-                ),
-                *DDP,
-            ]
-        )
+        more = ["--model.net.batch_norm=false", "--model.loss.per_image=true", *DDP]
+        more += [f"--data.batch_size={batch}", f"--trainer.devices={devices}"]
+        run(arguments("fit", dsb_root, runs, *more))
         (folder,) = runs.glob("*/*")
         weights.append(read_checkpoint(folder / "checkpoints/last.ckpt")["state_dict"])
     assert all(

@@ -19,7 +19,7 @@ from segmentation.io.images import read_image
 from segmentation.metrics import ScoreTable
 from segmentation.metrics.scores import ranking_scores
 from segmentation.training import memory
-from segmentation.training.tracking import Tracking, best_of
+from segmentation.training.tracking import Tracking
 from tests import tiny
 
 
@@ -169,14 +169,6 @@ def test_what_a_training_cost_over_all_its_parts(
     }
 
 
-def test_only_the_first_process_writes(tmp_path: Path) -> None:
-    tracking = Tracking(tmp_path)
-    tracking.setup(other(False), task(), "fit")
-    tracking.on_fit_start(other(False), task())
-    tracking.on_fit_end(other(False), task())
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_memory_is_in_bytes_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=7000))
     for system, unit in (("linux", 1024), ("darwin", 1)):
@@ -184,29 +176,6 @@ def test_memory_is_in_bytes_on_every_system(monkeypatch: pytest.MonkeyPatch) -> 
         assert memory.peak_memory() == 7000 * unit
     monkeypatch.setitem(sys.modules, "resource", None)  # Windows
     assert 1e8 < memory.peak_memory() < 1e11
-
-
-def test_memory_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    tracking, trainer, recorder = Tracking(tmp_path), other(), Recorder()
-    trainer.loggers = [recorder]
-    tracking.on_fit_start(trainer, task("cuda"))
-    tracking.on_train_start(trainer, task("cuda"))
-    tracking._norm = torch.tensor(1.0)
-    batch: Any = {"image": torch.zeros(2, 3, 8, 8)}
-    tracking.on_train_batch_end(trainer, task("cuda"), None, batch, 0)
-    assert recorder.rows[0][1]["memory/gpu_gib"] == 3
-    tracking.on_fit_end(trainer, task("cuda"))
-    found = json.loads((tmp_path / "resources.json").read_text())
-    assert found["peak_gpu_memory_bytes"] == 3 * 2**30 and found["device"] == "a GPU"
-
-
-def test_which_values_are_the_best() -> None:
-    found = best_of()
-    assert found["val/iou"] == found["val/auroc"] == found["val/image_ap50"] == "max"
-    assert found["val/loss"] == found["train/loss_epoch"] == "min"
-    assert "val/count_error" not in found  # neither high nor low
 
 
 def test_the_curves_of_a_test_are_those_of_its_auroc(tmp_path: Path) -> None:
