@@ -58,10 +58,16 @@ class BBBC039(SegmentationDataset):
         for part in LISTS:
             if part not in lists:
                 raise UserError(f"{table.path}: holds no {part}.txt; download metadata.zip again")
-            for name in _read_list(table, lists[part]):
+            file = table.name(lists[part])
+            try:
+                lines = table.read(lists[part]).decode("utf-8-sig").split()
+            except UnicodeDecodeError:
+                what = "not a text file in UTF-8; download metadata.zip again"
+                raise UserError(f"{file}: {what}") from None
+            for name in (PurePosixPath(line).stem for line in lines):
                 if name in listed:
-                    says = f"{name} is listed here and in {table.name(listed[name])}; keep one"
-                    raise UserError(f"{table.name(lists[part])}: {says}")
+                    what = f"{name} is listed here and in {table.name(listed[name])}; keep one"
+                    raise UserError(f"{file}: {what}")
                 listed[name] = lists[part]
         check = self._images.check_partners
         check(images, masks, "no mask masks/{}.png; add it or remove the image")
@@ -126,12 +132,3 @@ def _files(root: Path, name: str, suffixes: tuple[str, ...]) -> tuple[Tree, dict
     if not found:
         raise UserError(f"{tree.path}: holds no {suffixes[0]} files; {REMEDY}")
     return tree, found
-
-
-def _read_list(tree: Tree, path: str) -> list[str]:
-    try:
-        lines = tree.read(path).decode("utf-8-sig").split()
-    except UnicodeDecodeError:
-        says = "not a text file in UTF-8; download metadata.zip again"
-        raise UserError(f"{tree.name(path)}: {says}") from None
-    return [PurePosixPath(line).stem for line in lines]

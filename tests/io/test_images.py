@@ -251,16 +251,7 @@ def test_tiff_of_other_programs() -> None:
     np.testing.assert_array_equal(decode_image(planes, "x"), rgba[..., :3])
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_white_is_zero(bits: int) -> None:
-    image = pixels(1, bits)
-    data = tiff(image, photometric="miniswhite")
-    read = decode_image(data, "x")[..., 0]
-    np.testing.assert_array_equal(read, np.iinfo(image.dtype).max - image)
-    np.testing.assert_array_equal(decode_mask(data, "x"), image)
-
-
-def test_tiff_of_one_bit_and_palettes() -> None:
+def test_tiff_of_one_bit_white_as_zero_and_palettes() -> None:
     bits = pixels(1) > 100
     wanted = np.where(bits, 255, 0)
     black, white = (tiff(bits, photometric=kind) for kind in ("minisblack", "miniswhite"))
@@ -268,6 +259,11 @@ def test_tiff_of_one_bit_and_palettes() -> None:
     np.testing.assert_array_equal(decode_image(white, "x")[..., 0], 255 - wanted)
     for data in (black, white, pillow(bits, "TIFF", compression="group4")):
         np.testing.assert_array_equal(decode_mask(data, "x"), wanted)
+    for image in (pixels(1), pixels(1, 16)):
+        data = tiff(image, photometric="miniswhite")
+        inverted = np.iinfo(image.dtype).max - image
+        np.testing.assert_array_equal(decode_image(data, "x")[..., 0], inverted)
+        np.testing.assert_array_equal(decode_mask(data, "x"), image)
     colours = RNG.integers(0, 2**16, (3, 256)).astype(np.uint16)
     data = tiff(pixels(1), photometric="palette", colormap=colours)
     shown = (colours[:, pixels(1)] >> 8).transpose(1, 2, 0)
