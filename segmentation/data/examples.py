@@ -110,7 +110,7 @@ class TrainSet(Dataset[dict[str, Any]]):
         self, samples: Samples, target: Target, windows: TrainWindows | None, channels: int
     ) -> None:
         self.samples, self.target, self.windows = samples, target, windows
-        self.augmentation = windows and Augmentation(windows.augmentation, channels)
+        self.augmentation = Augmentation(windows.augmentation, channels) if windows else None
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -15,7 +15,6 @@ from segmentation.data.sample import Sample
 from segmentation.errors import UserError
 
 VERSION = 2  # raise when prepare_sample() gives other pixels for the same settings
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,6 @@ class Preprocess:
         ):
             if not fits:
                 raise UserError(f"preprocess: {name} {getattr(self, name)!r} must be {wanted}")
-
-    @classmethod
-    def imagenet(cls, **settings: Any) -> "Preprocess":
-        """The normalisation that ImageNet-pretrained encoders expect."""
-        return cls(mean=IMAGENET[0], std=IMAGENET[1], **settings)
 
     @property
     def key(self) -> str:

@@ -14,14 +14,12 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
 from segmentation.data.sample import PARTS, Item, Split, straddling
 from segmentation.errors import UserError
-
-T = TypeVar("T")
 
 
 class Splitter(ABC):
@@ -33,25 +31,17 @@ class Splitter(ABC):
 
     @abstractmethod
     def __call__(self, items: Sequence[Item]) -> Split:
-        """Split ``items``; the order within each part is that of the ids.
-
-        Raises:
-            UserError: Nothing is left to train on, or a listed id does not exist.
-        """
+        """Split ``items``; a ``UserError`` if nothing is left to train on."""
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """Fold ``fold`` (from 0) of ``folds``, whose test parts hold every sample once.
 
-        What remains trains and validates as it would without folds, with as many to validate.
-
-        Raises:
-            UserError: There are too few samples or groups, nothing is left to train on, or this
-                kind of split has no folds.
+        What remains trains and validates as it would without folds, with as many to validate. A
+        ``UserError`` if there are too few samples or groups, or this kind of split has no folds.
         """
-        raise UserError(
-            f"split: {type(self).__name__} has no folds; set data.split to one that has, such as "
-            "RandomSplit or GroupSplit"
-        )
+        kind = type(self).__name__
+        remedy = "set data.split to one that has, such as RandomSplit or GroupSplit"
+        raise UserError(f"split: {kind} has no folds; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -128,10 +118,8 @@ class GroupSplit(Splitter):
         groups = _shuffled(_groups(items), self.seed)
         needed = 1 + (self.val > 0) + (self.test > 0)
         if len(groups) < needed:
-            raise UserError(
-                f"split: {len(groups)} group(s) cannot make {needed} parts; use RandomSplit if the "
-                "samples are independent"
-            )
+            few = f"{len(groups)} group(s) cannot make {needed} parts"
+            raise UserError(f"split: {few}; use RandomSplit if the samples are independent")
         val, test = _part_sizes(self.val, self.test, len(groups))
         part = dict.fromkeys(groups[: test + val], "val") | dict.fromkeys(groups[:test], "test")
         return _assigned(items, {i.id: part[i.group] for i in items if i.group in part})
@@ -147,11 +135,7 @@ class GroupSplit(Splitter):
 
 @dataclass(frozen=True)
 class IndexSplit(Splitter):
-    """Cut the samples, sorted by id, into contiguous blocks: train first, then val, then test.
-
-    Args:
-        val, test: How many samples to validate and to test on.
-    """
+    """Cut the samples, sorted by id, into blocks: the last ones test, those before validate."""
 
     val: float = 0.15
     test: float = 0.15
@@ -227,13 +211,11 @@ class BlockSplit(Splitter):
     gap: float = 0.05
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        return _by_sequence(items, lambda *one: _blocks(*one, self.val, self.test, self.gap))
+        amounts = self.val, self.test, self.gap
+        return _by_sequence(items, lambda name, ids: _blocks(name, ids, *amounts))
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
-        """One of ``folds`` blocks of each sequence tests, with gaps around it.
-
-        The samples before it validate; before the first block, the last ones of the sequence.
-        """
+        """One of ``folds`` blocks of each sequence tests, those before it validate, with gaps."""
 
         def cut(name: str, ids: list[str]) -> dict[str, str]:
             what = f"sample(s) of sequence {name or 'without name'}"
@@ -241,7 +223,8 @@ class BlockSplit(Splitter):
             val, gap = (_part_size(n, getattr(self, n), len(ids)) for n in ("val", "gap"))
             before, after = ids[: max(0, block.start - gap)], ids[block.stop + gap :]
             part = dict.fromkeys(ids, "gap") | dict.fromkeys(ids[block], "test")
-            # As in a circle that begins after the tested block, the last samples validate.
+            # As in a circle that begins after the tested block, the last samples validate:
+            # before the first block there are none, so there it is the last ones of the sequence.
             return part | _blocks(name, after + before, val, 0, gap)
 
         return _by_sequence(items, cut)
@@ -275,10 +258,8 @@ class ListSplit(Splitter):
         lines = (line.partition("#")[0].strip() for line in text.splitlines())
         names = tuple(line for line in lines if line)
         for name in sorted(set(names) - set(known)):
-            raise UserError(
-                f"{path}: no sample is called {name!r} (one is called {known[0]!r}); list ids like "
-                "that, without suffix"
-            )
+            what = f"no sample is called {name!r} (one is called {known[0]!r})"
+            raise UserError(f"{path}: {what}; list ids like that, without suffix")
         return names
 
 
@@ -356,7 +337,7 @@ def _by_sequence(items: Sequence[Item], cut: Callable[[str, list[str]], dict[str
     return _assigned(items, {k: v for s in sequences.items() for k, v in cut(*s).items()})
 
 
-def _shuffled(some: Sequence[T], seed: int) -> list[T]:
+def _shuffled(some: Sequence[Any], seed: int) -> list[Any]:
     if seed < 0:
         raise UserError(f"split: seed={seed} must not be negative")
     return [some[i] for i in np.random.default_rng(seed).permutation(len(some))]
@@ -366,9 +347,8 @@ def _part_sizes(val: float, test: float, total: int) -> tuple[int, int]:
     """How many of ``total`` validate and test; at least one is left to train on."""
     counts = _part_size("val", val, total), _part_size("test", test, total)
     if sum(counts) >= total:
-        raise UserError(
-            f"split: val={val} and test={test} of {total} leave nothing to train on; ask for fewer"
-        )
+        amounts = f"val={val} and test={test} of {total}"
+        raise UserError(f"split: {amounts} leave nothing to train on; ask for fewer")
     return counts
 
 

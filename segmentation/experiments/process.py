@@ -1,10 +1,12 @@
-"""One ``segmentation fit`` as a process of its own, its output in a log."""
+"""``segmentation fit`` as a process of its own, and the file of those that are finished."""
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from segmentation.errors import UserError
 
@@ -19,14 +21,11 @@ def run_fit(
     Args:
         arguments: Of ``fit``; they say ``--run.root`` and ``--run.name``.
         home: The folder of that name, in which the run makes its own.
-        log: Gets what is printed.
+        log: Gets what is printed; a ``UserError`` if it cannot be written.
         title: What it is called when it fails, which is said in one line.
 
     Returns:
         The run's folder and how long it took in seconds; ``None`` if it failed.
-
-    Raises:
-        UserError: The log cannot be written.
     """
     argv = [sys.executable, "-m", "segmentation", "fit", "--trainer.enable_progress_bar=false"]
     before = set(home.glob("*"))
@@ -45,3 +44,18 @@ def run_fit(
         print(f"failed    {title}: {lines[-1]} (log: {log})", file=sys.stderr)
         return None
     return folders[0], time.monotonic() - start
+
+
+def read_finished(path: Path, names: Sequence[str] = ()) -> dict[str, Any]:
+    """What an earlier call kept in a JSON file; nothing if it is absent.
+
+    Raises:
+        UserError: It cannot be read, or lacks one of ``names``.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        return {**found} if not names else {name: found[name] for name in names}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); choose another --output") from None

@@ -82,23 +82,23 @@ class ChooseHead(Callback):
             iou, each, f1 = (float(rows[name][score]) for score in ("iou", "image_iou", "f1"))
             numbers = f"{sum(p.numel() for p in net.parameters()):12,}{seconds[name] * 1e3:10.1f}"
             print(f"{title:18}{numbers}{iou:9.4f}{each:11.4f}{f1:9.4f}")
-        save_pruned(trainer.ckpt_path, self.output, best, self.nets[str(best)].state_dict())  # type: ignore[arg-type]
+        self._save(trainer.ckpt_path, best)
         print(f"\nL{best} is kept in {self.output}")
 
-
-def save_pruned(source: Path, output: Path, level: int, weights: dict[str, Any]) -> None:
-    """Write the checkpoint of U-Net++ L``level``, for ``predict`` and ``test``."""
-    checkpoint = read_checkpoint(source, tuned=False)
-    about = copy.deepcopy(checkpoint["segmentation"])
-    if about["config"] is None:
-        raise UserError(
-            f"{source}: was trained without a config; use UNetPlusPlus.pruned in Python"
-        )
-    net = about["config"]["init_args"]["net"]["init_args"]
-    net.update(depth=level + 1, deep_supervision=False, mode="accurate", head=None)
-    kept = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("net.")}
-    state = kept | {f"net.{name}": value for name, value in weights.items()}
-    save_for_inference(checkpoint | {"segmentation": about, "state_dict": state}, output)
+    def _save(self, source: Any, level: int) -> None:
+        """Write the checkpoint of U-Net++ L``level``, for ``predict`` and ``test``."""
+        checkpoint = read_checkpoint(Path(source), tuned=False)
+        about = copy.deepcopy(checkpoint["segmentation"])
+        if about["config"] is None:
+            raise UserError(
+                f"{source}: was trained without a config; use UNetPlusPlus.pruned in Python"
+            )
+        net = about["config"]["init_args"]["net"]["init_args"]
+        net.update(depth=level + 1, deep_supervision=False, mode="accurate", head=None)
+        state = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("net.")}
+        weights = self.nets[str(level)].state_dict()
+        state |= {f"net.{name}": value for name, value in weights.items()}
+        save_for_inference(checkpoint | {"segmentation": about, "state_dict": state}, self.output)
 
 
 def _wait_for(device: torch.device) -> None:

@@ -15,6 +15,7 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ import yaml
 
 from segmentation.config_files import find_config, read_parts
 from segmentation.errors import UserError
-from segmentation.experiments.process import run_fit
+from segmentation.experiments.process import FINISHED, read_finished, run_fit
 from segmentation.io.files import write_bytes
 
 SMOKE = (
@@ -34,6 +35,7 @@ HEADER = (
     "row", "protocol", "leak", "score", "published", "measured", "Otsu", "n", "minutes",
     "memory MB", "parameters",
 )  # fmt: skip
+COSTS = (("fit_seconds", 60, ".1f"), ("peak_memory_bytes", 1e6, ".0f"), ("parameters", 1, ",.0f"))
 
 
 @dataclass(frozen=True)
@@ -92,19 +94,16 @@ def reproduce(
     """
     rows = find_rows(find_config(configs), what)
     results = output / "results.json"
-    done = _read(results)
+    done = read_finished(results)
     failed = False
-    for row in rows:
-        for seed in seeds or [0]:
-            key = f"{row.key} {budget} {seed}"
-            if key in done:
-                continue
+    for row, seed in product(rows, seeds or [0]):
+        key = f"{row.key} {budget} {seed}"
+        if key not in done:
             print(f"{row.key}, seed {seed}, budget {budget} …", flush=True)
-            if (found := _run(row, budget, seed, data, output)) is None:
-                failed = True
-                continue
-            done[key] = found
-            write_bytes(results, json.dumps(done, indent=1).encode())
+            if found := _run(row, budget, seed, data, output):
+                done[key] = found
+                write_bytes(results, json.dumps(done, indent=1).encode())
+            failed |= found is None
     text = published_table(rows, budget, done)
     print(text)
     write_bytes(output / f"{rows[0].path.parent.name}-{budget}.md", f"{text}\n".encode())
@@ -120,24 +119,18 @@ def find_rows(configs: Path, what: str) -> list[PublishedRow]:
     system, _, name = what.partition("/")
     folder = configs / system
     # What begins with an underscore is shared by the rows and is none itself.
-    paths = sorted(folder.glob("[!_]*.yaml"), key=_natural) if system else []
+    paths = {path.stem: path for path in folder.glob("[!_]*.yaml")} if system else {}
     if not paths:
         there = ", ".join(sorted(p.name for p in configs.glob("*/"))) or "none"
         raise UserError(
             f"{folder}: no published system is called {system!r} (there: {there}); set --configs "
             "if it lies elsewhere"
         )
-    if name:
-        stems = [path.stem for path in paths]
-        if name not in stems:
-            raise UserError(f"{folder}: no row is called {name!r}; choose from {', '.join(stems)}")
-        paths = [folder / f"{name}.yaml"]
-    return [_row(path) for path in paths]
-
-
-def _natural(path: Path) -> list[str]:
-    """``batch_22`` before ``batch_121``."""
-    return [part.zfill(9) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
+    # batch_22 before batch_121
+    stems = sorted(paths, key=lambda stem: re.sub(r"\d+", lambda n: n[0].zfill(9), stem))
+    if name and name not in paths:
+        raise UserError(f"{folder}: no row is called {name!r}; choose from {', '.join(stems)}")
+    return [_row(paths[stem]) for stem in ([name] if name else stems)]
 
 
 def _row(path: Path) -> PublishedRow:
@@ -166,11 +159,10 @@ def _run(
         *("--run.wandb=off", f"--seed_everything={seed}"),
         *row.arguments(budget),
     ]
-    fitted = run_fit(arguments, root / name, log, row.key)
-    if fitted is None:
+    if (fitted := run_fit(arguments, root / name, log, row.key)) is None:
         return None
     run, seconds = fitted
-    scores = json.loads((run / "scores.json").read_text())
+    scores = json.loads((run / FINISHED).read_text())
     return {
         "run": str(run.relative_to(output)),
         "arguments": row.arguments(budget),
@@ -187,6 +179,12 @@ def published_table(rows: Sequence[PublishedRow], budget: str, done: dict[str, A
 
     ``done`` holds the runs as :func:`reproduce` keeps them, by row, budget and seed.
     """
+
+    def percent(values: Sequence[float | None]) -> str:
+        known = [100 * value for value in values if value is not None]
+        spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+        return f"{statistics.mean(known):.1f}{spread}" if known else "–"
+
     lines = [
         f"Budget: {budget}. Scores in %, mean ± standard deviation over n seeds.",
         "",
@@ -196,30 +194,19 @@ def published_table(rows: Sequence[PublishedRow], budget: str, done: dict[str, A
     for row in rows:
         runs = [v for k, v in done.items() if k.startswith(f"{row.key} {budget} ")]
         names = list(row.published)
+        means = [
+            format(statistics.mean(run[name] for run in runs) / unit, form) if runs else "–"
+            for name, unit, form in COSTS
+        ]
         cells = [
             *(row.row, row.divided(budget), "yes" if row.leak else "no", " / ".join(names)),
-            " / ".join(_percent([row.published[name]]) for name in names),
-            " / ".join(_percent([run["scores"].get(name) for run in runs]) for name in names),
-            " / ".join(_percent([run["otsu"].get(name) for run in runs[:1]]) for name in names),
-            str(len(runs)),
-            _average(runs, "fit_seconds", 60, ".1f"),
-            _average(runs, "peak_memory_bytes", 1e6, ".0f"),
-            _average(runs, "parameters", 1, ",.0f"),
+            " / ".join(percent([row.published[name]]) for name in names),
+            " / ".join(percent([run["scores"].get(name) for run in runs]) for name in names),
+            " / ".join(percent([run["otsu"].get(name) for run in runs[:1]]) for name in names),
+            *(str(len(runs)), *means),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _percent(values: Sequence[float | None]) -> str:
-    known = [100 * value for value in values if value is not None]
-    if not known:
-        return "–"
-    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.1f}{spread}"
-
-
-def _average(runs: list[dict[str, Any]], name: str, unit: float, form: str) -> str:
-    return format(statistics.mean(r[name] for r in runs) / unit, form) if runs else "–"
 
 
 def data_root(path: Path) -> tuple[str, str]:
@@ -228,23 +215,12 @@ def data_root(path: Path) -> tuple[str, str]:
     >>> data_root(find_config("reproduce/a/sound"))
     ('--data.root', 'dsb2018')
     """
-    found: tuple[str, str] | None = None
+    found = []
     for part in read_parts(path):
         settings = (part.get("data") or {}).get("init_args") or {}
         source = (settings.get("source") or {}).get("init_args") or {}
         for option, about in (("--data.root", settings), ("--data.source.root", source)):
-            if "root" in about:
-                found = option, Path(about["root"]).name
-    if found is None:
+            found += [(option, Path(about["root"]).name)] if "root" in about else []
+    if not found:
         raise UserError(f"{path}: names no data.root; add data.init_args.root: data/NAME")
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); choose another --output") from None
-    return found
+    return found[-1]

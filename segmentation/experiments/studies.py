@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segmentation.data.augment import Augmentation
 from segmentation.data.cache import SampleStore, StoredSample, derived
 from segmentation.data.datamodule import SegmentationDataModule
-from segmentation.data.examples import EvalSet, Samples, TrainSet, TrainWindows
+from segmentation.data.examples import EvalSet, Samples, TrainSet, TrainWindows, weigh
 from segmentation.data.sample import PARTS, Sample, SegmentationDataset, Split
 from segmentation.errors import UserError
 from segmentation.inference import network_stride
@@ -39,7 +39,7 @@ class StudyDataModule(SegmentationDataModule):
             images.
         division: Cut each training image into a grid of so many rows and columns, and train on the
             tiles; wrap the network in :class:`GridTiles` to evaluate so.
-        blank: Training tiles (with division 1, images) without any object: ``"keep"`` or ``"drop"``
+        blank: Training tiles (or undivided images) without any object: ``"keep"`` or ``"drop"``
             them, or ``"add"`` for each image one of nothing but its background.
         empty: Images without any object: ``"keep"``; ``"drop"`` them from training;
             ``"drop_everywhere"`` also leaves them out of validation and test, whose scores then say
@@ -83,12 +83,10 @@ class StudyDataModule(SegmentationDataModule):
 
     def divided(self, entries: Sequence[StoredSample]) -> Split:
         split = super().divided(entries)
-        if self.empty == "keep":
-            return split
-        empty = {entry.id for entry in entries if entry.objects == 0}
-        parts = PARTS if self.empty == "drop_everywhere" else ("train",)
+        parts = {"keep": (), "drop": ("train",), "drop_everywhere": PARTS}[self.empty]
+        full = {entry.id for entry in entries if entry.objects != 0}
         return replace(
-            split, **{p: tuple(i for i in getattr(split, p) if i not in empty) for p in parts}
+            split, **{p: tuple(filter(full.__contains__, getattr(split, p))) for p in parts}
         )
 
     def training_set(self) -> TrainSet:
@@ -131,11 +129,8 @@ class StudyDataModule(SegmentationDataModule):
         augmentation = None
         if copies is not None:
             augmentation = Augmentation(windows.augmentation, self.preprocess.channels)
-        items = [
-            (place, i, copy)
-            for i, place in enumerate(part.places)
-            for copy in [*range(copies or 1), *([-1] if blank else [])]
-        ]
+        numbers = [*range(copies or 1), *([-1] if blank else [])]
+        items = [(place, i, copy) for i, place in enumerate(part.places) for copy in numbers]
 
         def make(item: tuple[int, int, int]) -> Sample:
             place, index, copy = item
@@ -145,10 +140,9 @@ class StudyDataModule(SegmentationDataModule):
                 sample = blank_image(sample, rng)
             if copies is not None:
                 sample = windows.cut(sample, augmentation if copy > 0 else None, rng)
-            assert sample.labels is not None
-            identity = sample.id if copy == 0 else f"{sample.id}#{'blank' if copy < 0 else copy}"
-            weights = None if weight is None else weight(sample.labels)
-            return replace(sample, id=identity, weight=weights)
+            if copy != 0:
+                sample = replace(sample, id=f"{sample.id}#{'blank' if copy < 0 else copy}")
+            return sample if weight is None else weigh(sample, weight)
 
         about = [VERSION, None if weight is None else weight.key]
         # A recipe's name does not say what it does, so what it does enters the key.
@@ -157,11 +151,7 @@ class StudyDataModule(SegmentationDataModule):
 
 
 class TiledSamples:
-    """Samples cut into a grid of ``division`` × ``division`` tiles, each a sample.
-
-    Raises:
-        UserError: Tiles do not divide an image, or none is left.
-    """
+    """Samples cut into a grid of ``division`` × ``division`` tiles, each a sample."""
 
     def __init__(self, samples: Samples, division: int, keep_blank: bool = True) -> None:
         self.samples, self.division = samples, division
@@ -220,19 +210,16 @@ class GridTiles(nn.Module):
     sides are no multiples of ``stride`` are padded before, so that all tiles are alike.
 
     Args:
-        net: (B, C, h, w) ► logits (B, K, h, w). It stays reachable as ``tile_net``, under which
-            name its parameters stand in the state dict.
-        division: Tiles per row and per column; 1 evaluates whole images.
-        tile_batch: Tiles that the network gets at once, which bounds the memory.
+        net: (B, C, h, w) ► logits (B, K, h, w). Its parameters stand under ``tile_net`` in the
+            state dict.
+        division: Tiles per row and per column, ≥ 1.
+        tile_batch: Tiles that the network gets at once, ≥ 1, which bounds the memory.
 
     Attributes:
         in_channels, classes: The network's, or ``None`` if it does not tell.
         stride: What height and width must be multiples of in evaluation.
         train_stride: The same of the tiles in training.
         whole_image: It divides whole images itself: prediction must not cut them.
-
-    Raises:
-        ValueError: ``division`` or ``tile_batch`` is below 1.
 
     >>> GridTiles(nn.Conv2d(1, 2, 3, padding=1), 2).eval()(torch.zeros(1, 1, 8, 6)).shape
     torch.Size([1, 2, 8, 6])
@@ -243,12 +230,10 @@ class GridTiles(nn.Module):
     def __init__(self, net: nn.Module, division: int, tile_batch: int = 64) -> None:
         super().__init__()
         check_positive(division=division, tile_batch=tile_batch)
-        self.tile_net = net
-        self.division, self.tile_batch = division, tile_batch
+        self.tile_net, self.division, self.tile_batch = net, division, tile_batch
         encoder = getattr(net, "encoder", None)
-        self.in_channels: int | None = getattr(
-            net, "in_channels", getattr(encoder, "in_channels", None)
-        )
+        inputs = getattr(net, "in_channels", getattr(encoder, "in_channels", None))
+        self.in_channels: int | None = inputs
         self.classes: int | None = getattr(net, "classes", None)
         self.train_stride = network_stride(net)
         self.stride = division * self.train_stride
@@ -261,9 +246,14 @@ class GridTiles(nn.Module):
         """
         if self.training:
             return self.tile_net(image)
-        tiles = cut_tiles(image, self.division)
+        n, (batch, channels, height, width) = self.division, image.shape
+        if height % n or width % n:
+            raise ValueError(f"{n}x{n} tiles do not divide an image of {height}x{width}")
+        grid = image.reshape(batch, channels, n, height // n, n, width // n)
+        tiles = grid.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # row by row of each image
         logits = torch.cat([self.tile_net(some) for some in torch.split(tiles, self.tile_batch)])
-        return stitch_tiles(logits, self.division)
+        grid = logits.reshape(-1, n, n, *logits.shape[1:])
+        return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 class SameTiles(Callback):
@@ -277,18 +267,3 @@ class SameTiles(Callback):
                 f"data.division is {trained} but model.net.division is {answered}: train and "
                 "evaluate on the same tiles"
             )
-
-
-def cut_tiles(image: Tensor, division: int) -> Tensor:
-    """(B, C, H, W) ► (B · division², C, H / division, W / division), row by row of each image."""
-    batch, channels, height, width = image.shape
-    if height % division or width % division:
-        raise ValueError(f"{division}x{division} tiles do not divide an image of {height}x{width}")
-    grid = image.reshape(batch, channels, division, height // division, division, width // division)
-    return grid.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-
-
-def stitch_tiles(tiles: Tensor, division: int) -> Tensor:
-    """The reverse: (B · division², K, h, w) ► (B, K, division · h, division · w)."""
-    grid = tiles.reshape(-1, division, division, *tiles.shape[1:])
-    return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

@@ -40,15 +40,11 @@ def tune(*options: str, ckpt_path: Path, score: str = "image_ap") -> None:
 
 
 class Search:
-    """Coordinate ascent over a target's tunable settings, on probabilities that are kept.
+    """Coordinate ascent over a (copied) target's tunable settings, on probabilities that are kept.
 
     One setting after the other takes the value of the highest score with the others as they are,
     until a whole round changes nothing. A tie keeps what was there before: with a few dozen images
     a setting that does not matter should stay as it is.
-
-    Args:
-        target: The settings to start from; it is not changed.
-        score: One of ``OBJECTS`` or ``PIXELS``.
     """
 
     def __init__(self, target: Target, score: str) -> None:
@@ -92,25 +88,22 @@ class Search:
         return self._scores[key]
 
     def _measured(self) -> float:
-        if self.score in PIXELS:
-            table = ScoreTable(self.target.threshold, objects=False)
-            for probs, truth in zip(self.probs, self.truth, strict=True):
-                batch = torch.from_numpy(probs.astype(np.float32))[None]
-                table.update(torch.from_numpy(truth)[None], probs=self.target.foreground(batch))
-            return float(table.compute()[self.score])
-        table = ScoreTable()
-        for found, truth in zip(self._instances(), self.truth, strict=True):
-            labels = clean_objects(found, self.target.min_size, self.target.fill_holes)
-            table.update(torch.from_numpy(truth)[None], torch.from_numpy(labels)[None])
+        target, pixels = self.target, self.score in PIXELS
+        table = ScoreTable(target.threshold, objects=False) if pixels else ScoreTable()
+        settings = {k: v for k, v in self.settings().items() if k not in CLEANING}
+        if not pixels and settings != self._found[0]:  # only then are instances made anew
+            labels = [target.instances(probs.astype(np.float32)) for probs in self.probs]
+            self._found = settings, labels
+        for i, truth in enumerate(self.truth):
+            if pixels:
+                probs = torch.from_numpy(self.probs[i].astype(np.float32))[None]
+                what: dict[str, Any] = {"probs": target.foreground(probs)}
+            else:
+                found = self._found[1][i]
+                cleaned = clean_objects(found, target.min_size, target.fill_holes)
+                what = {"labels": torch.from_numpy(cleaned)[None]}
+            table.update(torch.from_numpy(truth)[None], **what)
         return float(table.compute()[self.score])
-
-    def _instances(self) -> list[np.ndarray]:
-        """Label maps before cleaning: made anew only when a setting that matters changed."""
-        key = {k: v for k, v in self.settings().items() if k not in CLEANING}
-        if key != self._found[0]:
-            labels = [self.target.instances(probs.astype(np.float32)) for probs in self.probs]
-            self._found = key, labels
-        return self._found[1]
 
 
 class Tune(Callback):

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from segmentation.data.datamodule import DataFiles, Sampling, SegmentationDataModule
 from segmentation.data.preprocess import Preprocess
-from segmentation.data.sample import Item, Record, Sample, Split
-from segmentation.data.splits import ListSplit, RandomSplit, Splitter
+from segmentation.data.sample import Record, Sample
+from segmentation.data.splits import ListSplit, RandomSplit
 from segmentation.datasets.dsb2018 import DSB2018DataModule
 from segmentation.datasets.folder import FolderDataModule
 from segmentation.errors import UserError
@@ -188,26 +188,6 @@ def test_lengths(dsb_root: Path) -> None:
     assert [len(data.train_dataloader()) for data in both] == [2, 2]
 
 
-class NinthValidates(Splitter):
-    def __call__(self, items: Sequence[Item]) -> Split:
-        names = [item.id for item in items]
-        return Split((*names[:8], *names[9:]), (names[8],), ())
-
-
-def test_balance_draws_rare_kinds_and_large_images_more_often() -> None:
-    sizes = [(32, 32)] * 9 + [(64, 64)] * 4
-    kinds = ["common"] * 8 + ["validated"] + ["rare"] * 4
-    for balance in (0.0, 0.25, 0.5, 1.0):
-        data = made(
-            *sizes, kinds=kinds, balance=balance, length=3000, crop=32, split=NinthValidates()
-        )
-        draws = Counter(draw.index for draw in under(data).train_dataloader().sampler)
-        rare = sum(draws[i] for i in range(8, 12)) / 3000
-        # 8 of 1024 pixels and 4 of 4096: weights (1024 / 8)^b and (4096 / 4)^b
-        weights = 8 * 128**balance, 4 * 1024**balance
-        assert rare == pytest.approx(weights[1] / sum(weights), abs=0.03)
-
-
 def test_weights_of_draws() -> None:
     def entry(kind: str, height: int, objects: int) -> Any:
         return SimpleNamespace(kind=kind, image=(0, (height, 10, 1), "|u1"), objects=objects)
@@ -367,10 +347,3 @@ def test_an_image_without_truth_is_found_before_training(part: str, tmp_path: Pa
     data = made(*[(20, 30)] * 4, crop=16, split=split, without_mask=[place])
     with pytest.raises(UserError, match=rf"made: m0{place} is in {part} but has no mask; add it"):
         under(data)
-
-
-def test_no_data(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the data root does not exist; put stage1_train\.zip"):
-        dsb(tmp_path / "gone").prepare_data()
-    with pytest.raises(UserError, match=r"the data root is empty; put stage1_train\.zip"):
-        dsb(tmp_path).prepare_data()

@@ -206,16 +206,15 @@ def test_films_that_cannot_be_split(splitter: Splitter, items: list[Thing], says
         splitter(items)
 
 
-def test_a_leak_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("fold", [None, 1])
+def test_a_leak_is_logged(fold: int | None, caplog: pytest.LogCaptureFixture) -> None:
     items = [*film(84, 84), Thing("03/t000", "03")]
+    leaky, plain = (kind(val=0.1, test=0.2, seed=3) for kind in (LeakyRandomSplit, RandomSplit))
     with caplog.at_level(logging.WARNING):
-        split = LeakyRandomSplit(val=0.1, seed=3)(items)
-    assert split == RandomSplit(val=0.1, test=0.2, seed=3)(items)
-    assert len(split.test) == 34
-    assert "LeakyRandomSplit leaks: 2 group(s)" in caplog.text
-    caplog.clear()
-    RandomSplit()(items)
-    assert not caplog.records
+        split = leaky(items) if fold is None else leaky.fold(items, fold, 5)
+    assert len(caplog.records) == 1 and "LeakyRandomSplit leaks: 2 group(s)" in caplog.text
+    assert split == (plain(items) if fold is None else plain.fold(items, fold, 5))
+    assert len(caplog.records) == 1
 
 
 def lists(folder: Path, **parts: str) -> ListSplit:
@@ -231,22 +230,24 @@ def test_list_split(tmp_path: Path) -> None:
     assert splitter(things(6)) == Split(("i003", "i001"), ("i002",), ("i000",))
 
 
-def test_bad_lists(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"val\.txt: no sample is called 'x' \(one is called 'i000"):
-        lists(tmp_path, val="i001\nx")(things())
-    with pytest.raises(
-        UserError, match="i001 is in train and again in test; list each sample once"
-    ):
-        lists(tmp_path, train="i001", test="i001")(things())
-    with pytest.raises(UserError, match="i001 is in train and again in train"):
-        lists(tmp_path, train="i001\ni001")(things())
-    with pytest.raises(UserError, match=r"gone: cannot be read \(No such file"):
-        ListSplit(str(tmp_path / "gone"), "", "")(things())
-    with pytest.raises(UserError, match="Is a directory"):
-        ListSplit(str(tmp_path), "", "")(things())
-    (tmp_path / "train.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"train\.txt: cannot be read \(not a text file in UTF-8"):
-        ListSplit(str(tmp_path / "train.txt"), "", "")(things())
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"val": "i001\nx"}, r"val\.txt: no sample is called 'x' \(one is called 'i000"),
+        ({"train": "i001", "test": "i001"}, "i001 is in train and again in test; list each sample"),
+        ({"train": "i001\ni001"}, "i001 is in train and again in train"),
+    ],
+)
+def test_bad_lists(parts: dict[str, str], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=says):
+        lists(tmp_path, **parts)(things())
+
+
+def test_lists_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    for name, reason in (("gone", "No such"), ("", "Is a dir"), ("bytes", "not a text file in UT")):
+        with pytest.raises(UserError, match=rf"{name}: cannot be read \({reason}"):
+            ListSplit(str(tmp_path / name), "", "")(things())
 
 
 def test_official_split_and_its_test_set() -> None:
@@ -275,11 +276,6 @@ def test_official_validation_set() -> None:
         OfficialSplit()(items[2:4])
     with pytest.raises(UserError, match="no official test set"):
         OfficialSplit()(items[:3])
-
-
-def test_no_sample_twice() -> None:
-    with pytest.raises(UserError, match="a is in train and again in val"):
-        Split(("a",), ("a",), ())
 
 
 def test_json_tells_one_split_from_another() -> None:
@@ -407,11 +403,3 @@ def test_folds_around_an_official_test_set() -> None:
 def test_folds_that_cannot_be_made(splitter: Splitter, items: list[Thing], says: str) -> None:
     with pytest.raises(UserError, match=f"^split: {says}"):
         splitter.fold(items, 0, 5)
-
-
-def test_a_leak_between_folds_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    items = [*film(84, 84), Thing("03/t000", "03")]
-    with caplog.at_level(logging.WARNING):
-        split = LeakyRandomSplit(seed=3).fold(items, 1, 5)
-    assert split == RandomSplit(seed=3).fold(items, 1, 5)
-    assert len(caplog.records) == 1 and "LeakyRandomSplit leaks: 2 group(s)" in caplog.text

@@ -27,22 +27,25 @@ def run(dsb_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("level", [1, 2, 3])
+def prune(run: Path, output: Path, *more: str) -> list[str]:
+    """The command for a run; its own run goes beside the output."""
+    return [
+        "prune",
+        f"--config={run / 'config.yaml'}",
+        f"--ckpt_path={run / 'checkpoints/best.ckpt'}",
+        f"--output={output}",
+        f"--run.root={output.parent / 'pruning'}",
+        *more,
+    ]
+
+
+@pytest.mark.parametrize("level", [1, 3])
 def test_the_pruned_network_answers_as_its_head(
     run: Path, level: int, tmp_path: Path, dsb_root: Path
 ) -> None:
     output = tmp_path / "pruned.ckpt"
-    best = run / "checkpoints/best.ckpt"
-    argv = [
-        "prune",
-        f"--config={run / 'config.yaml'}",
-        f"--ckpt_path={best}",
-        f"--output={output}",
-        f"--level={level}",
-        f"--run.root={tmp_path / 'runs'}",
-    ]
-    assert main(argv) == 0
-    whole, pruned = load_task(best), load_task(output)
+    assert main(prune(run, output, f"--level={level}")) == 0
+    whole, pruned = load_task(run / "checkpoints/best.ckpt"), load_task(output)
     image = torch.randint(0, 256, (1, 3, 32, 48), dtype=torch.uint8)
     with torch.no_grad():
         head = whole.net.head_logits(whole.predictor.normalized(image))[level - 1]
@@ -64,14 +67,7 @@ def test_the_pruned_network_answers_as_its_head(
 def test_the_best_head_is_chosen_on_validation(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = [
-        "prune",
-        f"--config={run / 'config.yaml'}",
-        f"--ckpt_path={run / 'checkpoints/best.ckpt'}",
-        f"--output={tmp_path / 'pruned.ckpt'}",
-        f"--run.root={tmp_path / 'runs'}",
-    ]
-    assert main(argv) == 0
+    assert main(prune(run, tmp_path / "pruned.ckpt")) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     rows = {w[0]: w for w in lines if len(w) > 5 and w[0] in ("L1", "L2", "L3")}
     ious = {name: float(w[-3]) for name, w in rows.items()}
@@ -84,19 +80,6 @@ def test_other_networks_are_refused(
 ) -> None:
     assert main(arguments("fit", dsb_root, tmp_path / "runs")) == 0
     (unet,) = (tmp_path / "runs").glob("*/*")
-    common = [f"--output={tmp_path / 'p.ckpt'}", f"--run.root={tmp_path / 'again'}"]
-    argv = [
-        "prune",
-        f"--config={unet / 'config.yaml'}",
-        f"--ckpt_path={unet / 'checkpoints/best.ckpt'}",
-        *common,
-    ]
-    assert "needs a UNetPlusPlus" in refusal(capsys, argv)
-    argv = [
-        "prune",
-        f"--config={run / 'config.yaml'}",
-        f"--ckpt_path={run / 'checkpoints/best.ckpt'}",
-        "--level=9",
-        *common,
-    ]
-    assert "--level 9" in refusal(capsys, argv)
+    output = tmp_path / "p.ckpt"
+    assert "needs a UNetPlusPlus" in refusal(capsys, prune(unet, output))
+    assert "--level 9" in refusal(capsys, prune(run, output, "--level=9"))

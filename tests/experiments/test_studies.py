@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,15 +15,8 @@ from segmentation.data.datamodule import Sampling
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import RandomSplit
-from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.errors import UserError
-from segmentation.experiments.studies import (
-    GridTiles,
-    SameTiles,
-    StudyDataModule,
-    cut_tiles,
-    stitch_tiles,
-)
+from segmentation.experiments.studies import GridTiles, SameTiles, StudyDataModule
 from segmentation.inference import network_stride, padded
 from segmentation.models import SmallUNet, UNetPlusPlus
 from segmentation.targets.border_weights import WeightMap
@@ -216,14 +208,6 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], says: str) -> None:
         study(**settings)
 
 
-def test_tiles_of_a_real_layout(dsb_root: Path) -> None:
-    source: Any = DSB2018(str(dsb_root))
-    more: dict[str, Any] = {"division": 2, "copies": 2, "preprocess": Preprocess()}
-    data = study(source, split=RandomSplit(2, 2), **more)
-    batch = next(iter(data.train_dataloader()))
-    assert batch["image"].shape == (1, 3, 32, 40) and batch["target"].shape == (1, 1, 32, 40)
-
-
 class Spy(nn.Module):
     """Remembers what it was shown and answers with two channels of the same."""
 
@@ -246,14 +230,14 @@ def test_tiles_of_training_and_of_evaluation_must_be_the_same() -> None:
 
 
 @pytest.mark.parametrize("division", [1, 2, 3, 8])
-def test_tiles_come_row_by_row_and_stitching_reverses_cutting(division: int) -> None:
-    image = torch.randn(2, 3, 5 * division, 2 * division)
-    tiles = cut_tiles(image, division)
-    assert torch.equal(stitch_tiles(tiles, division), image)
+def test_tiles_come_row_by_row_and_are_stitched_in_their_places(division: int) -> None:
+    spy, image = Spy(), torch.randn(2, 3, 5 * division, 2 * division)
+    result = GridTiles(spy, division).eval()(image)
+    assert torch.equal(result, torch.cat([image, -image], dim=1))
     grid = range(division)
     places = [(b, 5 * y, 2 * x) for b in (0, 1) for y in grid for x in grid]
     windows = [image[b, :, y : y + 5, x : x + 2] for b, y, x in places]
-    assert torch.equal(tiles, torch.stack(windows))
+    assert torch.equal(torch.cat(spy.seen), torch.stack(windows))
 
 
 def test_each_tile_is_answered_as_if_alone() -> None:
