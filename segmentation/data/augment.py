@@ -20,7 +20,6 @@ import numpy as np
 from segmentation.data.preprocess import resize_image, resize_labels
 from segmentation.errors import UserError
 
-Recipe = Callable[[], list[A.BasicTransform]]
 Weight = np.ndarray | None
 
 
@@ -63,32 +62,43 @@ class CoarseElastic(A.DualTransform):  # type: ignore[misc]
         return self.apply(mask, cv2.INTER_NEAREST, **maps)
 
 
-def none() -> list[A.BasicTransform]:
-    """No augmentation."""
-    return []
+def _flips(p: float) -> list[A.BasicTransform]:
+    return [A.HorizontalFlip(p=p), A.VerticalFlip(p=p)]
 
 
-def flips() -> list[A.BasicTransform]:
-    """The eight symmetries of the square; of an oblong its four."""
-    return [A.D4(p=1)]
+def _affine(
+    rotate: float,
+    shift: float,
+    scale: tuple[float, float],
+    shear: float = 0.0,
+    keep_ratio: bool = True,
+    p: float = 1.0,
+) -> A.Affine:
+    """One warp: ±``rotate`` degrees, ±``shift`` of the side, ``scale``, ±``shear`` degrees in x."""
+    return A.Affine(
+        rotate=(-rotate, rotate),
+        translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
+        scale=scale,
+        shear={"x": (-shear, shear), "y": (0, 0)},
+        keep_ratio=keep_ratio,
+        border_mode=cv2.BORDER_REFLECT_101,
+        p=p,
+    )
 
 
-def light() -> list[A.BasicTransform]:
-    """Symmetries, brightness, contrast and gamma: cheap, and enough for most data."""
-    return [
+RECIPES: dict[str, Callable[[], list[A.BasicTransform]]] = {
+    "none": lambda: [],
+    # The eight symmetries of the square; of an oblong its four.
+    "flips": lambda: [A.D4(p=1)],
+    # Symmetries, brightness, contrast and gamma: cheap, and enough for most data.
+    "light": lambda: [
         A.D4(p=1),
         A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.3, p=0.5),
         A.RandomGamma(gamma_limit=(60, 160), p=0.5),
-    ]
-
-
-def nuclei() -> list[A.BasicTransform]:
-    """Symmetries with slight exposure, stain, noise and blur: for mixed microscopes and stains.
-
-    Brightness and gamma move the apparent border of a nucleus, so they stay small. Colour jitter
-    leaves gray images gray: hue and saturation of a gray pixel do not exist.
-    """
-    return [
+    ],
+    # For mixed microscopes and stains. Brightness and gamma move the apparent border of a nucleus,
+    # so they stay small. Gray images stay gray: they have neither hue nor saturation.
+    "nuclei": lambda: [
         A.D4(p=1),
         A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.15, p=0.3),
         A.RandomGamma(gamma_limit=(80, 125), p=0.3),
@@ -96,85 +106,54 @@ def nuclei() -> list[A.BasicTransform]:
         A.ToGray(p=0.05),
         A.GaussNoise(std_range=(0.01, 0.04), p=0.2),
         A.GaussianBlur(sigma_limit=(0.3, 1.0), blur_limit=0, p=0.1),
-    ]
-
-
-def unetpp_keras() -> list[A.BasicTransform]:
-    """System A's recipe, with its probabilities; .5 where it names none.
-
-    Its ``Flip`` was one of the two flips or both. Noise has the variance that was the default then,
-    10 to 50 gray levels²; today's σ would be 16 times that.
-    """
-    each = [A.HorizontalFlip(p=1), A.VerticalFlip(p=1)]
-    return [
-        A.CLAHE(p=0.5),
-        A.Rotate(limit=360, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
-        A.OneOf([*each, A.Compose(each)], p=0.5),
-        A.GaussNoise(std_range=(10**0.5 / 255, 50**0.5 / 255), p=0.9),
-        A.HorizontalFlip(p=0.6),
-        A.OneOf([A.RandomBrightnessContrast(p=1), A.RandomGamma(p=1)], p=0.2),
-        A.VerticalFlip(p=0.7),
-        A.HueSaturationValue(p=0.5),
-    ]
-
-
-def elastic() -> list[A.BasicTransform]:
-    """What the U-Net paper names: symmetries, smooth deformations, gray value variations."""
-    return [
+    ],
+    # What the U-Net paper names: symmetries, smooth deformations, gray value variations.
+    "elastic": lambda: [
         A.D4(p=1),
         CoarseElastic(p=1),
         A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.2, p=0.5),
-    ]
-
-
-def dic_keras() -> list[A.BasicTransform]:
-    """System B's recipe: rotation, zoom, shifts and shear in one warp, and a horizontal flip.
-
-    It names no ranges. These are those of Keras' own tutorial on little data: 40°, a fifth of the
-    side, shear .2 (then radians: 11°), zoom .2, of each axis by itself.
-    """
-    return [
-        _affine(rotate=40, shift=0.2, scale=(1 / 1.2, 1 / 0.8), shear=11, keep_ratio=False),
-        A.HorizontalFlip(p=0.5),
-    ]
-
-
-def small_unet() -> list[A.BasicTransform]:
-    """System D's recipe. It names none in detail: flips, any rotation, shifts and zoom of .1."""
-    return [
-        A.HorizontalFlip(p=0.5),
-        A.VerticalFlip(p=0.5),
-        _affine(rotate=180, shift=0.1, scale=(0.9, 1.1)),
-    ]
-
-
-def ultrasound() -> list[A.BasicTransform]:
-    """For frames of a hand-held probe: it tilts and presses; depth stays at the bottom.
-
-    Either side of the body is a mirror image of the other, so frames are flipped horizontally and
-    never vertically. Gain and its curve differ between operators.
-    """
-    return [
+    ],
+    # For DIC and phase contrast: symmetries (also of the light's side), little brightness.
+    "cells": lambda: [
+        A.D4(p=1),
+        CoarseElastic(p=0.5),
+        A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.2, p=0.3),
+        A.RandomGamma(gamma_limit=(80, 125), p=0.3),
+    ],
+    # For a hand-held probe: it tilts and presses, and gain and its curve differ between operators.
+    # Either side of the body is a mirror image of the other; depth stays at the bottom.
+    "ultrasound": lambda: [
         A.HorizontalFlip(p=0.5),
         _affine(rotate=10, shift=0.05, scale=(0.9, 1.1), p=0.8),
         CoarseElastic(sigma=6, p=0.3),
         A.RandomBrightnessContrast(brightness_limit=0.15, contrast_limit=0.2, p=0.5),
         A.RandomGamma(gamma_limit=(70, 140), p=0.5),
-    ]
-
-
-def cells() -> list[A.BasicTransform]:
-    """For DIC and phase contrast: symmetries (also of the light's side), little brightness."""
-    return [
-        A.D4(p=1),
-        CoarseElastic(p=0.5),
-        A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.2, p=0.3),
-        A.RandomGamma(gamma_limit=(80, 125), p=0.3),
-    ]
-
-
-_ALL = (none, flips, light, nuclei, elastic, cells, ultrasound, unetpp_keras, dic_keras, small_unet)
-RECIPES: dict[str, Recipe] = {recipe.__name__: recipe for recipe in _ALL}
+    ],
+    # System A's, with its probabilities; .5 where it names none. Its ``Flip`` was one of the two
+    # flips or both. Noise has the variance that was the default then, 10 to 50 gray levels²;
+    # today's σ would be 16 times that.
+    "unetpp_keras": lambda: [
+        A.CLAHE(p=0.5),
+        A.Rotate(limit=360, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
+        A.OneOf([*_flips(1), A.Compose(_flips(1))], p=0.5),
+        A.GaussNoise(std_range=(10**0.5 / 255, 50**0.5 / 255), p=0.9),
+        A.HorizontalFlip(p=0.6),
+        A.OneOf([A.RandomBrightnessContrast(p=1), A.RandomGamma(p=1)], p=0.2),
+        A.VerticalFlip(p=0.7),
+        A.HueSaturationValue(p=0.5),
+    ],
+    # System B's. It names no ranges: these are those of Keras' own tutorial on little data, 40°, a
+    # fifth of the side, shear .2 (then radians: 11°), zoom .2, of each axis by itself.
+    "dic_keras": lambda: [
+        _affine(rotate=40, shift=0.2, scale=(1 / 1.2, 1 / 0.8), shear=11, keep_ratio=False),
+        A.HorizontalFlip(p=0.5),
+    ],
+    # System D's. It names none in detail: flips, any rotation, shifts and zoom of .1.
+    "small_unet": lambda: [
+        *_flips(0.5),
+        _affine(rotate=180, shift=0.1, scale=(0.9, 1.1)),
+    ],
+}
 _COLOUR_ONLY = (A.HueSaturationValue, A.ToGray)
 
 
@@ -201,8 +180,7 @@ class Augmentation:
         if channels == 1:
             steps = [step for step in steps if not isinstance(step, _COLOUR_ONLY)]
         # Of an oblong, those symmetries of the square that do not exchange height and width.
-        flips = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]
-        oblong = [s for step in steps for s in (flips if isinstance(step, A.D4) else [step])]
+        oblong = [s for x in steps for s in (_flips(0.5) if isinstance(x, A.D4) else [x])]
         # Not as a list of masks, which would come back in one common dtype.
         self._square, self._oblong = (
             A.Compose(some, additional_targets={"weight": "mask"}) for some in (steps, oblong)
@@ -267,26 +245,6 @@ def pad_reflect(array: np.ndarray, height: int, width: int) -> np.ndarray:
     lacks = max(0, height - array.shape[0]), max(0, width - array.shape[1])
     pads = [(lack // 2, lack - lack // 2) for lack in lacks] + [(0, 0)] * (array.ndim - 2)
     return np.pad(array, pads, mode="reflect") if any(lacks) else array
-
-
-def _affine(
-    rotate: float,
-    shift: float,
-    scale: tuple[float, float],
-    shear: float = 0.0,
-    keep_ratio: bool = True,
-    p: float = 1.0,
-) -> A.Affine:
-    """One warp: ±``rotate`` degrees, ±``shift`` of the side, ``scale``, ±``shear`` degrees in x."""
-    return A.Affine(
-        rotate=(-rotate, rotate),
-        translate_percent={"x": (-shift, shift), "y": (-shift, shift)},
-        scale=scale,
-        shear={"x": (-shear, shear), "y": (0, 0)},
-        keep_ratio=keep_ratio,
-        border_mode=cv2.BORDER_REFLECT_101,
-        p=p,
-    )
 
 
 def _warpable(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -86,8 +86,8 @@ def crossvalidate(
     scores = _pool(runs, output)
     about: dict[str, dict[str, Any]] = {method: {} for method, _ in scores.index}
     for method, name in scores.index:
-        row = scores.loc[method, name]
-        about[method][name] = finite({"folds": row[:folds].tolist(), **row[folds:]})
+        row: Any = scores.loc[method, name]
+        about[method][name] = finite({"folds": row.iloc[:folds].tolist(), **row.iloc[folds:]})
     write_bytes(output / STATE, json.dumps(state | {"scores": about}, indent=1).encode())
     print(f"\nScores of {folds} folds, by fold and pooled over all images\n{folds_table(scores)}")
     print(f"\nscores    {output / 'crossvalidation.csv'}, {STATE}; per_image.csv for compare")
