@@ -91,7 +91,7 @@ def crossvalidate(
     write_bytes(output / STATE, json.dumps(state | {"scores": about}, indent=1).encode())
     print(f"\nScores of {folds} folds, by fold and pooled over all images\n{folds_table(scores)}")
     print(f"\nscores    {output / 'crossvalidation.csv'}, {STATE}; per_image.csv for compare")
-    weights = []
+    weights: list[str] = []
     for run in runs:  # each was tested with the best one, or the last without validation
         every = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
         weights += map(str, ([path for path in every if path.stem != "last"] or every)[-1:])
@@ -126,7 +126,7 @@ def _pool(runs: Sequence[Path], output: Path) -> pd.DataFrame:
     splits = [json.loads((run / "split.json").read_text()) for run in runs]
     images = sorted({name for split in splits for part in PARTS for name in split[part]})
     tested = rows.groupby(["method", "id"]).size().unstack(fill_value=0)
-    counts = tested.reindex(columns=images, fill_value=0).stack()
+    counts: Any = tested.reindex(columns=images, fill_value=0).stack()
     for method, name in counts[counts != 1].index:
         raise UserError(
             f"{name}: was tested {counts[method, name]} times by {method}, and each image must be "
