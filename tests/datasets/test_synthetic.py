@@ -75,20 +75,6 @@ def test_nuclei(kind: Kind, size: tuple[int, int]) -> None:
     assert np.ptp(values) > 40 and (np.median(values) > 100) == (kind != "fluorescence")
 
 
-def test_touching_and_very_different_nuclei() -> None:
-    """What makes the data hard is there: nuclei in contact, sparse images, uneven brightness."""
-    counts, contrasts, touching = [], [], 0
-    for seed in range(24):
-        image, labels = make_nuclei(generator(seed), 160, 160, "fluorescence")
-        counts.append(labels.max())
-        touching += contacts(labels)
-        if labels.max() >= 10:
-            ids = range(1, labels.max() + 1)
-            means = [image[labels == label].mean() - np.median(image) for label in ids]
-            contrasts.append(np.quantile(means, 0.9) / max(np.quantile(means, 0.1), 1))
-    assert min(counts) <= 4 and max(counts) > 40 and touching > 500 and np.median(contrasts) > 3
-
-
 def test_one_threshold_is_not_enough() -> None:
     """Otsu's threshold, given the polarity, must fail clearly, yet see more than noise."""
     mix: list[Kind] = ["fluorescence"] * 9 + ["histology"] * 2 + ["brightfield"]

@@ -32,17 +32,6 @@ def test_parameters(arguments: dict[str, Any], count: int) -> None:
         assert keras_parameters(UNet(**arguments)) == count
 
 
-@pytest.mark.parametrize("batch_norm", [True, False])
-def test_bias_only_without_batch_norm(batch_norm: bool) -> None:
-    net = UNet(width=2, depth=2, batch_norm=batch_norm)
-    biases = [
-        m.bias is not None
-        for m in net.modules()
-        if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
-    ]
-    assert biases == [not batch_norm] * 6
-
-
 def test_dropout_in_forward_order() -> None:
     net = UNet(width=2, depth=3, dropout=[0.1, 0.2, 0.3, 0.4, 0.5])
     seen: list[float] = []

@@ -56,17 +56,6 @@ def test_training_returns_every_head(mode: Mode, image: Tensor) -> None:
     assert net.levels == [1, 2, 3, 4]
 
 
-def test_head_logits_in_every_mode(image: Tensor) -> None:
-    net = build()
-    expected = net.head_logits(image)
-    assert len(expected) == 4
-    assert not any(torch.allclose(expected[0], other) for other in expected[1:])
-    net.mode, net.head = "fast", 1
-    for head, other in zip(net.head_logits(image), expected, strict=True):
-        assert torch.equal(head, other)
-    assert len(build(deep_supervision=False).head_logits(image)) == 1
-
-
 def test_accurate_is_mean_sigmoid(image: Tensor) -> None:
     net = build()
     mean = torch.stack(net.head_logits(image)).sigmoid().mean(0)

@@ -52,15 +52,6 @@ def test_published_sizes() -> None:
     encoder = sum(parameter.numel() for parameter in net.encoder.parameters())
     assert encoder == 14_714_688  # VGG-16's without its classifier
     assert sum(p.numel() for p in net.parameters()) == encoder + 2_097_408 + 1_572_992 + 6_145
-    assert [
-        len([m for m in stage.modules() if isinstance(m, nn.Conv2d)]) for stage in net.encoder
-    ] == [2, 2, 3, 3, 3]
-    shapes = [(up.in_channels, up.out_channels, up.kernel_size, up.stride) for up in net.ups]
-    assert shapes == [
-        (512, 256, (4, 4), (2, 2)),
-        (768, 128, (4, 4), (4, 4)),
-        (384, 1, (4, 4), (4, 4)),
-    ]
     assert not any(isinstance(m, nn.BatchNorm2d | nn.Dropout) for m in net.modules())
 
 
