@@ -46,7 +46,7 @@ class Samples(Protocol):
     def __getitem__(self, i: int, /) -> Sample: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SampleSubset:
     """The samples of one part of a split, as prepared; their ``truth`` as it was read."""
 
@@ -125,7 +125,7 @@ class TrainSet(Dataset[dict[str, Any]]):
         return item
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EvalSet(Dataset[dict[str, Any]]):
     """Whole images, in order; each item is one example of a :class:`Batch`.
 
