@@ -100,12 +100,13 @@ def read_checkpoint(path: str | Path, tuned: bool = True) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on a broken file torch raises whatever its parser trips over
+        why = "not a checkpoint, or a broken one; copy it again"
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise UserError(
-                f"{path}: refused, it holds more than tensors and plain values and could run code; "
-                "use a checkpoint written by this package"
-            ) from None
-        raise UserError(f"{path}: not a checkpoint, or a broken one; copy it again") from None
+            why = (
+                "refused, it holds more than tensors and plain values and could run code; use a "
+                "checkpoint written by this package"
+            )
+        raise UserError(f"{path}: {why}") from None
     if not isinstance(checkpoint, dict) or "segmentation" not in checkpoint:
         raise UserError(
             f"{path}: a checkpoint of another kind, not one of this package; train one with "
@@ -202,14 +203,9 @@ def class_names(config: Any) -> set[str]:
     >>> class_names({"net": {"class_path": "mine.Net"}, "root": "data/a.b"})
     {'mine.Net'}
     """
-    found = set()
-
-    def note(_: str, value: Any) -> None:
-        if isinstance(value, str) and _DOTTED.fullmatch(value):
-            found.add(value)
-
-    _mapped(config, note)
-    return found
+    values: list[Any] = []
+    _mapped(config, lambda _, value: values.append(value))
+    return {value for value in values if isinstance(value, str) and _DOTTED.fullmatch(value)}
 
 
 def without_download(config: Any) -> Any:
@@ -218,12 +214,11 @@ def without_download(config: Any) -> Any:
     Those are about to be replaced by the checkpoint's, and fetching them would need a network.
     """
 
-    def left_out(key: str, value: Any) -> Any:
+    def fetched(key: str, value: Any) -> bool:
         # VGGUNet's "weights" name a file; elsewhere that word may stand for numbers.
-        fetched = key == "encoder_weights" or (key == "weights" and isinstance(value, str))
-        return None if fetched else value
+        return key == "encoder_weights" or (key == "weights" and isinstance(value, str))
 
-    return _mapped(config, left_out)
+    return _mapped(config, lambda key, value: None if fetched(key, value) else value)
 
 
 def renamed(config: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ def network_stride(net: nn.Module) -> int:
     return 32
 
 
-def padded(net: Callable[[Tensor], Any], image: Tensor, stride: int) -> Tensor:
+def padded(net: Callable[[Tensor], Tensor], image: Tensor, stride: int) -> Tensor:
     """Apply ``net`` to an image padded by reflection to a multiple of ``stride``.
 
     The margin is shared between both sides, and cropped from the result. Where an image is too
@@ -42,14 +41,12 @@ def padded(net: Callable[[Tensor], Any], image: Tensor, stride: int) -> Tensor:
     height, width = image.shape[-2:]
     down, right = -height % stride, -width % stride
     if not down and not right:
-        result: Tensor = net(image)
-        return result
+        return net(image)
     top, left = down // 2, right // 2
     reflects = down - top < height and right - left < width
     mode = "reflect" if reflects else "replicate"
     wide = F.pad(image, (left, right - left, top, down - top), mode=mode)
-    logits: Tensor = net(wide)
-    return logits[..., top : top + height, left : left + width]
+    return net(wide)[..., top : top + height, left : left + width]
 
 
 def d4_mean(probabilities: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
@@ -86,8 +83,6 @@ class Tiling:
     ramp: int = 0
 
     def __post_init__(self) -> None:
-        if self.margin < 0:
-            raise UserError(f"the margin of tiles {self.margin} must not be negative")
         least = 2 * self.margin + self.ramp + self.stride
         if self.tile % self.stride or self.tile < least:
             fit = -(-max(self.tile, least) // self.stride) * self.stride
@@ -109,8 +104,7 @@ class Tiling:
 
     def weights(self, length: int) -> list[np.ndarray]:
         """What each tile counts along an axis: float32, as long as its span; their sum is 1."""
-        spans = self.spans(length)
-        sums, parts = np.zeros(length), []
+        spans, sums, parts = self.spans(length), np.zeros(length), []
         for start, end in spans:
             inside = np.arange(end - start)  # pixels between this one and the tile's first
             part = np.ones(end - start)

@@ -22,13 +22,11 @@ IMAGE_COLUMNS = (
     "median_area", "mean_area_um2", "pixel_height_um", "pixel_width_um",
 )  # fmt: skip
 
-_MEASURED = {
-    "label": "object", "area": "area", "centroid-0": "centroid_y", "centroid-1": "centroid_x",
-    "bbox-0": "top", "bbox-1": "left", "bbox-2": "bottom", "bbox-3": "right",
-    "intensity_mean": "intensity_mean", "intensity_min": "intensity_min",
-    "intensity_max": "intensity_max", "eccentricity": "eccentricity", "solidity": "solidity",
-    "perimeter": "perimeter",
-}  # fmt: skip
+# What scikit-image calls OBJECT_COLUMNS[2:16].
+_MEASURED = (
+    "label", "area", "centroid-0", "centroid-1", "bbox-0", "bbox-1", "bbox-2", "bbox-3",
+    "intensity_mean", "intensity_min", "intensity_max", "eccentricity", "solidity", "perimeter",
+)  # fmt: skip
 _WHOLE = {"object", "area", "top", "left", "bottom", "right", "intensity_min", "intensity_max"}
 
 
@@ -70,7 +68,7 @@ def measure_objects(
         origin: Row and column where both lie, if they are cut from a larger image.
         size: (H, W) of that image.
     """
-    names = tuple(dict.fromkeys(key.partition("-")[0] for key in _MEASURED))
+    names = {key.partition("-")[0] for key in _MEASURED}
     table = regionprops_table(labels, to_gray(image), properties=names)
     for axis, start in enumerate(origin):
         for name in (f"centroid-{axis}", f"bbox-{axis}", f"bbox-{axis + 2}"):
@@ -79,7 +77,7 @@ def measure_objects(
     for values in zip(*(table[name].tolist() for name in _MEASURED), strict=True):
         row: dict[str, Any] = {
             name: int(value) if name in _WHOLE else round(value, 4)
-            for name, value in zip(_MEASURED.values(), values, strict=True)
+            for name, value in zip(OBJECT_COLUMNS[2:16], values, strict=True)
         }
         rows.append(row | derived_measures(row, pixel_size, size or labels.shape))
     return rows
@@ -101,13 +99,9 @@ def derived_measures(
 def image_measures(
     areas: np.ndarray, foreground_pixels: int, pixels: int, pixel_size: tuple[float, float] | None
 ) -> dict[str, Any]:
-    """The row of one plane, with :data:`IMAGE_COLUMNS` but image and plane.
+    """The row of one plane of so many pixels, with :data:`IMAGE_COLUMNS` but image and plane.
 
-    Args:
-        areas: (objects,) in pixels.
-        foreground_pixels: Of the mask, which may hold what is too small to be an object.
-        pixels: Of the image.
-        pixel_size: (height, width) in µm; ``None``: those columns stay empty.
+    ``areas`` are (objects,) pixels; the foreground may hold what is too small to be an object.
     """
     row: dict[str, Any] = {
         "objects": len(areas),

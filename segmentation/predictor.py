@@ -188,31 +188,20 @@ class Predictor:
             found = replace(found, measurements=table)
         return found if probabilities or measurements else found.labels
 
-    def bands(
-        self, read: Read, size: tuple[int, int], tiling: Tiling | None = None
-    ) -> Iterator[np.ndarray]:
+    def bands(self, read: Read, size: tuple[int, int], tiling: Tiling) -> Iterator[np.ndarray]:
         """This network's (K, rows, W) probabilities, down an image whose windows it reads."""
-        tiling = tiling or self.tiling(size)[0]
         return sliding(lambda p: self._alone(p.to(self.device), self.tta), read, size, tiling)
 
-    def tiling(
-        self, size: tuple[int, int], tile: int = TILE, margin: int | None = None
-    ) -> tuple[Tiling, bool]:
+    def tiling(self, size: tuple[int, int], tile: int = TILE) -> tuple[Tiling, bool]:
         """Tiles for an (H, W) image, and whether they say the same as the image in one piece.
 
-        Unless a margin is given, it is how far the network sees, up to a quarter of the tile: then
-        each pixel is computed four times. A network that sees farther gets a margin of an eighth of
-        the tile and a ramp as wide, which hides the seams.
-
-        Raises:
-            UserError: The tile is no multiple of the network's stride, or too small for the margin.
+        The margin is how far the network sees, up to a quarter of the tile: then each pixel is
+        computed four times. A network that sees farther gets a margin of an eighth of the tile and
+        a ramp as wide, which hides the seams.
         """
         largest = Tiling(tile, self.stride, 0)
         if max(size) <= tile:
             return largest, True
-        if margin is not None:
-            ramp = max(0, min(_RAMP, tile - 2 * margin - self.stride))
-            return Tiling(tile, self.stride, margin, ramp), False
         channels = self.preprocess.channels
         radius = receptive_radius(self.net, channels, self.stride, tile // 4, self.device)
         if radius is None:
@@ -225,7 +214,8 @@ class Predictor:
         pixels = torch.from_numpy(np.ascontiguousarray(prepared))
         size = (pixels.shape[1], pixels.shape[2])
         if size[0] * size[1] > WHOLE and not getattr(self.net, "whole_image", False):
-            bands = self.bands(lambda rows, columns: pixels[:, rows, columns], size)
+            tiling, _ = self.tiling(size)
+            bands = self.bands(lambda rows, columns: pixels[:, rows, columns], size, tiling)
             probs = torch.from_numpy(np.concatenate(list(bands), axis=1))[None]
         else:
             probs = self._alone(pixels[None].to(self.device), self.tta)

@@ -62,8 +62,7 @@ class SegmentationTask(LightningModule):
         optimizer: Parameters ► optimizer.
         lr_scheduler: Optimizer ► scheduler; ``null`` keeps the learning rate.
         schedule: When the scheduler steps.
-        channels_last: Keep tensors channels-last: up to 4 times faster on a CPU, and for tensor
-            cores.
+        channels_last: Keep tensors channels-last: faster on a CPU, and for tensor cores.
         compile: Compile the network with ``torch.compile``.
         tta: Test and predict (not validate) with the mean over an image's eight symmetries.
 
@@ -125,17 +124,20 @@ class SegmentationTask(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self._check_loss()
         image = batch["image"]
-        self._check_size(image.shape[-2], image.shape[-1])
+        height, width = image.shape[-2:]
+        # A network that is trained on tiles of an image has another stride then.
+        stride = getattr(self.net, "train_stride", self.predictor.stride)
+        if height % stride or width % stride:
+            up, across = (-(-side // stride) * stride for side in (height, width))
+            raise UserError(
+                f"the network takes training windows whose sides are multiples of {stride}, not "
+                f"{height}×{width}; set data.crop to {up}×{across}, say"
+            )
         loss = self._loss(self.net(self.predictor.normalized(image)), batch)
         where = f"epoch {self.current_epoch}, batch {batch_idx} ({', '.join(batch['id'])})"
         self._unchecked = (loss.detach(), where)
-        how: dict[str, Any] = {
-            "on_step": True,
-            "on_epoch": True,
-            "prog_bar": True,
-            "batch_size": len(image),
-        }
-        self.log("train/loss", loss, **how)
+        size = len(image)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=size)
         return loss
 
     def configure_callbacks(self) -> list[Callback]:
@@ -229,8 +231,8 @@ class SegmentationTask(LightningModule):
         mean_loss.update(self._loss(logits, batch), weight=len(logits))
         probs = self.as_scored(probs, batch["labels"])
         foreground = self.target.foreground(probs)
-        decoded = [torch.from_numpy(self.target.decode(p)) for p in probs.cpu().numpy()]
-        instances = torch.stack(decoded)
+        decoded = map(self.target.decode, probs.cpu().numpy())
+        instances = torch.from_numpy(np.stack(list(decoded)))
         about = (batch["id"], batch.get("kind", ()), batch.get("group", ()))
         table.update(batch["labels"], instances, foreground, *about)
         return {"probs": probs, "foreground": foreground, "instances": instances}
@@ -255,16 +257,6 @@ class SegmentationTask(LightningModule):
             loss: Tensor = self.loss(logits, batch["target"], *weights)
         return loss
 
-    def _check_size(self, height: int, width: int) -> None:
-        # A network that is trained on tiles of an image has another stride then.
-        stride = getattr(self.net, "train_stride", self.predictor.stride)
-        if height % stride or width % stride:
-            up, across = (-(-side // stride) * stride for side in (height, width))
-            raise UserError(
-                f"the network takes training windows whose sides are multiples of {stride}, not "
-                f"{height}×{width}; set data.crop to {up}×{across}, say"
-            )
-
     def _log_scores(self, stage: str, table: ScoreTable, mean_loss: MeanMetric) -> None:
         # Computed here rather than by self.log, on every process alike: rows are gathered as they
         # are, so uneven shares count as they should.
@@ -281,9 +273,8 @@ class SegmentationTask(LightningModule):
         if self.data_split is None:
             return
         name, split = self.data_split
-        trained = {
-            image for task in (self, *self.members) for image in task.trained_on.get(name, ())
-        }
+        tasks = (self, *self.members)
+        trained = {image for task in tasks for image in task.trained_on.get(name, ())}
         if leaked := sorted(trained & set(split.test)):
             raise UserError(
                 f"{len(leaked)} of {len(split.test)} test images were trained on by this "
@@ -292,9 +283,8 @@ class SegmentationTask(LightningModule):
 
     def _check_loss(self) -> None:
         """Stop at a loss that is not finite: looked at one step late, when it costs no waiting."""
-        if self._unchecked is not None:
-            loss, where = self._unchecked
-            self._unchecked = None
+        if (unchecked := self._unchecked) is not None:
+            (loss, where), self._unchecked = unchecked, None
             if not torch.isfinite(loss):
                 raise UserError(
                     f"the training loss became {loss.item()} in {where}; lower "
@@ -324,9 +314,8 @@ def check_loss(loss: nn.Module, target: Target) -> None:
 
 def check_fit(net: nn.Module, target: Target, preprocess: Preprocess) -> None:
     """Raise :class:`UserError` when channels do not agree, where the network tells."""
-    channels = getattr(net, "in_channels", None)
-    if channels is None and hasattr(net, "encoder"):
-        channels = getattr(net.encoder, "in_channels", None)
+    encoder = getattr(net, "encoder", None)
+    channels = getattr(net, "in_channels", getattr(encoder, "in_channels", None))
     if channels not in (None, preprocess.channels):
         raise UserError(
             f"model.net takes {channels} channel(s) but model.preprocess makes "

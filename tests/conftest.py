@@ -41,6 +41,14 @@ def folder_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a network whose answer is known. Do not change it."""
+    from tests.predict.predicting import make_checkpoint
+
+    return make_checkpoint(tmp_path_factory.mktemp("trained") / "best.ckpt")
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of the real archives; tests that need it are skipped where there is none."""
     beside = Path(__file__).parents[2] / "shared" / "data"

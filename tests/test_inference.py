@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
@@ -40,26 +39,8 @@ def test_crops_back_exactly(size: tuple[int, int], stride: int) -> None:
     result = padded(spy, image, stride)
     torch.testing.assert_close(result, torch.cat([image, -image], dim=1))
     height, width = spy.seen.shape[-2:]
-    assert height % stride == 0 and width % stride == 0
+    assert height % stride == width % stride == 0
     assert 0 <= height - size[0] < stride and 0 <= width - size[1] < stride
-
-
-def test_a_fitting_image_is_passed_as_it_is() -> None:
-    image, spy = torch.randn(1, 1, 32, 48), Spy()
-    padded(spy, image, 16)
-    assert spy.seen is image
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_a_local_network_does_not_see_the_margin(size: tuple[int, int]) -> None:
-    """Away from the border a convolution gives what it gives without padding."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
-    image = torch.randn(1, 2, *size)
-    with torch.no_grad():
-        plain, wide = net(image), padded(net, image, 32)
-    assert wide.shape == plain.shape
-    torch.testing.assert_close(wide[..., 2:-2, 2:-2], plain[..., 2:-2, 2:-2])
 
 
 def test_the_margin_is_a_reflection_shared_by_both_sides() -> None:
@@ -69,13 +50,6 @@ def test_the_margin_is_a_reflection_shared_by_both_sides() -> None:
     tiny = torch.arange(2.0).view(1, 1, 1, 2)
     padded(spy, tiny, 8)
     assert spy.seen[0, 0, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
-
-
-def test_gradients_and_memory_format() -> None:
-    image = torch.randn(1, 3, 10, 11, requires_grad=True)
-    channels_last = image.contiguous(memory_format=torch.channels_last)
-    (gradient,) = torch.autograd.grad(padded(Spy(), channels_last, 8)[:, :3].sum(), image)
-    torch.testing.assert_close(gradient, torch.ones_like(image))
 
 
 @pytest.mark.parametrize(
@@ -90,11 +64,6 @@ def test_gradients_and_memory_format() -> None:
 )
 def test_network_stride(net: Any, stride: int) -> None:
     assert network_stride(net) == stride
-
-
-def test_an_equivariant_function_is_left_as_it_is() -> None:
-    image = torch.rand(2, 3, 5, 7)
-    assert torch.allclose(d4_mean(lambda x: x[:, :1] * 2, image), image[:, :1] * 2)
 
 
 def test_the_mean_over_all_eight_symmetries() -> None:
@@ -117,7 +86,7 @@ def test_the_mean_over_all_eight_symmetries() -> None:
 RADIUS = 2 * (2 + 4 + 8) + 16 + 7
 
 
-def unet(**settings: int) -> UNet:
+def unet(**settings: Any) -> UNet:
     """A U-Net whose batch norms are those of a trained one: they do more than pass on."""
     torch.manual_seed(0)
     net = UNet(**{"in_channels": 2, "classes": 2, "width": 4, "depth": 4, **settings}).eval()
@@ -140,13 +109,14 @@ def worst(bands: list[np.ndarray], wanted: Tensor) -> float:
     return float((found - wanted).abs().max())
 
 
-@pytest.mark.parametrize("size", [(303, 291), (297, 61), (3, 301)])
+@pytest.mark.parametrize("size", [(303, 291), (297, 61), (3, 301), (61, 47)])
 @pytest.mark.parametrize(("tile", "ramp"), [(128, 0), (160, 16), (176, 5)])
 def test_it_equals_the_image_in_one_piece(size: tuple[int, int], tile: int, ramp: int) -> None:
     net, image = unet(), torch.rand(2, *size)
 
     def probabilities(x: Tensor) -> Tensor:
-        return net(x).sigmoid()
+        result: Tensor = net(x).sigmoid()
+        return result
 
     with torch.inference_mode():
         wanted = padded(probabilities, image[None], 8)[0]
@@ -172,43 +142,6 @@ def test_symmetries_are_averaged_tile_by_tile(size: tuple[int, int]) -> None:
         # Where both sides get as much padding the order does not matter.
         torch.testing.assert_close(wanted, d4_mean(partial(padded, net, stride=4), image[None])[0])
     assert worst(tiled(tta, image, Tiling(96, 4, 23, 8)), wanted) < 1e-5
-
-
-def test_what_the_network_is_shown() -> None:
-    """Tiles start at multiples of the stride, are multiples of it, and none is too large."""
-    ramp = torch.arange(101.0)[None, :, None] + 1000 * torch.arange(75.0)[None, None, :]
-    shown = []
-
-    def net(tile: Tensor) -> Tensor:
-        shown.append((int(tile[0, 0, 0, 0]), tuple(tile.shape[2:])))
-        return tile
-
-    bands = tiled(net, ramp, Tiling(32, 8, 4, 3))
-    assert worst(bands, ramp) < 1e-2  # of 75,000
-    wanted = padded(lambda x: x, ramp[None], 8)  # unpadded again: the first row and column show it
-    assert wanted.shape[1:] == ramp.shape
-    for corner, (height, width) in shown:
-        assert height % 8 == width % 8 == 0 and max(height, width) <= 32
-        # Row 0 of the padded image is row -1 of this one, which reflects row 1; columns: 5 missing.
-        if corner % 1000 > 1:
-            assert (corner % 1000 + 1) % 8 == 0
-        if corner // 1000 > 2:
-            assert (corner // 1000 + 2) % 8 == 0
-    assert len(shown) == 6 * 4
-
-
-def test_an_image_smaller_than_a_tile_is_one_piece() -> None:
-    net, image = unet(), torch.rand(2, 61, 47)
-    calls = []
-
-    def counted(x: Tensor) -> Tensor:
-        calls.append(x.shape)
-        return net(x)
-
-    (band,) = tiled(counted, image, Tiling(512, 8, RADIUS))
-    with torch.inference_mode():
-        np.testing.assert_array_equal(band, padded(net, image[None], 8)[0].numpy())
-    assert calls == [(1, 2, 64, 48)]
 
 
 @pytest.mark.parametrize("length", [64, 72, 200, 1000])
@@ -241,8 +174,6 @@ def test_a_tile_that_does_not_fit(tile: int, margin: int, ramp: int, fit: int) -
     with pytest.raises(UserError, match=rf"tile of {tile} pixels .* stride 16; set it to {fit},"):
         Tiling(tile, 16, margin, ramp)
     assert len(Tiling(fit, 16, margin, ramp).spans(fit)) == 1
-    with pytest.raises(UserError, match="must not be negative"):
-        Tiling(64, 16, -1)
 
 
 @pytest.mark.parametrize(
@@ -286,10 +217,3 @@ class Pooled(nn.Module):
 
 def test_a_network_that_sees_everything_has_no_radius() -> None:
     assert receptive_radius(Pooled(), 1, 8) is None
-
-
-def test_a_network_of_segmentation_models_pytorch() -> None:
-    torch.manual_seed(0)
-    net = smp.Unet("resnet18", encoder_weights=None, decoder_channels=(16, 8, 8, 4, 4)).eval()
-    stride = network_stride(net)
-    assert receptive_radius(net, 3, stride, most=64) is None  # it sees farther than that

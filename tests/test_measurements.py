@@ -40,17 +40,15 @@ def test_a_rectangle_and_a_disc() -> None:
     assert {"image", "plane", *rectangle} == set(OBJECT_COLUMNS)
 
 
-def test_colours_are_measured_as_luminance() -> None:
+def test_colours_are_measured_as_luminance_and_oblong_pixels_without_perimeter() -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     image[..., 1] = 100
     (row,) = measure_objects(np.ones((4, 4), np.int32), image, None)
     assert row["intensity_mean"] == round(0.587 * 100)
     assert "area_um2" not in row and row["border"] == 1
-
-
-def test_oblong_pixels_have_an_area_and_no_perimeter() -> None:
-    (row,) = measure_objects(np.ones((4, 4), np.int32), np.zeros((4, 4, 1), np.uint8), (0.5, 0.2))
+    (row,) = measure_objects(np.ones((4, 4), np.int32), image, (0.5, 0.2))
     assert row["area_um2"] == 1.6 and "perimeter_um" not in row
+    assert measure_objects(np.zeros((4, 4), np.int32), image, (1, 1)) == []
 
 
 def test_objects_too_small_for_a_shape() -> None:
@@ -67,11 +65,6 @@ def test_counts() -> None:
     assert row["objects"] == 2 and row["foreground_pixels"] == 15 and row["mean_area"] == 7
     assert row["foreground_share"] == 0.15 and row["median_area"] == 7 == row["mean_area_um2"]
     assert {"image", "plane", *row} == set(IMAGE_COLUMNS)
-
-
-def test_nothing_to_measure() -> None:
-    labels = np.zeros((5, 5), np.int32)
-    assert measure_objects(labels, np.zeros((5, 5, 3), np.uint8), (1, 1)) == []
     row = image_measures(np.array([]), 0, 25, None)
     assert row == {"objects": 0, "foreground_pixels": 0, "foreground_share": 0}
 

@@ -10,12 +10,7 @@ import pytest
 import segmentation
 from segmentation.errors import UserError
 from segmentation.io.images import read_image
-from tests.predict.predicting import altered, make_checkpoint, make_images
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("trained") / "best.ckpt")
+from tests.predict.predicting import altered, make_images
 
 
 def test_an_array_goes_in_and_objects_come_out(checkpoint: Path, tmp_path: Path) -> None:

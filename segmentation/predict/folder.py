@@ -139,12 +139,14 @@ class ImageFile:
         self.pixels: list[np.ndarray] = []
         self._error: UserError | None = None
         try:
-            self.stamp = _stamp(path)
+            self.stamp = file_stamp(path)
             self.planes = open_planes(path, channels)
             if not self.planes.axes and not is_streamed(self.planes):
                 self.pixels = list(self.planes)
         except UserError as error:
             self._error = error
+        except OSError as error:
+            self._error = UserError(f"cannot be read ({error.strerror}); check the path")
 
     def __iter__(self) -> Iterator[np.ndarray]:
         if self._error is not None:
@@ -155,14 +157,8 @@ class ImageFile:
 class FolderFiles(IterableDataset[ImageFile]):
     """This process's share of the files that are not done; threads read the next ones ahead.
 
-    The first process says which ones those are, and each file is of one process alone.
-
-    Args:
-        folder: Of the images.
-        stems: Relative path of each ► name of its results, without suffix.
-        channels: 3: three channels that are stored as planes are colours.
-        writer: Of the results; it knows what is done, and whether it had to stop.
-        trainer: Of the prediction.
+    ``stems`` gives for each image, by its path in the folder, the name of its results without a
+    suffix. With 3 ``channels``, three channels that are stored as planes are colours.
     """
 
     def __init__(
@@ -178,6 +174,7 @@ class FolderFiles(IterableDataset[ImageFile]):
 
     def __iter__(self) -> Iterator[ImageFile]:
         rank, world = self.trainer.global_rank, self.trainer.world_size
+        # The first process says what is left, so that each file is of one process alone.
         todo = [name for name in self.stems if rank == 0 and not self._is_done(name)]
         share = self.trainer.strategy.broadcast(todo)[rank::world]
         names, waiting = iter(share), deque[Future[ImageFile]]()
@@ -196,20 +193,24 @@ class FolderFiles(IterableDataset[ImageFile]):
 
     def _is_done(self, name: str) -> bool:
         try:
-            return self.writer.manifest.is_done(name, self.stems[name], _stamp(self.folder / name))
-        except UserError:  # it is said when its turn comes
+            stamp = file_stamp(self.folder / name)
+        except OSError:  # it is said when its turn comes
             return False
+        return self.writer.manifest.is_done(name, self.stems[name], stamp)
 
 
 class FolderWriter(Callback):
-    """Writes one file's results in a thread while the next one is predicted."""
+    """Writes one file's results in a thread while the next one is predicted.
+
+    Attributes:
+        faults: Image ► why it was left out; at the end, of all processes.
+        stop: Why nothing more can be written.
+    """
 
     def __init__(self, manifest: Manifest, outputs: Outputs) -> None:
         self.manifest, self.outputs = manifest, outputs
-        self.faults: dict[
-            str, str
-        ] = {}  # image ► why it was left out; at the end, of all processes
-        self.stop: str | None = None  # why nothing more can be written
+        self.faults: dict[str, str] = {}
+        self.stop: str | None = None
         self.thread, self._pending = ThreadPoolExecutor(1), Future[None]()
         self._pending.set_result(None)
 
@@ -232,31 +233,26 @@ class FolderWriter(Callback):
 
     def report(self, names: Sequence[str]) -> int:
         """Write the tables of all that is done, whenever that was, and return the exit status."""
-        done = {name: None for name in names if self.manifest.record(name) is not None}
+        done = dict.fromkeys(name for name in names if self.manifest.record(name) is not None)
+        gone = "its results are gone; start the same command again"
+        missing = (name for name in names if name not in done)
+        faults = {name: self.faults.get(name, f"{name}: {gone}") for name in missing}
+        folder = self.outputs.folder
         tables = {"objects": OBJECT_COLUMNS, "images": IMAGE_COLUMNS}
         tables |= {"rle": RLE_COLUMNS} if self.outputs.rle else {}
-        faults = {
-            name: self.faults.get(
-                name, f"{name}: its results are gone; start the same command again"
-            )
-            for name in names
-            if name not in done
-        }
         try:
             if self.stop is not None:
                 raise UserError(self.stop)
             for table, columns in tables.items():
                 rows = self.manifest.rows(done, table, columns)
-                write_table(self.outputs.folder / f"{table}.csv", columns, rows)
+                write_table(folder / f"{table}.csv", columns, rows)
             self.manifest.write(done, faults, complete=True)
         except UserError as error:
             far = f"{len(done)} of {len(names)} images are done, and the same command goes on there"
             print(f"stopped   {error}; {far}", file=sys.stderr)
             return 1
-        print(f"masks     {self.outputs.folder / 'masks'} ({len(done)} images)")
-        print(
-            f"tables    {self.outputs.folder / 'objects.csv'}, {self.outputs.folder / 'images.csv'}"
-        )
+        print(f"masks     {folder / 'masks'} ({len(done)} images)")
+        print(f"tables    {folder / 'objects.csv'}, {folder / 'images.csv'}")
         for fault in faults.values():
             print(f"left out  {fault}", file=sys.stderr)
         return 1 if faults else 0
@@ -291,19 +287,7 @@ def find_images(folder: Path, output: Path) -> dict[str, str]:
     paths = [path for path in relative if is_image(path) and not is_junk(str(path))]
     if not paths:
         raise UserError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); check the path")
+    names = {path.as_posix(): path.with_suffix("").as_posix() for path in paths}
     # Some file systems do not tell upper from lower case.
-    full = {path.as_posix().casefold() for path in paths}
-    stems = Counter(path.with_suffix("").as_posix().casefold() for path in paths)
-    names = {}
-    for path in paths:
-        stem = path.with_suffix("").as_posix()
-        alone = stems[stem.casefold()] == 1 and stem.casefold() not in full
-        names[path.as_posix()] = stem if alone else path.as_posix()
-    return names
-
-
-def _stamp(path: Path) -> str:
-    try:
-        return file_stamp(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    taken = Counter(name.casefold() for pair in names.items() for name in pair)
+    return {path: stem if taken[stem.casefold()] == 1 else path for path, stem in names.items()}

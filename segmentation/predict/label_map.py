@@ -1,6 +1,7 @@
 """Label maps of images that are decoded in blocks of rows: objects joined across their borders."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from segmentation.io.windows import BandStore
 from segmentation.objects import label_components
 
+_NO_BOX = np.array([2**31 - 1, 2**31 - 1, 0, 0], np.int32)  # of no pixels: grows with any
 MOST = 2**24  # pixels of an object's box (4096²) that is cut out; each takes some 60 bytes
 
 
@@ -31,9 +33,8 @@ def overlapping_blocks(
         A block of ``rows`` (the last may have fewer) with ``halo`` rows more above and below where
         the image has them; and which of its rows are its own.
     """
-    start, first = 0, 0  # rows of the image: where the block starts, and what is kept starts
+    start = first = end = 0  # rows of the image: of the block, and of what is kept
     kept: list[np.ndarray] = []
-    end = 0
     for band in bands:
         kept.append(band)
         end += band.shape[1]
@@ -62,8 +63,6 @@ class LabelMap:
     """
 
     def __init__(self, store: BandStore, halo: int) -> None:
-        if halo < 1:
-            raise ValueError(f"halo must be at least 1, got {halo}")
         self._store, self._reach = store, (halo + 1) // 2
         self._below: np.ndarray | None = None  # the last block's labels, half a halo at its end
         self._tops = [0]  # of each block, and where the last one ends
@@ -86,7 +85,7 @@ class LabelMap:
         self._store.append(final)
         numbers = np.maximum(final - self._count, 0)
         self._areas.append(np.bincount(numbers.reshape(-1), minlength=count + 1)[1:])
-        boxes = np.tile(np.array([2**31 - 1, 2**31 - 1, 0, 0], np.int32), (count, 1))
+        boxes = np.tile(_NO_BOX, (count, 1))
         for box, place in zip(boxes, find_objects(numbers, count), strict=True):
             if place is not None:  # it is not in the halo alone
                 rows, columns = place
@@ -106,8 +105,7 @@ class LabelMap:
         _, first = np.unique(groups, return_index=True)
         found = np.argsort(first)  # from the top of the image
         found = found[sizes[found] >= max(min_size, 1)]
-        boxes = np.zeros((len(sizes), 4), np.int32)
-        boxes[:, :2] = 2**31 - 1
+        boxes = np.tile(_NO_BOX, (len(sizes), 1))
         provisional = np.concatenate(self._boxes)
         np.minimum.at(boxes[:, :2], groups, provisional[:, :2])
         np.maximum.at(boxes[:, 2:], groups, provisional[:, 2:])
@@ -131,23 +129,17 @@ class LabelMap:
     def crops(self) -> Iterator[Crop]:
         """Show every object but those that are too large, once, in the order of their ids."""
         read = self._store.reader()
-        for block in range(len(self._tops) - 1):
-            first, last = np.searchsorted(self._block, [block, block + 1])
-            middle = first + int(np.searchsorted(self._alone[first:last], True))
-            if middle > first:
-                yield self._crop(read, first, middle)
-            for index in range(middle, last):
-                if index + 1 not in self.too_large:
-                    yield self._crop(read, index, index + 1)
-
-    def _crop(self, read: Callable[[slice, slice], np.ndarray], first: int, stop: int) -> Crop:
-        boxes = self.boxes[first:stop]
-        top, left = boxes[:, :2].min(axis=0).tolist()
-        bottom, right = boxes[:, 2:].max(axis=0).tolist()
-        rows, columns = slice(top, bottom), slice(left, right)
-        labels = self._ids[read(rows, columns)]
-        labels[(labels <= first) | (labels > stop)] = 0
-        return Crop(rows, columns, labels)
+        count = len(self.areas)
+        new = self._alone | (np.diff(self._block, prepend=-1) != 0)  # starts a crop
+        for first, stop in pairwise([*np.flatnonzero(new).tolist(), count]):
+            if stop in self.too_large:
+                continue
+            top, left = self.boxes[first:stop, :2].min(axis=0).tolist()
+            bottom, right = self.boxes[first:stop, 2:].max(axis=0).tolist()
+            rows, columns = slice(top, bottom), slice(left, right)
+            labels = self._ids[read(rows, columns)]
+            labels[(labels <= first) | (labels > stop)] = 0
+            yield Crop(rows, columns, labels)
 
 
 def matching_ids(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -79,7 +79,6 @@ def plane_on_disk(
     *,
     probabilities: bool = False,
     tile: int = TILE,
-    margin: int | None = None,
     halo: int = 64,
 ) -> Plane:
     """Predict a TIFF that need not fit into memory.
@@ -92,13 +91,9 @@ def plane_on_disk(
         image: The image, best with as many rows kept as ``tile``.
         store: Opens a place for what is found, three times; who calls closes it.
         probabilities: Whether to keep them.
-        tile, margin: Of the tiles in pixels; by default the margin is how far the networks see.
+        tile: In pixels.
         halo: Rows that are decoded beyond each block. Objects that are smaller come out as if
             decoded in one piece; connected components whose holes are not filled always do.
-
-    Raises:
-        UserError: The image is broken, a network or its preparation needs it whole, the tile does
-            not fit a network, or the disk is full.
     """
     size = height, width = image.shape[:2]
     pieces, exact = [], True
@@ -112,7 +107,7 @@ def plane_on_disk(
                 f"{image.name}: model.net is a {type(one.net).__name__}, which divides the whole "
                 "image; predict a smaller image"
             )
-        tiling, same = one.tiling(size, tile, margin)
+        tiling, same = one.tiling(size, tile)
         bands = one.bands(window_reader(one.preprocess, image), size, tiling)
         pieces.append(overlapping_blocks(bands, height, max(_BLOCK // width, halo), halo))
         exact &= same

@@ -19,21 +19,16 @@ AddRows = Callable[[str, Iterable[Mapping[str, Any]]], None]
 
 
 class Manifest:
-    """What is done in an output folder.
+    """What is done in an output folder; :class:`UserError` if other settings made what is in it.
 
-    Args:
-        folder: The output folder.
-        settings: What decides the results. Plain values.
-        about: What else is worth knowing, such as versions; it may differ between two runs.
-
-    Raises:
-        UserError: Other settings made what is in the folder.
+    ``about`` is what else is worth knowing, such as versions; it may differ between two runs.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         self.folder, self.path = folder, folder / "manifest.json"
         self.settings, self.about = json.loads(json.dumps(settings)), about
-        self._check()
+        if self.path.exists():
+            self._refuse_other_settings()
         # Not one after another: a network file system remembers for a while that a file is absent.
         self._known = set((folder / ".state").rglob("*.json"))
 
@@ -73,16 +68,9 @@ class Manifest:
     def recording(
         self, image: str, stem: str, stamp: str, outputs: Iterable[str]
     ) -> Iterator[AddRows]:
-        """Within, write an image's files; it counts as done when all is written.
+        """Within, write an image's ``outputs``; it counts as done when all is written.
 
-        Args:
-            image: Its path below the images' folder.
-            stem: Of the files' names.
-            stamp: What changes when the image does.
-            outputs: The files, below the output folder.
-
-        Yields:
-            What takes the name of a table and rows of it, plain values.
+        Yields what takes the name of a table and rows of it, plain values.
         """
         record = {"image": image, "stamp": stamp, "stem": stem, "outputs": list(outputs)}
         with writing(self._state(image)) as file:
@@ -107,11 +95,15 @@ class Manifest:
 
     def write(self, images: Iterable[str], faults: Mapping[str, str], complete: bool) -> None:
         """Write ``manifest.json``: images that are done, and why others were left out."""
-        records = (record for image in images if (record := self.record(image)) is not None)
-        manifest = {"complete": complete, "settings": self.settings, **self.about}
+        records = filter(None, map(self.record, images))
         keys = ("image", "stamp", "outputs")
-        manifest["files"] = [{key: record[key] for key in keys} for record in records]
-        manifest["left_out"] = [{"image": name, "reason": why} for name, why in faults.items()]
+        manifest = {
+            "complete": complete,
+            "settings": self.settings,
+            **self.about,
+            "files": [{key: record[key] for key in keys} for record in records],
+            "left_out": [{"image": name, "reason": why} for name, why in faults.items()],
+        }
         text = json.dumps(manifest, indent=1, ensure_ascii=False, default=str)
         write_bytes(self.path, f"{text}\n".encode())
 
@@ -124,9 +116,7 @@ class Manifest:
     def _state(self, image: str) -> Path:
         return self.folder / ".state" / f"{image}.json"
 
-    def _check(self) -> None:
-        if not self.path.exists():
-            return
+    def _refuse_other_settings(self) -> None:
         try:
             theirs = dict(json.loads(self.path.read_text(encoding="utf-8"))["settings"])
         except (OSError, ValueError, KeyError, TypeError):

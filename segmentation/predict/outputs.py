@@ -34,7 +34,7 @@ from segmentation.predictor import TILE, Prediction, Predictor
 
 STREAMED = 2**25  # pixels: more are predicted from disk to disk
 OVERLAY = 4096  # pixels: the overlay of a larger image, if that is streamed, is made smaller
-_LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
+_LOSSLESS = (".tif", ".tiff", ".png", ".bmp")  # the first two hold stacks
 _BAND = 64  # rows that are tinted at once
 
 
@@ -63,15 +63,9 @@ def is_streamed(planes: Planes) -> bool:
 class FileWriter:
     """Writes what is found in one image file, and tells the rows of its tables.
 
-    Args:
-        planes: The file.
-        outputs: What is wanted of it.
-        name: The image's name in the tables.
-        stem: The same without a suffix, where that is unique: of all names, and Kaggle's ImageId.
-        found: Pixels and what was found; a stack or a large image is predicted plane by plane.
-
-    Attributes:
-        names: Kind of output ► name of its file below the output folder.
+    The tables know the image by ``name``, files and Kaggle's ImageId by ``stem``. ``found`` are its
+    pixels and what was found; a stack or a large image is predicted plane by plane. Afterwards
+    ``names`` holds for each kind of output its file below the output folder.
     """
 
     def __init__(
@@ -84,36 +78,32 @@ class FileWriter:
     ) -> None:
         self.planes, self.outputs, self.found = planes, outputs, found
         self.name, self.stem, self.streamed = name, stem, is_streamed(planes)
-        suffix, stack = planes.path.suffix, bool(planes.axes)
-        lossless = suffix.lower() in ((".tif", ".tiff") if stack else _LOSSLESS)
+        suffix, usual = planes.path.suffix, ".tif" if planes.axes else ".png"
+        lossless = suffix.lower() in (_LOSSLESS[:2] if planes.axes else _LOSSLESS)
         few = found is not None and int(found[1].labels.max(initial=0)) <= 65535
         suffixes = {
-            "masks": suffix if lossless else ".tif" if stack else ".png",
+            "masks": suffix if lossless else usual,
             "labels": ".png" if outputs.labels == "png" and few else ".tif",
             "probabilities": ".tif",
-            "overlays": ".tif" if stack else ".png",
+            "overlays": usual,
             "geojson": ".geojson",
             "rois": ".zip",
         }
-        wanted = (kind for kind in suffixes if kind == "masks" or getattr(outputs, kind))
+        wanted = (kind for kind in suffixes if getattr(outputs, kind, True))  # masks always
         self.names = {kind: f"{kind}/{stem}{suffixes[kind]}" for kind in wanted}
 
     def write(self, predictor: Predictor, add: AddRows) -> None:
-        """Predict what was not found so far, write everything, and give rows of tables to ``add``.
-
-        Raises:
-            UserError: The image cannot be read or predicted, or the output not be written.
-        """
+        """Predict what was not found so far, write all, and give rows of tables to ``add``."""
         with ExitStack() as stack:
             place = self.outputs.folder / "masks"
             store = stack.enter_context(BandStore(place)) if self.streamed else None
             self._overlay: BandStore | Rows = store or Rows()
             self._geojson = self._rois = None
             if "geojson" in self.names:
-                file = stack.enter_context(writing(self._path("geojson")))
+                file = stack.enter_context(writing(self.outputs.folder / self.names["geojson"]))
                 self._geojson = stack.enter_context(closing(FeatureWriter(file)))
             if "rois" in self.names:
-                file = stack.enter_context(writing(self._path("rois")))
+                file = stack.enter_context(writing(self.outputs.folder / self.names["rois"]))
                 self._rois = stack.enter_context(zipfile.ZipFile(file, "w"))
             masks, labels, probabilities, exact, most = [], [], [], True, 0
             for number, plane in enumerate(self._predicted(predictor, store)):
@@ -126,21 +116,16 @@ class FileWriter:
             if not exact:
                 why = "the network sees farther than a quarter of a tile"
                 print(f"approximate  {self.planes.path}: {why}")
-            wide = np.dtype(np.uint16 if most <= 65535 else np.uint32)
+            wide = np.uint16 if most <= 65535 else np.uint32
             ids = (rows.astype(wide) for rows in chain.from_iterable(labels))
-            self._write_map("masks", chain.from_iterable(masks), size, np.dtype(np.uint8))
+            self._write_map("masks", chain.from_iterable(masks), size, np.uint8)
             self._write_map("labels", ids, size, wide)
-            bands = chain.from_iterable(probabilities)
-            self._write_map("probabilities", bands, size, np.dtype(np.uint16))
+            self._write_map("probabilities", chain.from_iterable(probabilities), size, np.uint16)
             factor = self._factor(size)
             small = (-(-size[0] // factor), -(-size[1] // factor), 3)
-            self._write_map("overlays", self._overlay, small, np.dtype(np.uint8))
-
-    def _path(self, kind: str) -> Path:
-        return self.outputs.folder / self.names[kind]
+            self._write_map("overlays", self._overlay, small, np.uint8)
 
     def _predicted(self, predictor: Predictor, store: BandStore | None) -> Iterator[Plane]:
-        """The planes, one after another."""
         planes, wanted = self.planes, self.outputs.probabilities
         if self.found is not None:
             image, found = self.found
@@ -197,7 +182,7 @@ class FileWriter:
             self._tint(plane)
 
     def _tint(self, plane: Plane) -> None:
-        """Append the image with its mask tinted, (rows, W, 3) uint8."""
+        """Append the image with its mask tinted."""
         height, width = size = plane.image.shape[:2]
         factor, read_mask = self._factor(size), plane.mask.reader()
         read = window_reader(Preprocess(channels=3), plane.image)
@@ -215,7 +200,7 @@ class FileWriter:
         return -(-max(size) // OVERLAY) if self.streamed else 1
 
     def _write_map(
-        self, kind: str, bands: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype[Any]
+        self, kind: str, bands: Iterable[np.ndarray], shape: tuple[int, ...], dtype: Any
     ) -> None:
         """Write the pixels of all planes, (H, W) or (H, W, 3) each, which come in bands of rows.
 
@@ -223,12 +208,12 @@ class FileWriter:
         """
         if kind not in self.names:
             return
-        path, planes, rgb = self._path(kind), self.planes, len(shape) == 3
+        path, planes, rgb = self.outputs.folder / self.names[kind], self.planes, len(shape) == 3
         if rgb and self.streamed:  # its pixels may be larger
             planes = replace(planes, calibration=Calibration(planes.calibration.layout))
         tiff = path.suffix.lower() in (".tif", ".tiff")
         if tiff and self.streamed:
-            write_tiff(path, (*planes.lengths, *shape), dtype, bands, planes, rgb)
+            write_tiff(path, (*planes.lengths, *shape), np.dtype(dtype), bands, planes, rgb)
             return
         pixels = np.concatenate(list(bands)).reshape(-1, *shape)
         if tiff:

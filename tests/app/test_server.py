@@ -22,12 +22,7 @@ from segmentation.__main__ import main
 from segmentation.app.server import server
 from segmentation.io.images import read_image
 from tests.helpers import refusal
-from tests.predict.predicting import make_checkpoint, make_images
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("trained") / "best.ckpt")
+from tests.predict.predicting import make_images
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +102,10 @@ def test_it_gives_what_predict_gives(
     assert f"<td>objects</td><td>{labels.max()}</td>" in told.text
 
 
+TIFF = io.BytesIO()
+tifffile.imwrite(TIFF, np.zeros((40, 40), np.uint8))
+
+
 @pytest.mark.parametrize(
     ("name", "data", "why"),
     [
@@ -114,34 +113,19 @@ def test_it_gives_what_predict_gives(
         ("", b"hello", "image: is no .png, .tif"),
         ("../../x.png", b"hello", ">x.png: "),
         ("x.tif", b"II*\x00", ">x.tif: "),
-        ("x.png", b"", "an image file has 1 to 268,435,456 bytes, not 0"),
+        ("x.png", b"", "an image file has 1 to 9,999 bytes, not 0"),
+        ("x.png", b"x" * 10_000, "bytes, not 10000"),
+        ("a.tif", TIFF.getvalue(), "a.tif: is too large for a page; use segmentation"),
     ],
 )
-def test_what_is_no_image_is_refused_in_one_line(
-    address: str, name: str, data: bytes, why: str
+def test_what_cannot_be_shown_is_refused_in_one_line(
+    address: str, name: str, data: bytes, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("segmentation.predict.outputs.STREAMED", 100)
+    monkeypatch.setattr("segmentation.app.server.LARGEST", 9999)
     told = requests.post(f"{address}/predict", data, params={"name": name}, timeout=60)
     assert told.status_code == 400 and told.text.startswith('<p class="bad">')
     assert why in told.text and "/tmp" not in told.text and "\n" not in told.text
-
-
-def test_images_too_large_for_a_page_are_refused(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = io.BytesIO()
-    tifffile.imwrite(file, np.zeros((40, 40), np.uint8))
-    for name, value, data, why in (
-        (
-            "predict.outputs.STREAMED",
-            100,
-            file.getvalue(),
-            "a.tif: is too large for a page; use segmentation",
-        ),
-        ("app.server.LARGEST", 10, b"x" * 11, "bytes, not 11"),
-    ):
-        monkeypatch.setattr(f"segmentation.{name}", value)
-        told = requests.post(f"{address}/predict", data, params={"name": "a.tif"}, timeout=60)
-        assert told.status_code == 400 and why in told.text
 
 
 def test_the_command(checkpoint: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,12 +30,13 @@ CONFIG: dict[str, Any] = {
 def make_checkpoint(path: Path) -> Path:
     """Foreground is what is brighter than .4 of an image's range."""
     task = build_task(CONFIG)
+    net: Any = task.net
     with torch.no_grad():
-        for parameter in task.net.parameters():
+        for parameter in net.parameters():
             parameter.zero_()
-        task.net.body.weight[0, :, 1, 1] = 1 / 3  # type: ignore[union-attr, index]
-        task.net.heads[0].weight[0, 0, 1, 1] = 20  # type: ignore[union-attr, index]
-        task.net.heads[0].bias[0] = -8  # type: ignore[union-attr, index]
+        net.body.weight[0, :, 1, 1] = 1 / 3
+        net.heads[0].weight[0, 0, 1, 1] = 20
+        net.heads[0].bias[0] = -8
     about = {"config": CONFIG, "preprocess": task.preprocess.plain(), "trained_on": {}}
     torch.save({"state_dict": task.state_dict(), "segmentation": about}, path)
     return path
@@ -61,19 +62,12 @@ def altered(checkpoint: Path, path: Path, change: Callable[[dict[str, Any]], Non
 def make_images(tmp_path: Path) -> Path:
     """Images of several formats, sizes and channel counts, one in a subfolder."""
     folder = tmp_path / "images"
-    for number, (suffix, bits, channels) in enumerate(
-        [(".png", 8, 3), (".tif", 16, 1), (".jpg", 8, 3)]
-    ):
-        root = write_folder(
-            tmp_path / f"w{number}",
-            1,
-            number,
-            suffix=suffix,
-            bits=bits,
-            channels=channels,  # type: ignore[arg-type]
-            size=(40 + number, 53),
-        )
+    kinds: list[tuple[Any, Any, Any]] = [(".png", 8, 3), (".tif", 16, 1), (".jpg", 8, 3)]
+    for number, kind in enumerate(kinds):
+        root = tmp_path / f"w{number}"
+        write_folder(root, 1, number, "binary", *kind, size=(40 + number, 53))
         (image,) = (root / "images").iterdir()
+        suffix = image.suffix
         target = folder / ("sub" if number == 1 else ".") / f"image{number}{suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(image, target)
@@ -81,18 +75,8 @@ def make_images(tmp_path: Path) -> Path:
 
 
 def argv(checkpoint: Path, images: Path, output: Path, *more: str) -> list[str]:
-    return [
-        "predict",
-        "--ckpt_path",
-        str(checkpoint),
-        "--data.images",
-        str(images),
-        "--output",
-        str(output),
-        "--device",
-        "cpu",
-        *more,
-    ]
+    paths = ["--ckpt_path", str(checkpoint), "--data.images", str(images), "--output", str(output)]
+    return ["predict", *paths, "--device", "cpu", *more]
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -22,17 +22,7 @@ from segmentation.checkpoints import load_task
 from segmentation.datasets.kaggle import rle_encode
 from segmentation.io.images import read_image, read_mask
 from tests.helpers import refusal
-from tests.predict.predicting import ALL, altered, argv, make_checkpoint, make_images, rows
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("trained") / "best.ckpt")
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return make_images(tmp_path)
+from tests.predict.predicting import ALL, altered, argv, make_images, rows
 
 
 def test_all_outputs(checkpoint: Path, images: Path, tmp_path: Path) -> None:
@@ -94,13 +84,9 @@ def test_a_bad_file_is_named_and_does_not_stop_the_rest(
         captured = capsys.readouterr()
         left = [line for line in captured.err.splitlines() if line.startswith("left out")]
         assert len(left) == 3 and "Traceback" not in captured.err
-        for line, name, why in zip(
-            left,
-            ("broken.png", "mixed.tif", "text.png"),
-            ("the PNG is damaged", "mixed sizes", "not a PNG"),
-            strict=True,
-        ):
-            assert f"{name}: " in line and why in line
+        assert "broken.png: the PNG is damaged" in left[0]
+        assert "mixed.tif: " in left[1] and "mixed sizes" in left[1]
+        assert "text.png: " in left[2] and "not a PNG" in left[2]
         assert len(rows(out / "images.csv")) == 3
         manifest = json.loads((out / "manifest.json").read_text())
         assert [m["image"] for m in manifest["left_out"]] == ["broken.png", "mixed.tif", "text.png"]
@@ -116,11 +102,8 @@ def test_nothing_but_bad_files(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_no_objects(checkpoint: Path, images: Path, tmp_path: Path) -> None:
-    blind = altered(
-        checkpoint,
-        tmp_path / "blind.ckpt",
-        lambda config: config["target"]["init_args"].update(threshold=0.9999999),
-    )
+    blind = tmp_path / "blind.ckpt"
+    altered(checkpoint, blind, lambda c: c["target"]["init_args"].update(threshold=0.9999999))
     out = tmp_path / "out"
     assert main(argv(blind, images, out, *ALL)) == 0
     assert (out / "objects.csv").read_text().splitlines()[0].startswith("image,plane,object,area")
@@ -174,25 +157,14 @@ def test_a_stack_is_predicted_plane_by_plane(
     only.mkdir()
     plane = read_image(images / "sub/image1.tif")[..., 0]
     stack = np.stack([plane, plane[::-1], plane[:, ::-1]])
-    settings: dict[str, Any] = {
-        "ome": {
-            "ome": True,
-            "metadata": {
-                "axes": "ZYX",
-                "PhysicalSizeX": 0.5,
-                "PhysicalSizeXUnit": "µm",
-                "PhysicalSizeY": 0.5,
-                "PhysicalSizeYUnit": "µm",
-            },
-        },
-        "imagej": {
-            "imagej": True,
-            "metadata": {"axes": "ZYX", "unit": "micron"},
-            "resolution": (2, 2),
-        },
+    scale = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}  # µm
+    about = {"axes": "ZYX", "unit": "micron"}
+    layouts: dict[str, dict[str, Any]] = {
+        "ome": {"ome": True, "metadata": {"axes": "ZYX"} | scale},
+        "imagej": {"imagej": True, "metadata": about, "resolution": (2, 2)},
         "plain": {"metadata": None},
-    }[layout]
-    tifffile.imwrite(only / "s.tif", stack, photometric="minisblack", **settings)
+    }
+    tifffile.imwrite(only / "s.tif", stack, photometric="minisblack", **layouts[layout])
     tifffile.imwrite(only / "colour.tif", np.stack([stack[0]] * 3, 2), photometric="rgb")
     out = tmp_path / "out"
     assert main(argv(checkpoint, only, out, *ALL)) == 0
@@ -228,10 +200,7 @@ def test_a_stack_is_predicted_plane_by_plane(
 def test_an_ensemble_is_the_mean_of_its_members(
     checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def change(config: dict[str, Any]) -> None:
-        config["preprocess"]["gamma"] = 0.5
-
-    other = altered(checkpoint, tmp_path / "other.ckpt", change)
+    other = altered(checkpoint, tmp_path / "x.ckpt", lambda c: c["preprocess"].update(gamma=0.5))
     out = tmp_path / "out"
     command = argv(checkpoint, images, out, "--probabilities")
     command.insert(command.index("--ckpt_path") + 2, str(other))
@@ -240,9 +209,6 @@ def test_an_ensemble_is_the_mean_of_its_members(
     image = read_image(images / "image0.png")
     one, two = (segmentation.load(path, device="cpu").maps(image) for path in (checkpoint, other))
     assert np.abs(one - two).max() > 0.01
-    both = segmentation.load(checkpoint, other, device="cpu")
-    np.testing.assert_allclose(both.maps(image), (one + two) / 2, atol=1e-6)
-    np.testing.assert_array_equal(both.predict(image), both.target.decode(both.maps(image)))
     stored = tifffile.imread(out / "probabilities/image0.tif") / 65535
     np.testing.assert_allclose(stored, (one + two)[0] / 2, atol=1e-5)
     sums = json.loads((out / "manifest.json").read_text())["settings"]["checkpoint_sha256"]
@@ -298,9 +264,7 @@ def test_bad_arguments(
     (tmp_path / "empty").mkdir()
     assert "holds no images" in refusal(capsys, argv(checkpoint, tmp_path / "empty", out))
     assert "--device" in refusal(capsys, argv(checkpoint, images, out, "--device", "warp9"))
-    assert "required: output" in refusal(
-        capsys, ["predict", "--ckpt_path", "x", "--data.images", "y"]
-    )
+    assert "required: output" in refusal(capsys, ["predict", "--ckpt_path=x", "--data.images=y"])
     assert "--labels" in refusal(capsys, argv(checkpoint, images, out, "--labels", "gif"))
     assert "/dev/null" in refusal(capsys, argv(checkpoint, images, Path("/dev/null/out")))
     for inside in (images, images / "out"):

@@ -13,17 +13,7 @@ import segmentation.predict.outputs as outputs_module
 from segmentation.__main__ import main
 from segmentation.io.images import read_image, read_mask
 from tests.helpers import refusal
-from tests.predict.predicting import ALL, altered, argv, make_checkpoint, make_images, rows
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("trained") / "best.ckpt")
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return make_images(tmp_path)
+from tests.predict.predicting import ALL, altered, argv, rows
 
 
 def predicted(monkeypatch: pytest.MonkeyPatch, stop_at: str = "") -> list[str]:
@@ -42,11 +32,8 @@ def predicted(monkeypatch: pytest.MonkeyPatch, stop_at: str = "") -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def test_what_is_done_is_not_done_again(
@@ -78,10 +65,7 @@ def test_other_settings_are_refused(
     assert main(argv(checkpoint, images, out, "--labels")) == 0
     before = contents(out)
 
-    def change(config: dict[str, Any]) -> None:
-        config["preprocess"]["gamma"] = 0.5
-
-    other = altered(checkpoint, tmp_path / "other.ckpt", change)
+    other = altered(checkpoint, tmp_path / "x.ckpt", lambda c: c["preprocess"].update(gamma=0.5))
     shutil.copytree(images, tmp_path / "elsewhere")
     for command, said in (
         (argv(checkpoint, images, out, "--labels", "--tta"), "tta [false], not [true]"),
