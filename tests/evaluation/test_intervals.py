@@ -63,7 +63,7 @@ def test_draws_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None
         (np.zeros((0, 2)), None, "an image"),
         (np.zeros(3), None, "an image"),
         (np.array([[np.nan]]), None, "finite"),
-        (np.zeros((2, 1)), ["a"], "same length"),
+        (np.zeros((2, 1)), ["a"], "broadcastable"),
     ],
 )
 def test_what_cannot_be_resampled(rows: np.ndarray, groups: list[str] | None, why: str) -> None:
