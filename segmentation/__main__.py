@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 (files left out), or 2 for bad input."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
+        print(_overview([*COMMANDS]))
         return 0 if words else 2
     if words[0] == "--version":
         print(__version__)
@@ -72,8 +72,8 @@ def entry() -> None:
     sys.exit(status)
 
 
-def _overview() -> str:
-    lines = [f"  {name:<16}{summary(function)}" for name, function in COMMANDS.items()]
+def _overview(names: list[str]) -> str:
+    lines = [f"  {name:<16}{summary(COMMANDS[name])}" for name in names]
     return "\n".join(
         [
             f"segmentation {__version__}: train, compare and apply segmentation networks\n",
@@ -91,6 +91,9 @@ def _run(words: list[str]) -> int:
             with leaving():  # the imports take seconds, too
                 return call(name, COMMANDS[name], words[count:])
     below = [name for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if below and words[1:2] in ([], ["-h"], ["--help"], ["help"]):
+        print(_overview(below))
+        return 0 if words[1:] else 2
     near = below or get_close_matches(words[0], COMMANDS, 1) or COMMANDS
     raise UserError(f"no command is called {' '.join(words[:2])!r}; choose from {', '.join(near)}")
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psutil
 from packaging.requirements import Requirement
@@ -27,20 +28,15 @@ def doctor(
     Args:
         data_root: A data set, or a folder of data sets; ``data`` by default.
         run_root: Folder of the runs.
-        seconds: Of the speed test; 0 leaves it out.
+        seconds: Of the speed test, about; 0 leaves it out.
     """
     failed = False
     for status, name, text, remedy in findings(data_root, run_root):
-        print(
-            f"{status:8} {name:10} {text}" + f"\n{'':20}► {remedy}" * (status != "ok"), flush=True
-        )
         failed |= status == "error"
-    if seconds > 0 and not failed:
-        print(f"\nA small U-Net on synthetic crops of 256×256, {seconds:g} seconds:")
-        rates = {}
-        for workers, rates[workers] in speeds(seconds):
-            print(f"  {workers} loading processes: {rates[workers]:.1f} images/s", flush=True)
-        print(f"\n--data.num_workers {max(rates, key=lambda n: rates[n] / (1 + n / 100))}")
+        more = f"\n{'':20}► {remedy}" * (status != "ok")
+        print(f"{status:8} {name:10} {text}{more}", flush=True)
+    for line in speed_test(seconds) if seconds > 0 and not failed else ():
+        print(line, flush=True)
     return int(failed)
 
 
@@ -48,25 +44,23 @@ def findings(data: Path | None, runs: Path) -> Iterator[Finding]:
     """All but the speed test."""
     yield check_packages()
     yield check_gpu()
-    from segmentation.data.cache import cache_folder, usable_cores
+    from segmentation.data.cache import cache_folder
 
-    usable, workers = usable_cores(), min(8, os.cpu_count() or 1)  # as many as a data module starts
-    text = f"{usable} usable of {os.cpu_count()}, {workers} loading processes by default"
-    remedy = f"train with --data.num_workers {usable}"
-    yield "warning" if workers > usable else "ok", "cores", text, remedy
-    docker = "docker run --shm-size 8g (Kubernetes: emptyDir of medium Memory), or num_workers 0"
-    room = [("memory", "", psutil.virtual_memory().available, 1.0, 4, "end other programs")]
+    free, docker = psutil.virtual_memory().available, "docker run --shm-size 8g, or num_workers 0"
+    yield _room("memory", "", free, 1, 4, "end other programs")
     if Path("/dev/shm").is_dir():  # 8 loading processes have .14 GiB of batches of 256×256 ready
-        room.append(("shm", "/dev/shm: ", psutil.disk_usage("/dev/shm").free, 0.14, 1, docker))
+        yield _room("shm", "/dev/shm: ", psutil.disk_usage("/dev/shm").free, 0.14, 1, docker)
     for option, place in (("--run.root", runs), ("SEGMENTATION_CACHE", cache_folder())):
         there = next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())
         writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
         free = psutil.disk_usage(str(there)).free if writable else 0
-        room.append(("disk", f"{place}: ", free, 1, 10, f"make space, or choose another {option}"))
-    for name, text, free, least, enough, remedy in room:
-        status = "error" if free < least * GIB else "warning" if free < enough * GIB else "ok"
-        yield status, name, f"{text}{free / GIB:.1f} GiB can be used", remedy
-    yield from check_data(data)
+        yield _room("disk", f"{place}: ", free, 1, 10, f"make space, or choose another {option}")
+    yield check_data(data)
+
+
+def _room(name: str, place: str, free: int, least: float, enough: float, remedy: str) -> Finding:
+    status = "error" if free < least * GIB else "warning" if free < enough * GIB else "ok"
+    return status, name, f"{place}{free / GIB:.1f} GiB can be used", remedy
 
 
 def check_packages() -> Finding:
@@ -80,26 +74,21 @@ def check_packages() -> Finding:
     if wrong:
         names = " ".join(f"'{need.name}{need.specifier}'" for need in wrong)
         return "error", "packages", f"{text}; unmet: {names}", f"pip install {names}"
-    both = "opencv-python" in have  # whose files overwrite those of the headless one
-    text += "; opencv-python beside its headless build" * both
-    remedy = "pip uninstall opencv-python; pip install --force-reinstall opencv-python-headless"
-    return "warning" if both else "ok", "packages", text, remedy
+    return "ok", "packages", text, ""
 
 
 def check_gpu() -> Finding:
     """Whether PyTorch computes on the GPUs that are there, and how much of their memory is free."""
-    remedy = (
-        "install driver, torch and torchvision that fit each other; in a container, docker run "
-    )
-    remedy += "--gpus all; CUDA_VISIBLE_DEVICES must name what there is"
+    remedy = "install driver, torch and torchvision that fit each other; in a container, docker run"
+    remedy += " --gpus all; CUDA_VISIBLE_DEVICES must name what there is"
     try:
         import torch
         import torchvision  # type: ignore[import-untyped]  # noqa: F401  fails beside another torch
 
-        if torch.backends.mps.is_available():
-            return "ok", "gpu", "Apple's (mps)", ""
-        if not torch.cuda.is_available() and shutil.which("nvidia-smi") is None:
-            return "warning", "gpu", "no NVIDIA GPU: trainings run on the CPU", remedy
+        mps = torch.backends.mps.is_available()
+        if mps or not (torch.cuda.is_available() or shutil.which("nvidia-smi")):
+            none = "warning", "gpu", "no NVIDIA GPU: trainings run on the CPU", remedy
+            return ("ok", "gpu", "Apple's (mps)", "") if mps else none
         torch.cuda.init()  # type: ignore[no-untyped-call]  # says what is wrong between driver and build
         text, status = f"CUDA {torch.version.cuda}", "ok"
         for index in range(torch.cuda.device_count()):
@@ -112,57 +101,67 @@ def check_gpu() -> Finding:
     return status, "gpu", text, "nvidia-smi names the processes that fill it"
 
 
-def check_data(root: Path | None) -> list[Finding]:
+def check_data(root: Path | None) -> Finding:
     """The data sets at ``root`` (``data``) or in its folders, as their readers see them."""
     from segmentation import datasets
 
-    folder, found = root or Path("data"), list[Finding]()
+    folder, found = root or Path("data"), dict[Path, str]()
     for place in (folder, *sorted(folder.glob("*/"))):
-        for name in datasets.__all__:
+        for name in datasets.__all__ if folder not in found else ():
             with suppress(UserError):
-                records = getattr(datasets, name)(str(place)).index()
-                masks = sum(bool(record.masks) for record in records)
-                about = f"{place}: {name}, {len(records)} images, {masks} with masks"
-                found.append(("ok", "data", about, ""))
-                break
-        if found and place == folder:
-            break
+                masks = [bool(r.masks) for r in getattr(datasets, name)(str(place)).index()]
+                found.setdefault(place, f"{name}, {len(masks)} images, {sum(masks)} with masks")
+    text = "; ".join(f"{place}: {what}" for place, what in found.items())
     remedy = "segmentation prepare dsb2018 --root data/dsb2018, or --data.root DIR"
-    none = ("error" if root else "warning", "data", f"{folder}: no data set", remedy)
-    return found or [none]
+    status = "ok" if found else "error" if root else "warning"
+    return status, "data", text or f"{folder}: no data set", remedy
 
 
-def speeds(seconds: float, crop: int = 256) -> Iterator[tuple[int, float]]:
-    """Images a second of a small U-Net by the number of loading processes, but for their start."""
+def speed_test(seconds: float, crop: int = 256) -> Iterator[str]:
+    """A small U-Net by loading processes, batch size and precision; the best of each comes last."""
     import torch
 
     from segmentation.data.cache import usable_cores
     from segmentation.data.datamodule import DataFiles, Sampling
-    from segmentation.data.splits import RandomSplit
-    from segmentation.datasets.dsb2018 import DSB2018DataModule
-    from segmentation.datasets.synthetic import write_dsb2018
+    from segmentation.datasets.folder import FolderDataModule
+    from segmentation.datasets.synthetic import write_folder
     from segmentation.models import UNet
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device, halves = "mps" if torch.backends.mps.is_available() else "cpu", dict[str, torch.dtype]()
+    if torch.cuda.is_available():
+        # What a GPU has no instructions for is emulated, and a hundred times as slow.
+        real = torch.cuda.is_bf16_supported(including_emulation=False)
+        device, halves = "cuda", {"bf16-mixed": torch.bfloat16} if real else {}
     net = UNet(3, 1, 16).to(device)
     optimizer = torch.optim.AdamW(net.parameters())
-    counts = [n for n in (0, 1, 2, 4, 8, 16) if n <= usable_cores()]
+    options: dict[str, list[Any]] = {
+        "data.num_workers": [n for n in (0, 1, 2, 4, 8, 16) if n <= usable_cores()],
+        "data.batch_size": [4, 8, 16] + [32, 64] * (device == "cuda"),
+        "trainer.precision": ["32-true", *halves],
+    }
+    best: dict[str, Any] = {name: values[0] for name, values in options.items()}
+    yield f"\nA small U-Net on synthetic crops of {crop}×{crop}:"
     with TemporaryDirectory() as folder:
-        write_dsb2018(Path(folder), images=6, size=(crop, crop))
-        split = RandomSplit(val=1, test=1, stratify=False)
+        write_folder(Path(folder), size=(crop, crop))
         sampling, files = Sampling(length=20_000), DataFiles(cache=folder)
-        data = DSB2018DataModule(folder, split, crop=crop, sampling=sampling, files=files)
+        data = FolderDataModule(folder, crop=crop, sampling=sampling, files=files)
         data.prepare_data()
         data.setup("fit")
-        for data.num_workers in counts:
-            images, start = -1, 0.0  # the first step sets everything up
-            for batch in data.train_dataloader():
-                optimizer.zero_grad()
-                net(batch["image"].to(device).float() / 255).square().mean().backward()
-                optimizer.step()
-                next(net.parameters()).sum().item()  # waits for the device
-                start = start or time.perf_counter()
-                images += len(batch["image"]) if images >= 0 else 1
-                if images and time.perf_counter() - start >= seconds / len(counts):
-                    break
-            yield data.num_workers, images / (time.perf_counter() - start)
+        for name, values in options.items():
+            rates = dict[Any, float]()
+            for value in values:
+                data.num_workers, data.batch_size, precision = (best | {name: value}).values()
+                times = list[float]()
+                for batch in data.train_dataloader():
+                    with torch.autocast(device, halves.get(precision), precision in halves):
+                        net(batch["image"].to(device).float() / 255).square().mean().backward()
+                    optimizer.step()
+                    next(net.parameters()).sum().item()  # waits for the device
+                    times.append(time.perf_counter())  # of which the first one sets everything up
+                    if len(times) > 1 and times[-1] - times[0] >= seconds / 10:
+                        break
+                rates[value] = data.batch_size * (len(times) - 1) / (times[-1] - times[0])
+                yield f"  {name} {value}: {rates[value]:.1f} images/s"
+            # The first, where others are hardly faster.
+            best[name] = next(v for v in values if rates[v] >= 0.95 * max(rates.values()))
+    yield "► " + " ".join(f"--{name} {value}" for name, value in best.items())

@@ -138,3 +138,12 @@ def test_an_error_is_told_as_its_line(
     monkeypatch.setattr("segmentation.datasets.synthetic.synthetic", fail)
     assert main(["synthetic", "--output=x"]) == 2
     assert capsys.readouterr().err == f"segmentation: error: {told}\n"
+
+
+@pytest.mark.parametrize(("words", "status"), [(["sweep"], 2), (["sweep", "--help"], 0)])
+def test_sweep_alone_names_its_commands(
+    words: list[str], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == status
+    out = capsys.readouterr().out
+    assert out.count("\n  sweep ") == 4 and "sweep run       Execute a sweep file" in out

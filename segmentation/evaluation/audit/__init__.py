@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from segmentation.data.cache import SampleStore, StoredSample, decoded, map_ordered, usable_cores
 from segmentation.data.datamodule import DataFiles
-from segmentation.data.sample import PARTS, Record, Sample, Source, Split, straddling
+from segmentation.data.sample import PARTS, Record, Source, Split, straddling
 from segmentation.errors import UserError
 from segmentation.evaluation.audit.duplicates import (
     Duplicates,
@@ -114,15 +114,7 @@ def make_audit(
 
     Samples that cannot be read are listed; everything else is said of the others. A reader may have
     a method ``overlaps(record)``: pixels that belong to several objects of a sample, which its
-    label map cannot tell.
-
-    Args:
-        source: The data set.
-        output: Folder to make. It appears when all is written.
-        split: The parts, or what draws them. A drawn split that is impossible is noted.
-        split_name: What to call it.
-        near, agree, small: As in :func:`audit`.
-        cache: Where the decoded samples are kept; the user's cache by default.
+    label map cannot tell. ``split`` may draw the parts; where that is impossible, it is noted.
 
     Raises:
         UserError: The output exists or cannot be written, the data set has no index or no sample
@@ -182,14 +174,11 @@ class _WithoutFaults:
     """A data set without those of its samples that cannot be read."""
 
     def __init__(self, source: Source, faults: Mapping[str, str]) -> None:
-        self.source, self.faults = source, faults
+        self.source, self.faults, self.read = source, faults, source.read
         self.name, self.version = source.name, source.version
 
     def index(self) -> Sequence[Record]:
         return [record for record in self.source.index() if record.id not in self.faults]
-
-    def read(self, record: Record) -> Sample:
-        return self.source.read(record)
 
 
 def readable(
@@ -229,19 +218,17 @@ def read_split(path: Path) -> Split:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        parts = [content[part] for part in PARTS]
-        if not all(isinstance(name, str) for ids in parts for name in [*ids]):
+        parts = [tuple(content[part]) for part in PARTS]
+        if not all(isinstance(name, str) for ids in parts for name in ids):
             raise TypeError
+        return Split(*parts)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (ValueError, TypeError, KeyError):
-        raise UserError(
-            f"{path}: not a split.json, which fit writes into a run's folder; take one"
-        ) from None
-    try:
-        return Split(*map(tuple, parts))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    except (ValueError, TypeError, KeyError):
+        line = "not a split.json, which fit writes into a run's folder; take one"
+        raise UserError(f"{path}: {line}") from None
 
 
 def _split_report(
@@ -307,9 +294,8 @@ def suggested_corrections(
             prefer[wrong] = right, why
 
     def quoted(text: str) -> Markup:
-        return Markup(
-            yaml.safe_dump(text, default_style='"', allow_unicode=True, width=2**20).strip()
-        )
+        options = {"default_style": '"', "allow_unicode": True, "width": 2**20}
+        return Markup(yaml.safe_dump(text, **options).strip())
 
     def line(text: str) -> Markup:
         return Markup("".join(c if c.isprintable() else " " for c in text))

@@ -29,42 +29,25 @@ EDGES = np.concatenate([[0], np.geomspace(0.01, 2, 47)])  # of the histogram
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two samples that are duplicates.
-
-    Args:
-        first, second: Ids.
-        exact: Their images are equal.
-        difference: See the module; 0 where they are equal.
-        iou: Of their foregrounds, 1 where both are empty; ``None`` where one has no mask.
-    """
+    """Two samples that are duplicates."""
 
     first: str
     second: str
-    exact: bool
-    difference: float
-    iou: float | None
+    exact: bool  # their images are equal
+    difference: float  # see the module; 0 where they are equal
+    iou: float | None  # of their foregrounds, 1 where both are empty; None: one has no mask
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """What was found.
+    """What was found. A near-duplicate of a group of equal images is one of its first image."""
 
-    Args:
-        exact: Ids of images that are equal, group by group.
-        pairs: Near-duplicates, and of each group of equal images the first with each other one;
-            least agreeing masks first. A near-duplicate of a group is one of its first image.
-        groups: Ids that are connected by pairs, largest group first.
-        compared: Pairs of images of one size, whose fingerprints were compared.
-        candidates: Pairs of them whose pixels were compared.
-        counts: Fingerprint differences of the compared pairs between the ``EDGES``.
-    """
-
-    exact: list[list[str]]
-    pairs: list[Pair]
-    groups: list[list[str]]
-    compared: int
-    candidates: int
-    counts: list[int]
+    exact: list[list[str]]  # ids of images that are equal
+    pairs: list[Pair]  # of equal images the first with each other; least agreeing masks first
+    groups: list[list[str]]  # ids that are connected by pairs, largest group first
+    compared: int  # pairs of images of one size, whose fingerprints were compared
+    candidates: int  # pairs of them whose pixels were compared
+    counts: list[int]  # fingerprint differences of the compared pairs between the EDGES
 
 
 def find_duplicates(store: SampleStore, near: float) -> Duplicates:
@@ -81,16 +64,10 @@ def find_duplicates(store: SampleStore, near: float) -> Duplicates:
     for i, j in candidates:
         if (apart := difference(pixels(i), pixels(j))) <= near:
             found.append((store.entries[i].id, store.entries[j].id, False, apart))
-    pairs = [
-        Pair(
-            a,
-            b,
-            equal,
-            round(apart, 5),
-            foreground_iou(store[places[a]].labels, store[places[b]].labels),
-        )
-        for a, b, equal, apart in found
-    ]
+    pairs = []
+    for a, b, equal, apart in found:
+        iou = foreground_iou(store[places[a]].labels, store[places[b]].labels)
+        pairs.append(Pair(a, b, equal, round(apart, 5), iou))
     pairs.sort(key=lambda pair: (1.0 if pair.iou is None else pair.iou, pair.difference))
     groups = connected((pair.first, pair.second) for pair in pairs)
     return Duplicates(exact, pairs, groups, int(counts.sum()), len(candidates), counts.tolist())

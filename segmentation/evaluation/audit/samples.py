@@ -1,12 +1,12 @@
 """What is measured of each sample by itself, the odd objects of it, and how all are distributed."""
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 from scipy.ndimage import find_objects
 
 from segmentation.data.sample import Sample
@@ -17,34 +17,18 @@ QUANTILES = {"min": 0, "5 %": 5, "25 %": 25, "median": 50, "75 %": 75, "95 %": 9
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """An object that is odd: ``value`` components under its id, holes, or (few) pixels.
-
-    ``x`` and ``y`` are the middle of its bounding box.
-    """
+    """An object that is odd: ``value`` components under its id, holes, or (few) pixels."""
 
     what: str
     value: int
     object: int
-    x: int
+    x: int  # the middle of its bounding box
     y: int
 
 
 @dataclass(frozen=True, slots=True)
 class SampleFacts:
-    """One sample in numbers; those of objects are ``None`` where no truth is known.
-
-    Args:
-        id, group, kind, subset: As in :class:`Sample`.
-        height, width, channels, dtype: Of the image.
-        low, median, high: Percentiles 0.5, 50 and 99.5 of its values.
-        mean: Of its values.
-        saturated: Share of its values at the dtype's maximum.
-        objects: How many.
-        foreground: Share of its pixels.
-        cut: Objects that touch the image's border.
-        areas: Pixels of each object.
-        flaws: Odd objects.
-    """
+    """One sample in numbers; those of objects are ``None`` where no truth is known."""
 
     id: str
     group: str
@@ -54,35 +38,46 @@ class SampleFacts:
     width: int
     channels: int
     dtype: str
-    low: float
+    low: float  # percentiles 0.5, 50 and 99.5 of the image's values
     median: float
     high: float
     mean: float
-    saturated: float
+    saturated: float  # share of the values at the dtype's maximum
     objects: int | None = None
-    foreground: float | None = None
-    cut: int | None = None
-    areas: tuple[int, ...] = ()
+    foreground: float | None = None  # share of the pixels
+    cut: int | None = None  # objects that touch the image's border
+    areas: tuple[int, ...] = ()  # pixels of each object
     flaws: tuple[Flaw, ...] = ()
 
 
 def examine(sample: Sample, small: int) -> SampleFacts:
     """Measure a sample; objects of less than ``small`` pixels are odd."""
-    image = sample.image
+    image, truth = sample.image, dict[str, Any]()
     values = np.bincount(image.reshape(-1), minlength=np.iinfo(image.dtype).max + 1)
     shares = np.array([0.005, 0.5, 0.995]) * image.size
     low, median, high = np.searchsorted(np.cumsum(values), shares).astype(float).tolist()
-    mean = round(float(values @ np.arange(len(values)) / image.size), 2)
-    saturated = round(float(values[-1] / image.size), 6)
-    about = (sample.id, sample.group, sample.kind, sample.subset)
+    if sample.labels is not None:
+        areas, cut, flaws = examine_labels(sample.labels, small)
+        foreground = round(sum(areas) / sample.labels.size, 6)
+        truth = {"objects": len(areas), "foreground": foreground, "cut": cut}
+        truth |= {"areas": tuple(areas), "flaws": tuple(flaws)}
     height, width, channels = image.shape
-    pixels = (height, width, channels, image.dtype.name, low, median, high, mean, saturated)
-    if sample.labels is None:
-        return SampleFacts(*about, *pixels)
-    areas, cut, flaws = examine_labels(sample.labels, small)
-    foreground = round(sum(areas) / sample.labels.size, 6)
-    objects = (len(areas), foreground, cut, tuple(areas), tuple(flaws))
-    return SampleFacts(*about, *pixels, *objects)
+    return SampleFacts(
+        sample.id,
+        sample.group,
+        sample.kind,
+        sample.subset,
+        height,
+        width,
+        channels,
+        image.dtype.name,
+        low,
+        median,
+        high,
+        mean=round(float(values @ np.arange(len(values)) / image.size), 2),
+        saturated=round(float(values[-1] / image.size), 6),
+        **truth,
+    )
 
 
 def examine_labels(labels: np.ndarray, small: int) -> tuple[list[int], int, list[Flaw]]:
@@ -99,13 +94,12 @@ def examine_labels(labels: np.ndarray, small: int) -> tuple[list[int], int, list
         y, x = ((side.start + side.stop - 1) // 2 for side in box)
         areas.append(area)
         cut += any(b.start == 0 or b.stop == n for b, n in zip(box, labels.shape, strict=True))
-        for what, value, odd in (
-            ("parts", parts, parts > 1),
-            ("holes", holes, holes > 0),
-            ("small", area, area < small),
-        ):
-            if odd:
-                flaws.append(Flaw(what, value, number, x, y))
+        odd = {
+            "parts": (parts, parts > 1),
+            "holes": (holes, holes > 0),
+            "small": (area, area < small),
+        }
+        flaws += [Flaw(what, n, number, x, y) for what, (n, is_odd) in odd.items() if is_odd]
     return areas, cut, flaws
 
 
@@ -127,51 +121,48 @@ def distributions(facts: Sequence[SampleFacts]) -> dict[str, Any]:
     Keys: ``sizes`` and ``pixels`` (how many samples of each), ``quantiles`` (by quantity), and
     ``by_kind``, ``by_group``, ``by_subset`` (see :func:`summary`), where the data set knows any.
     """
-    with_truth = [one for one in facts if one.objects is not None]
-    quantities: dict[str, list[Any]] = {
-        "mean of the image": [one.mean for one in facts],
-        "0.5th percentile of the image": [one.low for one in facts],
-        "99.5th percentile of the image": [one.high for one in facts],
-        "saturated share of the image": [one.saturated for one in facts],
-        "objects in an image": [one.objects for one in with_truth],
-        "pixels of an object": [area for one in facts for area in one.areas],
-        "foreground share of an image": [one.foreground for one in with_truth],
+    rows = pd.DataFrame(facts)
+    sizes = [f"{f.height}×{f.width}" for f in facts]
+    pixels = [f"{f.channels} × {f.dtype}" for f in facts]
+    quantities = {
+        "mean of the image": rows["mean"],
+        "0.5th percentile of the image": rows.low,
+        "99.5th percentile of the image": rows.high,
+        "saturated share of the image": rows.saturated,
+        "objects in an image": rows.objects.dropna(),
+        "pixels of an object": rows.areas.explode().dropna(),
+        "foreground share of an image": rows.foreground.dropna(),
     }
     quantiles = {}
     for name, values in quantities.items():
-        if values:
-            found = np.percentile(np.array(values, float), [*QUANTILES.values()])
+        if len(values):
+            found = np.percentile(values.to_numpy(float), [*QUANTILES.values()])
             rounded = [float(f"{value:.5g}") for value in found]
             quantiles[name] = dict(zip(QUANTILES, rounded, strict=True))
-    by: dict[str, dict[str, list[SampleFacts]]] = {}
+    by = {}
     for what in ("kind", "group", "subset"):
-        members = by[f"by_{what}"] = defaultdict(list)
-        for one in facts:
-            members[getattr(one, what)].append(one)
+        known = set(rows[what]) - {""}
+        by[f"by_{what}"] = {n: summary(m) for n, m in rows.groupby(what)} if known else {}
     return {
-        "sizes": dict(Counter(f"{f.height}×{f.width}" for f in facts).most_common()),
-        "pixels": dict(Counter(f"{f.channels} × {f.dtype}" for f in facts).most_common()),
+        "sizes": pd.Series(sizes).value_counts(sort=True).to_dict(),
+        "pixels": pd.Series(pixels).value_counts().to_dict(),
         "quantiles": quantiles,
-        **{
-            key: {n: summary(m[n]) for n in sorted(m)} if set(m) - {""} else {}
-            for key, m in by.items()
-        },
+        **by,
     }
 
 
-def summary(facts: Sequence[SampleFacts]) -> dict[str, Any]:
+def summary(rows: pd.DataFrame) -> dict[str, Any]:
     """Samples, those with truth and with objects, objects, their median area, and the foreground.
 
     The foreground is the share of all pixels with truth: the balance of the two classes.
     """
-    with_truth = [one for one in facts if one.objects is not None]
-    pixels = sum(one.height * one.width for one in with_truth)
-    areas = [area for one in facts for area in one.areas]
+    truth, areas = rows[rows.objects.notna()], rows.areas.explode().dropna()
+    pixels = int((truth.height * truth.width).sum())
     return {
-        "samples": len(facts),
-        "with truth": len(with_truth),
-        "with objects": sum(bool(one.objects) for one in facts),
+        "samples": len(rows),
+        "with truth": len(truth),
+        "with objects": int((truth.objects > 0).sum()),
         "objects": len(areas),
-        "median area": float(np.median(areas)) if areas else None,
-        "foreground": round(sum(areas) / pixels, 5) if pixels else None,
+        "median area": float(areas.median()) if len(areas) else None,
+        "foreground": round(int(areas.sum()) / pixels, 5) if pixels else None,
     }

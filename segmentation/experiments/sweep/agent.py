@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from segmentation.errors import UserError
 from segmentation.experiments.process import FINISHED
+from segmentation.experiments.sweep.file import Sweep
 from segmentation.experiments.sweep.study import numbers, put_back, sampler
-from segmentation.experiments.sweep.sweep_file import Sweep
 
 PREEMPTED = 143  # exit status of what was asked to stop and can be started again
 POLL = 0.2  # seconds between looks at a process and its metrics
@@ -43,23 +43,14 @@ class TrialFailed(Exception):
 
 @dataclass
 class Agent:
-    """Runs trials until none is left or a signal comes, which its trial's process gets, too.
-
-    Args:
-        sweep: What to run.
-        study: The agent's own.
-        folder: Gets logs and runs.
-        extra: Arguments after those of the sweep.
-        environment: Of its trials.
-        stale: Seconds after which a silent agent is gone; it waits longer for others' last trials.
-    """
+    """Runs trials until none is left or a signal comes, which its trial's process gets, too."""
 
     sweep: Sweep
-    study: Study
-    folder: Path
-    extra: Sequence[str]
-    environment: Mapping[str, str]
-    stale: int
+    study: Study  # the agent's own
+    folder: Path  # gets logs and runs
+    extra: Sequence[str]  # arguments after those of the sweep
+    environment: Mapping[str, str]  # of its trials
+    stale: int  # seconds after which a silent agent is gone; it waits longer for others' trials
     process: subprocess.Popen[bytes] | None = None
     stopped: int = 0  # the signal
     interrupted: bool = False  # whether the trial is to be put back
@@ -74,7 +65,7 @@ class Agent:
     def work(self) -> int:
         """Work to the end; returns the exit status: 0, 1 when too many fail, 130 or 143."""
         target, sign = self.sweep.metric.target, 1 if self.sweep.maximize else -1
-        limit, idle = self.sweep.count or math.inf, time.monotonic()
+        idle = time.monotonic()
         while not self.stopped:
             if self.ended == [TrialState.FAIL] * FAILURES:
                 logs = self.folder / "logs"
@@ -86,7 +77,7 @@ class Agent:
             if target is not None and max(values, default=-math.inf) >= sign * target:
                 break
             begun = 1 + max(numbers(self.study).values(), default=-1)
-            if TrialState.WAITING in states or begun < limit:
+            if TrialState.WAITING in states or begun < (self.sweep.count or math.inf):
                 with suppress(UpdateFinishedTrialError, ValueError):  # another agent took it over
                     self.study.optimize(self._run, 1, catch=(TrialFailed,), callbacks=[self._end])
                 idle = time.monotonic()
@@ -124,41 +115,35 @@ class Agent:
             pruned, status = self._train(trial, argv, log, home)
         seconds = trial.user_attrs.get("seconds", 0) + time.monotonic() - start
         trial.set_user_attr("seconds", seconds)
-        if not pruned and (
-            status == PREEMPTED or (self.stopped and (status or self.stopped == signal.SIGINT))
-        ):
+        stopped = self.stopped and (status or self.stopped == signal.SIGINT)
+        if not pruned and (status == PREEMPTED or stopped):
             self.stopped = self.stopped or signal.SIGTERM  # of the machine's end the process heard
             self.interrupted = True
             print(f"trial {number}: interrupted, to be taken up again", flush=True)
             raise TrialFailed
-        metric, score = self.sweep.metric.name, math.nan
+        metric = self.sweep.metric.name
         history, columns = read_history(home, metric)
-        if finite := [value for value in history if math.isfinite(value)]:
-            score = max(finite) if self.sweep.maximize else min(finite)
+        finite = [value for value in history if math.isfinite(value)]
+        score = (max if self.sweep.maximize else min)(finite, default=math.nan)
+        failed, unknown = not pruned and (status or not finite), not (status or history)
         if pruned:
             said = f"pruned after {len(history)} values"
         elif status:
             said = last_words(log, status)
-        elif finite:
-            said = f"{metric} {score:.4g}"
-        elif history:
-            said = f"{metric} was never a finite number"
-        else:
+        elif unknown:
             near = get_close_matches(metric, columns, 1)
             there = f"nearest: {near[0]}" if near else f"there: {', '.join(columns) or 'nothing'}"
             said = f"{metric} was never logged ({there})"
-        failed = not pruned and (status != 0 or not finite)
-        print(f"trial {number}: {'failed: ' * failed}{said} in {seconds:.0f} s", flush=True)
+        else:
+            said = f"{metric} {score:.4g}" if finite else f"{metric} was never a finite number"
+        print(f"trial {number}: {'failed: ' * bool(failed)}{said} in {seconds:.0f} s", flush=True)
         if pruned:
             raise optuna.TrialPruned
         if failed:
             trial.set_user_attr("reason", said)
-        if failed and not status and not history:
-            raise UserError(
-                f"{self.sweep.path}: metric.name: {said} in trial {number}; correct it, and begin "
-                "with another --storage"
-            )
-        if failed:
+            if unknown:
+                line = f"{self.sweep.path}: metric.name: {said} in trial {number}; correct it, and"
+                raise UserError(f"{line} begin with another --storage")
             raise TrialFailed
         return score
 
@@ -193,9 +178,9 @@ class Agent:
         known = self.study.get_trials(deepcopy=False)[trial.number]
         if known.state != TrialState.RUNNING:
             return True  # this process was suspended, and another agent took the trial over
-        history = (
-            read_history(home, self.sweep.metric.name)[0] if self.sweep.early_terminate else []
-        )
+        if not self.sweep.early_terminate:
+            return False
+        history, _ = read_history(home, self.sweep.metric.name)
         for step in range(len(known.intermediate_values), len(history)):
             trial.report(history[step], step)
             if trial.should_prune():
@@ -236,8 +221,8 @@ def shares(count: int) -> list[dict[str, str]]:
     devices = [device for device in (visible or "").split(",") if device]
     found = [{**os.environ, "OMP_NUM_THREADS": threads} for _ in range(count)]
     for index, share in enumerate(found if len(devices) > 1 else []):
-        own = devices[index::count] or [devices[index % len(devices)]]
-        share["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        some = devices[index::count] or [devices[index % len(devices)]]
+        share["CUDA_VISIBLE_DEVICES"] = ",".join(some)
     return found
 
 
@@ -250,11 +235,10 @@ def newest_run(home: Path) -> Path | None:
 def read_history(home: Path, metric: str) -> tuple[list[float], list[str]]:
     """All values of a metric in the newest run of a trial, and the columns of its log."""
     log = (newest_run(home) or home) / "metrics.csv"
-    if not log.is_file():
-        return [], []
-    whole, _, _ = log.read_text().rpartition("\n")  # the last line may be half written
+    # The last line may be half written.
+    whole = log.read_text().rpartition("\n")[0] if log.is_file() else ""
     rows = csv.DictReader(whole.splitlines())
-    return [float(row[metric]) for row in rows if row.get(metric)], list(rows.fieldnames or ())
+    return [float(row[metric]) for row in rows if row.get(metric)], [*(rows.fieldnames or ())]
 
 
 def last_words(log: Path, status: int) -> str:

@@ -1,25 +1,19 @@
-"""Before the first trial: whether ``fit`` takes the parameters, and roughly how long runs are.
+"""Before the first trial: whether ``fit`` takes the parameters, and roughly how long runs are."""
 
-The parser needs everything that can be named in a config, which takes seconds to import: it runs
-in a process of its own, so that agents stay small.
-"""
-
-import json
 import random
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from difflib import get_close_matches
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from segmentation.errors import UserError
-from segmentation.experiments.sweep.sweep_file import Sweep
+from segmentation.experiments.sweep.file import Sweep
 
 
 def fit_arguments(sweep: Sweep) -> list[str] | None:
@@ -33,26 +27,18 @@ def fit_arguments(sweep: Sweep) -> list[str] | None:
 
 
 def check_parameters(sweep: Sweep, extra: Sequence[str] = ()) -> None:
-    """Let ``fit`` parse each parameter with each of its values (of a range, the ends).
-
-    Raises:
-        UserError: A parameter is unknown (the nearest name is told) or a value is refused.
-    """
-    base = fit_arguments(sweep)
-    if base is None:
+    """Let ``fit`` parse each parameter with each of its values (of a range, the ends)."""
+    if (base := fit_arguments(sweep)) is None:
         return
     values = {parameter.name: parameter.examples() for parameter in sweep.parameters}
-    argv = [sys.executable, "-m", "segmentation.experiments.sweep.check"]
-    asked = json.dumps([[*base, *extra], values])
-    done = subprocess.run(argv, input=asked, capture_output=True, text=True)
-    if done.returncode == 2:
-        raise UserError(f"{sweep.path}: {done.stderr.strip().splitlines()[-1]}")
-    if done.returncode:
-        raise RuntimeError(done.stderr)
+    # The parser imports everything that a config can name: another process keeps agents small.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        if message := pool.submit(refused, [*base, *extra], values).result():
+            raise UserError(f"{sweep.path}: {message}")
 
 
 def refused(base: Sequence[str], parameters: Mapping[str, Sequence[Any]]) -> str | None:
-    """What ``fit`` refuses, in a line; the work of the process."""
+    """What ``fit`` refuses, in a line."""
     from segmentation.training import cli
 
     names: set[str] = set()
@@ -95,62 +81,38 @@ class _ParsedError(Exception):
 
 
 def seconds_of_runs(sweep: Sweep, trials: int, extra: Sequence[str]) -> list[float]:
-    """Seconds of whole runs, each from a run of one epoch (or 10 steps) and one of two (20).
+    """Seconds of whole runs with random values, each from one of 1 epoch (10 steps) and of 2 (20).
 
-    What they have in common is start and test, the difference is an epoch.
-
-    Args:
-        sweep: The values of each run are drawn at random.
-        trials: How many runs to time.
-        extra: More arguments of each run.
-
-    Raises:
-        UserError: The command is not this package's ``fit``, or a run fails.
+    What the two have in common is start and test, the difference is an epoch.
     """
-    if fit_arguments(sweep) is None:
-        raise UserError(f"{sweep.path}: command: only runs of segmentation fit can be timed")
     import optuna
 
     from segmentation.experiments.sweep.study import sampler, silence_optuna
 
+    def timed(*argv: str) -> tuple[float, str]:
+        start = time.monotonic()
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace")
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["nothing was printed"]
+            raise UserError(f"{sweep.path}: a timed run failed: {lines[-1]}")
+        return time.monotonic() - start, done.stdout
+
+    if fit_arguments(sweep) is None:
+        raise UserError(f"{sweep.path}: command: only runs of segmentation fit can be timed")
     silence_optuna()
     found = []
-    total = max(sweep.count or 1000, trials)
-    for number in random.Random(0).sample(range(total), trials):
+    for number in random.Random(0).sample(range(max(sweep.count or 1000, trials)), trials):
         trial = optuna.create_study(sampler=sampler(sweep, number)).ask()
         values = {p.name: p.suggest(trial) for p in sweep.parameters}
         with TemporaryDirectory() as folder:
             argv = [*sweep.command_line(values, Path(folder, "args.json")), *extra]
-            printed = _timed(sweep, [*argv, "--print_config"])[1]
-            config = yaml.safe_load(re.sub(r"^(?!\S+:|\s).*\n", "", printed, flags=re.MULTILINE))
-            lengths = {k: config["trainer"].get(k) or -1 for k in ("max_steps", "max_epochs")}
-            key, whole = next(((k, n) for k, n in lengths.items() if n > 0), ("", 0))
-            if not key:
+            printed = timed(*argv, "--print_config")[1]
+            lengths = re.findall(r"^  (max_epochs|max_steps): (\d+)$", printed, re.MULTILINE)
+            if not lengths:
                 raise UserError(f"{sweep.path}: runs have no end: set trainer.max_epochs")
-            argv += [
-                f"--run.root={folder}",
-                "--run.wandb=off",
-                "--trainer.enable_progress_bar=false",
-            ]
+            key, whole = max(lengths)  # steps, where both are set
+            argv += [f"--run.root={folder}", "--run.wandb=off"]
             short = 10 if key == "max_steps" else 1
-            once, twice = (
-                _timed(sweep, [*argv, f"--trainer.{key}={n}"])[0] for n in (short, 2 * short)
-            )
-        found.append(once + max(twice - once, 0) / short * (whole - short))
+            once, twice = (timed(*argv, f"--trainer.{key}={n}")[0] for n in (short, 2 * short))
+        found.append(once + max(twice - once, 0) / short * (int(whole) - short))
     return found
-
-
-def _timed(sweep: Sweep, argv: list[str]) -> tuple[float, str]:
-    start = time.monotonic()
-    done = subprocess.run(argv, capture_output=True, text=True, errors="replace")
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["nothing was printed"]
-        raise UserError(f"{sweep.path}: a timed run failed: {lines[-1]}")
-    return time.monotonic() - start, done.stdout
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path.cwd()))  # classes of one's own, as in `python -m segmentation`
-    if message := refused(*json.load(sys.stdin)):
-        print(message, file=sys.stderr)
-        sys.exit(2)

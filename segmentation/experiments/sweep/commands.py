@@ -26,20 +26,19 @@ def count(file: Path, /, *fit: str, trial: int = 0, agents: int = 1) -> None:
         UserError: The file is at fault, or a timed run failed.
     """
     from segmentation.experiments.sweep.check import check_parameters, seconds_of_runs
+    from segmentation.experiments.sweep.file import read_sweep
     from segmentation.experiments.sweep.status import clock
-    from segmentation.experiments.sweep.sweep_file import read_sweep
 
     sweep = read_sweep(find_config(file))
     print("no end: set run_cap" if sweep.count is None else f"{sweep.count} runs")
-    if not trial:
-        return
-    check_parameters(sweep, fit)
-    times = seconds_of_runs(sweep, trial, fit)
-    mean = sum(times) / len(times)
-    print(f"a run: roughly {clock(mean)} (from {len(times)}: {', '.join(map(clock, times))})")
-    if sweep.count is not None:
-        total = -(-sweep.count // agents) * mean
-        print(f"the sweep: roughly {clock(total)} with {agents} agent(s)")
+    if trial:
+        check_parameters(sweep, fit)
+        times = seconds_of_runs(sweep, trial, fit)
+        mean = sum(times) / len(times)
+        print(f"a run: roughly {clock(mean)} (from {len(times)}: {', '.join(map(clock, times))})")
+        if sweep.count is not None:
+            total = clock(-(-sweep.count // agents) * mean)
+            print(f"the sweep: roughly {total} with {agents} agent(s)")
 
 
 def run(
@@ -70,8 +69,8 @@ def run(
     """
     from segmentation.experiments.sweep.agent import Agent, run_agents, shares
     from segmentation.experiments.sweep.check import check_parameters
+    from segmentation.experiments.sweep.file import read_sweep
     from segmentation.experiments.sweep.study import begin
-    from segmentation.experiments.sweep.sweep_file import read_sweep
 
     if min(agents, stale) <= 0:
         raise UserError(f"--agents {agents}, --stale {stale}: must be above 0")
@@ -79,8 +78,7 @@ def run(
     program = sweep.command_line({}, Path(os.devnull))[0]
     if shutil.which(program) is None:
         raise UserError(f"{file}: command: {program} cannot be started: there is no such program")
-    home = runs or (f"sweeps/{name}" if "://" in storage else storage)
-    folder = Path(home).resolve()
+    folder = Path(runs or (f"sweeps/{name}" if "://" in storage else storage)).resolve()
     if not (folder / "logs").exists():
         check_parameters(sweep, fit)  # before anything is written: the file is to be mended
     open_study = begin(storage, name, sweep, folder, stale)
@@ -98,15 +96,15 @@ def status(*, storage: str, name: str = "sweep", html: Path | None = None) -> No
     Raises:
         UserError: There is no such sweep.
     """
-    from segmentation.experiments.sweep import status
+    from segmentation.experiments.sweep.status import page, table, trial_rows
     from segmentation.experiments.sweep.study import existing
     from segmentation.io.files import write_bytes
 
     study = existing(storage, name)
-    rows = status.trial_rows(study)
-    print(status.table(rows))
+    rows = trial_rows(study)
+    print(table(rows))
     if html is not None:
-        write_bytes(html, status.page(study, rows).encode())
+        write_bytes(html, page(study, rows).encode())
         print(f"page {html}")
 
 

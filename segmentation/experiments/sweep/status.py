@@ -1,4 +1,4 @@
-"""What became of a sweep's trials: a table, a page, and the best of them."""
+"""What became of a sweep's trials: a table and a page."""
 
 import json
 import warnings
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 
@@ -15,13 +16,8 @@ from segmentation.evaluation.pages import number, render
 from segmentation.experiments.sweep.agent import newest_run
 from segmentation.experiments.sweep.study import DEATHS, numbers
 
-STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "interrupted",  # put back, not yet taken up again
-}
+# What was put back is waiting, not yet taken up again.
+STATES = {TrialState.FAIL: "failed", TrialState.WAITING: "interrupted"}
 
 
 def trial_rows(study: Study) -> list[dict[str, Any]]:
@@ -41,18 +37,17 @@ def trial_rows(study: Study) -> list[dict[str, Any]]:
         except (OSError, ValueError):
             used = {}
         seen = [value for value in trial.intermediate_values.values() if value == value]
-        complete = trial.state == TrialState.COMPLETE
-        died = f"{DEATHS} agents ended in it without a word"
+        died = f"{DEATHS} agents ended in it without a word" * (trial.state == TrialState.FAIL)
         rows.append(
             {
                 "trial": place,
-                "state": STATES[trial.state],
+                "state": STATES.get(trial.state, trial.state.name.lower()),
                 "time": clock(facts.get("seconds")),
                 "CPU time": clock(used.get("cpu_seconds")),
                 "memory": megabytes(used.get("peak_memory_bytes")),
                 "GPU memory": megabytes(used.get("peak_gpu_memory_bytes")),
-                metric: trial.value if complete else pick(seen, default=None),
-                "": facts.get("reason", died if trial.state == TrialState.FAIL else ""),
+                metric: trial.value if trial.value is not None else pick(seen, default=None),
+                "": facts.get("reason", died),
                 "values": facts.get("values", {}),
                 "command": facts.get("command", []),
                 "folder": folder,
@@ -63,12 +58,8 @@ def trial_rows(study: Study) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The trials in columns, and how many there are of each state."""
-    head = [*rows[0]][:8] if rows else []
-    cells = [[number(v) if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
-    lines = [head, *(["–" if c == "None" else c for c in line[:8]] for line in cells)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-    return "\n".join([*text, "", counts(rows)])
+    cells = pd.DataFrame(rows).iloc[:, :8]
+    return f"{cells.to_string(index=False, float_format=number, na_rep='–')}\n\n{counts(rows)}"
 
 
 def counts(rows: list[dict[str, Any]]) -> str:
@@ -88,20 +79,17 @@ def page(study: Study, rows: list[dict[str, Any]]) -> str:
     if len({trial.value for trial in complete}) > 1:
         metric = study.user_attrs["sweep"]["metric"]["name"]
         matplotlib.use("Agg")
+        plot = optuna.visualization.matplotlib.plot_parallel_coordinate
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a parameter that has one value
-            axes = optuna.visualization.matplotlib.plot_parallel_coordinate(
-                study, target_name=metric
-            )
-        figure = axes.figure
-        figure.set_size_inches(11, 5)  # type: ignore[union-attr]
+            figure: Any = plot(study, target_name=metric).figure
+        figure.set_size_inches(11, 5)
         figure.subplots_adjust(bottom=0.25)
         for one in figure.axes[1:]:  # of a class its name, of a file its own
             texts = [text.get_text().strip('"') for text in one.get_yticklabels()]
             if any(text.count(".") > 1 for text in texts):
                 one.set_yticks(one.get_yticks(), [text.rpartition(".")[2] for text in texts])
-        parallel = svg(figure)  # type: ignore[arg-type]
-        shares = optuna.importance.get_param_importances(study)
+        parallel, shares = svg(figure), optuna.importance.get_param_importances(study)
     names = sorted({name for row in rows for name in row["values"]})
     return render(
         "sweep.html",
@@ -116,14 +104,8 @@ def page(study: Study, rows: list[dict[str, Any]]) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """Such as ``1:02:03``, or ``4.5 s`` below a minute.
-
-    >>> clock(4.25), clock(7325), clock(None)
-    ('4.2 s', '2:02:05', '–')
-    """
-    if seconds is None:
-        return "–"
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+    """Hours, minutes and seconds, such as ``1:02:03``."""
+    return "–" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 def megabytes(size: int | None) -> str:

@@ -9,7 +9,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,51 +25,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from segmentation.errors import UserError
-from segmentation.experiments.sweep.sweep_file import Sweep
+from segmentation.experiments.sweep.file import Sweep
 
 DEATHS = 3  # agents that may vanish over one trial before it counts as failed
 STALE = 120  # seconds without a sign of life after which an agent counts as gone
-
-
-class FolderStorage(JournalStorage, BaseHeartbeat):
-    """Optuna's journal in a folder, and a file for each running trial that its agent touches.
-
-    Signs of life are compared on the file server's clock.
-    """
-
-    def __init__(self, folder: Path, stale: int) -> None:
-        self.alive, self.stale = folder / "alive", stale
-        self.alive.mkdir(parents=True, exist_ok=True)
-        path = str(folder / "journal.log")
-        # Symbolic links lock on any network file system, but few users of Windows may make them.
-        lock = JournalFileOpenLock(path) if os.name == "nt" else JournalFileSymlinkLock(path)
-        super().__init__(JournalFileBackend(path, lock))
-
-    def record_heartbeat(self, trial_id: int) -> None:
-        (self.alive / str(trial_id)).touch()
-
-    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        self.record_heartbeat(-os.getpid())  # tells the server's time
-        now = self._seen(-os.getpid())
-        running = self.get_all_trials(study_id, False, (TrialState.RUNNING,))
-        return [t._trial_id for t in running if now - self._seen(t._trial_id) > self.stale]
-
-    def _seen(self, trial_id: int) -> float:
-        with (self.alive / str(trial_id)).open("ab") as file:  # opening asks the server anew
-            return os.fstat(file.fileno()).st_mtime
-
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        if state.is_finished():
-            (self.alive / str(trial_id)).unlink(missing_ok=True)
-        return super().set_trial_state_values(trial_id, state, values)
-
-    def get_heartbeat_interval(self) -> int:
-        return max(1, self.stale // 4)
-
-    def get_heartbeat_stale_trial_callback(self) -> Callable[[Study, FrozenTrial], None]:
-        return put_back_left
 
 
 def put_back(study: Study, trial: FrozenTrial) -> None:
@@ -82,6 +41,37 @@ def put_back_left(study: Study, trial: FrozenTrial) -> None:
     trial.set_user_attr("deaths", trial.user_attrs.get("deaths", 0) + 1)
     if trial.user_attrs["deaths"] < DEATHS:
         put_back(study, trial)
+
+
+class FolderStorage(JournalStorage, BaseHeartbeat):
+    """Optuna's journal in a folder, and a file for each trial that its agent touches."""
+
+    def __init__(self, folder: Path, stale: int) -> None:
+        self.alive, self.stale = folder.resolve() / "alive", stale
+        self.alive.mkdir(parents=True, exist_ok=True)
+        path = str(self.alive.with_name("journal.log"))
+        # Symbolic links lock on any network file system, but few users of Windows may make them.
+        lock = JournalFileOpenLock(path) if os.name == "nt" else JournalFileSymlinkLock(path)
+        super().__init__(JournalFileBackend(path, lock))
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        (self.alive / str(trial_id)).touch()
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        self.record_heartbeat(-os.getpid())  # tells the file server's time
+        now = self._seen(-os.getpid())
+        running = self.get_all_trials(study_id, False, (TrialState.RUNNING,))
+        return [t._trial_id for t in running if now - self._seen(t._trial_id) > self.stale]
+
+    def _seen(self, trial_id: int) -> float:
+        with (self.alive / str(trial_id)).open("ab") as file:  # opening asks the server anew
+            return os.fstat(file.fileno()).st_mtime
+
+    def get_heartbeat_interval(self) -> int:
+        return max(1, self.stale // 4)
+
+    def get_heartbeat_stale_trial_callback(self) -> Callable[[Study, FrozenTrial], None]:
+        return put_back_left
 
 
 def sampler(sweep: Sweep, number: int) -> BaseSampler:
@@ -111,48 +101,55 @@ def numbers(study: Study) -> dict[int, int]:
     return found
 
 
+@contextmanager
+def opened(where: str, stale: int = STALE) -> Iterator[FolderStorage | RDBStorage]:
+    """The storage that ``--storage`` names; what goes wrong with it in the block is said so."""
+    silence_optuna()
+    try:
+        yield _database(where, stale) if "://" in where else FolderStorage(Path(where), stale)
+    except ImportError:
+        remedy = "for PostgreSQL: pip install 'biomedical-segmentation[postgres]'"
+        raise UserError(f"{where}: its driver is not installed; {remedy}") from None
+    except (OSError, SQLAlchemyError, OptunaError, KeyError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(
+            f"{where}: is no storage of sweeps or cannot be written ({reason}); choose another"
+        ) from None
+
+
+def _database(url: str, stale: int, pauses: tuple[float, ...] = (0.2, 1, 3)) -> RDBStorage:
+    try:
+        return RDBStorage(
+            # SQLAlchemy's releases differ in the driver that they choose.
+            url.replace("postgresql://", "postgresql+psycopg://"),
+            # SQLite locks the whole file for a moment: others wait for it.
+            {"pool_pre_ping": True, "connect_args": {"timeout": 60} if "sqlite:" in url else {}},
+            heartbeat_interval=max(1, stale // 4),
+            grace_period=stale,
+            heartbeat_stale_trial_callback=put_back_left,
+        )
+    except SQLAlchemyError:  # perhaps another agent makes the tables at this moment
+        if not pauses:
+            raise
+    time.sleep(pauses[0])
+    return _database(url, stale, pauses[1:])
+
+
 def silence_optuna() -> None:
     """No line for each trial, and no warning that its heartbeat may change."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
-def open_storage(where: str, stale: int = STALE) -> FolderStorage | RDBStorage:
-    """The storage that ``--storage`` names: a folder, or Optuna's URL of a database."""
-    silence_optuna()
-    if "://" not in where:
-        return FolderStorage(Path(where).resolve(), stale)
-    # SQLAlchemy's releases differ in the driver that they choose.
-    where = where.replace("postgresql://", "postgresql+psycopg://")
-    # SQLite locks the whole file for a moment: others wait for it.
-    wait = {"connect_args": {"timeout": 60}} if where.startswith("sqlite") else {}
-    for pause in (0.2, 1, 3, 0):
-        try:
-            return RDBStorage(
-                where,
-                {"pool_pre_ping": True, **wait},
-                heartbeat_interval=max(1, stale // 4),
-                grace_period=stale,
-                heartbeat_stale_trial_callback=put_back_left,
-            )
-        except SQLAlchemyError:  # perhaps another agent makes the tables at this moment
-            if not pause:
-                raise
-            time.sleep(pause)
-    raise AssertionError
-
-
 def begin(where: str, name: str, sweep: Sweep, folder: Path, stale: int) -> Callable[[], Study]:
     """Make a sweep's study, or open it to go on; returns what gives each agent a study of its own.
 
-    Raises:
-        UserError: It cannot be written, or another sweep is kept there.
+    A storage that keeps another sweep of this name is refused.
     """
     search = json.loads(json.dumps(sweep.search, default=str))
     early = sweep.early_terminate
     pruner = SuccessiveHalvingPruner(early.first, early.eta) if early else NopPruner()
-    with explained(where):
-        storage = open_storage(where, stale)
+    with opened(where, stale) as storage:
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -175,31 +172,11 @@ def begin(where: str, name: str, sweep: Sweep, folder: Path, stale: int) -> Call
 
 
 def existing(where: str, name: str) -> Study:
-    """The study of a storage.
-
-    Raises:
-        UserError: There is none of that name.
-    """
+    """The study of a storage, or a `UserError` where there is none of that name."""
     if "://" in where or Path(where, "journal.log").is_file():
-        with explained(where):
-            storage = open_storage(where)
+        with opened(where) as storage:
             names = optuna.get_all_study_names(storage)
             if name in names:
                 return optuna.load_study(study_name=name, storage=storage)
             name += f" (there: {', '.join(names) or 'none'})"
     raise UserError(f"{where}: holds no sweep called {name}; start one with segmentation sweep run")
-
-
-@contextmanager
-def explained(where: str) -> Iterator[None]:
-    """Say in one line what is wrong with a storage."""
-    try:
-        yield
-    except ImportError:
-        remedy = "for PostgreSQL: pip install 'biomedical-segmentation[postgres]'"
-        raise UserError(f"{where}: its driver is not installed; {remedy}") from None
-    except (OSError, SQLAlchemyError, OptunaError, KeyError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(
-            f"{where}: is no storage of sweeps or cannot be written ({reason}); choose another"
-        ) from None

@@ -1,17 +1,16 @@
 """The real ``segmentation fit`` under ``segmentation sweep run``."""
 
 import json
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from segmentation.experiments.sweep import check
 from segmentation.experiments.sweep.check import fit_arguments, refused
+from segmentation.experiments.sweep.file import read_sweep
 from segmentation.experiments.sweep.status import trial_rows
 from segmentation.experiments.sweep.study import existing
-from segmentation.experiments.sweep.sweep_file import read_sweep
 from tests.experiments.sweep.common import ROOT, start, sweep_file
 from tests.helpers import TINY, refusal
 
@@ -25,12 +24,8 @@ SHIPPED = [
 def test_unknown_parameters_are_refused_before_the_first_trial(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def here(argv: list[str], input: str, **_: Any) -> subprocess.CompletedProcess[str]:
-        assert argv == [sys.executable, "-m", "segmentation.experiments.sweep.check"]
-        message = refused(*json.loads(input))
-        return subprocess.CompletedProcess(argv, 2 if message else 0, "", f"{message}\n")
-
-    monkeypatch.setattr(subprocess, "run", here)
+    here = ThreadPoolExecutor  # in place of a process, which imports Torch for half a minute
+    monkeypatch.setattr(check, "ProcessPoolExecutor", lambda count, context: here(count))
     for name, value, gist in (
         ("model.optimizer.lrr", 0.1, "the nearest is model.optimizer.lr"),
         ("data.batchsize", 4, "the nearest is data.batch_size"),

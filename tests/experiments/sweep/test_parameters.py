@@ -9,7 +9,7 @@ import pytest
 from optuna.samplers import RandomSampler
 from scipy import stats
 
-from segmentation.experiments.sweep.parameters import DISTRIBUTIONS, Parameter
+from segmentation.experiments.sweep.file import DISTRIBUTIONS, Parameter
 
 LOG = stats.loguniform(1e-3, 10)
 ENDS = {"min": math.log(1e-3), "max": math.log(10)}

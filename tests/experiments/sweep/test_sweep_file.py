@@ -9,7 +9,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from segmentation.__main__ import main
 from segmentation.errors import UserError
-from segmentation.experiments.sweep.sweep_file import ARGS, read_sweep
+from segmentation.experiments.sweep.file import ARGS, read_sweep
 from tests.experiments.sweep.common import ROOT, sweep_file
 from tests.helpers import refusal
 

@@ -1,0 +1,330 @@
+"""A sweep file in W&B's schema: what is searched, how, and the command of one run.
+
+Optuna draws from uniform, log-uniform and categorical distributions. Of what W&B has beside these
+it draws the quantile, from which the value is computed; what is quantized is rounded after it was
+drawn, as W&B does it. See https://docs.wandb.ai/guides/sweeps/sweep-config-keys.
+"""
+
+import itertools
+import json
+import math
+import os
+import re
+import sys
+from bisect import bisect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from segmentation.errors import UserError
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+TAIL = 1e-6  # quantiles are drawn from TAIL … 1 - TAIL: a normal distribution ends at 4.75 sigma
+_SMOOTH = {
+    **dict.fromkeys(("uniform", "log_uniform", "log_uniform_values"), ("min", "max")),
+    **dict.fromkeys(("normal", "log_normal"), ("mu", "sigma")),
+    "beta": ("a", "b"),
+}
+# Settings of each distribution. The ends of log_uniform are exponents of e.
+DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
+    **{"constant": ("value",), "categorical": ("values",)},
+    "categorical_w_probabilities": ("values", "probabilities"),
+    **dict.fromkeys(("int_uniform", "inv_log_uniform", "inv_log_uniform_values"), ("min", "max")),
+    **_SMOOTH,
+    **{f"q_{name}": (*settings, "q") for name, settings in _SMOOTH.items()},
+}
+ARGS = (
+    "args", "args_no_equals", "args_no_hyphens", "args_no_boolean_flags", "args_json",
+    "args_json_file", "args_append_hydra", "args_override_hydra",
+)  # fmt: skip
+_SEARCH = ("command", "early_terminate", "method", "metric", "parameters", "program")
+_WANDB_ONLY = {"name", "description", "project", "entity", "apiVersion", "kind"}
+_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
+_MACRO = re.compile(r"\$\{(?!envvar:)(.*)\}")
+
+
+def _is_number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"must be a number, not {value!r} (YAML wants 1.0e-5, not 1e-5)")
+    return value
+
+
+Number = Annotated[Any, AfterValidator(_is_number)]  # keeps 1 and 1.0 apart
+_Positive = Annotated[Number, Field(gt=0)]
+_AtLeast1 = Annotated[Number, Field(ge=1)]
+
+
+class Parameter(BaseModel, extra="forbid", frozen=True):
+    """A parameter and how its values are drawn; the fields beside the name are the file's own.
+
+    >>> Parameter(name="data.crop", min=64, max=66).values_of_grid()
+    [64, 65, 66]
+    """
+
+    name: str  # as fit takes it, such as model.optimizer.lr
+    distribution: str = ""  # by default what the settings belong to
+    value: Any = None
+    values: list[Any] = []
+    probabilities: list[float] = []
+    min: Number = None
+    max: Number = None
+    mu: Number = 0.0
+    sigma: _Positive = 1.0
+    a: _Positive = 1.0
+    b: _Positive = 1.0
+    q: _Positive = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for nested in given.get("parameters") or ():
+            raise ValueError(
+                "nested parameters arrive as one argument, which fit cannot read; write flat "
+                f"dotted names such as {given['name']}.{nested}"
+            )
+        ends = {type(given.get(key)) for key in ("min", "max")}
+        chosen = "int_uniform" if ends == {int} else "uniform" if ends == {float} else ""
+        if "values" in given:
+            chosen = "categorical" + "_w_probabilities" * ("probabilities" in given)
+        return {"distribution": "constant" if "value" in given else chosen, **given}
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        kind, low, high, total = self.distribution, self.min, self.max, sum(self.probabilities)
+        known, given = DISTRIBUTIONS.get(kind, ()), self.model_fields_set - {"name", "distribution"}
+        texts = [json.dumps(value, default=str) for value in self.values]
+        wrong = ""
+        if not known:
+            wrong = (
+                f"{kind!r} is none of W&B's distributions ({', '.join(DISTRIBUTIONS)}); give one, "
+                "or value, values, or min and max that are both whole numbers or both decimals"
+            )
+        elif given - {*known} or {*known} & {"min", "max", "value"} - given:
+            wrong = f"{kind} has {' and '.join(known)}, not {', '.join(given) or 'none'}"
+        elif "values" in known and not texts:
+            wrong = "values is empty; list at least one"
+        elif len({*texts}) < len(texts):
+            wrong = f"values lists {max(texts, key=texts.count)} twice; leave one out"
+        elif total and (len(self.probabilities) != len(texts) or abs(total - 1) > 1e-6):
+            wrong = "probabilities must be one for each value, and 1 in sum"
+        elif "min" in known and low > high:
+            wrong = f"min {low} is above max {high}; exchange them"
+        elif kind.endswith("log_uniform_values") and low <= 0:
+            wrong = f"min {low} has no logarithm; it must be above 0"
+        elif kind == "int_uniform" and (type(low), type(high)) != (int, int):
+            wrong = "int_uniform needs whole numbers as min and max"
+        if wrong:
+            raise ValueError(wrong)
+        return self
+
+    def values_of_grid(self) -> list[Any] | None:
+        """All values in a grid, or ``None`` for what W&B cannot put into a grid."""
+        if self.distribution == "int_uniform":
+            return list(range(self.min, self.max + 1))
+        if self.distribution == "q_uniform":  # W&B leaves the end out
+            steps = math.ceil((self.max - self.min) / self.q - 1e-9)
+            return [_tidy(self.min + i * self.q) for i in range(steps)]
+        return {"constant": [self.value], "categorical": self.values}.get(self.distribution)
+
+    def examples(self) -> list[Any]:
+        """Values to try the parser with: all of a list, the ends of a range."""
+        listed = [self.value] if self.distribution == "constant" else self.values
+        return listed or [self._value_of(end) for end in self._span()]
+
+    def suggest(self, trial: "Trial") -> Any:
+        """Draw a value, or get the one that the trial has already."""
+        if self.distribution == "constant":
+            return self.value
+        if self.distribution == "categorical":
+            choices = [self.stored(value) for value in self.values]
+            return json.loads(trial.suggest_categorical(self.name, choices))
+        low, high = self._span()
+        if self.distribution == "int_uniform":
+            return trial.suggest_int(self.name, int(low), int(high))
+        log = "log_u" in self.distribution
+        return self._value_of(trial.suggest_float(self.name, low, high, log=log))
+
+    def stored(self, value: Any) -> Any:
+        """A value of a grid as Optuna stores it: JSON, where 1, 1.0, True and "1" differ."""
+        return json.dumps(value) if self.distribution == "categorical" else value
+
+    def _value_of(self, drawn: float) -> Any:
+        """The value for what Optuna drew: the value itself, or its quantile (0…1)."""
+        from scipy.special import betaincinv, ndtri
+
+        if self.distribution == "categorical_w_probabilities":
+            place = bisect(list(itertools.accumulate(self.probabilities)), drawn)
+            return self.values[min(place, len(self.values) - 1)]
+        if "normal" in self.distribution:
+            drawn = self.mu + self.sigma * float(ndtri(drawn))
+            drawn = math.exp(drawn) if "log" in self.distribution else drawn
+        elif "beta" in self.distribution:
+            drawn = float(betaincinv(self.a, self.b, drawn))
+        quantized = self.distribution.startswith("q_")
+        return _tidy(round(drawn / self.q) * self.q) if quantized else drawn
+
+    def _span(self) -> tuple[float, float]:
+        """The ends of what Optuna draws."""
+        if self.min is None:
+            return TAIL, 1 - TAIL
+        if self.distribution == "inv_log_uniform":  # 1/x has the exponents
+            return math.exp(-self.max), math.exp(-self.min)
+        exponents = self.distribution.endswith("log_uniform")
+        return (math.exp(self.min), math.exp(self.max)) if exponents else (self.min, self.max)
+
+
+def _tidy(value: float) -> float:
+    """Without the dust of multiplying: .3 for .30000000000000004."""
+    return value if isinstance(value, int) else float(f"{value:.12g}")
+
+
+class Metric(BaseModel, extra="forbid", frozen=True):
+    """What runs are judged by: a column of ``metrics.csv``; none begins after one at the target."""
+
+    name: str
+    goal: Literal["minimize", "maximize"] = "minimize"
+    target: Number = None
+
+
+class Hyperband(BaseModel, extra="forbid", frozen=True):
+    """Early termination: after ``first`` values, times ``eta``, … all but the best 1/eta end."""
+
+    type: Literal["hyperband"]
+    min_iter: _AtLeast1 = None
+    max_iter: _AtLeast1 = None
+    s: _AtLeast1 = None
+    eta: Annotated[int, Field(ge=2)] = 3
+    strict: bool = True
+
+    @model_validator(mode="after")
+    def _has_a_band(self) -> Self:
+        if not (self.min_iter or (self.max_iter and self.s)):
+            raise ValueError("needs min_iter, or max_iter and s")
+        return self
+
+    @property
+    def first(self) -> int:
+        """How many values are logged before runs are compared for the first time."""
+        brackets = (int(self.max_iter / self.eta**k) for k in range(int(self.s or 0), 0, -1))
+        return next((first for first in brackets if first), 0) or int(self.min_iter or 1)
+
+
+class Sweep(BaseModel, extra="forbid", frozen=True):
+    """What a sweep file says, read by :func:`read_sweep`."""
+
+    path: Path
+    search: dict[str, Any]  # all that decides which trials there are, as in the file
+    method: Literal["grid", "random", "bayes"]
+    metric: Metric
+    parameters: list[Parameter]  # by name, as W&B's server passes them on
+    early_terminate: Hyperband | None = None
+    run_cap: Annotated[int, Field(gt=0, strict=True)] | None = None
+    command: list[str] = ["${env}", "${interpreter}", "${program}", "${args}"]
+    program: str | None = None
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> list[Any]:
+        if not isinstance(given, dict) or not given:
+            raise ValueError("is empty, so there is nothing to search; name some")
+        items = sorted((str(name), content) for name, content in given.items())
+        return [{**c, "name": name} if isinstance(c, dict) else c for name, c in items]
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        for parameter in self.parameters if self.method == "grid" else ():
+            if not parameter.values_of_grid():
+                raise ValueError(
+                    f"parameters.{parameter.name}: a grid has no {parameter.distribution}, or it "
+                    "holds no value; list values, or use method random"
+                )
+        macros = [macro[1] for word in self.command if (macro := _MACRO.fullmatch(word))]
+        for name in set(macros) - {"env", "interpreter", "program", *ARGS}:
+            raise ValueError(f"command: ${{{name}}} is none of W&B's macros; use ${{args}}")
+        if not {*ARGS} & {*macros}:
+            raise ValueError("command: ${args} is missing: all runs would be the same")
+        if "program" in macros and self.program is None:
+            raise ValueError("program: is missing, which the command names")
+        return self
+
+    @property
+    def maximize(self) -> bool:
+        """Whether more of the metric is better."""
+        return self.metric.goal == "maximize"
+
+    @property
+    def count(self) -> int | None:
+        """How many runs there are, or ``None`` where nothing ends the sweep."""
+        if self.method != "grid":
+            return self.run_cap
+        total = math.prod(len(parameter.values_of_grid() or ()) for parameter in self.parameters)
+        return min(total, self.run_cap or total)
+
+    def combination(self, number: int) -> dict[str, Any]:
+        """Values of the grid's run ``number`` (0 … count - 1); the last parameter runs fastest."""
+        grids = [parameter.values_of_grid() or () for parameter in self.parameters]
+        chosen = next(itertools.islice(itertools.product(*grids), number, None))
+        return {p.name: value for p, value in zip(self.parameters, chosen, strict=True)}
+
+    def command_line(self, values: Mapping[str, Any], json_file: Path) -> list[str]:
+        """The command of one run, its macros replaced as ``wandb agent`` does it.
+
+        ``json_file`` is written if the command asks for ``${args_json_file}``.
+        """
+        from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+        macros = create_sweep_command_args({"args": {n: {"value": v} for n, v in values.items()}})
+        macros |= {
+            "env": [] if os.name == "nt" else ["/usr/bin/env"],
+            "interpreter": [sys.executable],  # W&B's agent: the first python on the PATH
+            "program": [self.program],
+            "args_json_file": [str(json_file)],
+        }
+        if "${args_json_file}" in self.command:
+            json_file.write_text(macros["args_json"][0])
+        words: list[str] = []
+        for word in self.command:
+            for variable in set(_VARIABLE.findall(word)) - os.environ.keys():
+                raise UserError(f"{self.path}: command: variable {variable} is not set; set it")
+            macro = _MACRO.fullmatch(word)
+            filled = _VARIABLE.sub(lambda found: os.environ[found[1]], word)
+            words += macros[macro[1]] if macro else [filled]
+        return words
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a sweep file; what is not in W&B's schema, or only W&B can do, is refused."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML ({reason}); correct it") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a sweep is a mapping with method and parameters; correct it")
+    given = {key: value for key, value in content.items() if key not in _WANDB_ONLY}
+    search = {key: given[key] for key in _SEARCH if key in given}
+    try:
+        return Sweep(**{**given, "path": path, "search": search})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+    place, reason = [str(key) for key in wrong["loc"]], wrong["msg"].removeprefix("Value error, ")
+    if place[:1] == ["parameters"] and len(place) > 1:
+        place[1] = sorted(map(str, content["parameters"]))[int(place[1])]
+    if wrong["type"] == "extra_forbidden":
+        near = get_close_matches(place[-1], Sweep.model_fields, 1)
+        hint = f"did you mean {near[0]}?" if near else "leave it out"
+        reason = f"cannot be executed here; {hint}"
+    raise UserError(f"{path}: {'.'.join(place)}{': ' * bool(place)}{reason}")
