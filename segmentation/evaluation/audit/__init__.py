@@ -294,7 +294,7 @@ def suggested_corrections(
             prefer[wrong] = right, why
 
     def quoted(text: str) -> Markup:
-        options = {"default_style": '"', "allow_unicode": True, "width": 2**20}
+        options: Any = {"default_style": '"', "allow_unicode": True, "width": 2**20}
         return Markup(yaml.safe_dump(text, **options).strip())
 
     def line(text: str) -> Markup:
