@@ -12,7 +12,7 @@ from segmentation.__main__ import main
 from segmentation.experiments.sweep.agent import read_history, shares
 from segmentation.experiments.sweep.status import trial_rows
 from segmentation.experiments.sweep.study import existing
-from tests.experiments.sweep.common import postgresql, start, sweep_file, wait_until
+from tests.experiments.sweep.common import PATIENCE, postgresql, start, sweep_file, wait_until
 from tests.helpers import refusal
 
 # Connections of SQLAlchemy's pools end with the process.
@@ -42,7 +42,7 @@ def states(options: list[str]) -> list[str]:
 
 def finished(*words: str | Path) -> str:
     process = start(*words)
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out + err
     return out
 
@@ -69,7 +69,7 @@ def test_agents_of_two_machines_take_each_combination_once(
     path = sweep_file(tmp_path, parameters=parameters)
     words = ("run", path, *options, "--agents=2", "--stale=20", "--", "--crash=2", "--epochs=1")
     both = [start(*words) for _ in range(2)]
-    printed = [process.communicate(timeout=100) for process in both]
+    printed = [process.communicate(timeout=PATIENCE) for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     assert finished(*words) == ""  # nothing is left to do
     found = rows(options)
@@ -115,7 +115,7 @@ def test_a_signal_reaches_the_trial_and_puts_it_back(tmp_path: Path) -> None:
     first = wait_until(lambda: begun(tmp_path, 0))[0]
     wait_until(lambda: states(options).count("complete") == 3)
     agent.send_signal(signal.SIGTERM)
-    out, err = agent.communicate(timeout=60)
+    out, err = agent.communicate(timeout=PATIENCE)
     assert agent.returncode == 143, err
     assert "trial 0: interrupted, to be taken up again" in out
     assert not Path(f"/proc/{first.read_text()}").exists()

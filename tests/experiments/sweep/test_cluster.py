@@ -10,7 +10,7 @@ import yaml
 
 from segmentation.experiments.sweep.status import trial_rows
 from segmentation.experiments.sweep.study import existing
-from tests.experiments.sweep.common import ENVIRONMENT, FAST, ROOT, sweep_file, wait_until
+from tests.experiments.sweep.common import ENVIRONMENT, FAST, PATIENCE, ROOT, sweep_file, wait_until
 
 CLUSTER = ROOT / "configs" / "cluster"
 SCRIPTS = sorted(CLUSTER.glob("*.sh"))
@@ -95,7 +95,7 @@ def test_slurm_job_is_requeued_and_goes_on(tmp_path: Path, environment: dict[str
     first = job("slurm.sh", environment, "--epochs=1")
     wait_until(lambda: list((store / "runs" / "trial-00001").glob("*/started")))
     first.send_signal(signal.SIGUSR1)  # as --signal=B:USR1@180 does it
-    out, err = first.communicate(timeout=60)
+    out, err = first.communicate(timeout=PATIENCE)
     assert first.returncode == 143, out + err
     assert (tmp_path / "calls").read_text() == "requeue 40_3\n"
     assert [row["state"] for row in trial_rows(existing(str(store), "sweep"))] == [
@@ -104,7 +104,7 @@ def test_slurm_job_is_requeued_and_goes_on(tmp_path: Path, environment: dict[str
     ]
     hold.unlink()
     second = job("slurm.sh", environment, "--epochs=1")
-    out, err = second.communicate(timeout=60)
+    out, err = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, out + err
     assert [row["state"] for row in trial_rows(existing(str(store), "sweep"))] == ["complete"] * 3
     assert (tmp_path / "calls").read_text() == "requeue 40_3\n"
@@ -129,7 +129,7 @@ def test_a_run_on_several_nodes_gives_all_its_processes_the_same(
         "SLURM_JOB_NAME": "sweep",
     }
     done = job("slurm.sh", environment)
-    out, err = done.communicate(timeout=60)
+    out, err = done.communicate(timeout=PATIENCE)
     assert done.returncode == 0, out + err
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == ["show hostnames node[7-8]", "srun --kill-on-bad-exit=1 node7 20041"]
@@ -150,7 +150,7 @@ def test_wandbs_agent_is_told_to_end(
     wait_until((tmp_path / "calls.ready").exists)
     if warned == "by a signal":
         running.send_signal(signal.SIGUSR1)
-    _, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == 143
     more = ",WARNING=60" if warned == "by the timer" else ",WARNING=180"
     assert (tmp_path / "calls").read_text().splitlines() == [
@@ -162,7 +162,7 @@ def test_wandbs_agent_is_told_to_end(
 
 def test_settings_are_asked_for(environment: dict[str, str]) -> None:
     done = job("slurm.sh", environment)
-    _, err = done.communicate(timeout=60)
+    _, err = done.communicate(timeout=PATIENCE)
     assert done.returncode != 0
     assert "set SWEEP, or WANDB_SWEEP" in err
 

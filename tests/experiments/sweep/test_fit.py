@@ -11,7 +11,7 @@ from segmentation.experiments.sweep.check import fit_arguments, refused
 from segmentation.experiments.sweep.file import read_sweep
 from segmentation.experiments.sweep.status import trial_rows
 from segmentation.experiments.sweep.study import existing
-from tests.experiments.sweep.common import ROOT, start, sweep_file
+from tests.experiments.sweep.common import PATIENCE, ROOT, start, sweep_file
 from tests.helpers import TINY, refusal
 
 COMMAND = ["${env}", "${interpreter}", "-m", "segmentation", "fit", "--config"]
@@ -67,7 +67,7 @@ def test_fit_on_two_processes(tmp_path: Path, dsb_root: Path) -> None:
     )
     store = tmp_path / "store"
     process = start("run", path, f"--storage={store}", "--", *extra)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=PATIENCE)
     log = (store / "logs" / "trial-00000.log").read_text()
     assert process.returncode == 0, err + log
     (row,) = trial_rows(existing(str(store), "sweep"))
