@@ -67,7 +67,8 @@ class _Writer(ExperimentWriter):
     def keep(self, count: int | None) -> None:
         """Drop what was logged after the first ``count`` rows: it is about to be done again."""
         table = self._table()
-        self.metrics_keys, self.metrics, self.rows = list(table), [], len(table[:count])
+        self.metrics_keys = table.columns.astype(str).tolist()
+        self.metrics, self.rows = [], len(table[:count])
         if self.rows < len(table):
             self._write(table[:count])
 
@@ -76,8 +77,9 @@ class _Writer(ExperimentWriter):
 
     def _table(self) -> pd.DataFrame:
         try:
-            path, as_text = self.metrics_file_path, {"dtype": str, "keep_default_na": False}
-            return pd.read_csv(path, index_col=False, on_bad_lines="skip", **as_text)
+            as_text: Any = {"dtype": str, "keep_default_na": False, "on_bad_lines": "skip"}
+            table: pd.DataFrame = pd.read_csv(self.metrics_file_path, index_col=False, **as_text)
+            return table
         except (FileNotFoundError, pd.errors.EmptyDataError):  # killed before its first row
             return pd.DataFrame()
 
