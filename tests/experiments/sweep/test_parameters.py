@@ -34,7 +34,7 @@ def drawn(parameter: Parameter, count: int = 400) -> list[Any]:
         ({"distribution": "log_normal", "mu": 1, "sigma": 0.5}, stats.lognorm(0.5, scale=math.e)),
         ({"distribution": "beta", "a": 2, "b": 5}, stats.beta(2, 5)),
     ],
-    ids=lambda value: str(value)[:60],
+    ids=lambda value: str(value)[:60] if isinstance(value, dict) else "scipy",
 )
 def test_continuous_draws_follow_scipys_distribution(
     content: dict[str, Any], expected: Any
