@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from segmentation import __version__
-from segmentation.commands import call, summary
+from segmentation.commands import call, first_line
 from segmentation.errors import UserError
 from segmentation.training.signals import leaving
 
@@ -31,7 +31,7 @@ COMMANDS = {
     "audit": "segmentation.evaluation.audit:audit",
     "doctor": "segmentation.doctor:doctor",
     "sweep count": "segmentation.experiments.sweep.commands:count",
-    "sweep run": "segmentation.experiments.sweep.commands:run",
+    "sweep run": "segmentation.experiments.sweep.commands:run_sweep",
     "sweep status": "segmentation.experiments.sweep.commands:status",
     "sweep best": "segmentation.experiments.sweep.commands:best",
 }
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
-        return _run(words)
+        return _dispatch(words)
     except UserError as error:
         return _refused(_line(error))
     except (RuntimeError, OSError) as error:
@@ -73,7 +73,7 @@ def entry() -> None:
 
 
 def _overview(names: list[str]) -> str:
-    lines = [f"  {name:<16}{summary(COMMANDS[name])}" for name in names]
+    lines = [f"  {name:<16}{first_line(COMMANDS[name])}" for name in names]
     return "\n".join(
         [
             f"segmentation {__version__}: train, compare and apply segmentation networks\n",
@@ -84,7 +84,7 @@ def _overview(names: list[str]) -> str:
     )
 
 
-def _run(words: list[str]) -> int:
+def _dispatch(words: list[str]) -> int:
     for count in (2, 1):  # `sweep run` is a command of two words
         name = " ".join(words[:count])
         if name in COMMANDS:

@@ -27,7 +27,7 @@ _AT_FAULT = re.compile(r'Parser key "([^"]+)":.* value: (.*)')
 _PLAIN = {"Path": Path, "Literal": Literal, "Sequence": Sequence}  # what a signature may name
 
 
-def summary(function: str) -> str:
+def first_line(function: str) -> str:
     """The first line of the docstring of ``module:name``; the module is not imported."""
     return (inspect.getdoc(_signature(function)) or "").partition("\n")[0]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from segmentation.commands import call, summary
+from segmentation.commands import call, first_line
 from segmentation.errors import UserError
 
 SOURCE = '''
@@ -96,7 +96,7 @@ def test_a_wrong_option_is_one_line(module: Any, words: str, line: str) -> None:
 
 
 def test_help_comes_from_the_docstring(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert summary("tried:mask") == "Masks for a folder."
+    assert first_line("tried:mask") == "Masks for a folder."
     assert call("mask", "tried:mask", ["--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "Masks for a folder." in shown and "Folder of images." in shown

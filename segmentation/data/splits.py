@@ -75,7 +75,7 @@ class RandomSplit(Splitter):
         if self.stratify:
             order.sort(key=lambda item: item.kind)
         val = _part_size("val", self.val, len(items))
-        return _tested(items, order[fold::folds], RandomSplit(val, 0, self.seed, self.stratify))
+        return _with_test(items, order[fold::folds], RandomSplit(val, 0, self.seed, self.stratify))
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class GroupSplit(Splitter):
         groups = _shuffled(_groups(items), self.seed)
         _check_folds("group(s)", len(groups), folds)
         rest = GroupSplit(_part_size("val", self.val, len(groups)), 0, self.seed)
-        return _tested(items, [i for i in items if i.group in groups[fold::folds]], rest)
+        return _with_test(items, [i for i in items if i.group in groups[fold::folds]], rest)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class IndexSplit(Splitter):
         items = _open_to_all(items)
         block = _block("sample(s)", len(items), fold, folds)
         rest = IndexSplit(_part_size("val", self.val, len(items)), 0)
-        return _tested(items, items[block], rest)
+        return _with_test(items, items[block], rest)
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ def _assigned(items: Sequence[Item], part: Mapping[str, str]) -> Split:
     return Split(*(tuple(i.id for i in items if part.get(i.id, "train") == p) for p in PARTS))
 
 
-def _tested(items: Sequence[Item], tested: Sequence[Item], rest: Splitter) -> Split:
+def _with_test(items: Sequence[Item], tested: Sequence[Item], rest: Splitter) -> Split:
     """Test on some of the items and divide the others."""
     test = {item.id for item in tested}
     return replace(rest([i for i in items if i.id not in test]), test=tuple(sorted(test)))

@@ -84,14 +84,14 @@ def prepare(
                 print(f"{file.name}: SHA-256 is the official one")
             else:
                 what = f"not the official file, whose SHA-256 is {wanted}: its is {found}"
-                _warn(f"{file}: {what}; going on with it")
+                _say(f"{file}: {what}; going on with it")
         _unpack(root, files)
     store = decoded(getattr(datasets, official.reader)(str(root)))
     print(f"{dataset} in {root}")
     for label, text in facts(store).items():
         print(f"  {label:<10}{text}")
     for line in shortages(store, official):
-        _warn(line)
+        _say(line)
     if (root / ARCHIVES).is_dir():
         print(f"{root / ARCHIVES} is no longer needed and may be removed")
     print(f"next: segmentation fit --config {official.config} --data.root {shlex.quote(str(root))}")
@@ -155,7 +155,7 @@ def _collect(dataset: str, root: Path, given: Sequence[Path], base: str) -> dict
         )
     for name in missing:
         if given and name in official.optional:
-            _warn(f"goes on without {name}, which --archive does not name")
+            _say(f"goes on without {name}, which --archive does not name")
         elif given:
             what = "not among what --archive names; give it too, or leave --archive out"
             raise UserError(f"{name}: {what} to download it")
@@ -217,7 +217,7 @@ def _unpack(root: Path, files: Mapping[str, Path]) -> None:
 def _compare(file: Path, target: Path) -> None:
     if changed := differences(file, target):
         more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
-        _warn(
+        _say(
             f"{target / changed[0]}{more}: missing or not as in {file.name}; remove {target} and "
             "run this again to restore it"
         )
@@ -232,5 +232,5 @@ def _counts(values: Sequence[str]) -> str:
     return shown if len(counts) <= 6 else f"{shown}, … {len(counts)} in all"
 
 
-def _warn(line: str) -> None:
+def _say(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)

@@ -17,7 +17,7 @@ import tifffile
 from segmentation.datasets.kaggle import rle_encode
 from segmentation.datasets.synthetic_cells import film
 from segmentation.datasets.synthetic_nerve import subject
-from segmentation.datasets.synthetic_nuclei import Kind, Shape, quantise, render
+from segmentation.datasets.synthetic_nuclei import Kind, Shape, quantise, render_nuclei
 from segmentation.errors import UserError
 from segmentation.io.files import unwritten
 
@@ -75,15 +75,17 @@ def write_dsb2018(
         elif index % len(_KINDS) == 5:
             image = image[..., :1]
         folder, (height, width) = folders[part] / image_id, labels.shape
-        _write(folder / f"images/{image_id}.png", image)
+        _write_file(folder / f"images/{image_id}.png", image)
         for label in range(1, labels.max() + 1):
             if part == _TRAIN:
-                _write(folder / f"masks/{_hash(image_id, label)}.png", _binary(labels == label))
+                _write_file(
+                    folder / f"masks/{_hash(image_id, label)}.png", _binary(labels == label)
+                )
             else:
                 code = rle_encode(labels == label)
                 rows.append(f"{image_id},{code},{height},{width},Public\n")
     if test_images:
-        _write(solution, "".join(rows))
+        _write_file(solution, "".join(rows))
     return root
 
 
@@ -110,13 +112,13 @@ def write_folder(
         if channels < 3:
             drawn = cv2.cvtColor(drawn, cv2.COLOR_RGB2GRAY)[..., None]
         image, name = quantise(drawn, bits), f"field_{index:04d}"
-        _write(root / f"images/{name}{suffix}", image if channels % 2 else _with_alpha(image))
+        _write_file(root / f"images/{name}{suffix}", image if channels % 2 else _with_alpha(image))
         if masks == "objects":
             for label in range(1, labels.max() + 1):
-                _write(root / f"masks/{name}/{label:03d}{end}", _binary(labels == label))
+                _write_file(root / f"masks/{name}/{label:03d}{end}", _binary(labels == label))
         else:
             truth = _binary(labels > 0) if masks == "binary" else labels.astype(np.uint16)
-            _write(root / f"masks/{name}{end}", truth)
+            _write_file(root / f"masks/{name}{end}", truth)
     return root
 
 
@@ -133,14 +135,14 @@ def write_dic_hela(root: Path, images: int = 24, size: Shape = (256, 256), seed:
         rng = np.random.default_rng([seed, _FILM, number])
         for time, (image, labels) in enumerate(film(rng, frames, size)):
             truth = np.where(labels, 3 * labels + 1, 0).astype(np.uint16)
-            _write(place / f"t{time:03}.tif", image, lzw=True)
-            _write(silver / f"SEG/man_seg{time:03}.tif", cv2.medianBlur(truth, 5), lzw=True)
+            _write_file(place / f"t{time:03}.tif", image, lzw=True)
+            _write_file(silver / f"SEG/man_seg{time:03}.tif", cv2.medianBlur(truth, 5), lzw=True)
             marks = truth * cv2.erode((labels > 0).astype(np.uint8), np.ones((5, 5)))
-            _write(gold / f"TRA/man_track{time:03}.tif", marks, lzw=True)
+            _write_file(gold / f"TRA/man_track{time:03}.tif", marks, lzw=True)
             if time % 3 == 1:
                 if time + 3 >= frames:
                     truth[truth > np.median(np.unique(truth)[1:])] = 0
-                _write(gold / f"SEG/man_seg{time:03}.tif", truth, lzw=True)
+                _write_file(gold / f"SEG/man_seg{time:03}.tif", truth, lzw=True)
     return root
 
 
@@ -162,11 +164,11 @@ def write_bbbc039(root: Path, images: int = 16, size: Shape = (260, 348), seed: 
         well, code = f"{chr(65 + index // 48)}{1 + index // 2 % 24:02}", _hash(seed, index)
         name = f"IXMtest_{well}_s{1 + index % 2}_w1{code[:8].upper()}"
         mask = np.pad(_reused(labels)[..., None], ((0, 0), (0, 0), (0, 2)))
-        _write(root / f"images/{name}.tif", image)
-        _write(root / f"masks/{name}.png", _with_alpha(mask))
+        _write_file(root / f"images/{name}.tif", image)
+        _write_file(root / f"masks/{name}.png", _with_alpha(mask))
         lists[("training", "training", "validation", "test")[index % 4]] += f"{name}.png\n"
     for part, names in lists.items():
-        _write(root / f"metadata/{part}.txt", names)
+        _write_file(root / f"metadata/{part}.txt", names)
     return root
 
 
@@ -184,10 +186,10 @@ def write_ultrasound_nerve(
         frames = (images + subjects - person) // subjects
         rng = np.random.default_rng([seed, _NECK, person])
         for number, (image, mask) in enumerate(subject(rng, frames, size), start=1):
-            _write(root / f"train/{person}_{number}.tif", image, lzw=True)
-            _write(root / f"train/{person}_{number}_mask.tif", _binary(mask), lzw=True)
+            _write_file(root / f"train/{person}_{number}.tif", image, lzw=True)
+            _write_file(root / f"train/{person}_{number}_mask.tif", _binary(mask), lzw=True)
             rows.append(f"{person},{number},{rle_encode(mask)}\n")
-    _write(root / "train_masks.csv", "".join(rows))
+    _write_file(root / "train_masks.csv", "".join(rows))
     return root
 
 
@@ -198,7 +200,7 @@ def _check_absent(*paths: Path) -> None:
             raise UserError(f"{path}: exists already; choose another folder or remove it")
 
 
-def _write(path: Path, content: np.ndarray | str, lzw: bool = False) -> None:
+def _write_file(path: Path, content: np.ndarray | str, lzw: bool = False) -> None:
     """Write text, or (H, W) or (H, W, C) uint8 or uint16 pixels: C = 2 is gray and alpha, 4 RGBA.
 
     TIFF is not compressed, or by LZW as most microscopes do it.
@@ -230,7 +232,7 @@ def _image_at(
 ) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng([seed, part, index])
     drawn_size = _SIZES[rng.integers(len(_SIZES))]
-    return render(rng, size or drawn_size, kind)
+    return render_nuclei(rng, size or drawn_size, kind)
 
 
 def _hash(*parts: object) -> str:

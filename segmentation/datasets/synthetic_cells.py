@@ -72,7 +72,7 @@ def film(rng: Rng, frames: int, shape: Shape) -> Iterator[tuple[np.ndarray, np.n
     """
     if min(shape) < 32:
         raise ValueError(f"a film must be at least 32 pixels high and wide, got {shape}")
-    cells = _scatter(rng, shape)
+    cells = _scatter_cells(rng, shape)
     for time in range(-30, frames):  # apart, before the film begins
         if time == 0:
             uneven = 1.5 * clouds(rng, shape, max(shape) / 2)
@@ -96,7 +96,7 @@ def film(rng: Rng, frames: int, shape: Shape) -> Iterator[tuple[np.ndarray, np.n
         yield np.clip(np.rint(image), 0, 255).astype(np.uint8), labels
 
 
-def _scatter(rng: Rng, shape: Shape) -> list[_Cell]:
+def _scatter_cells(rng: Rng, shape: Shape) -> list[_Cell]:
     typical = 0.11 * float(np.sqrt(shape[0] * shape[1]))
     cells = []
     for _ in range(max(3, round(_COVERAGE * shape[0] * shape[1] / (np.pi * typical**2)))):

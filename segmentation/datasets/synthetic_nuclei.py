@@ -54,7 +54,7 @@ def make_nuclei(rng: Rng, height: int, width: int, kind: Kind) -> tuple[np.ndarr
     >>> image.shape, labels.shape, bool(labels.max() > 0)
     ((64, 80, 3), (64, 80), True)
     """
-    image, labels = render(rng, (height, width), kind)
+    image, labels = render_nuclei(rng, (height, width), kind)
     return quantise(image, 8), labels
 
 
@@ -64,21 +64,21 @@ def quantise(image: np.ndarray, bits: int) -> np.ndarray:
     return np.asarray(np.rint(image * levels)).astype(dtype)
 
 
-def render(rng: Rng, shape: Shape, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
+def render_nuclei(rng: Rng, shape: Shape, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
     """As :func:`make_nuclei`, with the image float32 in [0, 1]."""
     if kind not in get_args(Kind) or min(shape) < 32:
         raise ValueError(
             f"{kind} of {shape} pixels: expected one of {', '.join(get_args(Kind))}, at least 32 "
             "pixels high and wide"
         )
-    nuclei, labels = _scatter(rng, shape)
+    nuclei, labels = _scatter_nuclei(rng, shape)
     stain = _paint(rng, shape, nuclei, _LOOKS[kind])
     develop = {"fluorescence": _fluorescence, "brightfield": _brightfield, "histology": _histology}
     image = np.clip(develop[kind](rng, stain), 0, 1).astype(np.float32)
     return (image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)), labels
 
 
-def _scatter(rng: Rng, shape: Shape) -> tuple[list[_Nucleus], np.ndarray]:
+def _scatter_nuclei(rng: Rng, shape: Shape) -> tuple[list[_Nucleus], np.ndarray]:
     """Place nuclei, later ones above earlier ones, and label what stays visible of each."""
     typical = min(_log_uniform(rng, 5.5, 15), min(shape) / 6)
     spread, elongation, wobble = rng.uniform((0.08, 0.1, 0.1), (0.3, 0.8, 0.5))

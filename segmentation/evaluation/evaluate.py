@@ -91,9 +91,9 @@ def evaluate(
     }
     if baseline:
         report[BASELINE] = table.values_of(scores_of(table.columns(baseline[0])))
-    from segmentation.evaluation.evaluate_page import page
+    from segmentation.evaluation.evaluate_page import evaluation_page
 
-    text = page(report, inputs, mine, curves)
+    text = evaluation_page(report, inputs, mine, curves)
     # The page is by far the largest: where the disk has no room for it, nothing is written.
     write_bytes(output / "report.html", text.encode())
     table.write_images(output / table.FILE, pd.concat([mine, *baseline], ignore_index=True))

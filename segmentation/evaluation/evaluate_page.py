@@ -18,13 +18,15 @@ WORST = 6  # images shown by a score
 _LARGEST = 480  # pixels of a panel's longer side
 
 
-def page(report: dict[str, Any], inputs: Inputs, frame: pd.DataFrame, curves: Curves | None) -> str:
+def evaluation_page(
+    report: dict[str, Any], inputs: Inputs, frame: pd.DataFrame, curves: Curves | None
+) -> str:
     """The HTML of what the JSON holds, the pictures made from the files that were scored."""
 
     def worst(column: str) -> list[tuple[str, float, str]]:
         some = frame.sort_values(column, kind="stable").head(WORST)
         pairs = zip(some["id"], some[column], strict=True)
-        return [(name, value, _picture(inputs, name)) for name, value in pairs]
+        return [(name, value, _shown_image(inputs, name)) for name, value in pairs]
 
     def distribution(name: str) -> str:
         values = frame[name].dropna() if name in frame else frame["iou"][:0]
@@ -44,7 +46,7 @@ def page(report: dict[str, Any], inputs: Inputs, frame: pd.DataFrame, curves: Cu
     )
 
 
-def _picture(inputs: Inputs, name: str) -> str:
+def _shown_image(inputs: Inputs, name: str) -> str:
     """Outlines of truth and prediction, and the errors, side by side, as a PNG in a URL."""
     truth, prediction = inputs.labels(name)
     height, width = truth.shape

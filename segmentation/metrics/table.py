@@ -126,7 +126,7 @@ class ScoreTable(Metric):
         import pandas as pd
 
         with self.sync_context():
-            lines = bytes(_whole(self.names).tolist()).decode().splitlines()
+            lines = bytes(_joined(self.names).tolist()).decode().splitlines()
             about = pd.DataFrame([json.loads(line) for line in lines], columns=[*ABOUT])
             frame = pd.concat([about, pd.DataFrame(image_columns(self._rows()))], axis=1)
         return frame.sort_values("id", kind="stable", ignore_index=True)
@@ -146,10 +146,10 @@ class ScoreTable(Metric):
 
     def _rows(self) -> np.ndarray:
         width = len(PIXELS) + self.objects * len(OBJECTS) + self.boundary * 2
-        return _whole(self.counts).numpy().astype(np.int64).reshape(-1, width)
+        return _joined(self.counts).numpy().astype(np.int64).reshape(-1, width)
 
 
-def _whole(state: list[Tensor] | Tensor) -> Tensor:
+def _joined(state: list[Tensor] | Tensor) -> Tensor:
     """One tensor on the CPU, before and after torchmetrics has gathered a state."""
     parts = [state] if isinstance(state, Tensor) else state
     return torch.cat([torch.zeros(0, dtype=torch.uint8), *(part.cpu() for part in parts)])

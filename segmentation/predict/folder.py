@@ -76,7 +76,7 @@ def predict(
         trust: Your own packages whose classes a checkpoint may name: their code runs.
     """
     outputs = Outputs(output, labels, probabilities, overlays, geojson, rle, rois)
-    stems = find_images(data_images, output)
+    stems = _named_files(data_images, output)
     task, where = load_ensemble(ckpt_path, tta, trust or ()), find_device(device)
     members = (task.predictor, *task.predictor.members)
     target = {k: v for k, v in vars(task.target).items() if not k.startswith("_")}
@@ -274,7 +274,7 @@ class FolderWriter(Callback):
             self.faults[file.name] = str(error) if named else f"{file.path}: {error}"
 
 
-def find_images(folder: Path, output: Path) -> dict[str, str]:
+def _named_files(folder: Path, output: Path) -> dict[str, str]:
     """Every image below a folder: its relative path ► the name of its results, without suffix."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images; check --data.images")

@@ -23,7 +23,7 @@ from segmentation.evaluation.audit.duplicates import (
     find_duplicates,
     straddling_pairs,
 )
-from segmentation.evaluation.audit.page import page
+from segmentation.evaluation.audit.page import audit_page
 from segmentation.evaluation.audit.samples import FLAWS, SampleFacts, distributions, examine
 from segmentation.evaluation.pages import render
 
@@ -149,7 +149,7 @@ def make_audit(
         "samples": [asdict(one) for one in facts],
     }
     texts = (
-        page(report, store, facts, found),
+        audit_page(report, store, facts, found),
         json.dumps(report, ensure_ascii=False) + "\n",
         suggested_corrections(source.name, facts, found.exact, contradicting, faults),
     )

@@ -20,7 +20,7 @@ LARGEST = 320  # pixels of a picture's longer side
 WINDOW = 96  # pixels around an odd object
 
 
-def page(
+def audit_page(
     report: dict[str, Any], store: SampleStore, facts: Sequence[SampleFacts], found: Duplicates
 ) -> str:
     """The HTML of what ``audit.json`` holds, with pictures of the samples."""

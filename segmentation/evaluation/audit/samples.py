@@ -142,7 +142,7 @@ def distributions(facts: Sequence[SampleFacts]) -> dict[str, Any]:
     by = {}
     for what in ("kind", "group", "subset"):
         known = set(rows[what]) - {""}
-        by[f"by_{what}"] = {n: summary(m) for n, m in rows.groupby(what)} if known else {}
+        by[f"by_{what}"] = {n: described(m) for n, m in rows.groupby(what)} if known else {}
     return {
         "sizes": pd.Series(sizes).value_counts(sort=True).to_dict(),
         "pixels": pd.Series(pixels).value_counts().to_dict(),
@@ -151,7 +151,7 @@ def distributions(facts: Sequence[SampleFacts]) -> dict[str, Any]:
     }
 
 
-def summary(rows: pd.DataFrame) -> dict[str, Any]:
+def described(rows: pd.DataFrame) -> dict[str, Any]:
     """Samples, those with truth and with objects, objects, their median area, and the foreground.
 
     The foreground is the share of all pixels with truth: the balance of the two classes.

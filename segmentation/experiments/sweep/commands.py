@@ -41,7 +41,7 @@ def count(file: Path, /, *fit: str, trial: int = 0, agents: int = 1) -> None:
             print(f"the sweep: roughly {total} with {agents} agent(s)")
 
 
-def run(
+def run_sweep(
     file: Path,
     /,
     *fit: str,
@@ -96,7 +96,7 @@ def status(*, storage: str, name: str = "sweep", html: Path | None = None) -> No
     Raises:
         UserError: There is no such sweep.
     """
-    from segmentation.experiments.sweep.status import page, table, trial_rows
+    from segmentation.experiments.sweep.status import sweep_page, table, trial_rows
     from segmentation.experiments.sweep.study import existing
     from segmentation.io.files import write_bytes
 
@@ -104,7 +104,7 @@ def status(*, storage: str, name: str = "sweep", html: Path | None = None) -> No
     rows = trial_rows(study)
     print(table(rows))
     if html is not None:
-        write_bytes(html, page(study, rows).encode())
+        write_bytes(html, sweep_page(study, rows).encode())
         print(f"page {html}")
 
 

@@ -68,7 +68,7 @@ def counts(rows: list[dict[str, Any]]) -> str:
     return f"{len(rows)} trials: {', '.join(f'{found[state]} {state}' for state in sorted(found))}"
 
 
-def page(study: Study, rows: list[dict[str, Any]]) -> str:
+def sweep_page(study: Study, rows: list[dict[str, Any]]) -> str:
     """A page: parallel coordinates, importance of the parameters, all trials."""
     import matplotlib
 
