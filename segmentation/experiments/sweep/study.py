@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, Jou
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from segmentation.errors import UserError
 from segmentation.experiments.sweep.file import Sweep
@@ -122,8 +123,9 @@ def _database(url: str, stale: int, pauses: tuple[float, ...] = (0.2, 1, 3)) -> 
         return RDBStorage(
             # SQLAlchemy's releases differ in the driver that they choose.
             url.replace("postgresql://", "postgresql+psycopg://"),
+            # No pool: trials last minutes, and a server allows few connections, for many agents.
             # SQLite locks the whole file for a moment: others wait for it.
-            {"pool_pre_ping": True, "connect_args": {"timeout": 60} if "sqlite:" in url else {}},
+            {"poolclass": NullPool, "connect_args": {"timeout": 60} if "sqlite:" in url else {}},
             heartbeat_interval=max(1, stale // 4),
             grace_period=stale,
             heartbeat_stale_trial_callback=put_back_left,
