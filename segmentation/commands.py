@@ -162,8 +162,9 @@ def _parsed(
     except (ArgumentError, TypeError) as error:
         message = " ".join(str(error).split())
         if found := _AT_FAULT.search(message):
-            (kind,) = (p.annotation for p in named if _option(p).lstrip("-") == found[1])
-            message = f"--{found[1]} {found[2]}: must be {_described(kind)}"
+            (one,) = (p for p in named if _option(p).lstrip("-") == found[1])
+            flag = found[1] if one.kind is one.POSITIONAL_ONLY else f"--{found[1]}"
+            message = f"{flag} {found[2]}: must be {_described(one.annotation)}"
         elif found := re.search(r"unrecognized arguments: (--[\w.-]+)", message):
             near = get_close_matches(found[1], [_option(p) for p in named], 1)
             message = f"no option is called {found[1]}" + f" (did you mean {near[0]}?)" * len(near)

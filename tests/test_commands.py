@@ -78,7 +78,7 @@ def test_options_become_arguments(module: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("mask c --data.images d", "--kind c: must be one of a, b"),
+        ("mask c --data.images d", "kind c: must be one of a, b"),
         ("mask a --data.images d --near x", "--near x: must be a number"),
         ("mask a --data.images d --most=x", "--most x: must be a whole number"),
         ("mask a --data.images d --labels x", "--labels x: must be one of tiff, png"),
