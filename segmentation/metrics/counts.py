@@ -190,6 +190,21 @@ def _boundary(mask: np.ndarray) -> np.ndarray:
     return np.asarray(pixels > inner)
 
 
+def check_probabilities(probs: Tensor, mask: Tensor) -> None:
+    """Raise a ``ValueError`` unless both have one shape and all probabilities lie in [0, 1]."""
+    if probs.shape != mask.shape:  # one would be repeated
+        raise ValueError(f"probs {tuple(probs.shape)} and mask {tuple(mask.shape)} differ in shape")
+    if probs.numel() == 0 or not probs.is_floating_point():
+        raise ValueError(f"probs must be floating point, got {probs.dtype} {tuple(probs.shape)}")
+    # One pass finds both ends, and both are NaN if any value is.
+    low, high = torch.stack(torch.aminmax(probs.detach())).tolist()
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"probs must be in [0, 1] and not NaN, got values from {low:g} to {high:g}; "
+            "logits need a sigmoid or softmax first"
+        )
+
+
 def probability_histogram(probs: Tensor, mask: Tensor, bins: int = 1024) -> Tensor:
     """Count the probabilities of foreground and of background pixels: (2, bins) int64.
 
@@ -206,15 +221,7 @@ def probability_histogram(probs: Tensor, mask: Tensor, bins: int = 1024) -> Tens
     Raises:
         ValueError: There is no pixel, or a probability is NaN or outside [0, 1].
     """
-    if probs.numel() == 0 or not probs.is_floating_point():
-        raise ValueError(f"probs must be floating point, got {probs.dtype} {tuple(probs.shape)}")
-    # One pass finds both ends, and both are NaN if any value is.
-    low, high = torch.stack(torch.aminmax(probs.detach())).tolist()
-    if not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"probs must be in [0, 1] and not NaN, got values from {low:g} to {high:g}; "
-            "logits need a sigmoid or softmax first"
-        )
+    check_probabilities(probs, mask)
     # Half precision cannot hold 1024 bins between 0 and 1; converting it to float32 is exact.
     p = probs.detach().to(torch.float64 if probs.dtype == torch.float64 else torch.float32)
     position = (1 - p).sqrt_().neg_().add_(p.sqrt()).add_(1).mul_(bins / 2)  # in [0, bins]

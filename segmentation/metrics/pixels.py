@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from segmentation.metrics.counts import probability_histogram
+from segmentation.metrics.counts import check_probabilities, probability_histogram
 from segmentation.metrics.scores import pixel_scores, ranking_scores
 
 
 class IoU(Metric):
     """Intersection over union of the foreground, pooled over all pixels of all images.
 
-    Where there is nothing to find and nothing is found it is 1, without any pixel NaN.
+    Where there is nothing to find and nothing is found it is 1, without any pixel NaN. Values that
+    are no probabilities (logits, NaN) are a ``ValueError``.
 
     >>> metric = IoU()
     >>> metric(torch.tensor([[[0.9, 0.8, 0.2, 0.1]]]), torch.tensor([[[1, 0, 1, 0]]]))
@@ -33,6 +34,7 @@ class IoU(Metric):
 
     def update(self, probs: Tensor, mask: Tensor) -> None:
         """Add images: probabilities (B, H, W) of the foreground, and the truth, 0 = background."""
+        check_probabilities(probs, mask)
         kinds = 2 * (probs <= self.threshold) + 1 * (mask == 0)
         self.counts = self.counts + torch.bincount(kinds.flatten(), minlength=4)
 

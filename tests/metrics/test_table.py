@@ -291,3 +291,12 @@ def test_same_table_on_any_number_of_processes(folder: Path, name: str, world: i
         for frame in found[1:]:  # asking changes nothing
             pd.testing.assert_frame_equal(frame, whole.rows(), check_exact=True)
             assert len(frame) == 13
+
+
+@pytest.mark.parametrize("metric", [IoU, F1, AUROC])
+@pytest.mark.parametrize("value", [math.nan, -0.1, 2.0])
+def test_what_is_no_probability_is_refused(metric: Any, value: float) -> None:
+    with pytest.raises(ValueError, match="probs must be in"):
+        metric().update(torch.full((1, 2, 2), value), torch.zeros(1, 2, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="differ in shape"):
+        metric().update(torch.zeros(2, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64))
