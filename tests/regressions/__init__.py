@@ -1,0 +1,1 @@
+"""Situations that users of similar projects reported, made anew with synthetic pixels."""
