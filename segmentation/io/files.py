@@ -5,11 +5,12 @@ import csv
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from segmentation.errors import Unwritten
+from segmentation.errors import Unwritten, UserError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -50,6 +51,17 @@ def unwritten(path: Path) -> Iterator[None]:
             f"{path}: cannot be written ({error.strerror}); choose a folder with write access and "
             "free space"
         ) from None
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise :class:`UserError` for a pipe, a socket or a device: opening one may never end.
+
+    Of a file that is absent, and of a folder, the system itself tells whoever opens it.
+    """
+    with contextlib.suppress(OSError, ValueError):  # ValueError: a name with a zero byte
+        kind = os.stat(path).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise UserError(f"{path}: is a pipe, a socket or a device; give a file")
 
 
 def sha256_of(path: Path) -> str:

@@ -1,13 +1,14 @@
 """Files are whole or absent."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from segmentation.errors import UserError
-from segmentation.io.files import write_bytes, write_table
+from segmentation.io.files import check_regular, write_bytes, write_table
 
 
 def test_tables(tmp_path: Path) -> None:
@@ -40,3 +41,14 @@ def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
         write_bytes(tmp_path / "x", b"new")
     assert {path.name for path in tmp_path.iterdir()} == {"x"}
     assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_pipes_and_devices_are_never_opened(tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no pipes in folders")
+    os.mkfifo(pipe := tmp_path / "a.png")
+    for path in (pipe, "/dev/zero"):
+        with pytest.raises(UserError, match="a pipe, a socket or a device"):
+            check_regular(path)
+    for path in (tmp_path, tmp_path / "absent", "a\0b"):
+        check_regular(path)
