@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,7 +169,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Fill the cache: on one process, while the others wait."""
-        self._open()
+        self._prepared()
 
     def setup(self, stage: str | None = None) -> None:
         """Open the cache, split, and check that data and settings fit together.
@@ -177,7 +178,7 @@ class SegmentationDataModule(LightningDataModule):
             UserError: They do not, or a file is at fault. What would stop the test after a training
                 is found before it.
         """
-        self.raw, self.prepared = self._open()
+        self.prepared = self._prepared()
         self._places = {entry.id: i for i, entry in enumerate(self.raw.entries)}
         self.split = self.divided(self.raw.entries)
         places = {name: [self._places[i] for i in getattr(self.split, name)] for name in PARTS}
@@ -266,9 +267,14 @@ class SegmentationDataModule(LightningDataModule):
             generator=torch.Generator(),
         )
 
-    def _open(self) -> tuple[SampleStore, SampleStore]:
-        raw, how = decoded(self.source, self.cache), self.preprocess
-        return raw, prepared(raw, how.prepare_sample, how.key, self.cache)
+    @cached_property
+    def raw(self) -> SampleStore:
+        """The samples as they were read; opened once, for that reads every file."""
+        return decoded(self.source, self.cache)
+
+    def _prepared(self) -> SampleStore:
+        how = self.preprocess
+        return prepared(self.raw, how.prepare_sample, how.key, self.cache)
 
     def _rank(self) -> tuple[int, int]:
         trainer = self.trainer

@@ -49,7 +49,7 @@ class Record:
     Attributes:
         image: Path (or archive member) of the image.
         masks: Paths (or members) of its truth; empty when there is none.
-        stamp: Changes whenever a file of this sample changes (size and time, or checksum).
+        stamp: Of the content of this sample's files (checksums): other content, another stamp.
         id, group, subset: As in :class:`Sample`.
     """
 

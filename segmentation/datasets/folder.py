@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Container, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +12,9 @@ from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import Splitter
 from segmentation.errors import UserError
+from segmentation.io.files import stamps_of
 from segmentation.io.images import IMAGE_SUFFIXES, is_image, read_image, read_mask
-from segmentation.io.tree import check_root, file_stamp, is_junk
+from segmentation.io.tree import check_root, is_junk
 from segmentation.objects import (
     binary_mask,
     check_size,
@@ -82,10 +84,11 @@ class FolderDataset(SegmentationDataset):
                 f"{folder / min(alone)}: a mask without an image below {root / self.images} (of "
                 f"{len(alone)} such); add its image or remove it"
             )
+        files = [file for name, path in images.items() for file in (path, *masks[name])]
+        stamps = iter(stamps_of(files))
         records = []
         for name, path in images.items():
-            files = (path, *masks[name])
-            stamp = "|".join(f"{file.name}-{file_stamp(file)}" for file in files)
+            stamp = "|".join(islice(stamps, 1 + len(masks[name])))
             group, truth = name.rpartition("/")[0], tuple(map(str, masks[name]))
             records.append(Record(name, str(path), truth, stamp, group))
         return records

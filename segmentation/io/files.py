@@ -7,10 +7,15 @@ import io
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from segmentation.errors import Unwritten, UserError
+
+# Several, as a network disk answers them side by side. Small files are shared out by the dozen:
+# handing a file to a thread takes longer than to read it.
+_READERS, _SHARE = 8, 32
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -66,8 +71,31 @@ def check_regular(path: str | Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()  # hashlib.file_digest takes twice the time for a small file
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def stamps_of(paths: Sequence[Path]) -> list[str]:
+    """What each of many files is known by: its SHA-256, for others may have its size and time.
+
+    A file that cannot be read is known by nothing: whoever decodes it says why.
+    """
+
+    def some(start: int) -> list[str]:
+        found = []
+        for path in paths[start : start + _SHARE]:
+            check_regular(path)
+            try:
+                found.append(sha256_of(path))
+            except OSError:
+                found.append(os.urandom(16).hex())
+        return found
+
+    with ThreadPoolExecutor(_READERS) as threads:
+        return [one for share in threads.map(some, range(0, len(paths), _SHARE)) for one in share]
 
 
 def write_table(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

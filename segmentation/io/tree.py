@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from segmentation.errors import UserError
+from segmentation.io.files import stamps_of
 from segmentation.io.images import decode_image, decode_mask
 from segmentation.io.tiff import decoding
 from segmentation.objects import check_size
@@ -31,15 +32,21 @@ class Tree:
         return Tree, (self.path,)
 
     @cached_property
-    def files(self) -> dict[str, str]:
-        """Relative POSIX path ► stamp (checksum, or size and time), sorted; junk left out."""
+    def files(self) -> list[str]:
+        """Relative POSIX paths, sorted; junk left out."""
         if self._zip is not None:
-            members = (i for i in self._zip.infolist() if not i.is_dir())
-            found = {i.filename: f"{i.CRC:08x}{i.file_size}" for i in members}
+            found = [member.filename for member in self._zip.infolist() if not member.is_dir()]
         else:
-            files = (path for path in self.path.rglob("*") if path.is_file())
-            found = {path.relative_to(self.path).as_posix(): file_stamp(path) for path in files}
-        return {name: found[name] for name in sorted(found) if not is_junk(name)}
+            paths = (path for path in self.path.rglob("*") if path.is_file())
+            found = [path.relative_to(self.path).as_posix() for path in paths]
+        return sorted(name for name in found if not is_junk(name))
+
+    @cached_property
+    def _stamps(self) -> dict[str, str]:
+        if self._zip is not None:  # the archive keeps checksums
+            return {i.filename: f"{i.CRC:08x}{i.file_size}" for i in self._zip.infolist()}
+        stamps = stamps_of([self.path / name for name in self.files])
+        return dict(zip(self.files, stamps, strict=True))
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; a :class:`UserError` where its checksum is wrong, for example."""
@@ -68,8 +75,8 @@ class Tree:
         return f"{self.path}/{name}"
 
     def stamp(self, *names: str) -> str:
-        """What changes when one of some files does."""
-        return "|".join(self.files[name] for name in names)
+        """What changes when the content of one of some files does."""
+        return "|".join(self._stamps[name] for name in names)
 
     def add(self, found: dict[Any, str], key: Any, name: str) -> None:
         """Put a file under its key; a second one for it is a :class:`UserError`."""
@@ -107,12 +114,6 @@ def check_root(root: str | Path, remedy: str) -> Path:
     if empty:
         raise UserError(f"{path}: the data root is empty; {remedy}")
     return path
-
-
-def file_stamp(path: Path) -> str:
-    """What changes when a file does: its size and time."""
-    about = path.stat()
-    return f"{about.st_size}-{about.st_mtime_ns}"
 
 
 def is_junk(name: str) -> bool:

@@ -26,7 +26,7 @@ from segmentation.errors import Unwritten, UserError
 from segmentation.io.files import sha256_of, write_table
 from segmentation.io.images import IMAGE_SUFFIXES, is_image
 from segmentation.io.stacks import open_planes
-from segmentation.io.tree import file_stamp, is_junk
+from segmentation.io.tree import is_junk
 from segmentation.measurements import IMAGE_COLUMNS, OBJECT_COLUMNS
 from segmentation.predict.formats import RLE_COLUMNS
 from segmentation.predict.manifest import Manifest
@@ -139,7 +139,7 @@ class ImageFile:
         self.pixels: list[np.ndarray] = []
         self._error: UserError | None = None
         try:
-            self.stamp = file_stamp(path)
+            self.stamp = sha256_of(path)
             self.planes = open_planes(path, channels)
             if not self.planes.axes and not is_streamed(self.planes):
                 self.pixels = list(self.planes)
@@ -175,7 +175,7 @@ class FolderFiles(IterableDataset[ImageFile]):
     def __iter__(self) -> Iterator[ImageFile]:
         rank, world = self.trainer.global_rank, self.trainer.world_size
         # The first process says what is left, so that each file is of one process alone.
-        todo = [name for name in self.stems if rank == 0 and not self._is_done(name)]
+        todo = self._todo() if rank == 0 else []
         share = self.trainer.strategy.broadcast(todo)[rank::world]
         names, waiting = iter(share), deque[Future[ImageFile]]()
         bar = tqdm(total=len(share), desc="predicting", disable=True if rank else None)
@@ -191,12 +191,18 @@ class FolderFiles(IterableDataset[ImageFile]):
     def _open(self, name: str) -> ImageFile:
         return ImageFile(self.folder / name, name, self.stems[name], self.channels)
 
+    def _todo(self) -> list[str]:
+        about: Any = {"desc": "comparing with what is done", "delay": 2, "disable": None}
+        with ThreadPoolExecutor(8) as threads:
+            done = tqdm(threads.map(self._is_done, self.stems), total=len(self.stems), **about)
+            return [name for name, is_done in zip(self.stems, done, strict=True) if not is_done]
+
     def _is_done(self, name: str) -> bool:
+        path = self.folder / name
         try:
-            stamp = file_stamp(self.folder / name)
+            return self.writer.manifest.is_done(name, self.stems[name], lambda: sha256_of(path))
         except OSError:  # it is said when its turn comes
             return False
-        return self.writer.manifest.is_done(name, self.stems[name], stamp)
 
 
 class FolderWriter(Callback):

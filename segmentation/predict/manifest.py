@@ -32,10 +32,10 @@ class Manifest:
         # Not one after another: a network file system remembers for a while that a file is absent.
         self._known = set((folder / ".state").rglob("*.json"))
 
-    def is_done(self, image: str, stem: str, stamp: str) -> bool:
+    def is_done(self, image: str, stem: str, stamp: Callable[[], str]) -> bool:
         """Whether an image has all its files, under these names, and has not changed since."""
         record = self.record(image) if self._state(image) in self._known else None
-        return record is not None and (record["stem"], record["stamp"]) == (stem, stamp)
+        return record is not None and record["stem"] == stem and record["stamp"] == stamp()
 
     def record(self, image: str) -> dict[str, Any] | None:
         """Stem, stamp and outputs of an image that is done; ``None`` for another one."""

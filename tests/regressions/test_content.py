@@ -1,0 +1,88 @@
+"""Data are known by what their files hold, whatever names, sizes and times say."""
+
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from segmentation.data.cache import decoded
+from segmentation.datasets.folder import FolderDataset
+from segmentation.io.files import sha256_of, stamps_of
+from segmentation.io.tree import Tree
+from segmentation.predict.manifest import Manifest
+from tests.regressions.conftest import picture, write_png
+
+OLD = 315532800  # 1980: what unzip restores from archives that scripts wrote
+
+
+def write(root: Path, masks: str, objects: int) -> None:
+    """Pictures of eight discs of which the masks, all of one size and time, show some."""
+    for seed in range(3):
+        image, labels = picture(seed)
+        write_png(root / f"images/im{seed}.png", image)
+        path = root / masks / f"im{seed}.tif"
+        path.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(path, ((labels > 0) & (labels <= objects)).astype(np.uint8))
+        os.utime(path, (OLD, OLD))
+
+
+def true_objects(root: Path, masks: str = "masks", cache: str = "cache") -> list[int | None]:
+    store = decoded(FolderDataset(root, masks=masks), root.parent / cache)
+    return [entry.objects for entry in store.entries]
+
+
+def test_another_annotators_masks_are_other_data(tmp_path: Path) -> None:
+    write(tmp_path / "data", "expert1", 8)
+    write(tmp_path / "data", "expert2", 4)
+    assert true_objects(tmp_path / "data", "expert1") == [8, 8, 8]
+    assert true_objects(tmp_path / "data", "expert2") == [4, 4, 4]
+
+
+def test_masks_replaced_by_others_of_their_size_and_time(tmp_path: Path) -> None:
+    write(tmp_path / "data", "masks", 8)
+    assert true_objects(tmp_path / "data") == [8, 8, 8]
+    write(tmp_path / "data", "masks", 4)
+    assert true_objects(tmp_path / "data") == [4, 4, 4]
+
+
+def test_a_touched_or_moved_file_is_the_same(tmp_path: Path) -> None:
+    write(tmp_path / "data", "masks", 8)
+    first = decoded(FolderDataset(tmp_path / "data"), tmp_path / "cache").folder
+    os.utime(tmp_path / "data/masks/im0.tif")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(tmp_path / "data", tmp_path / "elsewhere/data")
+    again = FolderDataset(tmp_path / "elsewhere/data")
+    assert decoded(again, tmp_path / "cache").folder == first
+
+
+def test_archives_are_known_by_their_checksums(tmp_path: Path) -> None:
+    stamps = []
+    for content in (b"first", b"other", b"first"):
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr(zipfile.ZipInfo("a/1.png"), content)  # the time is that of all
+        stamps.append(Tree(tmp_path / "x.zip").stamp("a/1.png"))
+    assert stamps[0] == stamps[2] != stamps[1]
+
+
+def test_what_cannot_be_read_is_never_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"hello" * 300_000)
+    absent = [tmp_path / "absent"] * 40
+    stamps = stamps_of([tmp_path / "a", *absent, tmp_path / "a"])
+    assert stamps[0] == stamps[-1] == sha256_of(tmp_path / "a") and len({*stamps}) == 41
+
+
+def test_a_predicted_image_replaced_by_one_of_its_size_and_time(tmp_path: Path) -> None:
+    image = tmp_path / "in.tif"
+    image.write_bytes(b"first")
+    manifest = Manifest(tmp_path / "out", {}, {})
+    with manifest.recording("in.tif", "in", sha256_of(image), []):
+        pass
+    again = Manifest(tmp_path / "out", {}, {})
+    assert again.is_done("in.tif", "in", lambda: sha256_of(image))
+    before = image.stat()
+    image.write_bytes(b"other")
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not again.is_done("in.tif", "in", lambda: sha256_of(image))
