@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from segmentation import __version__
 from segmentation.errors import UserError
+from segmentation.io import sealed
 from segmentation.io.files import sha256_of
 from segmentation.predictor import Predictor
 from segmentation.task import SegmentationTask
@@ -97,16 +97,7 @@ def read_checkpoint(path: str | Path, tuned: bool = True) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; check the path")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on a broken file torch raises whatever its parser trips over
-        why = "not a checkpoint, or a broken one; copy it again"
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            why = (
-                "refused, it holds more than tensors and plain values and could run code; use a "
-                "checkpoint written by this package"
-            )
-        raise UserError(f"{path}: {why}") from None
+    checkpoint = sealed.load(path)
     if not isinstance(checkpoint, dict) or "segmentation" not in checkpoint:
         raise UserError(
             f"{path}: a checkpoint of another kind, not one of this package; train one with "

@@ -1,14 +1,13 @@
 """Pretrained weights of an encoder of segmentation-models-pytorch, from a file."""
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from segmentation.errors import UserError
+from segmentation.io import sealed
 
 SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
 HUBS = {"huggingface_hub", "httpx", "httpcore", "requests", "urllib3", "urllib", "socket", "ssl"}
@@ -73,12 +72,13 @@ def read_state_dict(path: Path, option: str) -> dict[str, Any]:
             from safetensors.torch import load_file  # of smp's dependencies; few need it
 
             return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        fault = "" if isinstance(state, dict) else "is no state dict"
-    except Exception as error:  # on a broken file both raise whatever their parsers trip over
-        refused = isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)
-        fault = "holds more than tensors" if refused else "is broken, or no state dict"
+        state = sealed.load(path)
+        fault = "" if isinstance(state, dict) else f"{path} is no state dict"
+    except UserError as error:
+        fault = str(error)
+    except Exception:  # on a broken file its parser raises whatever it trips over
+        fault = f"{path}: broken"
     # Raised behind the handlers: the command line tells the first of a chain of errors.
     if fault:
-        raise UserError(f"{option}: {path} {fault}; use the file that was published")
+        raise UserError(f"{option}: {fault}; use the file that was published")
     return dict(state)

@@ -1,6 +1,5 @@
 """Checkpoints to give away: with nothing but what prediction and tests need."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ from torch import Tensor
 
 from segmentation.checkpoints import read_checkpoint
 from segmentation.errors import UserError
-from segmentation.io.files import write_bytes
+from segmentation.io import sealed
+from segmentation.io.files import writing
 
 _KEPT = ("segmentation", "state_dict", "epoch", "global_step", "pytorch-lightning_version")
 
@@ -41,9 +41,8 @@ def save_for_inference(checkpoint: dict[str, Any], output: Path, half: bool = Fa
     kept["segmentation"] = {**kept["segmentation"], "exported": True}
     if half:
         kept["state_dict"] = {name: _half(value) for name, value in kept["state_dict"].items()}
-    buffer = io.BytesIO()
-    torch.save(kept, buffer)
-    write_bytes(output, buffer.getvalue())
+    with writing(output) as file:
+        sealed.dump(kept, file)
 
 
 def _half(value: Tensor) -> Tensor:

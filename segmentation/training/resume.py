@@ -21,6 +21,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from segmentation import __version__
 from segmentation.data.samplers import TrainSampler
 from segmentation.errors import UserError
+from segmentation.io import sealed
 from segmentation.io.files import writing
 from segmentation.training.loggers import MetricsLogger, finish_preempted
 from segmentation.training.run_folder import PREVIOUS, RESUME
@@ -276,16 +277,23 @@ class ExactResume(Callback):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole: Lightning may leave half a file. Keeps two to resume from."""
+    """Writes checkpoints whole and sealed, where Lightning may leave half a file.
+
+    Keeps two to resume from.
+    """
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         target = Path(path)
         with writing(target) as file:
-            torch.save(checkpoint, file)
+            sealed.dump(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
             if target.name == RESUME and target.exists():
                 target.replace(target.with_name(PREVIOUS))
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = sealed.load(Path(path))
+        return checkpoint
 
 
 def random_state() -> dict[str, Any]:

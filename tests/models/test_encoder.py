@@ -92,11 +92,11 @@ def test_bad_files(file: Path, tmp_path: Path) -> None:
 
     refused(r"gone\.pth is no file; name one, or imagenet, or null", tmp_path / "gone.pth")
     (tmp_path / "cut.pth").write_bytes(file.read_bytes()[:5000])
-    refused(r"cut\.pth is broken, or no state dict; use the file", tmp_path / "cut.pth")
+    refused(r"cut\.pth: not a checkpoint, or a broken one; .*; use the file", tmp_path / "cut.pth")
     (tmp_path / "cut.safetensors").write_bytes(b"{}")
-    refused(r"cut\.safetensors is broken", tmp_path / "cut.safetensors")
+    refused(r"cut\.safetensors: broken", tmp_path / "cut.safetensors")
     torch.save(nn.ReLU(), tmp_path / "code.pth")
-    refused(r"code\.pth holds more than tensors", tmp_path / "code.pth")
+    refused(r"code\.pth: refused, it holds more than tensors", tmp_path / "code.pth")
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
     refused(r"tensor\.pth is no state dict", tmp_path / "tensor.pth")
     refused(

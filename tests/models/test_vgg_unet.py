@@ -128,19 +128,19 @@ def test_no_network(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bad_files(tmp_path: Path) -> None:
     def refused(message: str, name: str) -> None:
-        with pytest.raises(UserError, match=rf"model\.net\.weights: .*{name} {message}") as error:
+        with pytest.raises(UserError, match=rf"model\.net\.weights: .*{name}{message}") as error:
             VGGUNet(weights=str(tmp_path / name))
         assert error.value.__context__ is None
 
-    refused("is no file; name one, or imagenet, or null", "gone.pth")
+    refused(" is no file; name one, or imagenet, or null", "gone.pth")
     (tmp_path / "page.pth").write_text("<html>not found</html>")
-    refused("is broken, or no state dict", "page.pth")
+    refused(": not a checkpoint, or a broken one", "page.pth")
     torch.save({}, tmp_path / "empty.pth")
-    refused(r"is not a state dict of torchvision's VGG-16 \(features\.0\.weight ", "empty.pth")
+    refused(r" is not a state dict of torchvision's VGG-16 \(features\.0\.weight ", "empty.pth")
     norms = make_layers([64, "M"], batch_norm=True).state_dict()
     torch.save({f"features.{k}": v for k, v in norms.items()}, tmp_path / "bn.pth")
     refused(
-        r"is not a state dict of .*\(features\.2\.weight does not fit\); use vgg16, w", "bn.pth"
+        r" is not a state dict of .*\(features\.2\.weight does not fit\); use vgg16, w", "bn.pth"
     )
 
 
