@@ -82,6 +82,10 @@ class BCEDiceDistance(nn.Module):
 
     Raises:
         ValueError: The weight is negative.
+
+    >>> target = torch.ones(1, 2, 4, 4)
+    >>> round(float(BCEDiceDistance()(20 * target, target)), 3)
+    0.0
     """
 
     def __init__(self, distance_weight: float = 2.0, per_image: bool = False) -> None:
@@ -122,6 +126,9 @@ class WeightedBCE(nn.Module):
 
     Raises:
         ValueError: It is not positive and finite.
+
+    >>> round(float(WeightedBCE()(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2))), 3)  # log 2
+    0.693
     """
 
     def __init__(self, pos_weight: float = 1.0) -> None:
@@ -162,6 +169,10 @@ class WeightedCrossEntropy(nn.Module):
 
     Raises:
         ValueError: A weight is negative or not finite, or all are 0.
+
+    >>> logits, target = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2)
+    >>> round(float(WeightedCrossEntropy()(logits, target)), 3)  # log 3
+    1.099
     """
 
     class_weights: Tensor | None
@@ -221,6 +232,10 @@ class WeightedFScore(nn.Module):
 
     Raises:
         ValueError: A value is out of its range.
+
+    >>> target = torch.ones(1, 1, 2, 2)
+    >>> round(float(WeightedFScore()(20 * target, target)), 3)
+    -1.0
     """
 
     def __init__(self, w: float = 1.5, smooth: float = 1.0) -> None:
@@ -268,6 +283,11 @@ class DeepSupervision(nn.Module):
 
     Raises:
         ValueError: A weight is negative, or all are 0.
+
+    >>> target = torch.ones(1, 1, 2, 2)
+    >>> loss = DeepSupervision(WeightedBCE(), weights=[1, 3])
+    >>> round(float(loss([0 * target, 20 * target], target)), 3)  # log 2 / 4
+    0.173
     """
 
     def __init__(self, loss: nn.Module, weights: Sequence[float] | None = None) -> None:

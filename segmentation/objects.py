@@ -100,7 +100,11 @@ def fill_object_holes(labels: np.ndarray) -> np.ndarray:
 
 
 def label_components(mask: np.ndarray) -> np.ndarray:
-    """Number the 8-connected components of an (H, W) bool mask: int32, 0 = background."""
+    """Number the 8-connected components of an (H, W) bool mask: int32, 0 = background.
+
+    >>> label_components(np.array([[True, False, True]])).tolist()
+    [[1, 0, 2]]
+    """
     labels: np.ndarray = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[1]
     return labels.astype(np.int32, copy=False)
 
@@ -127,6 +131,9 @@ def binary_mask(mask: np.ndarray, name: str, remedy: str = "") -> np.ndarray:
 
     Others (label maps, smoothed masks) are a :class:`UserError`. ``remedy`` is what else may help,
     said before the advice to save it anew.
+
+    >>> binary_mask(np.uint8([[0, 255]]), "mask.png").tolist()
+    [[False, True]]
     """
     foreground = mask > 0
     # Much faster than listing the values, and nearly always enough.
@@ -157,13 +164,21 @@ def merge_objects(masks: Iterable[tuple[str, np.ndarray]], shape: tuple[int, int
 
 
 def count_overlap(masks: Iterable[tuple[str, np.ndarray]]) -> int:
-    """Pixels that belong to more than one of some binary masks, each (H, W) with its name."""
+    """Pixels that belong to more than one of some binary masks, each (H, W) with its name.
+
+    >>> count_overlap([("a", np.array([[1, 1, 0]])), ("b", np.array([[0, 9, 9]]))])
+    1
+    """
     claims = sum((binary_mask(mask, name).astype(np.int32) for name, mask in masks), np.int32(0))
     return int(np.count_nonzero(claims > 1))
 
 
 def renumber(labels: np.ndarray) -> np.ndarray:
-    """Renumber (H, W) ids to 1…n without gaps, keeping their order; int32."""
+    """Renumber (H, W) ids to 1…n without gaps, keeping their order; int32.
+
+    >>> renumber(np.int32([[0, 7, 3]])).tolist()
+    [[0, 2, 1]]
+    """
     present = np.union1d(0, labels)
     if present[-1] == len(present) - 1:
         return labels.astype(np.int32, copy=False)
@@ -171,12 +186,19 @@ def renumber(labels: np.ndarray) -> np.ndarray:
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:
-    """(H, W, 1 or 3) uint8 or uint16 ► (H, W) of the same type: colours by their luminance."""
+    """(H, W, 1 or 3) uint8 or uint16 ► (H, W) of the same type: colours by their luminance.
+
+    >>> to_gray(np.full((2, 3, 3), 7, np.uint8)).shape
+    (2, 3)
+    """
     return image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
 def check_size(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    """Raise :class:`UserError` when a mask's height and width are not its image's."""
+    """Raise :class:`UserError` when a mask's height and width are not its image's.
+
+    >>> check_size("mask.png", (4, 5), (4, 5, 3))
+    """
     if tuple(found[:2]) != tuple(wanted[:2]):
         raise UserError(
             f"{name}: the mask is {found[0]}×{found[1]} (H×W) but its image is "

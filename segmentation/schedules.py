@@ -47,6 +47,11 @@ class WarmupCosine(PerStep):
 
     Raises:
         UserError: A value is out of its range.
+
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    >>> [round(WarmupCosine(optimizer).factor(share), 3) for share in (0, 0.1, 0.55, 1)]
+    [0.04, 1.0, 0.5, 0.0]
     """
 
     def __init__(

@@ -31,6 +31,9 @@ class Sample:
         kind: Stratum for balanced sampling and for scores by kind, such as ``"histology"``.
         subset: Name of the official subset it belongs to, such as ``"train"``, or ``""``.
         weight: (H, W) float32 weights of the pixels in the loss, where a training asks for them.
+
+    >>> Sample("a", np.zeros((8, 8, 1), np.uint8), np.zeros((8, 8), np.int32)).kind
+    ''
     """
 
     id: str
@@ -136,7 +139,11 @@ class Item(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Sample ids by part. A sample may be in none of them; in two, it is a ``UserError``."""
+    """Sample ids by part. A sample may be in none of them; in two, it is a ``UserError``.
+
+    >>> Split(train=("a", "b"), val=("c",), test=("d",)).test
+    ('d',)
+    """
 
     train: tuple[str, ...]
     val: tuple[str, ...]

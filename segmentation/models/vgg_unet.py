@@ -36,6 +36,9 @@ class VGGUNet(SegmentationNet):
     Raises:
         ValueError: for arguments out of range.
         UserError: the weights cannot be had, or are another network's.
+
+    >>> VGGUNet(width=4)(torch.zeros(1, 3, 64, 96)).shape
+    torch.Size([1, 1, 64, 96])
     """
 
     def __init__(

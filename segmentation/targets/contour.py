@@ -30,6 +30,9 @@ class Contour(Target):
         min_size: Objects of fewer pixels are dropped from the label map.
         fill_holes: Holes within an object are filled in the label map.
         seed: A pixel of greater interior probability belongs to an object's seed.
+
+    >>> Contour(width=1, position="inner").encode(np.int32([[0, 0, 1, 1, 1, 0]])).tolist()
+    [[0, 0, 2, 1, 2, 0]]
     """
 
     classes = 3

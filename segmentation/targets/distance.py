@@ -23,6 +23,9 @@ class Distance(Target):
         min_size: Objects of fewer pixels are dropped from the label map.
         fill_holes: Holes within an object are filled in the label map.
         seed: A pixel whose relative distance is greater belongs to an object's seed.
+
+    >>> Distance().encode(np.int32([[0, 1, 1, 1, 0]]))[1].tolist()
+    [[0.0, 0.6000000238418579, 1.0, 0.6000000238418579, 0.0]]
     """
 
     classes = 2

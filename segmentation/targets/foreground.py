@@ -23,6 +23,12 @@ class Foreground(Target):
         gap: Objects that touch are learned as if so many pixels of each were background, so that
             they can come out as two (Ronneberger et al. 2015: the separation border). Scores still
             compare with the objects as they are.
+
+    >>> target = Foreground()
+    >>> target.encode(np.int32([[1, 1, 0, 2]])).tolist()
+    [[[1, 1, 0, 1]]]
+    >>> target.instances(np.float32([[[0.9, 0.8, 0.1, 0.7]]])).tolist()
+    [[1, 1, 0, 2]]
     """
 
     classes = 1
