@@ -9,6 +9,7 @@ A corrections file is YAML. ``segmentation audit`` writes one with its findings 
 A mask may be taken from a sample that is dropped. All three are optional.
 """
 
+import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 
 from segmentation.data.sample import Record, Sample, SegmentationDataset, Source
 from segmentation.errors import UserError
+from segmentation.io.files import check_regular
 from segmentation.objects import renumber
 
 VERSION = 1  # raise when the same file gives other masks
@@ -116,9 +118,11 @@ def union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def read_corrections(path: Path) -> Corrections:
     """Read and check a corrections file; whether the samples exist is not known here."""
+    check_regular(path)
     try:
         # Ids are text: YAML would read the frame 1_17 as the number 117.
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Strict) or {}
+        text = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig"))  # as ids are
+        content = yaml.load(text, _Strict) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read ({reason}); {REMEDY}") from None

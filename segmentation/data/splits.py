@@ -9,6 +9,7 @@ Kept by hand because the draws are frozen: a new release moves no sample of an o
 """
 
 import logging
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 
 from segmentation.data.sample import PARTS, Item, Split, straddling
 from segmentation.errors import UserError
+from segmentation.io.files import check_regular
 
 
 class Splitter(ABC):
@@ -250,11 +252,13 @@ class ListSplit(Splitter):
 
     @staticmethod
     def _read(path: str, known: Sequence[str]) -> tuple[str, ...]:
+        check_regular(Path(path).expanduser())
         try:
             text = Path(path).expanduser().read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
             raise UserError(f"{path}: cannot be read ({reason}); save one id a line") from None
+        text = unicodedata.normalize("NFC", text)  # as ids are
         lines = (line.partition("#")[0].strip() for line in text.splitlines())
         names = tuple(line for line in lines if line)
         for name in sorted(set(names) - set(known)):

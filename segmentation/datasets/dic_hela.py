@@ -16,7 +16,8 @@ from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import SequenceSplit, Splitter
 from segmentation.errors import UserError
-from segmentation.io.tree import Tree, check_root, is_junk
+from segmentation.io.listing import is_junk
+from segmentation.io.tree import Tree, check_root
 from segmentation.objects import renumber
 
 Truth = Literal["gold", "silver", "best"]

@@ -1,9 +1,9 @@
 """Anybody's own images and masks: two folders, matched by name."""
 
-from collections import defaultdict
+import re
 from collections.abc import Container, Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -11,10 +11,21 @@ import numpy as np
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import Splitter
-from segmentation.errors import UserError
+from segmentation.errors import UserError, printable
 from segmentation.io.files import stamps_of
-from segmentation.io.images import IMAGE_SUFFIXES, is_image, read_image, read_mask
-from segmentation.io.tree import check_root, is_junk
+from segmentation.io.images import IMAGE_SUFFIXES, read_image, read_mask
+from segmentation.io.listing import (
+    BESIDE,
+    MASK_ENDINGS,
+    NNUNET,
+    UNREAD,
+    Listing,
+    key_of,
+    list_files,
+    partner_of,
+    say_once,
+)
+from segmentation.io.tree import check_root
 from segmentation.objects import (
     binary_mask,
     check_size,
@@ -26,9 +37,6 @@ from segmentation.objects import (
 
 Masks = Literal["binary", "labels", "objects"]
 _AS_LABELS = "set mask_type: labels if these are instance ids, or "
-# What programs append to the name of an image.
-MASK_ENDINGS: tuple[str, ...] = ("_mask", "_masks", "_cp_masks", "_label", "_labels", "_seg")
-MASK_ENDINGS += ("_prob", "_probabilities")
 
 
 class FolderDataset(SegmentationDataset):
@@ -68,22 +76,20 @@ class FolderDataset(SegmentationDataset):
         """Every image, with its mask; a missing partner is a :class:`UserError`."""
         root = check_root(self.root, f"it should hold {self.images}/ and {self.masks}/")
         remedy = "check the names of the two folders"
-        images = find_images(check_root(root / self.images, remedy))
         folder = check_root(root / self.masks, remedy)
+        one = folder.resolve() == (root / self.images).resolve()
+        images = find_images(check_root(root / self.images, remedy), masks_beside=one)
         if self.mask_type == "objects":
             masks = _find_objects(folder)
         else:
-            masks = {name: (path,) for name, path in find_maps(folder, images).items()}
-        if missing := images.keys() - masks.keys():
-            raise UserError(
-                f"{images[min(missing)]}: no mask {folder / min(missing)}.*; add it or remove the "
-                "image"
-            )
-        if alone := masks.keys() - images.keys():
-            raise UserError(
-                f"{folder / min(alone)}: a mask without an image below {root / self.images} (of "
-                f"{len(alone)} such); add its image or remove it"
-            )
+            maps = find_maps(folder, images, images.values() if one else ())
+            if not maps:
+                raise UserError(
+                    f"{folder}: holds images and masks, but no NAME_mask beside NAME; rename the "
+                    "masks, or keep them in another folder and set data.masks"
+                )
+            masks = {name: (path,) for name, path in maps.items()}
+        self._check_partners(root / self.images, folder, images, masks)
         files = [file for name, path in images.items() for file in (path, *masks[name])]
         stamps = iter(stamps_of(files))
         records = []
@@ -92,6 +98,39 @@ class FolderDataset(SegmentationDataset):
             group, truth = name.rpartition("/")[0], tuple(map(str, masks[name]))
             records.append(Record(name, str(path), truth, stamp, group))
         return records
+
+    def _check_partners(
+        self,
+        images: Path,
+        folder: Path,
+        found: dict[str, Path],
+        masks: dict[str, tuple[Path, ...]],
+    ) -> None:
+        """Refuse an image without its mask, and a mask without its image."""
+        rule = "a mask is called as its image"
+        if self.mask_type != "objects":
+            rule += f", or that and an ending such as {', '.join(MASK_ENDINGS[:3])}"
+        if missing := found.keys() - masks.keys():
+            name = min(missing)
+            case = re.sub(r"_\d{4}$", NNUNET, name)
+            if case in masks and any(
+                key_of(m.name) + NNUNET == case.rpartition("/")[2] for m in masks[case]
+            ):
+                raise UserError(
+                    f"{found[name]}: a second channel beside {found[case].name}? One channel a "
+                    "case is read; save the one that matters, or RGB, as its own file"
+                )
+            there = f"one that is there: {next(iter(masks), 'none')}"
+            raise UserError(
+                f"{found[name]}: no mask {folder / name}.*; add it or remove the image ({rule}; "
+                f"{there})"
+            )
+        if alone := masks.keys() - found.keys():
+            raise UserError(
+                f"{folder / min(alone)}: a mask without an image below {images} (of {len(alone)} "
+                f"such); add its image or remove it ({rule}; an image that is there: "
+                f"{next(iter(found))})"
+            )
 
     def read(self, record: Record) -> Sample:
         """One image with its labels; :class:`UserError` where the two do not fit together."""
@@ -139,37 +178,26 @@ class FolderDataModule(SegmentationDataModule):
         super().__init__(FolderDataset(root, images, masks, mask_type), split, **kwargs)
 
 
-def find_images(folder: Path, masks: bool = False) -> dict[str, Path]:
-    """Every image below ``folder``, at least one: relative path without suffix ► path, sorted.
+def find_images(folder: Path, masks_beside: bool = False) -> dict[str, Path]:
+    """Every image below ``folder``, at least one, by its :func:`key_of`, sorted.
 
-    Where they are ``masks``, Cellpose's ``NAME_seg.npy`` are among them.
+    What else lies there is named in one line, but for masks that are expected ``masks_beside``.
     """
-    found: dict[str, Path] = {}
-    for path in _visible(folder):
-        wanted = path.suffix.lower() in IMAGE_SUFFIXES if masks else is_image(path)
-        if wanted and path.is_file():
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise UserError(
-                    f"{path}: differs from {found[name].name} in its suffix alone; keep one"
-                )
-            found[name] = path
-    if not found:
-        raise UserError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); check the path")
-    return dict(sorted(found.items()))
+    return _by_key(folder, masks=False, silent=masks_beside)
 
 
-def find_maps(folder: Path, images: Container[str] = ()) -> dict[str, Path]:
+def find_maps(
+    folder: Path, images: Container[str] = (), without: Container[Path] = ()
+) -> dict[str, Path]:
     """Every mask, label or probability map below ``folder``, NPY as well, by its image's name.
 
-    That is its own name without suffix and without an ending such as ``_mask`` or ``_cp_masks``,
-    which stays where ``images`` holds a name that ends so.
+    That is one of ``images`` as :func:`partner_of` finds it. The files ``without`` are left out.
     """
     found: dict[str, Path] = {}
-    for name, path in find_images(folder, masks=True).items():
-        if name not in images:
-            end = max((end for end in MASK_ENDINGS if name.endswith(end)), key=len, default="")
-            name = name.removesuffix(end)
+    for name, path in _by_key(folder, masks=True).items():
+        name = partner_of(name, images)
+        if path in without:
+            continue
         if name not in found:
             found[name] = path
         elif not path.name.endswith("_seg.npy"):  # Cellpose's own, beside the masks
@@ -178,14 +206,39 @@ def find_maps(folder: Path, images: Container[str] = ()) -> dict[str, Path]:
 
 
 def _find_objects(folder: Path) -> dict[str, tuple[Path, ...]]:
-    objects: dict[str, list[Path]] = defaultdict(list)
-    for path in _visible(folder):
-        if path.is_dir() and not any(path.iterdir()):
-            objects[path.relative_to(folder).as_posix()] = []  # an image without objects
-        elif path.suffix.lower() in IMAGE_SUFFIXES:
-            objects[path.parent.relative_to(folder).as_posix()].append(path)
+    listing = list_files(folder)
+    above = {name.rpartition("/")[0] for name in listing.folders}
+    # Without any, and without folders in it, a folder is that of an image without objects.
+    objects: dict[str, list[Path]] = {
+        key_of(f"{n}.x"): [] for n in listing.folders if n not in above
+    }
+    for name in listing.images(masks=True):
+        objects.setdefault(key_of(f"{PurePosixPath(name).parent}.x"), []).append(folder / name)
+    _tell(folder, listing)
     return {name: tuple(paths) for name, paths in objects.items()}
 
 
-def _visible(folder: Path) -> list[Path]:
-    return [p for p in sorted(folder.rglob("*")) if not is_junk(p.relative_to(folder).as_posix())]
+def _by_key(folder: Path, masks: bool, silent: bool = False) -> dict[str, Path]:
+    listing, found = list_files(folder), dict[str, Path]()
+    for name in listing.images(masks):
+        path, key = folder / name, key_of(name)
+        if key in found:
+            other = found[key].name
+            where = "how accents are stored" if path.suffix == found[key].suffix else "its suffix"
+            raise UserError(f"{path}: differs from {other} in {where} alone; keep one")
+        found[key] = path
+    if silent:
+        listing.passed_over.pop(BESIDE, None)
+    _tell(folder, listing)
+    if not found:
+        there = listing.tell(folder).removeprefix(f"{printable(folder)}: ")
+        there = f" but {there}" if there else ""
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise UserError(f"{folder}: holds no images ({kinds}){there}; check the path")
+    return dict(sorted(found.items()))
+
+
+def _tell(folder: Path, listing: Listing) -> None:
+    if locked := listing.passed_over.get(UNREAD):
+        raise UserError(f"{folder / locked[0]}: the folder cannot be read; allow it, or move it")
+    say_once(listing.tell(folder))

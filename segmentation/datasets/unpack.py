@@ -19,7 +19,7 @@ from pathlib import Path, PureWindowsPath
 from tqdm.auto import tqdm
 
 from segmentation.errors import UserError
-from segmentation.io.tree import is_junk
+from segmentation.io.listing import is_junk
 
 # Images are compressed already (the official archives: 5 to 1 at most as a whole); deflate can
 # reach 1,032 to 1. Only what is large can do harm.

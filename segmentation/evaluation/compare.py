@@ -12,10 +12,10 @@ import pandas as pd
 
 from segmentation.errors import UserError
 from segmentation.evaluation import intervals, table
-from segmentation.evaluation.maps import some_of
 from segmentation.evaluation.pages import render
 from segmentation.evaluation.plots import forest
 from segmentation.io.files import write_bytes, write_table
+from segmentation.io.listing import some_of
 from segmentation.metrics.counts import PIXELS
 from segmentation.metrics.scores import Score, better, scores_of
 

@@ -16,6 +16,7 @@ from segmentation.evaluation import calibration, intervals, maps, table
 from segmentation.evaluation.pages import render
 from segmentation.io.files import write_bytes
 from segmentation.io.images import read_image, read_mask
+from segmentation.io.listing import partner_of
 from segmentation.io.tree import check_root
 from segmentation.metrics.counts import TOLERANCE, probability_histogram
 from segmentation.metrics.scores import ranking_scores, scores_of
@@ -113,17 +114,18 @@ def find_inputs(
 ) -> Inputs:
     """Pair the folders, and read every file once to see that it is what it should be."""
     wanted = find_maps(check_root(truth, "check --truth"))
-    found = find_maps(check_root(prediction, "check --prediction"))
+    found = find_maps(check_root(prediction, "check --prediction"), wanted)
     names = maps.pair(wanted, found, "--prediction", allow_missing)
     left_out = set(wanted) ^ set(found)
     probs: dict[str, Path] = {}
     if probabilities is not None:
-        probs = find_maps(check_root(probabilities, "check --probabilities"))
+        probs = find_maps(check_root(probabilities, "check --probabilities"), wanted)
         scored = {name: wanted[name] for name in names}
         common = maps.pair(scored, probs, "--probabilities", allow_missing)
         left_out |= set(scored) ^ set(probs)
         probs = {name: probs[name] for name in common}
     shown = {} if images is None else find_images(check_root(images, "check --images"))
+    shown = {partner_of(name, wanted): path for name, path in shown.items()}
     if images is not None and not shown.keys() & set(names):
         raise UserError(
             f"--images: none of its {len(shown)} files has the name of one of --truth (such as "

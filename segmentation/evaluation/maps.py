@@ -8,6 +8,7 @@ import numpy as np
 
 from segmentation.errors import UserError
 from segmentation.io.images import read_values
+from segmentation.io.listing import some_of
 
 Kind = Literal["auto", "instances", "mask"]
 
@@ -33,7 +34,7 @@ def pair(
         raise UserError(
             f"{option}: none of its {len(other)} files has the name of one of --truth (such as "
             f"{next(iter(other))} and {next(iter(truth))}); files are paired by their path without "
-            "suffix"
+            "suffix, an ending such as _mask or nnU-Net's _0000 aside"
         )
     sides = (("--truth", truth, other, option), (option, other, truth, "--truth"))
     for side, here, there, missing in () if allow_missing else sides:
@@ -43,15 +44,6 @@ def pair(
                 "add them, or score the others with --allow_missing"
             )
     return common
-
-
-def some_of(names: Sequence[str]) -> str:
-    """The first three names, and how many there are beside them.
-
-    >>> some_of("abcde")
-    'a, b, c and 2 more'
-    """
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def read_probability(path: Path) -> np.ndarray:

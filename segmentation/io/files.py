@@ -70,7 +70,8 @@ def check_regular(path: str | Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal; of a pipe or a device :class:`UserError`."""
+    check_regular(path)
     digest = hashlib.sha256()  # hashlib.file_digest takes twice the time for a small file
     with path.open("rb", buffering=0) as file:
         while block := file.read(2**20):
@@ -87,7 +88,6 @@ def stamps_of(paths: Sequence[Path]) -> list[str]:
     def some(start: int) -> list[str]:
         found = []
         for path in paths[start : start + _SHARE]:
-            check_regular(path)
             try:
                 found.append(sha256_of(path))
             except OSError:

@@ -4,6 +4,7 @@ PNG by imagecodecs (Pillow makes 8 bits of 16-bit colours), TIFF by tifffile, JP
 (imagecodecs takes truncated JPEGs for whole), NPY by numpy.
 """
 
+import math
 from io import BytesIO
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from segmentation.errors import UserError
-from segmentation.io.files import write_bytes
+from segmentation.io.files import check_regular, write_bytes
 from segmentation.io.tiff import (
     MOST_PIXELS,
     TIFF_MAGIC,
@@ -34,11 +35,6 @@ _PNG_PALETTE = b"\3"
 _ORIENTATION = 0x0112  # EXIF's tag
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns beyond it, and raises at twice as many
 getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # what it would print is said by a UserError
-
-
-def is_image(path: Path) -> bool:
-    """Whether a name is an image's; Cellpose puts its own ``NAME_seg.npy`` beside the images."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.endswith("_seg.npy")
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -120,6 +116,7 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
 
 
 def _read_bytes(path: str | Path) -> bytes:
+    check_regular(path)
     with decoding(path):
         return Path(path).read_bytes()
 
@@ -146,19 +143,35 @@ def _decode(data: bytes, name: str, mask: bool) -> np.ndarray:
             with open_tiff(BytesIO(data), name) as tiff:
                 pixels = read_plane(tiff, one_plane(tiff, name, 3), name, mask, data)
         elif kind == "NPY":
-            pixels = np.load(BytesIO(data), allow_pickle=False)
-            shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] <= 4)
-            if not shaped or not pixels.size or pixels.dtype.kind not in "buif":
-                raise UserError(
-                    f"{name}: an array of shape {pixels.shape} and type {pixels.dtype}; save one "
-                    "(H, W) array of numbers"
-                )
-            native = np.uint8 if pixels.dtype == bool else pixels.dtype.newbyteorder("=")
-            pixels = pixels.astype(native, copy=False)
+            pixels = _decode_npy(data, name)
         else:
             pixels = _decode_png(data, mask) if kind == "PNG" else _decode_by_pillow(data, mask)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     return np.ascontiguousarray(pixels[..., : 1 if pixels.shape[2] < 3 else 3])
+
+
+def _decode_npy(data: bytes, name: str) -> np.ndarray:
+    file = BytesIO(data)
+    first = np.lib.format.read_magic(file) == (1, 0)
+    header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = header(file)
+    if dtype.hasobject:
+        what, remedy = "Python objects", "save one (H, W) array of numbers"
+        if name.endswith("_seg.npy"):
+            what = "Cellpose's own file"
+            remedy = "in Cellpose choose File ► Save masks as PNG/tif, and use NAME_cp_masks"
+        raise UserError(f"{name}: {what}, a pickle, which may run code, is never opened; {remedy}")
+    shaped = len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4)
+    count = math.prod(shape)
+    if not shaped or not count or dtype.kind not in "buif":
+        raise UserError(
+            f"{name}: an array of shape {shape} and type {dtype}; save one (H, W) array of numbers"
+        )
+    if count * dtype.itemsize > len(data) - file.tell():
+        raise ValueError(f"it ends before the last of its {count} numbers")
+    pixels = np.frombuffer(data, dtype, count, file.tell())
+    pixels = pixels.reshape(shape, order="F" if by_columns else "C")
+    return pixels.astype(np.uint8 if dtype.kind == "b" else dtype.newbyteorder("="))
 
 
 def _decode_png(data: bytes, mask: bool) -> np.ndarray:

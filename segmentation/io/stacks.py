@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
+from segmentation.io.files import check_regular
 from segmentation.io.images import read_image
 from segmentation.io.tiff import (
     TIFF_MAGIC,
@@ -87,6 +88,7 @@ def open_planes(path: Path, channels: int = 1) -> Planes:
     file whose planes differ, or that holds several images or other channels, is a
     :class:`UserError`.
     """
+    check_regular(path)
     with decoding(path), path.open("rb") as file:
         is_tiff = file.read(4) in TIFF_MAGIC
     if not is_tiff:

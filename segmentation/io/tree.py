@@ -4,14 +4,15 @@ import os
 import zipfile
 from collections.abc import Container, Mapping
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segmentation.errors import UserError
-from segmentation.io.files import stamps_of
+from segmentation.io.files import check_regular, stamps_of
 from segmentation.io.images import decode_image, decode_mask
+from segmentation.io.listing import UNREAD, is_junk, list_files
 from segmentation.io.tiff import decoding
 from segmentation.objects import check_size
 
@@ -37,8 +38,10 @@ class Tree:
         if self._zip is not None:
             found = [member.filename for member in self._zip.infolist() if not member.is_dir()]
         else:
-            paths = (path for path in self.path.rglob("*") if path.is_file())
-            found = [path.relative_to(self.path).as_posix() for path in paths]
+            listing = list_files(self.path)
+            if locked := listing.passed_over.get(UNREAD):
+                raise UserError(f"{self.name(locked[0])}: the folder cannot be read; allow it")
+            return sorted(listing.files)
         return sorted(name for name in found if not is_junk(name))
 
     @cached_property
@@ -52,6 +55,7 @@ class Tree:
         """The bytes of a file; a :class:`UserError` where its checksum is wrong, for example."""
         with decoding(self.name(name), "file in the archive"):
             if self._zip is None:
+                check_regular(self.path / name)
                 return (self.path / name).read_bytes()
             if self._process != os.getpid():  # forked: processes would share one place in the file
                 self._zip, self._process = zipfile.ZipFile(self.path), os.getpid()
@@ -114,10 +118,3 @@ def check_root(root: str | Path, remedy: str) -> Path:
     if empty:
         raise UserError(f"{path}: the data root is empty; {remedy}")
     return path
-
-
-def is_junk(name: str) -> bool:
-    """Whether a relative path is what operating systems strew about: hidden, ``__MACOSX``, …"""
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") for part in parts)
-    return hidden or parts[0] == "__MACOSX" or parts[-1] == "Thumbs.db"

@@ -5,12 +5,13 @@ import os
 import platform
 import signal
 import sys
+import unicodedata
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import cv2
@@ -22,11 +23,12 @@ from tqdm.auto import tqdm
 
 from segmentation import __version__
 from segmentation.checkpoints import find_device, load_ensemble
-from segmentation.errors import Unwritten, UserError
+from segmentation.errors import Unwritten, UserError, printable
 from segmentation.io.files import sha256_of, write_table
-from segmentation.io.images import IMAGE_SUFFIXES, is_image
+from segmentation.io.images import IMAGE_SUFFIXES
+from segmentation.io.listing import list_files, say_once
 from segmentation.io.stacks import open_planes
-from segmentation.io.tree import is_junk
+from segmentation.io.tiff import decoding
 from segmentation.measurements import IMAGE_COLUMNS, OBJECT_COLUMNS
 from segmentation.predict.formats import RLE_COLUMNS
 from segmentation.predict.manifest import Manifest
@@ -76,7 +78,7 @@ def predict(
         trust: Your own packages whose classes a checkpoint may name: their code runs.
     """
     outputs = Outputs(output, labels, probabilities, overlays, geojson, rle, rois)
-    stems = _named_files(data_images, output)
+    stems, left_out = _named_files(data_images, output)
     task, where = load_ensemble(ckpt_path, tta, trust or ()), find_device(device)
     members = (task.predictor, *task.predictor.members)
     target = {k: v for k, v in vars(task.target).items() if not k.startswith("_")}
@@ -124,7 +126,7 @@ def predict(
         writer.thread.shutdown()
         if trainer.is_global_zero:
             manifest.remove_partial_files()
-    return writer.report(list(stems)) if trainer.is_global_zero else 0
+    return writer.report(list(stems), left_out) if trainer.is_global_zero else 0
 
 
 class ImageFile:
@@ -139,14 +141,13 @@ class ImageFile:
         self.pixels: list[np.ndarray] = []
         self._error: UserError | None = None
         try:
-            self.stamp = sha256_of(path)
+            with decoding(path):
+                self.stamp = sha256_of(path)
             self.planes = open_planes(path, channels)
             if not self.planes.axes and not is_streamed(self.planes):
                 self.pixels = list(self.planes)
         except UserError as error:
             self._error = error
-        except OSError as error:
-            self._error = UserError(f"cannot be read ({error.strerror}); check the path")
 
     def __iter__(self) -> Iterator[np.ndarray]:
         if self._error is not None:
@@ -201,7 +202,7 @@ class FolderFiles(IterableDataset[ImageFile]):
         path = self.folder / name
         try:
             return self.writer.manifest.is_done(name, self.stems[name], lambda: sha256_of(path))
-        except OSError:  # it is said when its turn comes
+        except (OSError, UserError):  # it is said when its turn comes
             return False
 
 
@@ -237,12 +238,16 @@ class FolderWriter(Callback):
             self.faults = {k: v for faults, _ in shares for k, v in faults.items()}
             self.stop = next((stop for _, stop in shares if stop), None)
 
-    def report(self, names: Sequence[str]) -> int:
-        """Write the tables of all that is done, whenever that was, and return the exit status."""
+    def report(self, names: Sequence[str], left_out: Mapping[str, str]) -> int:
+        """Write the tables of all that is done, whenever that was, and return the exit status.
+
+        ``left_out`` joins the ``faults``.
+        """
         done = dict.fromkeys(name for name in names if self.manifest.record(name) is not None)
         gone = "its results are gone; start the same command again"
         missing = (name for name in names if name not in done)
         faults = {name: self.faults.get(name, f"{name}: {gone}") for name in missing}
+        faults |= left_out
         folder = self.outputs.folder
         tables = {"objects": OBJECT_COLUMNS, "images": IMAGE_COLUMNS}
         tables |= {"rle": RLE_COLUMNS} if self.outputs.rle else {}
@@ -276,12 +281,15 @@ class FolderWriter(Callback):
         except Unwritten as error:  # the next file would meet it as well
             self.stop = str(error)
         except UserError as error:
-            named = str(error).startswith(str(file.path))
+            named = str(error).startswith(printable(file.path))
             self.faults[file.name] = str(error) if named else f"{file.path}: {error}"
 
 
-def _named_files(folder: Path, output: Path) -> dict[str, str]:
-    """Every image below a folder: its relative path ► the name of its results, without suffix."""
+def _named_files(folder: Path, output: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Every image below a folder: its relative path ► the name of its results, without suffix.
+
+    And the folder ► what is left out that a person meant to be predicted.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images; check --data.images")
     if output.resolve().is_relative_to(folder.resolve()):
@@ -289,11 +297,20 @@ def _named_files(folder: Path, output: Path) -> dict[str, str]:
             f"{output}: lies in the images' folder, where masks would be taken for images; use "
             "another --output"
         )
-    relative = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
-    paths = [path for path in relative if is_image(path) and not is_junk(str(path))]
-    if not paths:
-        raise UserError(f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); check the path")
-    names = {path.as_posix(): path.with_suffix("").as_posix() for path in paths}
-    # Some file systems do not tell upper from lower case.
-    taken = Counter(name.casefold() for pair in names.items() for name in pair)
-    return {path: stem if taken[stem.casefold()] == 1 else path for path, stem in names.items()}
+    listing = list_files(folder)
+    images = listing.images()
+    told = listing.tell(folder)
+    if not images:
+        kinds, told = ", ".join(IMAGE_SUFFIXES), told and f" ({told})"
+        raise UserError(f"{folder}: holds no images ({kinds}){told}; check the path")
+    names = {name: str(PurePosixPath(name).with_suffix("")) for name in images}
+    # Some file systems do not tell upper from lower case, or one way to write ä from another.
+    taken = Counter(_folded(name) for pair in names.items() for name in pair)
+    stems = {path: stem if taken[_folded(stem)] == 1 else path for path, stem in names.items()}
+    if not listing.missed:
+        say_once(told)
+    return stems, {str(folder): told} if listing.missed else {}
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
