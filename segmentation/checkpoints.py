@@ -13,6 +13,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 from segmentation import __version__
+from segmentation.data.seen import trained_on
 from segmentation.errors import UserError
 from segmentation.io import sealed
 from segmentation.io.files import sha256_of
@@ -144,7 +145,7 @@ def load_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTask:
     try:
         task = build_task(without_download(config))
         task.load_state_dict(checkpoint["state_dict"])
-        task.trained_on = checkpoint["segmentation"].get("trained_on", {})
+        task.trained_on = trained_on(checkpoint["segmentation"])
     except (ArgumentError, RuntimeError, KeyError, TypeError, ValueError, ImportError) as error:
         what = " ".join(str(error).split())[-200:]
         version = checkpoint["segmentation"].get("version", "0.1.0 or older")

@@ -8,6 +8,8 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 import torch
 from lightning import Callback, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -16,7 +18,7 @@ from torchmetrics import MeanMetric
 from segmentation import __version__
 from segmentation.data.examples import Batch
 from segmentation.data.preprocess import Preprocess
-from segmentation.data.sample import Split
+from segmentation.data.seen import Division, trained_on
 from segmentation.errors import UserError
 from segmentation.metrics import ScoreTable
 from segmentation.predictor import Prediction, Predictor
@@ -97,8 +99,8 @@ class SegmentationTask(LightningModule):
         self.val_table = ScoreTable(target.threshold)
         self.test_table = ScoreTable(target.threshold, boundary=True)
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
-        self.trained_on: dict[str, list[str]] = {}  # ids the loaded weights have seen, by dataset
-        self.data_split: tuple[str, Split] | None = None  # name of the data, and their division
+        self.trained_on: dict[str, str] = {}  # what images the loaded weights have seen ► ids
+        self.data_split: Division | None = None
         self.members: list[SegmentationTask] = []  # no submodules: not in the state dict
         self._unchecked: tuple[Tensor, str] | None = None
 
@@ -144,10 +146,16 @@ class SegmentationTask(LightningModule):
         return [SplitRecord()]
 
     def on_train_start(self) -> None:
-        self._check_leak()
+        self._check_leak("test")
+        if self.data_split is not None and (leak := self.data_split.leak("val", self.trained_on)):
+            rank_zero_warn(f"{leak} before, by these weights: their scores will be too good")
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == TrainerFn.VALIDATING:  # not within a training
+            self._check_leak("val")
 
     def on_test_start(self) -> None:
-        self._check_leak()
+        self._check_leak("test")
         self.predictor.to(self.device)
 
     def on_predict_start(self) -> None:
@@ -193,15 +201,12 @@ class SegmentationTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the task, and which images it was trained on; plain values only."""
-        seen = {name: list(ids) for name, ids in self.trained_on.items()}
-        if self.data_split is not None:
-            name, split = self.data_split
-            seen[name] = sorted({*seen.get(name, ()), *split.train})
+        own = {} if self.data_split is None else self.data_split.keys("train")
         checkpoint["segmentation"] = {
             "version": __version__,
             "config": self.config,
             "preprocess": self.preprocess.plain(),
-            "trained_on": seen,
+            "trained_on": self.trained_on | own,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -215,7 +220,7 @@ class SegmentationTask(LightningModule):
                 f"model.preprocess.{name} is {getattr(self.preprocess, name)} but the checkpoint "
                 f"was trained with {getattr(theirs, name)}; leave it as trained"
             )
-        self.trained_on = stored.get("trained_on", {})  # not in the first checkpoints
+        self.trained_on = trained_on(stored)
 
     def _evaluate(
         self, batch: Batch, table: ScoreTable, mean_loss: MeanMetric, tta: bool = False
@@ -268,17 +273,18 @@ class SegmentationTask(LightningModule):
         self.log(shown, scores.pop(shown), prog_bar=True)
         self.log_dict(scores)
 
-    def _check_leak(self) -> None:
-        """Refuse to test on what the weights were trained on, through another seed or list."""
+    def _check_leak(self, part: str) -> None:
+        """Refuse to score what the weights were trained on, through another seed, list or name."""
         if self.data_split is None:
             return
-        name, split = self.data_split
         tasks = (self, *self.members)
-        trained = {image for task in tasks for image in task.trained_on.get(name, ())}
-        if leaked := sorted(trained & set(split.test)):
-            raise UserError(
-                f"{len(leaked)} of {len(split.test)} test images were trained on by this "
-                f"checkpoint (such as {leaked[0]}); use the split of its run (split.json)"
+        seen = {key: image for task in tasks for key, image in task.trained_on.items()}
+        if leak := self.data_split.leak(part, seen):
+            raise UserError(f"{leak} by this checkpoint; use the split of its run (split.json)")
+        if named := sum("/" in key for key in seen):
+            rank_zero_warn(
+                f"the checkpoint knows {named} of its training images by their names alone (older "
+                f"ones do): under other names they would be among the {part} images unnoticed"
             )
 
     def _check_loss(self) -> None:
@@ -297,7 +303,8 @@ class SplitRecord(Callback):
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         split = getattr(data := trainer.datamodule, "split", None)
-        pl_module.data_split = None if split is None else (data.source.name, split)  # type: ignore[assignment]
+        known = split and Division(data.source.name, split, getattr(data, "digests", {}))
+        pl_module.data_split = known  # type: ignore[assignment]
 
 
 def check_loss(loss: nn.Module, target: Target) -> None:

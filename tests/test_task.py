@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from segmentation import __version__
 from segmentation.data.preprocess import Preprocess
-from segmentation.data.sample import Split
+from segmentation.data.sample import PARTS, Split
+from segmentation.data.seen import trained_on
 from segmentation.errors import UserError
 from segmentation.losses import BCEDice, DeepSupervision
 from segmentation.metrics.table import LOGGED
@@ -45,12 +46,17 @@ class Data(LightningDataModule):
     def __init__(self, split: Split) -> None:
         super().__init__()
         self.split, self.source = split, SimpleNamespace(name="data")
+        self.digests = {
+            image: f"digest of {image}" for part in PARTS for image in getattr(split, part)
+        }
 
     def train_dataloader(self) -> Any:
         return loader(batch())
 
     def test_dataloader(self) -> Any:
         return loader(batch())
+
+    val_dataloader = test_dataloader
 
 
 @pytest.mark.parametrize("heads", [1, 2])
@@ -224,12 +230,18 @@ LEAK = Split(train=("c",), val=(), test=("a", "b"))
 
 def test_testing_on_what_was_trained_on_is_refused() -> None:
     ours, other = task(), Split(train=(), val=("a",), test=("x", "y"))
-    ours.trained_on = {"data": ["b", "z"], "others": ["a"]}
-    with pytest.raises(UserError, match=r"1 of 2 test images were trained on .* as b"):
+    ours.trained_on = {"digest of b": "then", "digest of z": "z", "others/a": "a"}
+    with pytest.raises(UserError, match=r"1 of 2 test images were trained on .* as b, called then"):
         trainer().fit(ours, datamodule=Data(LEAK))
     with pytest.raises(UserError, match="1 of 2 test images"):
         trainer().test(ours, datamodule=Data(LEAK))
-    trainer().test(ours, datamodule=Data(other), verbose=False)
+    with pytest.warns(UserWarning, match="knows 1 of its training images by their names alone"):
+        trainer().test(ours, datamodule=Data(other), verbose=False)
+    ours.trained_on = trained_on({"trained_on": {"data": ["a", "z"], "others": ["b"]}})
+    with pytest.raises(UserError, match=r"1 of 2 test images were trained on .* as a\)"):
+        trainer().test(ours, datamodule=Data(LEAK))
+    with pytest.raises(UserError, match=r"1 of 1 val images were trained on .* as a\)"):
+        trainer().validate(ours, datamodule=Data(other))
     trainer().test(ours, loader(batch()), verbose=False)  # without a split nobody can tell
 
 
@@ -244,14 +256,14 @@ def test_a_checkpoint_says_what_it_was_trained_on(tmp_path: Path) -> None:
         "version": __version__,
         "config": {"class_path": "X"},
         "preprocess": PREPROCESS.plain(),
-        "trained_on": {"data": ["b", "c"]},
+        "trained_on": {"digest of b": "b", "digest of c": "c"},
     }
     ours = task()
     with pytest.raises(UserError, match="such as b"):
         trainer().test(ours, datamodule=Data(LEAK), ckpt_path=path)
     with pytest.raises(UserError, match="such as b"):  # resumed under another split
         trainer(max_epochs=2).fit(task(), datamodule=Data(LEAK), ckpt_path=path)
-    assert ours.trained_on == {"data": ["b", "c"]} and same_weights(ours.net, one.net, atol=0)
+    assert ours.trained_on == stored["trained_on"] and same_weights(ours.net, one.net, atol=0)
 
 
 def test_a_checkpoint_without_a_split_loads() -> None:
@@ -259,11 +271,13 @@ def test_a_checkpoint_without_a_split_loads() -> None:
     task().on_save_checkpoint(stored)
     assert stored["segmentation"]["trained_on"] == {}
     ours = task()
-    ours.trained_on = {"data": ["a"], "elsewhere": ["b"]}
+    ours.trained_on = {"1f": "a", "2e": "b"}
     ours.on_save_checkpoint(stored)  # what weights have seen before goes with them
     assert stored["segmentation"]["trained_on"] == ours.trained_on
     ours.on_load_checkpoint(stored)
-    assert ours.trained_on == {"data": ["a"], "elsewhere": ["b"]}
+    assert ours.trained_on == {"1f": "a", "2e": "b"}
+    with pytest.raises(UserError, match="trained_on is broken"):
+        trained_on({"trained_on": {"a": 1}})
 
 
 def test_checkpoints_that_do_not_fit_are_refused() -> None:

@@ -194,6 +194,20 @@ class SegmentationDataModule(LightningDataModule):
         if stage == "test" or (fits and self.split.test):
             self._check("test")
 
+    @property
+    def content(self) -> str:
+        """The key of all images and masks: other ones, another key."""
+        return self.raw.folder.name
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Id ► digest of the image's pixels; not of duplicates that are allowed across parts."""
+        digests = {entry.id: entry.digest for entry in self.raw.entries}
+        if self.duplicates == "allow":
+            twins = {image for ids in straddling(digests, self.split) for image in ids}
+            digests = {image: one for image, one in digests.items() if image not in twins}
+        return digests
+
     def divided(self, entries: Sequence[StoredSample]) -> Split:
         """The parts of all samples."""
         if self.fold is None:

@@ -122,6 +122,11 @@ def _pool(runs: Sequence[Path], output: Path) -> pd.DataFrame:
     Returns:
         A row by method and score: ``fold0``, …, their ``mean`` and ``sd``, and ``pooled``.
     """
+    if len({json.loads((run / "run.json").read_text()).get("data") for run in runs}) > 1:
+        raise UserError(
+            f"{output}: images or masks changed between the folds (run.json of each, data); remove "
+            "the runs on the old ones, or choose another --output"
+        )
     rows = pd.concat([read_images(run / FILE) for run in runs])
     splits = [json.loads((run / "split.json").read_text()) for run in runs]
     images = sorted({name for split in splits for part in PARTS for name in split[part]})

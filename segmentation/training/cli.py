@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from segmentation.checkpoints import class_names, load_task, read_checkpoint
 from segmentation.data.datamodule import SegmentationDataModule
+from segmentation.data.seen import trained_on
 from segmentation.errors import UserError
 from segmentation.models.encoder import is_file, load_encoder, unreachable
 from segmentation.task import SegmentationTask, check_loss
@@ -229,7 +230,7 @@ class CLI(LightningCLI):
             try:
                 checkpoint = read_checkpoint(weights, tuned=False)
                 self.model.load_state_dict(checkpoint["state_dict"])
-                self.model.trained_on = checkpoint["segmentation"].get("trained_on", {})
+                self.model.trained_on = trained_on(checkpoint["segmentation"])
             except RuntimeError as error:
                 gist = messages.shortened(messages.one_line(str(error)))
                 raise UserError(f"{weights}: does not fit model.net ({gist})") from error

@@ -139,8 +139,9 @@ class RunRecord(Callback):
     """Writes ``config.yaml``, ``split.json``, ``run.json`` and ``git.diff`` into a run's folder.
 
     ``config`` is the whole one, which repeats the run; ``run.json`` holds the command, versions,
-    the split's hash and the state of the git repository that the command was typed in, if it was in
-    one; ``git.diff`` what was not committed there.
+    the split's hash, the key of the data's content and the state of the git repository that the
+    command was typed in, if it was in one; ``git.diff`` what was not committed there. A run that is
+    gone on with on other data is a :class:`UserError`.
     """
 
     def __init__(self, folder: Path, config: str) -> None:
@@ -148,13 +149,23 @@ class RunRecord(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """After the data module has split the data, and before anything is trained."""
-        if not trainer.is_global_zero or (self.folder / "config.yaml").exists():
+        content = getattr(trainer.datamodule, "content", None)  # type: ignore[attr-defined]
+        if not trainer.is_global_zero:
+            return
+        if (self.folder / "config.yaml").exists():
+            known = json.loads((self.folder / "run.json").read_text()).get("data")
+            if None not in (content, known) and content != known:
+                raise UserError(
+                    f"{self.folder}: this run began with other images or masks ({known}, these are "
+                    f"{content}); bring them back, or begin anew with --run.resume false"
+                )
             return
         versions = {"segmentation": segmentation.__version__, "torch": str(torch.__version__)}
         about: dict[str, Any] = {
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": sys.argv,
             "versions": versions | {"python": platform.python_version()},
+            "data": content,
             "git": None,
         }
         split = getattr(trainer.datamodule, "split", None)  # type: ignore[attr-defined]

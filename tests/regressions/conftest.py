@@ -100,9 +100,9 @@ def run(
 
 @pytest.fixture
 def fit(run: Callable[..., Result]) -> Callable[..., Result]:
-    """Train a tiny network for one epoch on the folder ``root``."""
+    """Train a tiny network for one epoch on the folder ``root``; or ``what`` else takes a config"""
 
-    def command(root: object, *options: object) -> Result:
-        return run("fit", *_TINY, f"--data.root={root}", *options)
+    def command(root: object, *options: object, what: str = "fit") -> Result:
+        return run(what, *_TINY, f"--data.root={root}", *options)
 
     return command

@@ -3,6 +3,7 @@
 import os
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from segmentation.datasets.folder import FolderDataset
 from segmentation.io.files import sha256_of, stamps_of
 from segmentation.io.tree import Tree
 from segmentation.predict.manifest import Manifest
-from tests.regressions.conftest import picture, write_png
+from tests.regressions.conftest import Result, picture, write_pairs, write_png
 
 OLD = 315532800  # 1980: what unzip restores from archives that scripts wrote
 
@@ -86,3 +87,27 @@ def test_a_predicted_image_replaced_by_one_of_its_size_and_time(tmp_path: Path) 
     image.write_bytes(b"other")
     os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert not again.is_done("in.tif", "in", lambda: sha256_of(image))
+
+
+def test_images_of_the_training_are_known_by_their_pixels(
+    fit: Callable[..., Result], tmp_path: Path
+) -> None:
+    write_pairs(tmp_path / "a/data")
+    for seed in range(8):  # another laboratory's, of the same names
+        image, labels = picture(seed + 100)
+        write_png(tmp_path / f"b/data/images/im{seed}.png", image)
+        write_png(tmp_path / f"b/data/masks/im{seed}.png", (labels > 0).astype(np.uint8))
+        image, labels = picture(7 - seed)  # those of the training, of other names and format
+        for name, pixels in (("images", image), ("masks", (labels > 0).astype(np.uint8))):
+            path = tmp_path / f"c/{name}/x{seed}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, pixels)
+    assert fit("a/data").status == 0
+    (path,) = tmp_path.glob("runs/t/*/checkpoints/best.ckpt")
+    scored = ("--data.split.seed=7", f"--ckpt_path={path}")
+    assert fit("b/data", *scored, what="test").status == 0
+    for root, what in (("a/data", "test"), ("c", "test"), ("c", "tune")):
+        split = ("--data.split.val=3", "--data.split.test=3")
+        told = fit(root, *scored, *split, what=what)
+        assert told.status == 2 and "images were trained on (such as " in told.line
+    assert ", called im" in told.line

@@ -144,8 +144,18 @@ def test_only_an_empty_run_is_removed(tmp_path: Path, monkeypatch: pytest.Monkey
     remove_if_empty()  # it is gone already
 
 
-def record(folder: Path, config: str = "x", split: Split | None = SPLIT, zero: bool = True) -> None:
-    data = SimpleNamespace() if split is None else SimpleNamespace(split=split)
+def record(
+    folder: Path,
+    config: str = "x",
+    split: Split | None = SPLIT,
+    zero: bool = True,
+    content: str = "data-1f",
+) -> None:
+    data = (
+        SimpleNamespace(content=content)
+        if split is None
+        else SimpleNamespace(split=split, content=content)
+    )
     trainer: Any = SimpleNamespace(is_global_zero=zero, datamodule=data)
     task: Any = None
     RunRecord(folder, config).setup(trainer, task, "fit")
@@ -165,6 +175,10 @@ def test_config_and_split_are_kept_as_they_were_first(tmp_path: Path) -> None:
     kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
     record(tmp_path, "second", Split(train=("x",), val=(), test=()))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
+    with pytest.raises(
+        UserError, match=r"began with other images or masks \(data-1f, these are data-2e"
+    ):
+        record(tmp_path, content="data-2e")
     record(tmp_path / "no split", split=None)
     assert names(tmp_path / "no split") == {"config.yaml", "run.json"}
     with pytest.raises(UserError, match=r"split\.json: cannot be written .*; choose a folder"):

@@ -1,0 +1,62 @@
+"""Which images a network was trained on: known by their pixels, whatever their files are called."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segmentation.data.sample import Split
+from segmentation.errors import UserError
+
+
+@dataclass(frozen=True)
+class Division:
+    """The images of a data set, and how they are divided.
+
+    Attributes:
+        name: Of the data set.
+        split: Their ids.
+        digests: Id ► digest of the image's pixels. Others are known by their names.
+    """
+
+    name: str
+    split: Split
+    digests: Mapping[str, str]
+
+    def keys(self, part: str) -> dict[str, str]:
+        """What each image of a part is known by ► its id."""
+        ids = sorted(getattr(self.split, part))
+        return {self.digests.get(i) or self._by_name(i): i for i in ids}
+
+    def leak(self, part: str, seen: Mapping[str, str]) -> str:
+        """How many images of a part were trained on, and one of them; empty if none was.
+
+        ``seen`` is what the images of the training are known by ► their ids.
+        """
+        ids = getattr(self.split, part)
+        found = {i: seen.get(self.digests.get(i, ""), seen.get(self._by_name(i))) for i in ids}
+        leaked = {image: before for image, before in found.items() if before is not None}
+        if not leaked:
+            return ""
+        image, before = next(iter(leaked.items()))
+        called = "" if before == image else f", called {before} then"
+        return (
+            f"{len(leaked)} of {len(ids)} {part} images were trained on (such as {image}{called})"
+        )
+
+    def _by_name(self, image: str) -> str:
+        return f"{self.name}/{image}"
+
+
+def trained_on(about: Mapping[str, Any]) -> dict[str, str]:
+    """What the images that a checkpoint was trained on are known by ► their ids.
+
+    ``about`` is its record ``segmentation``. Older ones hold a list of ids for each data set, the
+    first ones nothing.
+    """
+    found: dict[str, str] = {}
+    try:
+        for key, value in about.get("trained_on", {}).items():
+            found |= {key: value} if isinstance(value, str) else {f"{key}/{i}": i for i in value}
+    except (AttributeError, TypeError):
+        raise UserError("the checkpoint's trained_on is broken; copy the file again") from None
+    return found
