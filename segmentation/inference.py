@@ -14,6 +14,8 @@ Read = Callable[[slice, slice], Tensor]
 
 _TOLERANCE = 4e-6  # of logits; a probability then differs by a quarter of that at most
 _BREADTH = 64  # pixels of the strip on which that is measured
+# Of segmentation-models-pytorch, in strides: these pool what the encoder has left.
+_LEAST = {"PAN": 8, "PSPNet": 4}
 
 
 def network_stride(net: nn.Module) -> int:
@@ -29,8 +31,13 @@ def network_stride(net: nn.Module) -> int:
     return 32
 
 
-def padded(net: Callable[[Tensor], Tensor], image: Tensor, stride: int) -> Tensor:
-    """Apply ``net`` to an image padded by reflection to a multiple of ``stride``.
+def least_side(net: nn.Module) -> int:
+    """The smallest height and width that a network takes, a multiple of its stride."""
+    return _LEAST.get(type(net).__name__, 1) * network_stride(net)
+
+
+def padded(net: Callable[[Tensor], Tensor], image: Tensor, stride: int, least: int = 1) -> Tensor:
+    """Apply ``net`` to an image padded by reflection to a multiple of ``stride``, ≥ ``least``.
 
     The margin is shared between both sides, and cropped from the result. Where an image is too
     small to be reflected its border is repeated.
@@ -39,7 +46,7 @@ def padded(net: Callable[[Tensor], Tensor], image: Tensor, stride: int) -> Tenso
     torch.Size([1, 3, 5, 7])
     """
     height, width = image.shape[-2:]
-    down, right = -height % stride, -width % stride
+    down, right = (max(least - side, -side % stride) for side in (height, width))
     if not down and not right:
         return net(image)
     top, left = down // 2, right // 2

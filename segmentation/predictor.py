@@ -15,6 +15,7 @@ from segmentation.inference import (
     Read,
     Tiling,
     d4_mean,
+    least_side,
     network_stride,
     padded,
     receptive_radius,
@@ -82,7 +83,7 @@ class Predictor:
         channels_last: bool = True,
     ) -> None:
         self.net, self.preprocess, self.target, self.tta = net, preprocess, target, tta
-        self.stride = network_stride(net)
+        self.stride, self.least = network_stride(net), least_side(net)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.members: list[Predictor] = []
 
@@ -110,12 +111,14 @@ class Predictor:
         self.members.append(other)
 
     def normalized(self, image: Tensor) -> Tensor:
-        """The network's input: prepared (B, C, H, W) uint8 images ► normalized float32."""
-        return self.preprocess.normalize(image).contiguous(memory_format=self.memory_format)
+        """The network's input: prepared (B, C, H, W) uint8 ► normalized, in its precision."""
+        kind = next((p.dtype for p in self.net.parameters()), torch.float32)
+        image = self.preprocess.normalize(image).to(kind)
+        return image.contiguous(memory_format=self.memory_format)
 
     def logits(self, image: Tensor) -> Tensor:
         """This network's answer to prepared (B, C, H, W) uint8 images of any size."""
-        return padded(self.net, self.normalized(image), self.stride)
+        return padded(self.net, self.normalized(image), self.stride, self.least)
 
     def probabilities(
         self, image: Tensor, tta: bool | None = None, logits: Tensor | None = None
@@ -231,4 +234,4 @@ class Predictor:
 
         # Padded once for all symmetries: each in its own way, the same pixels would see others.
         net = partial(d4_mean, answer) if tta else answer
-        return padded(net, self.normalized(image), self.stride)
+        return padded(net, self.normalized(image), self.stride, self.least)

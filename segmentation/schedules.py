@@ -27,7 +27,11 @@ class PerStep(LRScheduler):
 
     def get_lr(self) -> list[Any]:  # floats; torch's own type differs between its releases
         progress = min(1.0, self.last_epoch / max(1, self.total_steps))
-        return [base * self.factor(progress) for base in self.base_lrs]
+        later = self.optimizer.param_groups[len(self.base_lrs) :]  # BackboneFinetuning sets theirs
+        return [
+            *(base * self.factor(progress) for base in self.base_lrs),
+            *(group["lr"] for group in later),
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Without ``total_steps``: a resumed run may be longer than it was."""

@@ -112,6 +112,26 @@ class SegmentationTask(LightningModule):
         """Prepared images, uint8 (B, C, H, W) of any size ► float32 probabilities (B, K, H, W)."""
         return self.predictor.probabilities(image)
 
+    @property
+    def lr(self) -> float:
+        """The learning rate, which Lightning's LearningRateFinder reads and sets."""
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] = value
+        for config in self.trainer.lr_scheduler_configs:  # or it would go back to the first one
+            if hasattr(config.scheduler, "base_lrs"):
+                config.scheduler.base_lrs = [value] * len(config.scheduler.base_lrs)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network's encoder, which Lightning's BackboneFinetuning freezes at first."""
+        encoder: nn.Module = self.net.encoder
+        return encoder
+
     def add_member(self, task: "SegmentationTask", name: str) -> None:
         """Average every answer but the loss with another task's, that prepares images alike."""
         for setting in self.preprocess.differences(task.preprocess):
@@ -129,11 +149,12 @@ class SegmentationTask(LightningModule):
         height, width = image.shape[-2:]
         # A network that is trained on tiles of an image has another stride then.
         stride = getattr(self.net, "train_stride", self.predictor.stride)
-        if height % stride or width % stride:
-            up, across = (-(-side // stride) * stride for side in (height, width))
+        least = self.predictor.least // self.predictor.stride * stride
+        if height % stride or width % stride or min(height, width) < least:
+            up, across = (max(-(-side // stride) * stride, least) for side in (height, width))
             raise UserError(
                 f"the network takes training windows whose sides are multiples of {stride}, not "
-                f"{height}×{width}; set data.crop to {up}×{across}, say"
+                f"{height}×{width}, and at least {least}; set data.crop to {up}×{across}, say"
             )
         loss = self._loss(self.net(self.predictor.normalized(image)), batch)
         where = f"epoch {self.current_epoch}, batch {batch_idx} ({', '.join(batch['id'])})"
@@ -189,11 +210,13 @@ class SegmentationTask(LightningModule):
         self._log_scores("test", self.test_table, self.test_loss)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.net.parameters())
+        # A part that BackboneFinetuning has frozen comes to the optimizer when it is unfrozen.
+        optimizer = self.optimizer([p for p in self.net.parameters() if p.requires_grad])
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
-        about = {"scheduler": scheduler, **asdict(self.schedule)}
+        # Where nothing was validated yet, a plateau waits.
+        about = {"scheduler": scheduler, "strict": False, **asdict(self.schedule)}
         if isinstance(scheduler, PerStep):
             scheduler.total_steps = int(self.trainer.estimated_stepping_batches)
             about["interval"] = "step"
@@ -259,7 +282,7 @@ class SegmentationTask(LightningModule):
                 "choose a loss with a third argument, weight"
             )
         with torch.autocast(self.device.type, enabled=False):
-            loss: Tensor = self.loss(logits, batch["target"], *weights)
+            loss: Tensor = self.loss(logits, _as_number(batch["target"], logits), *weights)
         return loss
 
     def _log_scores(self, stage: str, table: ScoreTable, mean_loss: MeanMetric) -> None:
@@ -292,6 +315,12 @@ class SegmentationTask(LightningModule):
         if (unchecked := self._unchecked) is not None:
             (loss, where), self._unchecked = unchecked, None
             if not torch.isfinite(loss):
+                if self.trainer.global_step <= 1:  # before anything could diverge
+                    raise UserError(
+                        f"the loss of the first batch is {loss.item()}, before anything was "
+                        f"learned ({where}); look at these images and at model.loss, or use "
+                        "--trainer.precision 32-true"
+                    )
                 raise UserError(
                     f"the training loss became {loss.item()} in {where}; lower "
                     "model.optimizer.lr, look at these images, or use --trainer.precision 32-true"
@@ -308,15 +337,42 @@ class SplitRecord(Callback):
 
 
 def check_loss(loss: nn.Module, target: Target) -> None:
-    """Raise :class:`UserError` when a loss cannot take what the target encodes, by trying it."""
-    encoded = target.encode(np.zeros((8, 8), np.int32))[None]
+    """Raise :class:`UserError` when a loss cannot learn what the target encodes, by trying it."""
+    labels = np.zeros((8, 8), np.int32)
+    labels[2:6, 2:6] = 1
+    logits = torch.linspace(-2, 2, 64 * target.classes).reshape(1, target.classes, 8, 8)
     try:
-        loss(torch.zeros(1, target.classes, 8, 8), encoded)
-    except (ValueError, RuntimeError, IndexError, AssertionError) as error:
+        value = loss(logits.requires_grad_(), _as_number(target.encode(labels)[None], logits))
+        reason = _unfit(value, logits)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the loss raises
+        reason = " ".join(str(error).split())[:200]
+    if reason:
         raise UserError(
-            f"model.loss: {type(loss).__name__} does not fit model.target "
-            f"{type(target).__name__} ({' '.join(str(error).split())[:200]}); choose another"
-        ) from None
+            f"model.loss: {type(loss).__name__} does not fit model.target {type(target).__name__} "
+            f"({reason}); choose another"
+        )
+
+
+def _as_number(target: Tensor, logits: Any) -> Tensor:
+    """Whole numbers as PyTorch's losses want them: float beside logits of one shape, else int64."""
+    head = logits if isinstance(logits, Tensor) else logits[0]
+    if target.is_floating_point():
+        return target
+    return target.to(head.dtype) if target.shape == head.shape else target.long()
+
+
+def _unfit(value: Any, logits: Tensor) -> str | None:
+    """Why nothing can be learned from the value of a loss."""
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        return f"it gives {tuple(getattr(value, 'shape', ()))} values, not one"
+    if not torch.isfinite(value):
+        return f"it is {value.item()}"
+    gradient = torch.autograd.grad(value, logits, allow_unused=True)[0]
+    if gradient is None or not gradient.any():
+        return "it is the same whatever the network answers"
+    return None
 
 
 def check_fit(net: nn.Module, target: Target, preprocess: Preprocess) -> None:

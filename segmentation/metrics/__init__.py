@@ -2,8 +2,9 @@
 
 from segmentation.metrics.counts import image_counts, overlaps
 from segmentation.metrics.pixels import AUROC, F1, IoU
-from segmentation.metrics.scores import OBJECT_SCORES, PIXEL_SCORES, better, scores_of
+from segmentation.metrics.scores import better, scores_of
 from segmentation.metrics.table import ScoreTable
+from segmentation.score_names import OBJECT_SCORES, PIXEL_SCORES
 
 __all__ = [
     "AUROC",

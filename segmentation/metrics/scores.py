@@ -30,12 +30,8 @@ from functools import partial
 import numpy as np
 
 from segmentation.metrics.counts import LENGTH_UNIT, OBJECTS, PIXELS, THRESHOLDS, UNIT
+from segmentation.score_names import OBJECT_SCORES, PIXEL_SCORES
 
-PIXEL_SCORES = ("iou", "f1", "precision", "recall", "mean_iou")
-OBJECT_SCORES = (
-    *("ap50", "ap75", "ap90", "ap", "f1_50", "f1_70", "f1_90", "precision_50", "recall_50"),
-    *("pq", "sq", "rq", "aji", "seg", "matched_iou", "count_error"),
-)
 _LOWER = ("hd95", "ece", "abs_count_error")
 
 

@@ -10,22 +10,13 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from segmentation.metrics.counts import OBJECTS, PIXELS, image_counts, probability_histogram
-from segmentation.metrics.scores import (
-    OBJECT_SCORES,
-    PIXEL_SCORES,
-    image_columns,
-    ranking_scores,
-    scores_of,
-)
+from segmentation.metrics.scores import image_columns, ranking_scores, scores_of
+from segmentation.score_names import LOGGED
 
 if TYPE_CHECKING:  # importing pandas takes half a second, and training does not need it
     import pandas as pd
 
 ABOUT = ("id", "kind", "group")
-LOGGED = (
-    *(*PIXEL_SCORES, "image_iou", "image_f1", "auroc", "average_precision"),
-    *(f"{mean}{name}" for name in OBJECT_SCORES for mean in ("", "image_")),
-)
 
 
 class ScoreTable(Metric):

@@ -4,13 +4,16 @@ import errno
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import torch
 import yaml
 from jsonargparse import get_loader, set_loader
+from jsonargparse.typing import register_type
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -33,12 +36,16 @@ from segmentation.training.run_folder import RUN_FOLDER, RunRecord
 from segmentation.training.signals import leaving
 from segmentation.training.test_report import TestReport
 from segmentation.training.tracking import Tracking
+from segmentation.training.trial import check_monitors, told, unbuilt
 
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
 BEST = LAST | {"filename": "best", "monitor": "val/iou", "mode": "max"}
 # jsonargparse hands a null on to the parser of a nested argument as Python's word for it.
 _load_yaml = get_loader("yaml")
 set_loader("yaml", lambda t: None if t == "None" else _load_yaml(t), (yaml.YAMLError,))
+# Two kinds of defaults that Lightning's callbacks have, and which belong in a run's config.
+register_type(torch.device)
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, e: dumper.represent_data(e.value))
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -212,11 +219,13 @@ class CLI(LightningCLI):
                     "encoder's file elsewhere and set model.net.encoder_weights to it, or to null"
                 ) from error
             if isinstance(error, wrong):
-                raise UserError(f"the config cannot be built: {gist}") from error
+                raise unbuilt(error) from error
             raise
 
     def after_instantiate_classes(self) -> None:
         check_loss(self.model.loss, self.model.target)
+        if self.subcommand == "fit":
+            check_monitors(self.trainer, self.model, self.best)
         self.model.config = self.plain_config["model"]
         settings: Run = self._get(self.config_init, "run")
         if settings.ensemble and self.subcommand != "test":
@@ -243,7 +252,8 @@ class CLI(LightningCLI):
         if settings.artifact and settings.wandb == "off":
             raise UserError("run.artifact is for W&B, and run.wandb is off; leave one of them out")
         self.folder = run_folder.make(Path(settings.root), settings.name, str(self.subcommand))
-        kept = self.subcommand == "fit" and not self.quick
+        keeps = config.get("enable_checkpointing") is not False
+        self.kept = kept = self.subcommand == "fit" and not self.quick and keeps
         first = kept and run_folder.first_process()
         run_id = run_folder.mark(self.folder, self.plain_config) if first else None
         loggers: list[Logger] = [csv := MetricsLogger(self.folder)]
@@ -257,6 +267,9 @@ class CLI(LightningCLI):
         # is tested before others that the config may keep: Lightning asks the first.
         every: list[Callback] = [ExactResume(csv, settings.save_every, kept), self.best]
         every += _listed(config["callbacks"])
+        if not keeps:
+            every.remove(self.best)
+            del self.trainer_defaults["callbacks"][-1]
         every += [RunRecord(self.folder, self.config_text), TestReport(self.folder)]
         every += [LearningRateMonitor("step")]
         if not self.quick:
@@ -264,19 +277,38 @@ class CLI(LightningCLI):
         config["callbacks"] = every
         return super().instantiate_trainer(logger=loggers, default_root_dir=self.folder, **kwargs)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            known = isinstance(error, UserError | OSError)
+            if known or (line := told(error, self.trainer, self.model)) is None:
+                raise
+            raise line from error
+
     def after_fit(self) -> None:
         """Test the best checkpoint, as the numbers that a run is known by."""
         if self.quick or self.trainer.interrupted:
             return
         zero = self.trainer.is_global_zero
-        if not self.datamodule.split.test:
+        untested = "" if self.datamodule.split.test else "The split holds no test images"
+        if self.trainer.limit_test_batches == 0:  # type: ignore[attr-defined]
+            untested = "trainer.limit_test_batches is 0"
+        if untested:
             if zero:
-                print("The split holds no test images: nothing was tested.")
+                print(f"{untested}: nothing was tested.")
         else:
             # Without a validation there is no best: the last weights are tested as they are.
             best = self.best.best_model_path or None
-            if best is None and zero:
-                print("Nothing was validated, so no epoch is best: the last weights are tested.")
+            if zero and not self.trainer.global_step:
+                print("Nothing was trained: the network is tested as it began.")
+            elif best is None and zero:
+                watched = (
+                    f"{self.best.monitor} was never logged"
+                    if self.kept
+                    else "no checkpoint is kept"
+                )
+                print(f"No epoch is best, for {watched}: the last weights are tested.")
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
         if zero:
             run_folder.finish(self.folder)
@@ -288,7 +320,8 @@ def _more_loggers(chosen: Any, folder: Path) -> list[Logger]:
         try:
             return [TensorBoardLogger(folder, name="", version="tensorboard")]
         except ModuleNotFoundError as error:
-            raise UserError(f"trainer.logger: true is TensorBoard ({error}); install it") from None
+            gist = messages.one_line(str(error))
+            raise UserError(f"trainer.logger: true is TensorBoard ({gist}); install it") from None
     return _listed(chosen)
 
 

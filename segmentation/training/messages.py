@@ -66,10 +66,16 @@ def machine_gist(error: RuntimeError | OSError) -> str | None:
     return None
 
 
-def root_cause(error: BaseException) -> str:
+def first_of(error: BaseException) -> BaseException:
     """What first went wrong, of an error that others were raised from; a `UserError` says it."""
     while not isinstance(error, UserError) and (cause := error.__cause__ or error.__context__):
         error = cause
+    return error
+
+
+def root_cause(error: BaseException) -> str:
+    """The text of :func:`first_of`."""
+    error = first_of(error)
     return shortened(one_line(str(error.args[0]) if error.args else repr(error)))
 
 

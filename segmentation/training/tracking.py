@@ -17,7 +17,7 @@ from segmentation.evaluation.overlays import error_overlay
 from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
 from segmentation.metrics import better
-from segmentation.metrics.table import LOGGED
+from segmentation.score_names import LOGGED
 from segmentation.training.loggers import Picture, RobustWandbLogger
 from segmentation.training.memory import peak_memory
 

@@ -25,7 +25,7 @@ from torchmetrics.classification import (
 from segmentation.metrics import AUROC, F1, OBJECT_SCORES, IoU, ScoreTable, better
 from segmentation.metrics.counts import object_counts, overlaps
 from segmentation.metrics.scores import object_scores, pixel_scores, ranking_scores
-from segmentation.metrics.table import LOGGED
+from segmentation.score_names import LOGGED
 
 MAPS = np.load(Path(__file__).parent / "fixtures" / "object_scores.npz")
 NAN = math.nan
