@@ -38,7 +38,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 (files left out), or 2 for bad input."""
+    """Run one command and return its exit status, as the overview explains it."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview([*COMMANDS]))
@@ -57,8 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _refused(line)
     except KeyboardInterrupt:
-        print("segmentation: interrupted", file=sys.stderr)
-        return 130
+        return _interrupted()
+    except SystemExit as left:
+        if not isinstance(left.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        return _interrupted()  # Lightning made an exit of it
 
 
 def entry() -> None:
@@ -80,6 +84,8 @@ def _overview(names: list[str]) -> str:
             "usage: segmentation COMMAND [options]\n",
             *lines,
             "\nsegmentation COMMAND --help tells more.",
+            "Exit status: 0 all is done; 1 something was left out, and is named; 2 bad input, told",
+            "in one line; 130 interrupted by Ctrl-C, 143 by another signal.",
         ]
     )
 
@@ -105,6 +111,11 @@ def _refused(line: str) -> int:
     else:
         print(line, file=sys.stderr)
     return 2
+
+
+def _interrupted() -> int:
+    print("segmentation: interrupted", file=sys.stderr)
+    return 130
 
 
 def _line(error: UserError) -> str:

@@ -13,15 +13,17 @@ parameter is typed on the command line:
 import ast
 import importlib.util
 import inspect
+import os
 import re
+import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from segmentation.errors import UserError
+from segmentation.errors import UserError, printable
 
 _AT_FAULT = re.compile(r'Parser key "([^"]+)":.* value: (.*)')
 _PLAIN = {"Path": Path, "Literal": Literal, "Sequence": Sequence}  # what a signature may name
@@ -60,10 +62,28 @@ def call(name: str, function: str, words: Sequence[str]) -> int:
         print(help_text(name, function), end="")
         return 0
     values = _parsed(name, stub, named, words) if named else {}
+    _announce(name, stub, values, rest)
     module, _, attribute = function.partition(":")
     placed = [values.pop(p.name) for p in named if p.kind is p.POSITIONAL_ONLY]
     result: int | None = getattr(import_module(module), attribute)(*placed, *rest, **values)
     return result or 0
+
+
+def _announce(
+    name: str, stub: Callable[..., Any], values: Mapping[str, Any], rest: Sequence[str]
+) -> None:
+    """Say on stderr what begins and where it writes, for importing what is needed takes seconds."""
+    first = all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+    if not first or any(word.startswith(("--print_config", "--help")) for word in rest):
+        return
+    what, place = (inspect.getdoc(stub) or "").partition("\n")[0], None
+    if "options" in inspect.signature(stub).parameters:
+        from segmentation.config_files import run_home
+
+        place = run_home(rest, values.get("config", ()), values.get("folds"))
+    place = next((values[key] for key in ("output", "root", "html") if values.get(key)), place)
+    where = "" if place is None else f" Output: {place}"
+    print(printable(f"{name}: {what}{where}"), file=sys.stderr, flush=True)
 
 
 def _signature(function: str) -> Callable[..., Any]:

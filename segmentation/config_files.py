@@ -1,5 +1,8 @@
 """Config files: found by name from anywhere, and put together from the parts that they name."""
 
+import argparse
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,26 @@ def read_parts(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]
         part = beside if beside.exists() else find_config(name)
         parts += read_parts(part, (*above, path.resolve()))
     return [*parts, content] if content else parts
+
+
+def run_home(options: Sequence[str], configs: Sequence[str] = (), folds: int | None = None) -> Path:
+    """The folder in which a run, or the ``folds`` of a cross-validation, will get theirs.
+
+    >>> run_home(["--run.name=mine"], ["folder"], 5).as_posix()
+    'runs/mine-5fold'
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="append", default=[*configs])
+    parser.add_argument("--run.root")
+    parser.add_argument("--run.name")
+    typed = argparse.Namespace(config=[*configs])
+    with contextlib.suppress(argparse.ArgumentError):  # said by the parser of all options
+        typed = parser.parse_known_args(options)[0]
+    where: dict[str, Any] = {"root": "runs", "name": "unnamed"}
+    for part in (part for name in typed.config for part in read_parts(find_config(name))):
+        where |= part["run"] if isinstance(part.get("run"), dict) else {}
+    where |= {key: value for key in where if (value := getattr(typed, f"run.{key}", None))}
+    return Path(str(where["root"]), f"{where['name']}" + (f"-{folds}fold" if folds else ""))
 
 
 def init(config: str = "folder", /, output: Path = Path("config.yaml")) -> None:

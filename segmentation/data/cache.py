@@ -29,10 +29,10 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
-from tqdm.auto import tqdm
 
 from segmentation.data.sample import Sample, Source
 from segmentation.errors import UserError
+from segmentation.progress import progress
 
 LAYOUT = 2  # raise when the format of a store changes
 KEEP_DAYS = 14
@@ -212,7 +212,7 @@ def _open(
         with FileLock(parent / f".{name}.{_user()}.lock"):
             if (store := _whole(target)) is not None:  # built by another while we waited
                 return store
-            _build(target, tqdm(samples, f"caching {name}", count, disable=None))
+            _build(target, progress(samples, f"caching {name}", count))
             _remove_old(parent)
             return SampleStore(target)
     except OSError as error:

@@ -16,10 +16,10 @@ from typing import Any
 import pooch
 import requests
 from requests.exceptions import ChunkedEncodingError, ConnectionError, SSLError, Timeout
-from tqdm.auto import tqdm
 
 from segmentation import __version__
 from segmentation.errors import UserError
+from segmentation.progress import progress
 
 ATTEMPTS = 5  # in a row that bring not one byte more
 BREAKS = (ConnectionError, ChunkedEncodingError, Timeout)
@@ -98,7 +98,7 @@ class ResumingDownloader:
                 file.truncate(0)
                 self.note.write_bytes(f"{url}\n{_validator(answer)}".encode("latin-1"))
 
-        bar = tqdm(desc=url.rpartition("/")[2], total=1, unit="B", unit_scale=True, disable=None)
+        bar = progress(None, url.rpartition("/")[2], 1, unit="B", unit_scale=True)
         settings: dict[str, Any] = {"timeout": TIMEOUT, "hooks": {"response": check}}
         # pooch sets the bar's total
         fetch = pooch.HTTPDownloader(bar, 2**16, headers=headers, **settings)

@@ -16,10 +16,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
-from tqdm.auto import tqdm
-
 from segmentation.errors import UserError
 from segmentation.io.listing import is_junk
+from segmentation.progress import progress
 
 # Images are compressed already (the official archives: 5 to 1 at most as a whole); deflate can
 # reach 1,032 to 1. Only what is large can do harm.
@@ -39,7 +38,7 @@ def unpack(archive: Path, partial: Path, top: str) -> Path:
     """
     shutil.rmtree(partial, ignore_errors=True)  # left by one that was killed
     with _opened(archive, top) as (file, members):
-        for info in tqdm(members.values(), f"unpacking {top}", disable=None):
+        for info in progress(members.values(), f"unpacking {top}"):
             file.extract(info, partial)  # no byte more than announced, and the CRC is checked
     return partial / top if (partial / top).is_dir() else partial
 
@@ -48,7 +47,7 @@ def differences(archive: Path, folder: Path) -> list[str]:
     """Relative paths of the archive's files that ``folder`` lacks or holds with other bytes."""
     found = []
     with _opened(archive, folder.name) as (_, members):
-        for name, info in tqdm(members.items(), f"checking {folder.name}", disable=None):
+        for name, info in progress(members.items(), f"checking {folder.name}"):
             data = None
             with contextlib.suppress(OSError):
                 data = (folder / name).read_bytes()

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from segmentation.datasets.folder import find_images, find_maps
 from segmentation.errors import UserError
@@ -22,6 +21,7 @@ from segmentation.metrics.counts import TOLERANCE, probability_histogram
 from segmentation.metrics.scores import ranking_scores, scores_of
 from segmentation.metrics.table import ScoreTable
 from segmentation.objects import label_components, renumber, to_gray
+from segmentation.progress import progress
 from segmentation.targets import otsu
 
 METHOD, BASELINE = "prediction", "otsu"
@@ -132,7 +132,7 @@ def find_inputs(
             f"{next(iter(shown))} and {names[0]}); leave --images out, or rename them"
         )
     facts: tuple[dict[Path, maps.Facts], dict[Path, maps.Facts]] = ({}, {})
-    for name in tqdm(names, "checking", disable=None):
+    for name in progress(names, "checking"):
         pixels = [read_mask(side[name]) for side in (wanted, found)]
         for side, files, ids in zip(facts, (wanted, found), pixels, strict=True):
             side[files[name]] = maps.facts_of(ids)
@@ -162,7 +162,7 @@ def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves | None]:
     methods = [METHOD, *([BASELINE] if inputs.images.keys() >= set(inputs.names) else [])]
     tables = {method: ScoreTable(boundary=True) for method in methods}
     counted: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name in tqdm(inputs.names, "scoring", disable=None):
+    for name in progress(inputs.names, "scoring"):
         truth, prediction = inputs.labels(name)
         for method, scored in tables.items():
             found = prediction if method == METHOD else inputs.otsu(name, truth)

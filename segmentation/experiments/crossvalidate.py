@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from segmentation.config_files import find_config, read_parts
+from segmentation.config_files import find_config, read_parts, run_home
 from segmentation.data.sample import PARTS
 from segmentation.errors import UserError
 from segmentation.evaluation.table import FILE, finite, read_images, summary, write_images
 from segmentation.experiments.process import FINISHED, read_finished, run_fit
 from segmentation.io.files import write_bytes
+from segmentation.progress import progress
 
 STATE = "crossvalidation.json"
 
@@ -48,19 +49,15 @@ def crossvalidate(
         if name in ("--data.fold", "--run.root", "--run.name", "--ckpt_path"):
             raise UserError(f"{name}: is not for all folds; leave it out, give --folds or --output")
     parts = [part for name in config for part in read_parts(find_config(name))]
-    if output is None:
-        where = {"root": "runs", "name": "unnamed"}
-        for part in parts:
-            where |= part.get("run") or {}
-        output = Path(where["root"]) / f"{where['name']}-{folds}fold"
+    output = output or run_home(options, config, folds)
     words = [*(yaml.safe_dump(part, sort_keys=False) for part in parts), *options]
     done, failed = _finished(output, words, folds), 0
     state = {"arguments": words, "folds": folds, "runs": done}
+    bar = progress(None, "", folds, initial=len(done), smoothing=0)
     for fold in range(folds):
         home = output / f"fold{fold}"
         if str(fold) in done or (failed > 1 and not done):
             continue  # of others that fail, the reason is most likely the same
-        print(f"fold {fold} of {folds} …", flush=True)
         arguments = [
             *(f"--config={c}" for c in config),
             *options,
@@ -70,12 +67,13 @@ def crossvalidate(
             f"--run.name={output.name}/{home.name}",
         ]
         log = output / "logs" / f"{home.name}.log"
-        if (fitted := run_fit(arguments, home, log, f"fold {fold}")) is None:
+        if (fitted := run_fit(arguments, home, log, f"fold {fold + 1} of {folds}", bar)) is None:
             failed += 1
             continue
         run, seconds = fitted
         done[str(fold)] = {"run": str(run.relative_to(output)), "seconds": round(seconds, 1)}
         write_bytes(output / STATE, json.dumps(state, indent=1).encode())
+    bar.close()
     if failed:
         print(
             f"{len(done)} of {folds} folds are done and kept; nothing is pooled before all "

@@ -1,20 +1,25 @@
 """``segmentation fit`` as a process of its own, and the file of those that are finished."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from segmentation.errors import UserError
+from segmentation.io.files import unwritten
 
 FINISHED = "scores.json"  # a run that has it was trained and tested
 
 
 def run_fit(
-    arguments: Sequence[str], home: Path, log: Path, title: str
+    arguments: Sequence[str], home: Path, log: Path, title: str, bar: "tqdm[Any]"
 ) -> tuple[Path, float] | None:
     """Train and test, and wait for it.
 
@@ -22,28 +27,45 @@ def run_fit(
         arguments: Of ``fit``; they say ``--run.root`` and ``--run.name``.
         home: The folder of that name, in which the run makes its own.
         log: Gets what is printed; a ``UserError`` if it cannot be written.
-        title: What it is called when it fails, which is said in one line.
+        title: What it is called in the bar, and when it fails, which is said in one line.
+        bar: Counts such runs.
 
     Returns:
         The run's folder and how long it took in seconds; ``None`` if it failed.
     """
-    argv = [sys.executable, "-m", "segmentation", "fit", "--trainer.enable_progress_bar=false"]
-    before = set(home.glob("*"))
+    argv = [sys.executable, "-m", "segmentation", "fit", "--run.resume=true", *arguments]
+    before, begun = set(home.glob(f"*/{FINISHED}")), bar.n
+    bar.set_description(title)
     start = time.monotonic()
-    try:
+    with unwritten(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
-            done = subprocess.run([*argv, *arguments], stdout=file, stderr=subprocess.STDOUT)
-    except OSError as error:
-        raise UserError(
-            f"{log}: cannot be written ({error.strerror}); choose another --output"
-        ) from None
-    folders = [f for f in set(home.glob("*")) - before if (f / FINISHED).exists()]
-    if done.returncode or len(folders) != 1:
+            process = subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            bar.update(begun + _trained(log) - bar.n)
+    finally:  # interrupted: it leaves a checkpoint to go on from
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        process.kill()
+    bar.update(begun + 1 - bar.n)
+    folders = [f.parent for f in set(home.glob(f"*/{FINISHED}")) - before]
+    if process.returncode or len(folders) != 1:
         lines = log.read_text(errors="replace").strip().splitlines() or ["nothing was printed"]
-        print(f"failed    {title}: {lines[-1]} (log: {log})", file=sys.stderr)
+        bar.write(f"failed    {title}: {lines[-1]} (log: {log})", sys.stderr)
         return None
     return folders[0], time.monotonic() - start
+
+
+def _trained(log: Path) -> float:
+    """How far the training is that writes a log, 0…1."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        found = re.findall(rb"^training: (\d+) %", file.read(), re.MULTILINE)
+    return int(found[-1]) / 100 if found else 0.0
 
 
 def read_finished(path: Path, names: Sequence[str] = ()) -> dict[str, Any]:

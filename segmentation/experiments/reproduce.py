@@ -15,16 +15,17 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from tqdm import tqdm
 
 from segmentation.config_files import find_config, read_parts
 from segmentation.errors import UserError
 from segmentation.experiments.process import FINISHED, read_finished, run_fit
 from segmentation.io.files import write_bytes
+from segmentation.progress import progress
 
 SMOKE = (
     "--trainer.max_epochs=1",
@@ -96,11 +97,11 @@ def reproduce(
     results = output / "results.json"
     done = read_finished(results)
     failed = False
-    for row, seed in product(rows, seeds or [0]):
-        key = f"{row.key} {budget} {seed}"
-        if key not in done:
-            print(f"{row.key}, seed {seed}, budget {budget} …", flush=True)
-            if found := _run(row, budget, seed, data, output):
+    every = {f"{row.key} {budget} {seed}": (row, seed) for row in rows for seed in seeds or [0]}
+    missing = [key for key in every if key not in done]
+    with progress(None, "", len(missing), smoothing=0) as bar:
+        for key in missing:
+            if found := _run(*every[key], budget, data, output, bar):
                 done[key] = found
                 write_bytes(results, json.dumps(done, indent=1).encode())
             failed |= found is None
@@ -147,19 +148,20 @@ def _row(path: Path) -> PublishedRow:
 
 
 def _run(
-    row: PublishedRow, budget: str, seed: int, data: Path, output: Path
+    row: PublishedRow, seed: int, budget: str, data: Path, output: Path, bar: "tqdm[Any]"
 ) -> dict[str, Any] | None:
     name = f"{row.key}/{budget}-seed{seed}"
     log = output / "logs" / f"{name.replace('/', '-')}.log"
     root = output / "runs"
     option, folder = data_root(row.path)
+    title = f"{row.key}, seed {seed} ({int(bar.n) + 1} of {bar.total})"
     arguments = [
         *("--config", str(row.path), f"{option}={data / folder}"),
         *(f"--run.root={root}", f"--run.name={name}"),
         *("--run.wandb=off", f"--seed_everything={seed}"),
         *row.arguments(budget),
     ]
-    if (fitted := run_fit(arguments, root / name, log, row.key)) is None:
+    if (fitted := run_fit(arguments, root / name, log, title, bar)) is None:
         return None
     run, seconds = fitted
     scores = json.loads((run / FINISHED).read_text())

@@ -3,7 +3,6 @@
 import logging
 import os
 import platform
-import signal
 import sys
 import unicodedata
 import warnings
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from lightning import Callback, Trainer
 from torch.utils.data import IterableDataset
-from tqdm.auto import tqdm
 
 from segmentation import __version__
 from segmentation.checkpoints import find_device, load_ensemble
@@ -34,6 +32,7 @@ from segmentation.predict.formats import RLE_COLUMNS
 from segmentation.predict.manifest import Manifest
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor
+from segmentation.progress import progress
 
 _AHEAD = 3  # files that are read before they are wanted
 
@@ -117,11 +116,6 @@ def predict(
     files = FolderFiles(data_images, stems, channels, writer, trainer)
     try:
         trainer.predict(task, files, return_predictions=False)
-    except SystemExit as left:
-        if left.code != 1:
-            raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from None  # of which Lightning makes an exit
     finally:
         writer.thread.shutdown()
         if trainer.is_global_zero:
@@ -179,7 +173,7 @@ class FolderFiles(IterableDataset[ImageFile]):
         todo = self._todo() if rank == 0 else []
         share = self.trainer.strategy.broadcast(todo)[rank::world]
         names, waiting = iter(share), deque[Future[ImageFile]]()
-        bar = tqdm(total=len(share), desc="predicting", disable=True if rank else None)
+        bar = progress(None, "predicting", len(share), disable=rank > 0)
         with bar, ThreadPoolExecutor(2) as threads:
             for _ in share:
                 if self.writer.stop is not None:
@@ -193,9 +187,9 @@ class FolderFiles(IterableDataset[ImageFile]):
         return ImageFile(self.folder / name, name, self.stems[name], self.channels)
 
     def _todo(self) -> list[str]:
-        about: Any = {"desc": "comparing with what is done", "delay": 2, "disable": None}
         with ThreadPoolExecutor(8) as threads:
-            done = tqdm(threads.map(self._is_done, self.stems), total=len(self.stems), **about)
+            found = threads.map(self._is_done, self.stems)
+            done = progress(found, "comparing with what is done", len(self.stems))
             return [name for name, is_done in zip(self.stems, done, strict=True) if not is_done]
 
     def _is_done(self, name: str) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
@@ -15,6 +14,7 @@ from segmentation.inference import Read
 from segmentation.io.windows import BandStore, TiffWindows
 from segmentation.predict.label_map import Crop, LabelMap, overlapping_blocks
 from segmentation.predictor import TILE, Prediction, Predictor
+from segmentation.progress import progress
 
 _BAND = 256  # rows that are counted at once
 _BLOCK = 2**22  # pixels that are decoded at once, without the halo; watershed takes 100 bytes each
@@ -116,7 +116,7 @@ def plane_on_disk(
     decoder.target.min_size = 0  # small objects may be parts of large ones until they are joined
     mask, labels, kept = store(), LabelMap(store(), halo), store()
     foreground_pixels = 0
-    with tqdm(total=height, desc=Path(image.name).name, leave=False, disable=None) as bar:
+    with progress(None, Path(image.name).name, height, leave=False) as bar:
         for several in zip(*pieces, strict=True):
             own = several[0][1]
             found = decoder.decode(np.asarray(np.mean([one for one, _ in several], axis=0)))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -16,7 +17,7 @@ from jsonargparse import get_loader, set_loader
 from jsonargparse.typing import register_type
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
@@ -28,6 +29,7 @@ from segmentation.models.encoder import is_file, load_encoder, unreachable
 from segmentation.task import SegmentationTask, check_loss
 from segmentation.training import messages, run_folder
 from segmentation.training.arguments import composed
+from segmentation.training.log_progress import LogProgress
 from segmentation.training.loggers import MetricsLogger, RobustWandbLogger, has_account
 from segmentation.training.memory import keep_freed_memory
 from segmentation.training.report import RunReport
@@ -272,6 +274,9 @@ class CLI(LightningCLI):
             del self.trainer_defaults["callbacks"][-1]
         every += [RunRecord(self.folder, self.config_text), TestReport(self.folder)]
         every += [LearningRateMonitor("step")]
+        if config.get("enable_progress_bar") is None and not sys.stdout.isatty():
+            every += [LogProgress()] * (not any(isinstance(one, ProgressBar) for one in every))
+            config["enable_progress_bar"] = False
         if not self.quick:
             every += [Tracking(self.folder, settings.artifact), RunReport(self.folder)]
         config["callbacks"] = every

@@ -3,10 +3,10 @@
 import csv
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -29,7 +29,8 @@ def test_folds_are_trained_and_pooled(
     argv = ["crossvalidate", f"--config={CONFIGS / 'quickstart.yaml'}", "--folds=2", *TINY]
     argv += [f"--data.root={dsb_root}", f"--output={out}"]
     assert main(argv) == 0
-    printed = capfd.readouterr().out
+    printed, told = capfd.readouterr()
+    assert "fold 1 of 2: " in told and "fold 2 of 2: " in told
 
     runs = [next((out / f"fold{fold}").iterdir()) for fold in range(2)]
     splits = [json.loads((run / "split.json").read_text()) for run in runs]
@@ -69,9 +70,12 @@ def test_folds_are_trained_and_pooled(
     weights = " ".join(str(run / "checkpoints/best.ckpt") for run in runs)
     assert f"segmentation predict --ckpt_path {weights} " in printed
     assert main(argv) == 0  # nothing is run again
-    again = capfd.readouterr().out
-    assert "fold 0 of" in printed and "fold 0 of" not in again
-    assert again.strip() and printed.endswith(again)
+    again, told = capfd.readouterr()
+    assert again.strip() and again == printed and "fold 1 of" not in told
+
+
+def ended(status: int) -> Mock:
+    return Mock(returncode=status, **{"poll.return_value": status})
 
 
 class Runs:
@@ -91,7 +95,7 @@ class Runs:
         self.started.append(fold)
         if fold in self.failing:
             stdout.write(b"some words\nsegmentation: error: the reason\n")
-            return subprocess.CompletedProcess(argv, 2)
+            return ended(2)
         run = Path(given["run.root"]) / given["run.name"] / "now"
         (run / "checkpoints").mkdir(parents=True)
         for name in ("best", "last"):
@@ -109,13 +113,13 @@ class Runs:
                 for name in self.tested[fold]:
                     ap = {"a": "", "b": "nan"}.get(name, "0.25")
                     table.writerow([method, name, "k", "", right, 1, 0, 9, right / 4, ap])
-        return subprocess.CompletedProcess(argv, 0)
+        return ended(0)
 
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     runs = Runs()
-    monkeypatch.setattr("segmentation.experiments.process.subprocess.run", runs)
+    monkeypatch.setattr("segmentation.experiments.process.subprocess.Popen", runs)
     return runs
 
 
@@ -133,7 +137,8 @@ def test_a_fold_that_fails_is_done_later(
     assert main(command(out)) == 1
     printed = capsys.readouterr()
     log = out / "logs/fold0.log"
-    assert printed.err == f"failed    fold 0: segmentation: error: the reason (log: {log})\n"
+    told = f"failed    fold 1 of 2: segmentation: error: the reason (log: {log})"
+    assert told in printed.err.splitlines()
     assert "1 of 2 folds are done" in printed.out and "some words" in log.read_text()
     assert not (out / "per_image.csv").exists()
 

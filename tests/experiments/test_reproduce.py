@@ -58,8 +58,11 @@ def test_runs_go_on_and_end_in_a_published_table(
     capfd.readouterr()
     assert run("z") == 1  # the good row is not run again; the bad one fails and says why
     printed = capfd.readouterr()
-    assert "z/good, seed" not in printed.out and "z/bad, seed 0" in printed.out
-    assert "failed    z/bad: segmentation: error: " in printed.err and "width" in printed.err
+    assert "z/good, seed" not in printed.err and "z/bad, seed 0" in printed.err
+    assert (
+        "failed    z/bad, seed 0 (1 of 1): segmentation: error: " in printed.err
+        and "width" in printed.err
+    )
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in printed.out.splitlines()]
     rows = [line for line in lines if line and line[0] in ("good", "bad")]
     bad, good = rows

@@ -1,0 +1,59 @@
+"""Progress with the time that is left: a bar on a terminal, a line now and then in a log."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from segmentation.errors import printable
+
+
+def progress(
+    items: Iterable[Any] | None, title: str, total: float | None = None, **options: Any
+) -> "tqdm[Any]":
+    """Iterate over ``items``, or count by ``update``, and say on stderr how far it is.
+
+    In a log the first line comes after two seconds, the next ones at ever longer intervals.
+
+    Args:
+        items: ``None`` where ``update`` is called instead.
+        title: What is done, such as ``predicting``.
+        total: How many there are, where ``items`` do not know.
+        options: Others of tqdm's, such as ``unit`` or ``leave``.
+
+    >>> list(progress("abc", "spelling"))
+    ['a', 'b', 'c']
+    """
+    kind = tqdm if sys.stderr.isatty() else _Lines
+    return kind(items, printable(title), total, **{"dynamic_ncols": True, **options})
+
+
+class _Lines(tqdm):  # type: ignore[type-arg]
+    """Writes whole lines, at intervals of 2 s, 4 s, … to a minute."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "mininterval": 2, "delay": 2, "miniters": 0})
+
+    def __iter__(self) -> Iterator[Any]:
+        with self:
+            for item in self.iterable:
+                yield item
+                self.update()
+
+    def display(self, *_: Any, **__: Any) -> bool:
+        share = "{percentage:.0f} % in {elapsed}, {remaining} left"
+        self.desc = self.desc.removesuffix(": ")  # set_description adds one
+        self.bar_format = "{desc}: " + (share if self.total else "{n_fmt} in {elapsed}")
+        self.fp.write(f"{self}\n")
+        self.fp.flush()
+        self.mininterval = min(60, 2 * self.mininterval)
+        return True
+
+    def clear(self, *_: Any, **__: Any) -> None:
+        """There is nothing to clear: what stands in a log stays."""
+
+    def close(self) -> None:
+        if not self.disable:
+            self.disable = True
+            self._decr_instances(self)  # type: ignore[attr-defined]
