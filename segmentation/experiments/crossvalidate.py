@@ -120,13 +120,13 @@ def _pool(runs: Sequence[Path], output: Path) -> pd.DataFrame:
     Returns:
         A row by method and score: ``fold0``, …, their ``mean`` and ``sd``, and ``pooled``.
     """
-    if len({json.loads((run / "run.json").read_text()).get("data") for run in runs}) > 1:
-        raise UserError(
-            f"{output}: images or masks changed between the folds (run.json of each, data); remove "
-            "the runs on the old ones, or choose another --output"
-        )
     rows = pd.concat([read_images(run / FILE) for run in runs])
     splits = [json.loads((run / "split.json").read_text()) for run in runs]
+    if len({split.get("data") for split in splits}) > 1:
+        raise UserError(
+            f"{output}: images or masks changed between its folds (see data in their split.json); "
+            "choose another --output"
+        )
     images = sorted({name for split in splits for part in PARTS for name in split[part]})
     tested = rows.groupby(["method", "id"]).size().unstack(fill_value=0)
     counts: Any = tested.reindex(columns=images, fill_value=0).stack()

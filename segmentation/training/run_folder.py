@@ -139,9 +139,9 @@ class RunRecord(Callback):
     """Writes ``config.yaml``, ``split.json``, ``run.json`` and ``git.diff`` into a run's folder.
 
     ``config`` is the whole one, which repeats the run; ``run.json`` holds the command, versions,
-    the split's hash, the key of the data's content and the state of the git repository that the
-    command was typed in, if it was in one; ``git.diff`` what was not committed there. A run that is
-    gone on with on other data is a :class:`UserError`.
+    the split's hash and the state of the git repository that the command was typed in, if it was in
+    one; ``git.diff`` what was not committed there. ``split.json`` holds the key of the data's
+    content: to go on with the run on other data is a :class:`UserError`.
     """
 
     def __init__(self, folder: Path, config: str) -> None:
@@ -149,11 +149,12 @@ class RunRecord(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """After the data module has split the data, and before anything is trained."""
-        content = getattr(trainer.datamodule, "content", None)  # type: ignore[attr-defined]
         if not trainer.is_global_zero:
             return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        content, path = getattr(data, "content", None), self.folder / "split.json"
         if (self.folder / "config.yaml").exists():
-            known = json.loads((self.folder / "run.json").read_text()).get("data")
+            known = json.loads(path.read_text()).get("data") if path.exists() else None
             if None not in (content, known) and content != known:
                 raise UserError(
                     f"{self.folder}: this run began with other images or masks ({known}, these are "
@@ -165,14 +166,13 @@ class RunRecord(Callback):
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": sys.argv,
             "versions": versions | {"python": platform.python_version()},
-            "data": content,
             "git": None,
         }
-        split = getattr(trainer.datamodule, "split", None)  # type: ignore[attr-defined]
+        split = getattr(data, "split", None)
         if split is not None:
-            text = split.to_json()
-            about["split_sha256"] = json.loads(text)["sha256"]
-            write_bytes(self.folder / "split.json", text.encode())
+            parts = {"data": content, **json.loads(split.to_json())}
+            about["split_sha256"] = parts["sha256"]
+            write_bytes(path, json.dumps(parts, indent=1).encode())
         if (state := git_state(Path.cwd())) is not None:
             about["git"], diff = state
             if diff:
