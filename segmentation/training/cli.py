@@ -38,7 +38,7 @@ from segmentation.training.run_folder import RUN_FOLDER, RunRecord
 from segmentation.training.signals import leaving
 from segmentation.training.test_report import TestReport
 from segmentation.training.tracking import Tracking
-from segmentation.training.trial import check_monitors, told, unbuilt
+from segmentation.training.trial import check_monitors, told, unbuilt, without_finders
 
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
 BEST = LAST | {"filename": "best", "monitor": "val/iou", "mode": "max"}
@@ -268,7 +268,11 @@ class CLI(LightningCLI):
         # It says what is due before a batch, so it comes before all others; and the checkpoint that
         # is tested before others that the config may keep: Lightning asks the first.
         every: list[Callback] = [ExactResume(csv, settings.save_every, kept), self.best]
-        every += _listed(config["callbacks"])
+        chosen, resumed = (
+            _listed(config["callbacks"]),
+            self.config[self.subcommand].get("ckpt_path"),
+        )
+        every += without_finders(chosen) if resumed and kept else chosen
         if not keeps:
             every.remove(self.best)
             del self.trainer_defaults["callbacks"][-1]

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from torch import nn
@@ -89,6 +89,20 @@ def check_monitors(trainer: Trainer, task: Any, best: ModelCheckpoint) -> None:
                 f"{key}: {monitor} is not logged, for nothing is validated "
                 "(trainer.limit_val_batches: 0); choose train/loss_epoch, or leave it out"
             )
+
+
+def without_finders(callbacks: list[Callback]) -> list[Callback]:
+    """The callbacks of a training that goes on: what was found for it is found.
+
+    Raises:
+        UserError: Among them is one whose find no checkpoint keeps.
+    """
+    if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+        raise UserError(
+            "trainer.callbacks: BatchSizeFinder: a training goes on with the size that it began "
+            "with, which was printed then; set data.batch_size to it, and begin anew without it"
+        )
+    return [callback for callback in callbacks if not isinstance(callback, LearningRateFinder)]
 
 
 def told(error: Exception, trainer: Trainer, task: LightningModule) -> UserError | None:
