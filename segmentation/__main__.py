@@ -1,5 +1,6 @@
 """The ``segmentation`` command. Nothing heavy is imported before a command needs it."""
 
+import io
 import os
 import signal
 import sys
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
+        for word in words:
+            if any("\ud800" <= sign <= "\udfff" for sign in word):
+                raise UserError(f"{word}: is not UTF-8; rename it, or give a link to it")
         return _dispatch(words)
     except UserError as error:
         return _refused(_line(error))
@@ -67,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names, and signs that a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
         sys.stdout.flush()

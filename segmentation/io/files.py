@@ -16,6 +16,7 @@ from segmentation.errors import Unwritten, UserError
 # Several, as a network disk answers them side by side. Small files are shared out by the dozen:
 # handing a file to a thread takes longer than to read it.
 _READERS, _SHARE = 8, 32
+_LONGEST = 255  # bytes of a file's name
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -34,7 +35,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that is written bit by bit, under a temporary name until all is: whole or absent."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(fitting(f".{path.name}.{os.getpid()}.part"))
     try:
         with unwritten(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,22 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):  # where the folder itself is unreachable
             partial.unlink(missing_ok=True)
+
+
+def fitting(name: str) -> str:
+    """A relative path whose parts are short enough for a file system: others are cut and hashed.
+
+    >>> len(fitting("folder/" + 300 * "x" + ".geojson")), fitting("a/b.png")
+    (262, 'a/b.png')
+    """
+    parts = []
+    for part in name.split("/"):
+        data, suffix = os.fsencode(part), Path(part).suffix[:20]
+        if len(data) > _LONGEST:
+            end = f"~{hashlib.sha256(data).hexdigest()[:8]}{suffix}"
+            part = data[: _LONGEST - len(end.encode())].decode(errors="ignore") + end
+        parts.append(part)
+    return "/".join(parts)
 
 
 @contextlib.contextmanager

@@ -108,12 +108,14 @@ def list_files(folder: Path) -> Listing:
 def key_of(name: str) -> str:
     """What files are paired by: the relative path without suffix (``.ome.tif`` is one), in NFC.
 
+    Samples are known by it in all tables, so it is :func:`printable`.
+
     >>> key_of("a/Pra\\u0308parat 1.OME.tif") == "a/Pr\\u00e4parat 1"
     True
     """
     name = str(PurePosixPath(name).with_suffix(""))
     name = name[:-4] if name.lower().endswith(".ome") else name
-    return unicodedata.normalize("NFC", name)
+    return printable(unicodedata.normalize("NFC", name))
 
 
 _said: set[str] = set()

@@ -84,7 +84,7 @@ def predict(
     settings = {
         "version": __version__,
         "checkpoint_sha256": [sha256_of(path) for path in ckpt_path],
-        "images": str(data_images.resolve()),
+        "images": printable(data_images.resolve()),
         "target": {"class": type(task.target).__name__, **target},
         "tta": [one.tta for one in members],
         "outputs": {k: v for k, v in vars(outputs).items() if k != "folder"},
@@ -240,7 +240,7 @@ class FolderWriter(Callback):
         done = dict.fromkeys(name for name in names if self.manifest.record(name) is not None)
         gone = "its results are gone; start the same command again"
         missing = (name for name in names if name not in done)
-        faults = {name: self.faults.get(name, f"{name}: {gone}") for name in missing}
+        faults = {name: self.faults.get(name, printable(f"{name}: {gone}")) for name in missing}
         faults |= left_out
         folder = self.outputs.folder
         tables = {"objects": OBJECT_COLUMNS, "images": IMAGE_COLUMNS}
@@ -254,8 +254,7 @@ class FolderWriter(Callback):
             self.manifest.write(done, faults, complete=True)
         except UserError as error:
             far = f"{len(done)} of {len(names)} images are done, and the same command goes on there"
-            print(f"stopped   {error}; {far}", file=sys.stderr)
-            return 1
+            raise UserError(f"{error}; {far}") from None
         print(f"masks     {folder / 'masks'} ({len(done)} images)")
         print(f"tables    {folder / 'objects.csv'}, {folder / 'images.csv'}")
         for fault in faults.values():
@@ -276,7 +275,7 @@ class FolderWriter(Callback):
             self.stop = str(error)
         except UserError as error:
             named = str(error).startswith(printable(file.path))
-            self.faults[file.name] = str(error) if named else f"{file.path}: {error}"
+            self.faults[file.name] = str(error) if named else printable(f"{file.path}: {error}")
 
 
 def _named_files(folder: Path, output: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -297,10 +296,13 @@ def _named_files(folder: Path, output: Path) -> tuple[dict[str, str], dict[str, 
     if not images:
         kinds, told = ", ".join(IMAGE_SUFFIXES), told and f" ({told})"
         raise UserError(f"{folder}: holds no images ({kinds}){told}; check the path")
-    names = {name: str(PurePosixPath(name).with_suffix("")) for name in images}
+    names = {name: printable(PurePosixPath(name).with_suffix("")) for name in images}
     # Some file systems do not tell upper from lower case, or one way to write ä from another.
     taken = Counter(_folded(name) for pair in names.items() for name in pair)
-    stems = {path: stem if taken[_folded(stem)] == 1 else path for path, stem in names.items()}
+    stems = {p: s if taken[_folded(s)] == 1 else printable(p) for p, s in names.items()}
+    for stem, count in Counter(stems.values()).items():
+        if count > 1:
+            raise UserError(f"{folder / stem}: two files are called so once escaped; rename one")
     if not listing.missed:
         say_once(told)
     return stems, {str(folder): told} if listing.missed else {}

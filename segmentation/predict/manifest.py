@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segmentation.errors import UserError
-from segmentation.io.files import write_bytes, writing
+from segmentation.errors import UserError, printable
+from segmentation.io.files import fitting, write_bytes, writing
 
 AddRows = Callable[[str, Iterable[Mapping[str, Any]]], None]
 
@@ -101,8 +101,8 @@ class Manifest:
             "complete": complete,
             "settings": self.settings,
             **self.about,
-            "files": [{key: record[key] for key in keys} for record in records],
-            "left_out": [{"image": name, "reason": why} for name, why in faults.items()],
+            "files": [{k: r[k] for k in keys} | {"image": printable(r["image"])} for r in records],
+            "left_out": [{"image": printable(k), "reason": why} for k, why in faults.items()],
         }
         text = json.dumps(manifest, indent=1, ensure_ascii=False, default=str)
         write_bytes(self.path, f"{text}\n".encode())
@@ -114,7 +114,7 @@ class Manifest:
                 partial.unlink(missing_ok=True)
 
     def _state(self, image: str) -> Path:
-        return self.folder / ".state" / f"{image}.json"
+        return self.folder / ".state" / fitting(f"{printable(image)}.json")
 
     def _refuse_other_settings(self) -> None:
         try:

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from segmentation.data.preprocess import Preprocess
-from segmentation.errors import UserError
+from segmentation.errors import UserError, printable
 from segmentation.evaluation.overlays import tint
-from segmentation.io.files import write_bytes, writing
+from segmentation.io.files import fitting, write_bytes, writing
 from segmentation.io.images import write_image
 from segmentation.io.stacks import Calibration, Planes, write_stack
 from segmentation.io.windows import BandStore, TiffWindows, write_tiff
@@ -90,7 +90,7 @@ class FileWriter:
             "rois": ".zip",
         }
         wanted = (kind for kind in suffixes if getattr(outputs, kind, True))  # masks always
-        self.names = {kind: f"{kind}/{stem}{suffixes[kind]}" for kind in wanted}
+        self.names = {kind: fitting(f"{kind}/{stem}{suffixes[kind]}") for kind in wanted}
 
     def write(self, predictor: Predictor, add: AddRows) -> None:
         """Predict what was not found so far, write all, and give rows of tables to ``add``."""
@@ -115,7 +115,7 @@ class FileWriter:
                 size = plane.image.shape[:2]
             if not exact:
                 why = "the network sees farther than a quarter of a tile"
-                print(f"approximate  {self.planes.path}: {why}")
+                print(printable(f"approximate  {self.planes.path}: {why}"))
             wide = np.uint16 if most <= 65535 else np.uint32
             ids = (rows.astype(wide) for rows in chain.from_iterable(labels))
             self._write_map("masks", chain.from_iterable(masks), size, np.uint8)
@@ -150,7 +150,7 @@ class FileWriter:
         """Measure, outline, encode and tint a plane."""
         pixel_size, labels = self.planes.calibration.pixel_size, plane.labels
         size, position = plane.image.shape[:2], self.planes.position(number)
-        where = {"image": self.name, "plane": number}
+        where = {"image": printable(self.name), "plane": number}
         image_id = f"{self.stem}#{number}" if self.planes.axes else self.stem
         counts = image_measures(labels.areas, plane.foreground_pixels, math.prod(size), pixel_size)
         add("images", [{**where, **counts}])
@@ -174,10 +174,9 @@ class FileWriter:
             row: dict[str, Any] = {"object": label, "area": int(labels.areas[label - 1])}
             row |= {"top": top, "left": left, "bottom": bottom, "right": right}
             add("objects", [{**where, **row, **derived_measures(row, pixel_size, size)}])
-            print(
-                f"unmeasured   {self.planes.path}: object {label} spans {bottom - top}×"
-                f"{right - left} pixels, too many to be outlined; objects.csv has its area and box"
-            )
+            spans = f"object {label} spans {bottom - top}×{right - left} pixels"
+            remedy = "too many to be outlined; objects.csv has its area and box"
+            print(printable(f"unmeasured   {self.planes.path}: {spans}, {remedy}"))
         if self.outputs.overlays:
             self._tint(plane)
 

@@ -253,9 +253,9 @@ def test_a_full_disk_stops_a_streamed_prediction(
             raise OSError(errno.ENOSPC, "No space left")
 
     monkeypatch.setattr(outputs, "write_tiff", full)
-    assert main(argv(checkpoint, tmp_path / "images", tmp_path / "out")) == 1
+    assert main(argv(checkpoint, tmp_path / "images", tmp_path / "out")) == 2
     (line,) = [w for w in capsys.readouterr().err.splitlines() if "No space left" in w]
-    assert line.startswith("stopped ") and "0 of 1 images are done" in line
+    assert "0 of 1 images are done" in line
     assert not json.loads((tmp_path / "out/manifest.json").read_text())["complete"]
 
 
