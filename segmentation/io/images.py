@@ -17,6 +17,7 @@ from segmentation.errors import UserError
 from segmentation.io.files import check_regular, write_bytes
 from segmentation.io.tiff import (
     MOST_PIXELS,
+    ONE_CHANNEL,
     TIFF_MAGIC,
     decoding,
     one_plane,
@@ -40,8 +41,9 @@ getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # what it would print is said
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image file as (H, W, C), uint8 or uint16, C in {1, 3}, RGB; alpha is dropped.
 
-    It is turned upright as EXIF says. Of a pyramid it is the full resolution; three channels that
-    ImageJ stored as planes are red, green and blue. What is not read is a :class:`UserError`.
+    Other types of pixels become 16 bits, see :func:`sixteen_bits`. It is turned upright as EXIF
+    says. Of a pyramid it is the full resolution; three channels that ImageJ stored as planes are
+    red, green and blue. What is not read is a :class:`UserError`.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "image.png")
@@ -68,10 +70,32 @@ def read_values(path: str | Path) -> np.ndarray:
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """As :func:`read_image`, from the file's bytes; ``name`` is for messages."""
-    pixels = _decode(data, name, mask=False)
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise UserError(f"{name}: pixels are {pixels.dtype}; save them as 8 or 16 bit integers")
-    return pixels
+    return sixteen_bits(_decode(data, name, mask=False), name)
+
+
+def sixteen_bits(pixels: np.ndarray, name: object) -> np.ndarray:
+    """Pixels of any type as uint8 or uint16, as images are taken everywhere.
+
+    Integers that fit into 16 bits are kept, shifted to start at 0 where some are negative. Others,
+    and floats, are scaled to 0 … 65535, all channels alike. One hot pixel must not take all levels:
+    what lies farther outside the percentiles 0.1 and 99.9 than 8 times their distance is cut off.
+    """
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels
+    low, high = pixels.min().item(), pixels.max().item()
+    if not math.isfinite(high - low):
+        raise UserError(
+            f"{name}: {pixels.dtype} pixels from {low:g} to {high:g}; replace those that are no "
+            "finite numbers, or save it as 16 bit integers"
+        )
+    if pixels.dtype.kind != "f" and high - min(low, 0) < 65536:
+        return (pixels.astype(np.int64) - min(low, 0)).astype(np.uint16)
+    first, last = np.percentile(pixels, (0.1, 99.9)).tolist()
+    if last > first:
+        low, high = max(low, 9 * first - 8 * last), min(high, 9 * last - 8 * first)
+    scale = 65535 / (high - low) if high > low else 0.0
+    scaled = (pixels.clip(low, high).astype(np.float64) - low) * scale
+    return np.asarray(scaled.round().astype(np.uint16))
 
 
 def decode_mask(data: bytes, name: str) -> np.ndarray:
@@ -141,7 +165,7 @@ def _decode(data: bytes, name: str, mask: bool) -> np.ndarray:
     with decoding(name, kind):
         if kind == "TIFF":
             with open_tiff(BytesIO(data), name) as tiff:
-                pixels = read_plane(tiff, one_plane(tiff, name, 3), name, mask, data)
+                pixels = read_plane(tiff, one_plane(tiff, name, 3), name, mask)
         elif kind == "NPY":
             pixels = _decode_npy(data, name)
         else:
@@ -167,6 +191,8 @@ def _decode_npy(data: bytes, name: str) -> np.ndarray:
         raise UserError(
             f"{name}: an array of shape {shape} and type {dtype}; save one (H, W) array of numbers"
         )
+    if shape[2:] == (2,):
+        raise UserError(f"{name}: 2 {ONE_CHANNEL}")
     if count * dtype.itemsize > len(data) - file.tell():
         raise ValueError(f"it ends before the last of its {count} numbers")
     pixels = np.frombuffer(data, dtype, count, file.tell())

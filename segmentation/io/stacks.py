@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from segmentation.io.files import check_regular
-from segmentation.io.images import read_image
+from segmentation.io.images import read_image, sixteen_bits
 from segmentation.io.tiff import (
     TIFF_MAGIC,
     decoding,
@@ -73,7 +73,8 @@ class Planes:
             return
         with open_tiff(self.path, self.path) as tiff:
             for pages in self.pages:
-                yield read_plane(tiff, pages, self.path, mask=False)
+                pixels = read_plane(tiff, pages, self.path, mask=False)
+                yield sixteen_bits(pixels, self.path)
 
     def position(self, plane: int) -> dict[str, int]:
         """Where the plane of that number lies: axis ► index from 0."""

@@ -1,5 +1,6 @@
 """TIFF files by tifffile: which of their pages make the image, and the pixels of a page."""
 
+import copy
 import logging
 import math
 import re
@@ -12,17 +13,22 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffFileError
+from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffFileError
 
 from segmentation.errors import UserError
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_PIXELS = 2**30  # of an image in memory: a broken or malicious header may ask for any size
+ONE_CHANNEL = "channels; save the one that matters, or RGB, as its own file"
 _GRAY = PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.PALETTE
 _CHANNELS = dict.fromkeys(_GRAY, 1)
 _CHANNELS |= {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3}  # the last in JPEG, decoded to RGB
 # Narrower planes are (H, W, C) that a writer stored as H planes of W×C, for nobody told it better.
 _NARROWEST = 10  # pixels
+# Compressed bytes; the other compressions are of whole pictures (JPEG and its like).
+_BYTES = (COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.PACKBITS)
+_BYTES += (COMPRESSION.ZSTD, COMPRESSION.LZMA)
+_LARGEST_TILE = 2**22  # pixels, in an image that is smaller
 # tifffile logs that pages or values lie beyond the file's end, and goes on with what is left. Here
 # that is an error; its other messages are about metadata that nothing here needs.
 _DAMAGE = re.compile(r"corrupted tag list|invalid (page|value|circular|offset)|could not read all")
@@ -56,7 +62,7 @@ def open_tiff(file: Path | BytesIO, name: object) -> TiffFile:
     """Open a TIFF that has all its pages, others are a :class:`UserError`; the caller closes it."""
     _logged.messages = []
     with decoding(name):
-        tiff = TiffFile(file)
+        tiff = TiffFile(file, _multifile=False)  # each file gives its own planes, once
         try:
             len(tiff.pages)  # follows the chain of pages to its end
             for message in filter(_DAMAGE.search, _logged.messages):
@@ -90,10 +96,11 @@ def image_pages(
             )
         if any(len(s.pages) > 1 or s.dtype != series[0].dtype for s in series):
             raise UserError(f"{name}: holds {len(series)} images; save each as its own file")
-    axes, lengths = "".join(a for a, _ in leading), tuple(n for _, n in leading)
     pages = [page for s in series for page in s.pages]
-    if None in pages:
-        raise UserError(f"{name}: some of its planes are in other files, or missing; export it")
+    if any(page is None or page.parent is not tiff for page in pages):  # others are in other files
+        own = {page.index: page for page in pages if page is not None and page.parent is tiff}
+        pages, leading = list(own.values()), [("I", len(own))] if len(own) > 1 else []
+    axes, lengths = "".join(a for a, _ in leading), tuple(n for _, n in leading)
     if len(pages) != math.prod(lengths) or first.imagedepth > 1:
         raise UserError(
             f"{name}: a stack of {math.prod(lengths)} planes in one piece; save it as a TIFF of "
@@ -102,10 +109,7 @@ def image_pages(
     order = np.array([page.index for page in pages if page is not None]).reshape(*lengths, 1)
     if (at := axes.find("C")) >= 0:
         if lengths[at] != 3 or channels != 3 or first.samplesperpixel > 1:
-            raise UserError(
-                f"{name}: {lengths[at]} channels; save the one that matters, or RGB, as its own "
-                "file"
-            )
+            raise UserError(f"{name}: {lengths[at]} {ONE_CHANNEL}")
         order = np.moveaxis(order[..., 0], at, -1)
         axes, lengths = axes.replace("C", ""), (*lengths[:at], *lengths[at + 1 :])
     planes = tuple(tuple(map(int, row)) for row in order.reshape(-1, order.shape[-1]))
@@ -121,34 +125,31 @@ def one_plane(tiff: TiffFile, name: object, channels: int) -> tuple[int, ...]:
     """The pages of a file that holds one plane; others are refused."""
     planes = image_pages(tiff, name, channels)[2]
     if len(planes) > 1:
-        raise UserError(f"{name}: a stack of {len(planes)} planes; save each plane as its own file")
+        raise UserError(
+            f"{name}: a stack of {len(planes)} planes; save each plane as its own file, of images "
+            "and masks alike (in Fiji: File ► Save As ► Image Sequence)"
+        )
     return planes[0]
 
 
-def read_plane(
-    tiff: TiffFile, pages: tuple[int, ...], name: object, mask: bool, data: bytes = b""
-) -> np.ndarray:
-    """Decode a plane from its pages: (H, W, C), upright, see :func:`as_meant`.
-
-    ``data`` is the whole file, where it is in memory.
-    """
+def read_plane(tiff: TiffFile, pages: tuple[int, ...], name: object, mask: bool) -> np.ndarray:
+    """Decode a plane from its pages: (H, W, C), upright, see :func:`as_meant`."""
     channels = []
     with decoding(name):
         for number in pages:
             page: Any = tiff.pages[number]
-            check_page(page, name, mask)
-            if data and page.compression == COMPRESSION.LZW and page.planarconfig == 1:
-                pixels = imagecodecs.tiff_decode(data, index=number)  # libtiff: twice as fast
-                pixels = pixels.reshape(page.imagelength, page.imagewidth, -1)
-            else:
-                planes = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # (separate, H, W, joint)
-                pixels = planes[0] if len(planes) == 1 else planes[..., 0].transpose(1, 2, 0)
+            check_page(page, name)
+            planes = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # (separate, H, W, joint)
+            pixels = planes[0] if len(planes) == 1 else planes[..., 0].transpose(1, 2, 0)
             channels.append(upright(as_meant(pixels, page, mask), orientation(page)))
     return channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2)
 
 
-def check_page(page: Any, name: object, mask: bool = False, most: int = MOST_PIXELS) -> None:
-    """Raise :class:`UserError` where a page ends early, is too large, or of an odd kind."""
+def check_page(page: Any, name: object, most: int = MOST_PIXELS) -> None:
+    """Raise :class:`UserError` where a page ends early, is too large, or of an odd kind.
+
+    Its compressed bytes are unpacked with care from then on.
+    """
     dtype, bits, kind = page.dtype, page.bitspersample, page.photometric
     channels = _CHANNELS.get(kind, 0)
     if kind == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG:
@@ -157,22 +158,64 @@ def check_page(page: Any, name: object, mask: bool = False, most: int = MOST_PIX
     # A second channel beside gray is dropped only if the file says that it is alpha.
     alpha = extra == 1 and (channels == 3 or tuple(page.extrasamples) in ((1,), (2,)))
     ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    readable = dtype in (np.uint8, np.uint16, np.bool_) or (mask and dtype and dtype.kind in "uif")
-    if bits in range(2, 8) or not readable:
+    area = page.imagewidth * page.imagelength
+    if bits in range(2, 8) or dtype is None or dtype.kind not in "buif":
         kind = dtype if bits >= 8 else f"of {bits} bit"
         why = f"pixels are {kind}; save them as 8 or 16 bit integers"
-    elif page.imagewidth * page.imagelength > most:
+    elif area > most:
         why = f"{page.imagelength}×{page.imagewidth} pixels are too many; cut it into tiles"
+    elif page.tilewidth * page.tilelength > max(2 * area, _LARGEST_TILE):
+        why = f"tiles of {page.tilelength}×{page.tilewidth} pixels; export it again"
     elif not channels:
         colours = getattr(kind, "name", kind)
         why = f"colours are stored as {colours}; convert it to gray or RGB first"
     elif extra and not alpha:
-        why = f"{page.samplesperpixel} channels; convert it to gray (1) or RGB (3) first"
+        why = f"{page.samplesperpixel} {ONE_CHANNEL}"
     elif not ends or max(ends) > page.parent.filehandle.size:
         why = "the TIFF is truncated; copy or export it again"
     else:
+        keyframe = page.keyframe
+        if keyframe.compression in _BYTES and not isinstance(keyframe.decode, _Unpacker):
+            keyframe.decode = _Unpacker(keyframe)
         return
     raise UserError(f"{name}: {why}")
+
+
+class _Unpacker:
+    """Decodes the strips or tiles of a page, in place of tifffile's own function ``page.decode``.
+
+    They may unpack to any size: no more is taken than they should hold. LZW and PackBits have no
+    checksum; what is damaged there unpacks to another size, though, and is refused.
+    """
+
+    def __init__(self, page: Any) -> None:
+        plain = copy.copy(page)
+        plain.compression, plain.fillorder = COMPRESSION.NONE, 1
+        for cached in ("decode", "hash"):
+            vars(plain).pop(cached, None)
+        self._decode = plain.decode
+        self._decompress = TIFF.DECOMPRESSORS[page.compression]
+        self._reversed = page.fillorder == 2
+        self._exact = page.compression in (COMPRESSION.LZW, COMPRESSION.PACKBITS)
+        tile = page.tilelength, page.tilewidth
+        strip = min(page.rowsperstrip, page.imagelength), page.imagewidth
+        rows, width = tile if page.is_tiled else strip
+        samples = page.samplesperpixel if page.planarconfig == 1 else 1
+        self._rows = range(0, page.imagelength, rows)
+        self._left = rows if page.is_tiled else page.imagelength - self._rows[-1]
+        self._row = -(-width * samples * page.bitspersample // 8)  # bytes
+        self._size = rows * self._row
+
+    def __call__(self, data: bytes | None, index: int, **options: Any) -> Any:
+        if data is not None:
+            if self._reversed:
+                data = imagecodecs.bitorder_decode(data)
+            data = self._decompress(data, out=self._size + 1)
+            last = index % len(self._rows) == len(self._rows) - 1
+            sizes = self._size, self._left * self._row if last else self._size
+            if self._exact and len(data) not in sizes:
+                raise TiffFileError(f"{len(data)} bytes in a strip of {sizes[1]}")
+        return self._decode(data, index, **options)
 
 
 def as_meant(pixels: np.ndarray, page: Any, mask: bool) -> np.ndarray:
@@ -188,7 +231,8 @@ def as_meant(pixels: np.ndarray, page: Any, mask: bool) -> np.ndarray:
     if pixels.dtype == np.bool_:
         pixels = np.where(pixels, np.uint8(255), np.uint8(0))
     if page.photometric == PHOTOMETRIC.MINISWHITE and not mask:
-        return np.asarray(np.iinfo(pixels.dtype).max - pixels)
+        whole = pixels.dtype.kind != "f"
+        return np.asarray(np.iinfo(pixels.dtype).max - pixels if whole else -pixels)
     if page.photometric == PHOTOMETRIC.PALETTE and not mask:
         return np.asarray((page.colormap.T >> 8).astype(np.uint8)[pixels[..., 0]])
     return pixels

@@ -41,6 +41,11 @@ class TiffWindows:
             stored: Any = tiff.pages[number]
             self._page = stored
             check_page(stored, path, most=2**48)
+            if stored.dtype not in (np.uint8, np.uint16, np.bool_):
+                raise UserError(
+                    f"{path}: pixels are {stored.dtype}, which cannot be read in windows; save "
+                    "them as 8 or 16 bit integers"
+                )
             if orientation(stored) != 1:
                 raise UserError(f"{path}: lies on its side (tag Orientation); save it upright")
             if not stored.is_memmappable:

@@ -280,9 +280,12 @@ ZEROS = np.zeros((5, 21, 34), np.uint8)
         (tiff(ZEROS), "a stack of 5 planes; save each plane as its own file"),
         (tiff(ZEROS, imagej=True), "5 channels; save the one that matters"),
         (tiff(ZEROS, volumetric=True, tile=(16, 16)), "a stack of 5 planes in one piece"),
-        (tiff(ZEROS, photometric="minisblack", planarconfig="separate"), "5 channels; convert"),
-        (tiff(pixels(3), photometric="minisblack", planarconfig="contig"), "3 channels; convert"),
-        (tiff(pixels(2), planarconfig="contig", extrasamples=["unspecified"]), "2 channels; conv"),
+        (tiff(ZEROS, photometric="minisblack", planarconfig="separate"), "5 channels; save"),
+        (tiff(pixels(3), photometric="minisblack", planarconfig="contig"), "3 channels; save"),
+        (
+            tiff(pixels(2), planarconfig="contig", extrasamples=["unspecified"]),
+            "2 channels; save the one that",
+        ),
         (tiff(pixels(4), photometric="separated"), "colours are stored as SEPARATED; convert"),
         (tiff(pixels(3), photometric="cielab"), "colours are stored as CIELAB; convert"),
         (tiff(pixels(3), photometric="ycbcr"), "colours are stored as YCBCR; convert"),
@@ -292,11 +295,44 @@ def test_refusals(data: bytes, says: str, capfd: pytest.CaptureFixture[str]) -> 
     refused(data, capfd, says)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32])
-def test_images_are_of_8_or_16_bits(dtype: type) -> None:
-    for data in (tiff(pixels(1).astype(dtype)), npy(pixels(1).astype(dtype))):
-        with pytest.raises(UserError, match=f"pixels are {np.dtype(dtype)}; save them as 8 or 16"):
-            decode_image(data, "x")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8, np.int16, np.int32])
+def test_other_types_of_pixels_become_16_bits(dtype: type) -> None:
+    values = (pixels(1) // 2).astype(dtype)
+    whole = np.dtype(dtype).kind == "i"
+    encoders = (npy,) if dtype is np.float16 else (npy, tiff)
+    for image in (encode(values) for encode in encoders):
+        found = decode_image(image, "x")
+        assert found.dtype == np.uint16 and found.shape == (*values.shape[:2], 1)
+        wanted = values[..., None].astype(float)
+        scale = 1 if whole else 65535 / wanted.max()
+        np.testing.assert_array_equal(found, np.rint(wanted * scale))
+
+
+def test_negative_and_wide_integers() -> None:
+    for values, wanted in (
+        ([-100, 0, 300], [0, 100, 400]),
+        ([2**31, 2**31 + 1, 2**32 - 1], [0, 0, 65535]),
+        ([5, 6, 65535], [5, 6, 65535]),
+    ):
+        found = decode_image(npy(np.array([values], np.int64)), "x")
+        assert found[0, :, 0].tolist() == wanted
+
+
+def test_a_hot_pixel_leaves_the_contrast() -> None:
+    values = np.linspace(0, 1, 10000, dtype=np.float32).reshape(100, 100)
+    values[5, 5] = 1e9
+    found = decode_image(npy(values), "x")
+    assert found[5, 5, 0] == 65535 and len(np.unique(found)) > 3000
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_no_numbers_are_refused(value: float) -> None:
+    values = np.ones((9, 9), np.float32)
+    values[3, 4] = value
+    with pytest.raises(
+        UserError, match=r"x: float32 pixels from .*; replace those that are no fin"
+    ):
+        decode_image(npy(values), "x")
 
 
 def test_a_header_that_asks_for_too_much(capfd: pytest.CaptureFixture[str]) -> None:
