@@ -76,7 +76,7 @@ class Result:
 
     @property
     def line(self) -> str:
-        """The last line."""
+        """The last line: of the refusal, or else of the results."""
         return self.text.strip().rpartition("\n")[2]
 
 
@@ -91,7 +91,8 @@ def run(
     def command(*words: object) -> Result:
         capfd.readouterr()
         status = main([str(word) for word in words])
-        text = "".join(capfd.readouterr())
+        results, messages = capfd.readouterr()
+        text = results + messages if status else messages + results
         assert "Traceback" not in text
         return Result(status, text)
 
