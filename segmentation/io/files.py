@@ -86,6 +86,19 @@ def check_regular(path: str | Path) -> None:
             raise UserError(f"{path}: is a pipe, a socket or a device; give a file")
 
 
+def check_inflation(name: object, size: int, stored: int) -> None:
+    """Raise :class:`UserError` where a few ``stored`` bytes would become very many in memory.
+
+    That is 256 times as many, and more than 256 MiB: an image of one colour, or one that is made to
+    fill the memory.
+    """
+    if size > max(2**28, 256 * stored):
+        raise UserError(
+            f"{name}: {stored} bytes that would take {size / 2**30:.1f} GiB in memory; cut it into "
+            "tiles"
+        )
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; of a pipe or a device :class:`UserError`."""
     check_regular(path)

@@ -5,6 +5,7 @@ PNG by imagecodecs (Pillow makes 8 bits of 16-bit colours), TIFF by tifffile, JP
 """
 
 import math
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from segmentation.errors import UserError
-from segmentation.io.files import check_regular, write_bytes
+from segmentation.io.files import check_inflation, check_regular, write_bytes
 from segmentation.io.tiff import (
     MOST_PIXELS,
     ONE_CHANNEL,
@@ -169,7 +170,8 @@ def _decode(data: bytes, name: str, mask: bool) -> np.ndarray:
         elif kind == "NPY":
             pixels = _decode_npy(data, name)
         else:
-            pixels = _decode_png(data, mask) if kind == "PNG" else _decode_by_pillow(data, mask)
+            decode = _decode_png if kind == "PNG" else _decode_by_pillow
+            pixels = decode(data, name, mask)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     return np.ascontiguousarray(pixels[..., : 1 if pixels.shape[2] < 3 else 3])
 
@@ -187,7 +189,7 @@ def _decode_npy(data: bytes, name: str) -> np.ndarray:
         raise UserError(f"{name}: {what}, a pickle, which may run code, is never opened; {remedy}")
     shaped = len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4)
     count = math.prod(shape)
-    if not shaped or not count or dtype.kind not in "buif":
+    if not shaped or min(shape) < 1 or dtype.kind not in "buif":
         raise UserError(
             f"{name}: an array of shape {shape} and type {dtype}; save one (H, W) array of numbers"
         )
@@ -200,7 +202,7 @@ def _decode_npy(data: bytes, name: str) -> np.ndarray:
     return pixels.astype(np.uint8 if dtype.kind == "b" else dtype.newbyteorder("="))
 
 
-def _decode_png(data: bytes, mask: bool) -> np.ndarray:
+def _decode_png(data: bytes, name: str, mask: bool) -> np.ndarray:
     kept, at, exif = [data[:8]], 8, Image.Exif()
     while at + 8 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4])
@@ -209,16 +211,24 @@ def _decode_png(data: bytes, mask: bool) -> np.ndarray:
         elif data[at + 4 : at + 8] == b"eXIf":
             exif.load(b"Exif\0\0" + data[at + 8 : end - 4])
         at = end
-    data = b"".join(kept)
+    stored, data = len(data), b"".join(kept)
+    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    if width * height > MOST_PIXELS:
+        raise UserError(f"{name}: {height}×{width} pixels are too many; cut it into tiles")
+    channels = {2: 3, 4: 2, 6: 4}.get(data[25], 1)
+    check_inflation(name, width * height * channels * max(1, data[24] // 8), stored)
     indices = mask and data[25:26] == _PNG_PALETTE  # which only Pillow gives
-    pixels = _decode_by_pillow(data, mask) if indices else imagecodecs.png_decode(data)
+    if indices and any(zlib.crc32(c[4:-4]) != int.from_bytes(c[-4:]) for c in kept[1:]):
+        raise ValueError("a wrong checksum")  # Pillow does not look
+    pixels = _decode_by_pillow(data, name, mask) if indices else imagecodecs.png_decode(data)
     return upright(pixels, exif.get(_ORIENTATION, 1))
 
 
-def _decode_by_pillow(data: bytes, mask: bool) -> np.ndarray:
+def _decode_by_pillow(data: bytes, name: str, mask: bool) -> np.ndarray:
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise ValueError("no end of image")  # Pillow takes what follows for pixels
     with Image.open(BytesIO(data), formats=("JPEG", "BMP", "PNG")) as image:
+        check_inflation(name, math.prod(image.size) * len(image.getbands()), len(data))
         kept = image.mode in ("L", "RGB") or (mask and image.mode == "P")
         shown = image if kept else image.convert("L" if image.mode == "1" else "RGB")
         return upright(np.asarray(shown), image.getexif().get(_ORIENTATION, 1))

@@ -13,9 +13,11 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffFileError
 
 from segmentation.errors import UserError
+from segmentation.io.files import check_inflation
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_PIXELS = 2**30  # of an image in memory: a broken or malicious header may ask for any size
@@ -25,9 +27,21 @@ _CHANNELS = dict.fromkeys(_GRAY, 1)
 _CHANNELS |= {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3}  # the last in JPEG, decoded to RGB
 # Narrower planes are (H, W, C) that a writer stored as H planes of W×C, for nobody told it better.
 _NARROWEST = 10  # pixels
-# Compressed bytes; the other compressions are of whole pictures (JPEG and its like).
-_BYTES = (COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.PACKBITS)
-_BYTES += (COMPRESSION.ZSTD, COMPRESSION.LZMA)
+# Compressions of bytes, and of whole pictures that tell their size before they are decoded.
+_BYTES = {COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.PACKBITS}
+_BYTES |= {COMPRESSION.ZSTD, COMPRESSION.LZMA}
+_PICTURES = {
+    6,
+    7,
+    33003,
+    33004,
+    33005,
+    33007,
+    34712,
+    34892,
+    34933,
+    50001,
+}  # JPEG, JPEG 2000, PNG, …
 _LARGEST_TILE = 2**22  # pixels, in an image that is smaller
 # tifffile logs that pages or values lie beyond the file's end, and goes on with what is left. Here
 # that is an error; its other messages are about metadata that nothing here needs.
@@ -164,6 +178,9 @@ def check_page(page: Any, name: object, most: int = MOST_PIXELS) -> None:
         why = f"pixels are {kind}; save them as 8 or 16 bit integers"
     elif area > most:
         why = f"{page.imagelength}×{page.imagewidth} pixels are too many; cut it into tiles"
+    elif page.compression in TIFF.IMAGE_COMPRESSIONS - _PICTURES:
+        scheme = COMPRESSION(page.compression).name
+        why = f"is compressed as {scheme}; save it by LZW or deflate"
     elif page.tilewidth * page.tilelength > max(2 * area, _LARGEST_TILE):
         why = f"tiles of {page.tilelength}×{page.tilewidth} pixels; export it again"
     elif not channels:
@@ -174,8 +191,10 @@ def check_page(page: Any, name: object, most: int = MOST_PIXELS) -> None:
     elif not ends or max(ends) > page.parent.filehandle.size:
         why = "the TIFF is truncated; copy or export it again"
     else:
+        if most == MOST_PIXELS:  # the whole page in memory
+            check_inflation(name, page.nbytes, page.parent.filehandle.size)
         keyframe = page.keyframe
-        if keyframe.compression in _BYTES and not isinstance(keyframe.decode, _Unpacker):
+        if keyframe.compression != 1 and not isinstance(keyframe.decode, _Unpacker):
             keyframe.decode = _Unpacker(keyframe)
         return
     raise UserError(f"{name}: {why}")
@@ -189,25 +208,29 @@ class _Unpacker:
     """
 
     def __init__(self, page: Any) -> None:
-        plain = copy.copy(page)
-        plain.compression, plain.fillorder = COMPRESSION.NONE, 1
-        for cached in ("decode", "hash"):
-            vars(plain).pop(cached, None)
+        self._packed, plain = page.compression in _BYTES, page
+        if self._packed:
+            plain = copy.copy(page)
+            plain.compression, plain.fillorder = COMPRESSION.NONE, 1
+            for cached in ("decode", "hash"):
+                vars(plain).pop(cached, None)
+            self._decompress = TIFF.DECOMPRESSORS[page.compression]
         self._decode = plain.decode
-        self._decompress = TIFF.DECOMPRESSORS[page.compression]
+        self._picture = page.compression in _PICTURES
         self._reversed = page.fillorder == 2
         self._exact = page.compression in (COMPRESSION.LZW, COMPRESSION.PACKBITS)
-        tile = page.tilelength, page.tilewidth
-        strip = min(page.rowsperstrip, page.imagelength), page.imagewidth
-        rows, width = tile if page.is_tiled else strip
+        rows, self._width = page.tilelength, page.tilewidth
+        self._rows, self._left = range(0, page.imagelength, rows or 1), rows
+        if not page.is_tiled:
+            rows, self._width = min(page.rowsperstrip, page.imagelength), page.imagewidth
+            self._rows = range(0, page.imagelength, rows)
+            self._left = page.imagelength - self._rows[-1]
         samples = page.samplesperpixel if page.planarconfig == 1 else 1
-        self._rows = range(0, page.imagelength, rows)
-        self._left = rows if page.is_tiled else page.imagelength - self._rows[-1]
-        self._row = -(-width * samples * page.bitspersample // 8)  # bytes
+        self._row = -(-self._width * samples * page.bitspersample // 8)  # bytes
         self._size = rows * self._row
 
     def __call__(self, data: bytes | None, index: int, **options: Any) -> Any:
-        if data is not None:
+        if data is not None and self._packed:
             if self._reversed:
                 data = imagecodecs.bitorder_decode(data)
             data = self._decompress(data, out=self._size + 1)
@@ -215,6 +238,10 @@ class _Unpacker:
             sizes = self._size, self._left * self._row if last else self._size
             if self._exact and len(data) not in sizes:
                 raise TiffFileError(f"{len(data)} bytes in a strip of {sizes[1]}")
+        elif data is not None and self._picture:
+            with Image.open(BytesIO(data)) as picture:  # its header alone
+                if math.prod(picture.size) > max(2 * self._size, _LARGEST_TILE):
+                    raise TiffFileError("a tile is larger than the image")
         return self._decode(data, index, **options)
 
 

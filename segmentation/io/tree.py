@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segmentation.errors import UserError
-from segmentation.io.files import check_regular, stamps_of
+from segmentation.io.files import check_inflation, check_regular, stamps_of
 from segmentation.io.images import decode_image, decode_mask
 from segmentation.io.listing import UNREAD, is_junk, list_files
 from segmentation.io.tiff import decoding
@@ -59,8 +59,10 @@ class Tree:
                 return (self.path / name).read_bytes()
             if self._process != os.getpid():  # forked: processes would share one place in the file
                 self._zip, self._process = zipfile.ZipFile(self.path), os.getpid()
-            if (size := self._zip.getinfo(name).file_size) > _LARGEST:
+            about = self._zip.getinfo(name)
+            if (size := about.file_size) > _LARGEST:
                 raise UserError(f"{self.name(name)}: {size} bytes are too many for an image")
+            check_inflation(self.name(name), size, about.compress_size)
             return self._zip.read(name)
 
     def image(self, name: str) -> np.ndarray:
