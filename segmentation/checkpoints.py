@@ -1,37 +1,28 @@
 """Reading checkpoints safely, and rebuilding what they hold."""
 
 import json
-import os
-import re
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentParser
 
 from segmentation import __version__
 from segmentation.data.seen import trained_on
-from segmentation.errors import UserError
+from segmentation.errors import UserError, printable
 from segmentation.io import sealed
 from segmentation.io.files import sha256_of
 from segmentation.predictor import Predictor
 from segmentation.task import SegmentationTask
+from segmentation.trust import bounded, check_trusted, renamed, without_download
 
-# A class named in a checkpoint is imported and called: others' code only if the user trusts it.
-TRUSTED = ("segmentation", "torch", "torchvision", "segmentation_models_pytorch")
-_DOTTED = re.compile(r"\w+(\.\w+)+")
-# Beginnings of class paths in older checkpoints and configs, and what they are now.
-MOVED = {
-    "segmentation.inference.tiles.": "segmentation.experiments.studies.",
-    "segmentation.callbacks.averaging.": "segmentation.training.averaging.",
-    "segmentation.data.weights.": "segmentation.targets.border_weights.",
-    **{
-        f"segmentation.data.{name}.": f"segmentation.datasets.{name}."
-        for name in ("bbbc039", "dic_hela", "dsb2018", "folder", "ultrasound_nerve")
-    },
+# Of a task's parts, those that only training looks at, and what stands in their places.
+_TRAINING = {
+    "loss": {"class_path": "torch.nn.Identity"},
+    "optimizer": {"class_path": "torch.optim.SGD"},
+    "lr_scheduler": None,
+    "schedule": {"frequency": 1},
 }
 
 
@@ -44,7 +35,7 @@ def load(
         paths: Checkpoints that ``fit``, ``prune`` or ``export`` wrote.
         device: "auto" takes a GPU where there is one; otherwise as PyTorch names it.
         tta: Average over an image's eight symmetries: better, eight times slower.
-        trust: Packages beside :data:`TRUSTED` whose classes may be built, such as your own.
+        trust: Packages whose classes may be built, such as your own, beside this one and PyTorch.
 
     Raises:
         UserError: A checkpoint is at fault, they do not fit together, or there is no such device.
@@ -84,31 +75,47 @@ def sidecar(path: str | Path) -> Path:
     return Path(path).with_suffix(".tuned.json")
 
 
-def read_checkpoint(path: str | Path, tuned: bool = True) -> dict[str, Any]:
+def read_checkpoint(
+    path: str | Path, tuned: bool = True, trust: Iterable[str] = ()
+) -> dict[str, Any]:
     """Load a checkpoint that :class:`SegmentationTask` wrote, as tensors and plain values only.
 
     Args:
         path: The file.
         tuned: Put the settings of its sidecar, where there is one, into the target of its config.
+        trust: As :func:`.trust.check_trusted` takes it.
 
     Raises:
         UserError: It is missing, broken, of another kind, or holds anything but plain values
-            (unpickling could then run code of its author); or the sidecar is of another checkpoint.
+            (unpickling could then run code of its author); it names what nobody trusts; or the
+            sidecar is of another checkpoint.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise UserError(f"{path}: no such checkpoint; check the path")
     checkpoint = sealed.load(path)
-    if not isinstance(checkpoint, dict) or "segmentation" not in checkpoint:
+    keys = ("segmentation", "state_dict")
+    parts = [checkpoint.get(key) if isinstance(checkpoint, dict) else None for key in keys]
+    if not all(isinstance(part, dict) and all(isinstance(k, str) for k in part) for part in parts):
         raise UserError(
             f"{path}: a checkpoint of another kind, not one of this package; train one with "
             "segmentation fit"
         )
-    if config := checkpoint["segmentation"].get("config"):
-        config = checkpoint["segmentation"]["config"] = renamed(config)
-        if tuned and sidecar(path).is_file():
+    if (about := checkpoint["segmentation"]).get("config") is None:
+        return checkpoint
+    try:
+        config = about["config"] = renamed(about["config"])
+        json.dumps(config)  # plain values alone
+        if not isinstance(config["init_args"], dict):
+            raise ValueError("init_args")
+        if tuned and sidecar(path).exists():
             target = config["init_args"]["target"]
             target["init_args"] = {**(target.get("init_args") or {}), **_tuned(path)}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: its config is none of this package's ({error}); do not use this file"
+        ) from None
+    check_trusted(config, path, trust)
     return checkpoint
 
 
@@ -134,23 +141,31 @@ def _tuned(path: Path) -> dict[str, Any]:
 
 def load_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTask:
     """The trained task in a checkpoint, in evaluation mode. Never touches the network."""
-    checkpoint = read_checkpoint(path)
-    config = checkpoint["segmentation"].get("config")
-    if config is None:
+    checkpoint = read_checkpoint(path, trust=trust)
+    about = checkpoint["segmentation"]
+    if (config := about.get("config")) is None:
         raise UserError(
             f"{path}: was trained without a config; load it in Python with "
             "SegmentationTask.load_from_checkpoint(path, net=…, …)"
         )
-    check_trusted(config, path, trust)
+    parts = config["init_args"]
+    used = parts | {name: value for name, value in _TRAINING.items() if name in parts}
+    state = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("loss.")}
     try:
-        task = build_task(without_download(config))
-        task.load_state_dict(checkpoint["state_dict"])
-        task.trained_on = trained_on(checkpoint["segmentation"])
-    except (ArgumentError, RuntimeError, KeyError, TypeError, ValueError, ImportError) as error:
-        what = " ".join(str(error).split())[-200:]
-        version = checkpoint["segmentation"].get("version", "0.1.0 or older")
+        with bounded(path):
+            task = build_task(without_download(config | {"init_args": used}))
+        task.load_state_dict(state)
+        task.config, task.trained_on = without_download(config), trained_on(about)
+    except Exception as error:  # whatever a class raises of arguments that are not its own
+        cause: BaseException = error
+        while not isinstance(cause, UserError) and (deeper := cause.__cause__ or cause.__context__):
+            cause = deeper
+        what = " ".join(str(cause).split())
+        if what.startswith(printable(path)):
+            raise UserError(what) from error
+        version = about.get("version", "0.1.0 or older")
         raise UserError(
-            f"{path}: its network cannot be built again here (… {what}); it was trained under "
+            f"{path}: its network cannot be built again here ({what[:200]}); it was trained under "
             f"version {version}, this is {__version__}: use the version and the code that it was "
             "trained with"
         ) from error
@@ -165,74 +180,3 @@ def build_task(config: dict[str, Any]) -> SegmentationTask:
     task: SegmentationTask = values.model
     task.config = config
     return task
-
-
-def check_trusted(config: Any, path: str | Path, trust: Iterable[str] = ()) -> None:
-    """Refuse to build a checkpoint's config that names classes of packages that nobody trusts.
-
-    Trusted are :data:`TRUSTED`, what the variable SEGMENTATION_TRUST lists, by commas, and
-    ``trust``: packages, or full names of classes.
-    """
-    known = {*TRUSTED, *os.environ.get("SEGMENTATION_TRUST", "").split(","), *trust}
-
-    def check(key: str, value: Any) -> None:
-        # A parameter that takes a class takes its path as plain text, too.
-        if isinstance(value, str) and _DOTTED.fullmatch(value):
-            package = value.partition(".")[0]
-            exists = package in sys.modules or find_spec(package) is not None
-            if not {package, value} & known and (exists or key == "class_path"):
-                raise UserError(
-                    f"{path}: names {value}, whose code would run; if you trust it, give predict "
-                    f"and serve --trust {package}, or set SEGMENTATION_TRUST={package}"
-                )
-
-    _mapped(config, check)
-
-
-def class_names(config: Any) -> set[str]:
-    """Whatever may be the name of a class among the values of a config that a user wrote.
-
-    >>> class_names({"net": {"class_path": "mine.Net"}, "root": "data/a.b"})
-    {'mine.Net'}
-    """
-    values: list[Any] = []
-    _mapped(config, lambda _, value: values.append(value))
-    return {value for value in values if isinstance(value, str) and _DOTTED.fullmatch(value)}
-
-
-def without_download(config: Any) -> Any:
-    """A copy of a config whose encoders start without pretrained weights.
-
-    Those are about to be replaced by the checkpoint's, and fetching them would need a network.
-    """
-
-    def fetched(key: str, value: Any) -> bool:
-        # VGGUNet's "weights" name a file; elsewhere that word may stand for numbers.
-        return key == "encoder_weights" or (key == "weights" and isinstance(value, str))
-
-    return _mapped(config, lambda key, value: None if fetched(key, value) else value)
-
-
-def renamed(config: Any) -> Any:
-    """A copy of a config, of a checkpoint or a run, whose class paths are those of today.
-
-    >>> renamed({"class_path": "segmentation.inference.tiles.GridTiles"})
-    {'class_path': 'segmentation.experiments.studies.GridTiles'}
-    """
-
-    def today(_: str, value: Any) -> Any:
-        for old, new in MOVED.items() if isinstance(value, str) else ():
-            if value.startswith(old):
-                return new + value.removeprefix(old)
-        return value
-
-    return _mapped(config, today)
-
-
-def _mapped(config: Any, change: Callable[[str, Any], Any], key: str = "") -> Any:
-    """A copy of a config of which each plain value, and the key it stands under, was changed."""
-    if isinstance(config, dict):
-        return {name: _mapped(value, change, name) for name, value in config.items()}
-    if isinstance(config, list):
-        return [_mapped(value, change, key) for value in config]
-    return change(key, config)

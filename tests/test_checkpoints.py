@@ -17,7 +17,6 @@ from segmentation.checkpoints import (
     load_task,
     read_checkpoint,
     sidecar,
-    without_download,
 )
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
@@ -27,6 +26,7 @@ from segmentation.predict.export import save_for_inference
 from segmentation.targets import Foreground
 from segmentation.task import SegmentationTask
 from segmentation.training.arguments import composed
+from segmentation.trust import without_download
 from tests.helpers import arguments, fit, refusal
 from tests.predict.predicting import argv, make_checkpoint, make_images
 
@@ -171,19 +171,24 @@ def test_classes_of_packages_that_nobody_trusts_are_not_built(
     predict = argv(path, make_images(tmp_path), tmp_path / "out")
     monkeypatch.delenv("SEGMENTATION_TRUST")
     says = r"names tests\.tiny\.Tiny, .* --trust tests, or set SEGMENTATION_TRUST=tests"
-    for trust in ((), ("test", "tests.tiny", "Tiny")):
+    for trust in ((), ("test", "tests.tin", "Tiny")):
         with pytest.raises(UserError, match=says):
             load_task(path, trust)
-    for command in (predict, ["serve", f"--ckpt_path={path}"]):
+    exported = ["export", f"--ckpt_path={path}", f"--output={tmp_path / 'small.ckpt'}"]
+    for command in (predict, exported, ["serve", f"--ckpt_path={path}"]):
         assert "names tests.tiny.Tiny" in refusal(capsys, command)
-    assert main([*predict, "--trust", "mine", "tests"]) == 0
+    for command in (predict, exported):
+        assert main([*command, "--trust", "mine", "tests"]) == 0
     assert load(path, device="cpu", trust=["tests"]).net.training is False
     # Who scores it and names the class would build it anyway.
     score = ["test", f"--ckpt_path={path}"]
     with pytest.raises(UserError, match=says):
         composed([*score, "--model.net=tests.tiny.Other", "--data.root=a/tests.tiny.Tiny"])
     assert composed([*score, "--model.net=tests.tiny.Tiny"])
-    checkpoint = read_checkpoint(path)  # a class may be named without its class_path
+    for trust in (["--trust=tests"], ["--trust", "mine", "tests.tiny"]):
+        assert composed([*score, *trust, "--data.root=data"])[-len(trust) - 1 : -1] == trust
+    # A class may be named without its class_path.
+    checkpoint = read_checkpoint(path, trust=["tests"])
     checkpoint["segmentation"]["config"]["init_args"]["net"] = "tests.tiny.Tiny"
     torch.save(checkpoint, path)
     with pytest.raises(UserError, match=says):

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from segmentation.models import UNetPlusPlus
 from segmentation.predict.export import save_for_inference
 from segmentation.predictor import Predictor
 from segmentation.training.cli import run
+from segmentation.trust import class_names
 
 
 def prune(*options: str, ckpt_path: Path, output: Path, level: int | None = None) -> None:
@@ -82,14 +84,14 @@ class ChooseHead(Callback):
             iou, each, f1 = (float(rows[name][score]) for score in ("iou", "image_iou", "f1"))
             numbers = f"{sum(p.numel() for p in net.parameters()):12,}{seconds[name] * 1e3:10.1f}"
             print(f"{title:18}{numbers}{iou:9.4f}{each:11.4f}{f1:9.4f}")
-        self._save(trainer.ckpt_path, best)
+        self._save(trainer.ckpt_path, best, class_names(pl_module.config))
         print(f"\nL{best} is kept in {self.output}")
 
-    def _save(self, source: Any, level: int) -> None:
+    def _save(self, source: Any, level: int, trust: Iterable[str]) -> None:
         """Write the checkpoint of U-Net++ L``level``, for ``predict`` and ``test``."""
-        checkpoint = read_checkpoint(Path(source), tuned=False)
+        checkpoint = read_checkpoint(Path(source), False, trust)
         about = copy.deepcopy(checkpoint["segmentation"])
-        if about["config"] is None:
+        if about.get("config") is None:
             raise UserError(
                 f"{source}: was trained without a config; use UNetPlusPlus.pruned in Python"
             )

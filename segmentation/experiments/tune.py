@@ -19,6 +19,7 @@ from segmentation.metrics import OBJECT_SCORES, ScoreTable
 from segmentation.objects import clean_objects
 from segmentation.targets import Target
 from segmentation.training.cli import run
+from segmentation.trust import class_names
 
 PIXELS = ("iou", "image_iou", "f1", "image_f1")
 OBJECTS = [f"{mean}{name}" for mean in ("image_", "") for name in OBJECT_SCORES[:-1]]  # no errors
@@ -120,7 +121,8 @@ class Tune(Callback):
         if trainer.world_size > 1:
             raise UserError("tune looks at all images at once; set trainer.devices to 1")
         self.path = Path(trainer.ckpt_path)  # type: ignore[arg-type]
-        config = read_checkpoint(self.path, tuned=False)["segmentation"]["config"]
+        trust = class_names(pl_module.config)  # it was built of them
+        config = read_checkpoint(self.path, False, trust)["segmentation"].get("config")
         if config is None:
             raise UserError(f"{self.path}: was trained without a config; tune in Python")
         own = config["init_args"]["target"].get("init_args", {})

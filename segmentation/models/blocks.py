@@ -6,6 +6,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 Norm = Literal["none", "before_relu", "after_relu"]
+DEEPEST = 12  # resolutions: an image of 2048 pixels becomes one
 
 
 def check_positive(**values: int) -> None:
@@ -13,6 +14,12 @@ def check_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_depth(depth: int, least: int = 1) -> None:
+    """Raise a `ValueError` for a number of resolutions that no image has, or no network."""
+    if not least <= depth <= DEEPEST:
+        raise ValueError(f"depth must be from {least} to {DEEPEST}, got {depth}")
 
 
 class SegmentationNet(nn.Module):

@@ -10,6 +10,7 @@ from segmentation.models.blocks import (
     ConvBlock,
     Norm,
     SegmentationNet,
+    check_depth,
     check_positive,
     init_weights,
     upsample,
@@ -47,7 +48,8 @@ class UNet(SegmentationNet):
         dropout: float | Sequence[float] = 0.0,
         batch_norm: bool = True,
     ) -> None:
-        check_positive(width=width, depth=depth, convs_per_block=convs_per_block)
+        check_positive(width=width, convs_per_block=convs_per_block)
+        check_depth(depth)
         super().__init__(in_channels, classes, stride=2 ** (depth - 1))
         blocks = 2 * depth - 1
         rates = list(dropout) if isinstance(dropout, Sequence) else [dropout] * blocks

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from segmentation.models.blocks import (
     ConvBlock,
     SegmentationNet,
+    check_depth,
     check_positive,
     init_weights,
     upsample,
@@ -64,8 +65,7 @@ class UNetPlusPlus(SegmentationNet):
         head: int | None = None,
     ) -> None:
         check_positive(width=width, convs_per_block=convs_per_block, convs_per_node=convs_per_node)
-        if depth < 2:
-            raise ValueError(f"depth must be at least 2 (heads start at X(0, 1)), got {depth}")
+        check_depth(depth, least=2)  # heads start at X(0, 1)
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
         super().__init__(in_channels, classes, stride=2 ** (depth - 1))

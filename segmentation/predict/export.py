@@ -14,7 +14,9 @@ from segmentation.io.files import writing
 _KEPT = ("segmentation", "state_dict", "epoch", "global_step", "pytorch-lightning_version")
 
 
-def export(ckpt_path: Path, output: Path, half: bool = False) -> None:
+def export(
+    ckpt_path: Path, output: Path, half: bool = False, trust: list[str] | None = None
+) -> None:
     """Write a checkpoint to give away: without what training needs, smaller.
 
     What segmentation tune found for it becomes part of it.
@@ -23,10 +25,11 @@ def export(ckpt_path: Path, output: Path, half: bool = False) -> None:
         ckpt_path: Written by fit.
         output: The new one.
         half: In float16: half the size, the same scores to rounding.
+        trust: Your own packages whose classes the checkpoint names.
     """
     if output.exists():
         raise UserError(f"{output}: exists already; choose another --output")
-    save_for_inference(read_checkpoint(ckpt_path), output, half)
+    save_for_inference(read_checkpoint(ckpt_path, trust=trust or ()), output, half)
     before, after = (path.stat().st_size / 1e6 for path in (ckpt_path, output))
     print(f"{output}: {after:.1f} MB of {before:.1f} MB")
 

@@ -8,15 +8,10 @@ from collections.abc import Sequence
 
 import yaml
 
-from segmentation.checkpoints import (
-    check_trusted,
-    class_names,
-    read_checkpoint,
-    renamed,
-    without_download,
-)
+from segmentation.checkpoints import read_checkpoint
 from segmentation.config_files import find_config, read_parts
 from segmentation.errors import UserError
+from segmentation.trust import class_names, renamed, without_download
 
 
 def composed(arguments: Sequence[str], tuned: bool = True) -> list[str]:
@@ -35,17 +30,19 @@ def composed(arguments: Sequence[str], tuned: bool = True) -> list[str]:
     try:
         files, typed = parser.parse_known_args(rest)
         parser.add_argument("--ckpt_path")
-        checkpoint = parser.parse_known_args(rest)[0].ckpt_path
+        parser.add_argument("--trust", nargs="+", action="extend", default=[])
+        known = parser.parse_known_args(rest)[0]
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; see segmentation {command[0]} --help") from None
+    checkpoint = known.ckpt_path
     # Configs of older runs name classes where they were.
     parts = [renamed(part) for name in files.config for part in read_parts(find_config(name))]
     for part in parts if checkpoint is None else ():
         checkpoint = part.get("ckpt_path") or checkpoint
     if checkpoint and command != ["fit"]:
-        model = read_checkpoint(checkpoint, tuned)["segmentation"]["config"]
         words = re.split(r"[^\w./-]+", " ".join(typed))  # what the user names is trusted
-        check_trusted(model or {}, str(checkpoint), class_names([parts, words]))
+        trust = class_names([parts, words]).union(known.trust)
+        model = read_checkpoint(checkpoint, tuned, trust)["segmentation"].get("config")
         parts += [{"model": without_download(model)}] if model else []
     texts = [yaml.safe_dump(part, sort_keys=False) for part in parts]
     return [*command, *(word for text in texts for word in ("--config", text)), *typed]

@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from operator import attrgetter
@@ -21,7 +22,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from segmentation.checkpoints import class_names, load_task, read_checkpoint
+from segmentation.checkpoints import load_task, read_checkpoint
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.seen import trained_on
 from segmentation.errors import UserError
@@ -39,6 +40,7 @@ from segmentation.training.signals import leaving
 from segmentation.training.test_report import TestReport
 from segmentation.training.tracking import Tracking
 from segmentation.training.trial import check_monitors, told, unbuilt, without_finders
+from segmentation.trust import bounded, class_names
 
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
 BEST = LAST | {"filename": "best", "monitor": "val/iou", "mode": "max"}
@@ -157,6 +159,8 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Run, "run")
         parser.add_class_arguments(RunCheckpoint, "checkpoint", fail_untyped=False)
+        trust = "Packages of yours whose classes a checkpoint may name: their code runs."
+        parser.add_argument("--trust", nargs="+", action="extend", default=[], help=trust)
         # Data are prepared and encoded as the task's checkpoint will say.
         for name in ("preprocess", "target"):
             parser.link_arguments(
@@ -183,12 +187,14 @@ class CLI(LightningCLI):
                 config[key] = None
         self.config_text = self._parser(self.subcommand).dump(config, skip_none=False)
         self.plain_config: dict[str, Any] = yaml.safe_load(self.config_text)
+        self.trust = class_names(self.plain_config["model"]).union(config.trust)
         if fits and config.run.resume:
             home, chosen = Path(config.run.root, config.run.name), os.environ.get(RUN_FOLDER)
             folder = Path(chosen) if chosen else run_folder.unfinished(home, self.plain_config)
             if folder is not None:
                 os.environ[RUN_FOLDER] = str(folder)
-                config["ckpt_path"] = run_folder.checkpoint_of(folder) or config.get("ckpt_path")
+                found = run_folder.checkpoint_of(folder, self.trust)
+                config["ckpt_path"] = found or config.get("ckpt_path")
         path = config.get("ckpt_path")
         self.encoder_file: str | None = None
         replaced = path is not None or config.run.weights is not None
@@ -199,18 +205,20 @@ class CLI(LightningCLI):
         if path is None and not fits:
             raise UserError(f"{self.subcommand} needs --ckpt_path FILE, the checkpoint to score")
         if path is not None and fits:
-            known = read_checkpoint(path, tuned=False)["segmentation"]
+            known = read_checkpoint(path, False, self.trust)["segmentation"]
             if known.get("exported"):
                 raise UserError(
                     f"{path}: cannot be trained on, its optimizer was left out; start anew from "
                     "its weights with --run.weights"
                 )
-            _refuse_other_optimizer(self.plain_config["model"], known["config"] or {})
+            _refuse_other_optimizer(self.plain_config["model"], known.get("config") or {})
 
     def instantiate_classes(self) -> None:
         wrong = (ValueError, TypeError, KeyError, ImportError, MisconfigurationException)
+        path = None if self.subcommand == "fit" else self.config[self.subcommand].ckpt_path
         try:
-            super().instantiate_classes()
+            with bounded(path) if path else nullcontext():
+                super().instantiate_classes()
         except UserError:
             raise
         except Exception as error:  # of a hub: whatever it and its library for HTTP raise
@@ -233,13 +241,12 @@ class CLI(LightningCLI):
         if settings.ensemble and self.subcommand != "test":
             raise UserError(f"--run.ensemble is of test alone, not of {self.subcommand}; leave it")
         for member in settings.ensemble or ():
-            named = class_names(self.plain_config["model"])  # they were trusted above
-            self.model.add_member(load_task(member, named), member)
+            self.model.add_member(load_task(member, self.trust), member)
         if self.encoder_file is not None:
             load_encoder(self.model.net, self.encoder_file)
         if (weights := settings.weights) is not None:
             try:
-                checkpoint = read_checkpoint(weights, tuned=False)
+                checkpoint = read_checkpoint(weights, False, self.trust)
                 self.model.load_state_dict(checkpoint["state_dict"])
                 self.model.trained_on = trained_on(checkpoint["segmentation"])
             except RuntimeError as error:

@@ -8,6 +8,7 @@ import platform
 import secrets
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -104,13 +105,13 @@ def _lock(folder: Path) -> bool:
     return lock.is_locked
 
 
-def checkpoint_of(folder: Path) -> Path | None:
+def checkpoint_of(folder: Path, trust: Iterable[str] = ()) -> Path | None:
     """The checkpoint to go on from, the previous one where the last is broken; none: step 0."""
     for name in (RESUME, PREVIOUS):
         path = folder / "checkpoints" / name
         if path.exists():
             try:
-                read_checkpoint(path, tuned=False)
+                read_checkpoint(path, False, trust)
                 return path
             except UserError as error:
                 print(f"{error}; going on from the one before it")

@@ -51,7 +51,8 @@ def test_he_normal() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"depth": 0}, "depth must be from 1 to 12, got 0"),
+        ({"depth": 10**9}, "depth must be from 1 to 12, got 1000000000"),
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"convs_per_block": 0}, "convs_per_block must be at least 1, got 0"),
         ({"depth": 3, "dropout": [0.1, 0.2]}, "one rate or 5 .* got 2"),

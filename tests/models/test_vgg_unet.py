@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from segmentation.checkpoints import build_task, load_task, without_download
+from segmentation.checkpoints import build_task, load_task
 from segmentation.errors import UserError
 from segmentation.models import VGGUNet
+from segmentation.trust import without_download
 
 
 @pytest.fixture(scope="module")

@@ -121,7 +121,8 @@ def test_a_broken_checkpoint_is_named_and_the_previous_one_taken(
     assert checkpoint_of(tmp_path) is None
     path = tmp_path / "checkpoints" / RESUME
     for step in range(2):
-        AtomicCheckpointIO().save_checkpoint({"segmentation": {}, "step": step}, path)
+        content = {"segmentation": {}, "state_dict": {}, "step": step}
+        AtomicCheckpointIO().save_checkpoint(content, path)
     assert checkpoint_of(tmp_path) == path
     path.write_bytes(path.read_bytes()[:100])
     assert checkpoint_of(tmp_path) == path.with_name("resume.previous.ckpt")
