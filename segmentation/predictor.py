@@ -174,7 +174,8 @@ class Predictor:
             (H, W) int32 label map, or a :class:`Prediction`.
 
         Raises:
-            UserError: The image has another shape or dtype, or cannot be prepared.
+            UserError: The image has another shape or dtype, or cannot be prepared; or the network
+                answers NaN or infinity.
         """
         image = np.asarray(image)
         pixels = image[..., None] if image.ndim == 2 else image
@@ -230,7 +231,13 @@ class Predictor:
         """Prepared images ► probabilities of this network alone."""
 
         def answer(pixels: Tensor) -> Tensor:
-            return self.target.probabilities(self.net(pixels))
+            logits = self.net(pixels)
+            if not torch.isfinite(logits).all():
+                raise UserError(
+                    "the network answers NaN or infinity: its training diverged, or its weights "
+                    "are damaged; use another checkpoint"
+                )
+            return self.target.probabilities(logits)
 
         # Padded once for all symmetries: each in its own way, the same pixels would see others.
         net = partial(d4_mean, answer) if tta else answer
