@@ -1,7 +1,7 @@
 """Image and mask files, decoded by libraries: one reader for training, prediction and scores.
 
-PNG by imagecodecs (Pillow makes 8 bits of 16-bit colours), TIFF by tifffile, JPEG and BMP by Pillow
-(imagecodecs takes truncated JPEGs for whole), NPY by numpy.
+PNG by imagecodecs (Pillow makes 8 bits of 16-bit colours), TIFF by tifffile, JPEG by simplejpeg
+(others take damaged ones for whole), BMP and odd JPEGs by Pillow, NPY by numpy.
 """
 
 import math
@@ -16,6 +16,7 @@ from PIL import Image
 
 from segmentation.errors import UserError
 from segmentation.io.files import check_inflation, check_regular, write_bytes
+from segmentation.io.jpeg import decode_jpeg
 from segmentation.io.tiff import (
     MOST_PIXELS,
     ONE_CHANNEL,
@@ -229,6 +230,11 @@ def _decode_by_pillow(data: bytes, name: str, mask: bool) -> np.ndarray:
         raise ValueError("no end of image")  # Pillow takes what follows for pixels
     with Image.open(BytesIO(data), formats=("JPEG", "BMP", "PNG")) as image:
         check_inflation(name, math.prod(image.size) * len(image.getbands()), len(data))
+        turned = image.getexif().get(_ORIENTATION, 1)
+        if data.startswith(b"\xff\xd8"):
+            pixels = decode_jpeg(data, "GRAY" if image.mode == "L" else "RGB")
+            if pixels is not None and image.mode in ("L", "RGB"):
+                return upright(pixels, turned)
         kept = image.mode in ("L", "RGB") or (mask and image.mode == "P")
         shown = image if kept else image.convert("L" if image.mode == "1" else "RGB")
-        return upright(np.asarray(shown), image.getexif().get(_ORIENTATION, 1))
+        return upright(np.asarray(shown), turned)

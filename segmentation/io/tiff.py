@@ -18,6 +18,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffFileError
 
 from segmentation.errors import UserError
 from segmentation.io.files import check_inflation
+from segmentation.io.jpeg import decode_jpeg
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_PIXELS = 2**30  # of an image in memory: a broken or malicious header may ask for any size
@@ -242,6 +243,9 @@ class _Unpacker:
             with Image.open(BytesIO(data)) as picture:  # its header alone
                 if math.prod(picture.size) > max(2 * self._size, _LARGEST_TILE):
                     raise TiffFileError("a tile is larger than the image")
+            if data.startswith(b"\xff\xd8"):
+                tables = options.get("jpegtables")
+                decode_jpeg(tables[:-2] + data[2:] if tables else data, "GRAY")  # damage raises
         return self._decode(data, index, **options)
 
 

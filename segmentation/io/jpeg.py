@@ -1,0 +1,33 @@
+"""JPEG by libjpeg-turbo, which tells what it had to mend: Pillow and imagecodecs do not let it."""
+
+import contextlib
+import re
+from typing import Any, Literal
+
+import numpy as np
+
+_decode: Any = None
+with contextlib.suppress(
+    ImportError
+):  # no wheel for this system: there damage is mended in silence
+    from simplejpeg import decode_jpeg as _decode
+
+_DAMAGE = re.compile("Corrupt JPEG data(?!: bad ICC)|Premature end")
+
+
+def decode_jpeg(data: bytes, colours: Literal["GRAY", "RGB"]) -> np.ndarray | None:
+    """The pixels of a JPEG, (H, W, 1 or 3) uint8; ``None`` of a kind that only others read.
+
+    Damage that leaves a valid stream cannot be told: JPEG has no checksum.
+
+    Raises:
+        ValueError: The data are damaged.
+    """
+    if _decode is None:
+        return None
+    try:
+        return np.asarray(_decode(data, colours, strict=True))
+    except ValueError as error:
+        if _DAMAGE.search(str(error)):
+            raise
+        return None  # an odd marker, or a kind of JPEG that libjpeg-turbo lacks
