@@ -11,7 +11,6 @@ parameter is typed on the command line:
 """
 
 import ast
-import importlib.util
 import inspect
 import os
 import re
@@ -23,7 +22,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from segmentation import keys
 from segmentation.errors import UserError, printable
+from segmentation.source import module_tree
 
 _AT_FAULT = re.compile(r'Parser key "([^"]+)":.* value: (.*)')
 _PLAIN = {"Path": Path, "Literal": Literal, "Sequence": Sequence}  # what a signature may name
@@ -61,6 +62,9 @@ def call(name: str, function: str, words: Sequence[str]) -> int:
     if {"--help", "-h"} & {*words, *(() if named else rest)}:
         print(help_text(name, function), end="")
         return 0
+    if name in keys.COMMANDS and (shown := keys.answer(name, rest)) is not None:
+        print(shown)
+        return 0
     values = _parsed(name, stub, named, words) if named else {}
     _announce(name, stub, values, rest)
     module, _, attribute = function.partition(":")
@@ -89,19 +93,16 @@ def _announce(
 def _signature(function: str) -> Callable[..., Any]:
     """A function of the same name, signature and docstring that does nothing."""
     module, _, name = function.partition(":")
-    top, *below = module.split(".")
-    spec = importlib.util.find_spec(top)  # alone, for to find what is below would import packages
-    assert spec is not None and spec.origin is not None
-    path = Path(spec.origin).parent.joinpath(*below) if below else Path(spec.origin)
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    found = module_tree(module)
+    assert found is not None
+    tree = found[0]
     (node,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
     node.body, node.decorator_list, node.returns = node.body[:1], [], None
     named = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
     # What a signature names beside them is assigned in its module: choices, default numbers.
     constants = [n for n in tree.body if isinstance(n, ast.Assign) and _assigns(n, named)]
     scope: dict[str, Any] = dict(_PLAIN)
-    exec(compile(ast.Module([*constants, node], []), str(file), "exec"), scope)
+    exec(compile(ast.Module([*constants, node], []), module, "exec"), scope)
     stub: Callable[..., Any] = scope[name]
     return stub
 

@@ -2,7 +2,8 @@
 
 import argparse
 import contextlib
-from collections.abc import Sequence
+import re
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,48 @@ def find_config(name: str | Path) -> Path:
     )
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: 1e-4 is a number, ``off`` is text, and no key is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = [str(key.value) for key, _ in node.value if key.value != "<<"]
+        for name in (name for name in names if names.count(name) > 1):
+            what = f"{name} is there twice"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if first not in "oO" or not pair[0].endswith(":bool")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file.
+
+    Raises:
+        UserError: The file cannot be read, or holds something else.
+    """
+    try:
+        content: Any = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        where = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise UserError(f"{path}: not valid YAML ({where}); correct it") from None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path}: must be a mapping of keys, this is {type(content).__name__}; correct it"
+        )
+    return content
+
+
 def read_parts(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
     """A config's parts, in the order in which later ones win.
 
@@ -60,22 +103,13 @@ def read_parts(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]
     """
     if path.resolve() in above:
         raise UserError(f"{path}: composes itself; take it out of its own parts")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: the config cannot be read ({error.strerror}); check the path"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML ({where}); correct it") from None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: a config is a mapping of keys, this is {type(content).__name__}; correct it"
-        )
+    content = read_yaml(path)
     content.pop("reproduces", None)  # for people and for `segmentation reproduce`
     parts: list[dict[str, Any]] = []
-    for name in content.pop("compose", []):
+    composed = content.pop("compose", [])
+    if not isinstance(composed, list) or not all(isinstance(name, str) for name in composed):
+        raise UserError(f"{path}: compose: {composed} must be a list of files; correct it")
+    for name in composed:
         beside = path.parent / name
         part = beside if beside.exists() else find_config(name)
         parts += read_parts(part, (*above, path.resolve()))

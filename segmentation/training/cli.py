@@ -124,7 +124,7 @@ def run(
                     # Lightning's save_last is the last *best* one; this, the last epoch, to resume.
                     "callbacks": [*callbacks, RunCheckpoint(**LAST)],
                 },
-                args=composed(["--help" if a == "--help-all" else a for a in arguments], tuned),
+                args=composed(arguments, tuned),
             )
     except _ParserError as error:
         raise UserError(messages.parser_gist(str(error))) from None
@@ -381,7 +381,8 @@ def fit(*options: str) -> None:
       --ckpt_path FILE                 resume this training
       --seed_everything 1
       --print_config                   show the whole config and stop
-      --help-all                       every option of every part (slow: imports everything)
+      --explain KEY                    what a key means, and the classes that may stand there
+      --help-all                       all keys of all parts, with their defaults
 
     With W&B's sweeps the same command runs under `wandb agent`.
     """

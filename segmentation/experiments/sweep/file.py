@@ -17,7 +17,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,7 +26,9 @@ from pydantic import (
     model_validator,
 )
 
+from segmentation.config_files import read_yaml
 from segmentation.errors import UserError
+from segmentation.score_names import LOSSES, MEASURED, TESTED, VALIDATED, check_logged
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -58,7 +59,7 @@ _MACRO = re.compile(r"\$\{(?!envvar:)(.*)\}")
 
 def _is_number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"must be a number, not {value!r} (YAML wants 1.0e-5, not 1e-5)")
+        raise ValueError(f"must be a number, not {value!r}")
     return value
 
 
@@ -251,6 +252,10 @@ class Sweep(BaseModel, extra="forbid", frozen=True):
                     f"parameters.{parameter.name}: a grid has no {parameter.distribution}, or it "
                     "holds no value; list values, or use method random"
                 )
+        words = " ".join(self.command)
+        # A callback of the user's may log what it likes, and so may another program.
+        if "segmentation" in words and "callbacks" not in words:
+            check_logged("metric.name", self.metric.name, (*VALIDATED, *LOSSES, *TESTED, *MEASURED))
         macros = [macro[1] for word in self.command if (macro := _MACRO.fullmatch(word))]
         for name in set(macros) - {"env", "interpreter", "program", *ARGS}:
             raise ValueError(f"command: ${{{name}}} is none of W&B's macros; use ${{args}}")
@@ -307,13 +312,7 @@ class Sweep(BaseModel, extra="forbid", frozen=True):
 
 def read_sweep(path: Path) -> Sweep:
     """Read a sweep file; what is not in W&B's schema, or only W&B can do, is refused."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML ({reason}); correct it") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a sweep is a mapping with method and parameters; correct it")
+    content = read_yaml(path)
     given = {key: value for key, value in content.items() if key not in _WANDB_ONLY}
     search = {key: given[key] for key in _SEARCH if key in given}
     try:
