@@ -154,6 +154,8 @@ def answer(command: str, words: Sequence[str]) -> str | None:
     if command != "fit":  # the checkpoint says what classes the model is made of
         free |= {key for key in _MODULES if key.startswith("model.")}
     _check("", names, known, free, command)
+    for name in (name for name, value in typed if name in known and not value):
+        raise UserError(f"--{name}: needs a value; see segmentation {command} --explain {name}")
     return None
 
 

@@ -43,11 +43,12 @@ class SourceClass:
         if "__init__" not in made:
             keys, whole = self._inherited()
             if any("dataclass" in ast.unparse(d) for d in self.node.decorator_list):
+                whole = True  # by its fields and nothing else
                 for field in (n for n in self.node.body if isinstance(n, ast.AnnAssign)):
                     default = field.value and ast.unparse(field.value)
                     kind = ast.unparse(field.annotation)
                     keys[ast.unparse(field.target)] = Argument(kind, default, self)
-            return keys, whole or not self.node.bases
+            return keys, whole
         arguments = made["__init__"].args
         named = [*arguments.posonlyargs, *arguments.args][1:]
         defaults = [None] * (len(named) - len(arguments.defaults)) + [*arguments.defaults]
@@ -66,11 +67,13 @@ class SourceClass:
         if arguments.kwarg is None:
             return keys, True
         more, whole = self._inherited()
+        handed = False  # what is not named, to the class above
         for call in ast.walk(made["__init__"]):
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__":
                 given = [*[*more][: len(call.args)], *(k.arg for k in call.keywords)]
                 more = {name: key for name, key in more.items() if name not in given}
-        return more | keys, whole
+                handed = None in given
+        return more | keys, whole and handed
 
     def _inherited(self) -> tuple[dict[str, Argument], bool]:
         for base in self.node.bases:

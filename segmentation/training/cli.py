@@ -6,16 +6,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from enum import Enum
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import torch
 import yaml
-from jsonargparse import get_loader, set_loader
-from jsonargparse.typing import register_type
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar
@@ -36,20 +32,21 @@ from segmentation.training.memory import keep_freed_memory
 from segmentation.training.report import RunReport
 from segmentation.training.resume import ExactResume
 from segmentation.training.run_folder import RUN_FOLDER, RunRecord
+from segmentation.training.settings import Parser, ParserError, check_ranges, parser_gist
 from segmentation.training.signals import leaving
 from segmentation.training.test_report import TestReport
 from segmentation.training.tracking import Tracking
-from segmentation.training.trial import check_monitors, told, unbuilt, without_finders
+from segmentation.training.trial import (
+    check_monitors,
+    check_optimizer,
+    told,
+    unbuilt,
+    without_finders,
+)
 from segmentation.trust import bounded, class_names
 
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
 BEST = LAST | {"filename": "best", "monitor": "val/iou", "mode": "max"}
-# jsonargparse hands a null on to the parser of a nested argument as Python's word for it.
-_load_yaml = get_loader("yaml")
-set_loader("yaml", lambda t: None if t == "None" else _load_yaml(t), (yaml.YAMLError,))
-# Two kinds of defaults that Lightning's callbacks have, and which belong in a run's config.
-register_type(torch.device)
-yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, e: dumper.represent_data(e.value))
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -118,7 +115,7 @@ def run(
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
                 save_config_callback=None,
-                parser_class=_Parser,
+                parser_class=Parser,
                 trainer_defaults={
                     "use_distributed_sampler": False,
                     # Lightning's save_last is the last *best* one; this, the last epoch, to resume.
@@ -126,8 +123,8 @@ def run(
                 },
                 args=composed(arguments, tuned),
             )
-    except _ParserError as error:
-        raise UserError(messages.parser_gist(str(error))) from None
+    except ParserError as error:
+        raise UserError(parser_gist(str(error))) from None
     except OSError as error:
         if error.errno in (None, errno.EMFILE):
             raise
@@ -140,15 +137,6 @@ def run(
         if not launched:
             run_folder.remove_if_empty()
             os.environ.pop(RUN_FOLDER, None)
-
-
-class _ParserError(Exception):
-    """A parser's message as it is: parsers are nested, and only the outermost knows the option."""
-
-
-class _Parser(LightningArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise _ParserError(message)
 
 
 class CLI(LightningCLI):
@@ -176,6 +164,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Lightning's own version warns whenever arguments are handed over.
         self.config = parser.parse_args(args)
+        check_ranges(self.config[self.config.subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would read the whole checkpoint for hyperparameters, which ours never hold."""
@@ -235,6 +224,7 @@ class CLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         check_loss(self.model.loss, self.model.target)
         if self.subcommand == "fit":
+            check_optimizer(self.model)
             check_monitors(self.trainer, self.model, self.best)
         self.model.config = self.plain_config["model"]
         settings: Run = self._get(self.config_init, "run")

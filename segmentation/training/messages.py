@@ -6,27 +6,6 @@ import warnings
 
 from segmentation.errors import UserError
 
-
-def parser_gist(message: str) -> str:
-    """The gist of jsonargparse's nested message: which option, and what is wrong with it."""
-    text = one_line(message)
-    keys = re.findall(r'Parser key "([\w.]+)":', text)
-    nested = re.search(r"NestedArg\(key='([^']+)', val='?([^')]*)", text)
-    value = nested[2] if nested else (re.findall(r"Given value: (\S+)$", text) or [""])[0]
-    option = f"--{keys[0]}{'.' + nested[1] if nested else ''} {value}: " if keys else ""
-    text = text.split("Given value type:")[0]
-    for start in ("Errors: ", "Problem with given class_path "):
-        text = text.rpartition(start)[2]
-    text = re.sub(r'(^\S+ )?Parser key "[\w.]+": |Expected a <class \'NoneType\'>', "", text)
-    text = re.sub(
-        r"(Expected a path but \S+ either not accessible or invalid )?"
-        r"Expected a dot import path string: (\S+)",
-        r"no class is called \2; write it as module.Class",
-        text,
-    )
-    return shortened(f"{option}{text.strip()}; see segmentation fit --help-all")
-
-
 _FEWER = "lower --data.batch_size, --data.crop or --data.num_workers"
 # What PyTorch and Lightning say, as a pattern ► what it means and what to do; {}: what was found.
 _MACHINE = {

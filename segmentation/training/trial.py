@@ -6,10 +6,12 @@ first batch. So nothing is computed twice, and nothing has to be put back.
 
 import re
 import traceback
+from inspect import signature
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint
@@ -134,7 +136,7 @@ def told(error: Exception, trainer: Trainer, task: LightningModule) -> UserError
         remedy = next(known, _OTHERWISE.get(key, "change its settings"))
         return UserError(f"{key}: {name} fails{seen} ({gist}); {remedy}")
     if isinstance(error, MisconfigurationException) or "lightning" in frames[-1].f_code.co_filename:
-        return UserError(f"trainer: {gist}; change its settings")
+        return UserError(f"trainer: {gist.rstrip('.')}; change its settings")
     return None
 
 
@@ -143,13 +145,34 @@ def unbuilt(error: Exception) -> UserError:
     first = messages.first_of(error)
     if isinstance(first, UserError):
         return first
+    gist = messages.root_cause(error)
     kinds = {**_KINDS, "trainer": Trainer, "data": LightningDataModule, "model": nn.Module}
     for frame, _ in reversed([*traceback.walk_tb(first.__traceback__)]):
         part = frame.f_locals.get("self")
         for key in (key for key, kind in kinds.items() if isinstance(part, kind)):
-            name = "" if key == "trainer" else f" {type(part).__name__}"
-            return UserError(f"{key}:{name} cannot be built ({messages.root_cause(error)})")
-    return UserError(f"the config cannot be built ({messages.root_cause(error)})")
+            name = type(part).__name__
+            if key == "trainer":
+                said = [n for n in re.findall(r"\w+", gist) if n in signature(Trainer).parameters]
+                name = (said or ["accelerator" if "backend" in gist else ""])[0]
+                return UserError(f"trainer{'.' * bool(name)}{name}: {gist.rstrip('.!')}; change it")
+            if key == "model":
+                key = "model.loss" if "loss" in type(part).__module__ else "model.net"
+            return UserError(f"{'checkpoint' if name == 'RunCheckpoint' else key}: {name}: {gist}")
+    return UserError(f"the config cannot be built ({gist})")
+
+
+def check_optimizer(task: Any) -> None:
+    """Raise :class:`UserError` for what the optimizer or the schedule refuses."""
+    key = "model.optimizer"
+    try:
+        optimizer = task.optimizer([nn.Parameter(torch.zeros(1))])
+        if task.lr_scheduler is not None:
+            key = "model.lr_scheduler"
+            task.lr_scheduler(optimizer)
+    except UserError:
+        raise
+    except Exception as error:  # whatever they raise
+        raise UserError(f"{key}: {messages.root_cause(error)}; change its settings") from error
 
 
 def _key(part: Any, task: Any) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from segmentation import keys
 from segmentation.errors import UserError
 from segmentation.experiments.sweep.file import Sweep
 
@@ -24,6 +25,20 @@ def fit_arguments(sweep: Sweep) -> list[str] | None:
         if ours and words[index + 1 : index + 2] == ["fit"]:
             return [word for word in words[index + 2 :] if not word.startswith("${")]
     return None
+
+
+def check_names(sweep: Sweep) -> None:
+    """Raise :class:`UserError` for a parameter that is no key of ``fit``: nothing is imported."""
+    if (base := fit_arguments(sweep)) is None:
+        return
+    chosen = [p.name for p in sweep.parameters if any("." in str(v) for v in p.examples())]
+    words = [f"--{p.name}={p.examples()[0]}" for p in sweep.parameters]
+    # What stands below a class that is searched may belong to any of them.
+    below = tuple(f"--{name}." for name in chosen)
+    try:
+        keys.answer("fit", [*base, *(word for word in words if not word.startswith(below))])
+    except UserError as error:
+        raise UserError(f"{sweep.path}: {error}") from None
 
 
 def check_parameters(sweep: Sweep, extra: Sequence[str] = ()) -> None:

@@ -25,13 +25,19 @@ def count(file: Path, /, *fit: str, trial: int = 0, agents: int = 1) -> None:
     Raises:
         UserError: The file is at fault, or a timed run failed.
     """
-    from segmentation.experiments.sweep.check import check_parameters, seconds_of_runs
+    from segmentation.experiments.sweep.check import (
+        check_names,
+        check_parameters,
+        seconds_of_runs,
+    )
     from segmentation.experiments.sweep.file import read_sweep
-    from segmentation.experiments.sweep.status import clock
 
     sweep = read_sweep(find_config(file))
+    check_names(sweep)
     print("no end: set run_cap" if sweep.count is None else f"{sweep.count} runs")
     if trial:
+        from segmentation.experiments.sweep.status import clock
+
         check_parameters(sweep, fit)
         times = seconds_of_runs(sweep, trial, fit)
         mean = sum(times) / len(times)
