@@ -142,6 +142,12 @@ def answer(command: str, words: Sequence[str]) -> str | None:
     config: dict[str, Any] = {}
     for file in (value for name, value in typed if name in ("config", "c") and value):
         for part in read_parts(find_config(file)):
+            for group in (group for group in _GROUPS if group in part):
+                one = part[group]  # of data and model it may be the class alone
+                if not isinstance(
+                    one, dict if group in ("run", "checkpoint", "trainer") else dict | str
+                ):
+                    raise UserError(f"{file}: {group}: {one} must be a mapping of its keys")
             _merge(config, part)
             _check(file, _dotted(part), *keys(config), command)
     for name, value in typed:

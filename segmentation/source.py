@@ -114,7 +114,7 @@ class SourceClass:
 def module_tree(module: str) -> tuple[ast.Module, bool] | None:
     """A module's source, and whether it is a package."""
     top, *below = module.split(".")
-    if top not in _READ or (spec := importlib.util.find_spec(top)) is None or not spec.origin:
+    if (spec := importlib.util.find_spec(top)) is None or not spec.origin:
         return None
     path = Path(spec.origin).parent.joinpath(*below)
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -141,7 +141,7 @@ def imported_names(module: str) -> Iterator[tuple[str, str, str]]:
 def find_class(path: str) -> SourceClass | None:
     """A class by its import path, followed to where it is defined; ``None``: not to be read."""
     module, _, name = path.rpartition(".")
-    if not module or (tree := module_tree(module)) is None:
+    if module.partition(".")[0] not in _READ or (tree := module_tree(module)) is None:
         return None
     for node in tree[0].body:
         if isinstance(node, ast.ClassDef) and node.name == name:

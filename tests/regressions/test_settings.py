@@ -133,7 +133,7 @@ def test_values_of_a_file_are_named_too(
         ("data: {init_args: {crop: 64, crop: 32}}", "crop is there twice line 1"),
         ("compose: null", "mine.yaml: compose: None must be a list of files"),
         ("[1, 2]", "mine.yaml: must be a mapping of keys, this is list"),
-        ("trainer: 3", "trainer"),
+        ("trainer: 3", "mine.yaml: trainer: 3 must be a mapping of its keys"),
     ):
         config.write_text(text)
         result = fit(pairs, f"--config={config}")

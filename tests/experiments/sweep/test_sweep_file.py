@@ -147,7 +147,7 @@ def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (tmp_path / "list.yaml").write_text("- 1")
     (tmp_path / "broken.yaml").write_text("a: [")
     for name, line in (
-        ("list", "is a mapping"),
+        ("list", "be a mapping"),
         ("broken", "not valid YAML"),
         ("no", "no such config"),
     ):
