@@ -116,11 +116,13 @@ def module_tree(module: str) -> tuple[ast.Module, bool] | None:
     top, *below = module.split(".")
     if (spec := importlib.util.find_spec(top)) is None or not spec.origin:
         return None
-    path = Path(spec.origin).parent.joinpath(*below)
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    if not file.is_file():
+    path = Path(spec.origin)
+    if below:
+        path = path.parent.joinpath(*below)
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not path.is_file():
         return None
-    return ast.parse(file.read_text(encoding="utf-8")), path.is_dir()
+    return ast.parse(path.read_text(encoding="utf-8")), path.name == "__init__.py"
 
 
 def imported_names(module: str) -> Iterator[tuple[str, str, str]]:
