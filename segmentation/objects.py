@@ -126,11 +126,10 @@ def distance_transform(mask: np.ndarray) -> np.ndarray:
     return np.asarray(np.sqrt(np.rint(np.square(distance))))
 
 
-def binary_mask(mask: np.ndarray, name: str, remedy: str = "") -> np.ndarray:
+def binary_mask(mask: np.ndarray, name: str) -> np.ndarray:
     """Check that an (H, W) mask holds at most two values, 0 and one other, and return it as bool.
 
-    Others (label maps, smoothed masks) are a :class:`UserError`. ``remedy`` is what else may help,
-    said before the advice to save it anew.
+    Others (label maps, smoothed masks) are a :class:`UserError`.
 
     >>> binary_mask(np.uint8([[0, 255]]), "mask.png").tolist()
     [[False, True]]
@@ -143,7 +142,7 @@ def binary_mask(mask: np.ndarray, name: str, remedy: str = "") -> np.ndarray:
     shown = ", ".join(str(v) for v in values[:6]) + (", …" if len(values) > 6 else "")
     raise UserError(
         f"{name}: a binary mask holds 0 and one other value, this one holds {shown}; "
-        f"{remedy}save the mask without smoothing"
+        "save the mask without smoothing"
     )
 
 
@@ -179,10 +178,13 @@ def renumber(labels: np.ndarray) -> np.ndarray:
     >>> renumber(np.int32([[0, 7, 3]])).tolist()
     [[0, 2, 1]]
     """
-    present = np.union1d(0, labels)
-    if present[-1] == len(present) - 1:
+    if int(labels.max(initial=0)) > 4 * labels.size or labels.min(initial=0) < 0:
+        return np.searchsorted(np.union1d(0, labels), labels).astype(np.int32)
+    present = np.bincount(labels.reshape(-1), minlength=1) > 0
+    present[0] = True
+    if present.all():
         return labels.astype(np.int32, copy=False)
-    return np.searchsorted(present, labels).astype(np.int32)
+    return np.asarray((np.cumsum(present) - 1).astype(np.int32)[labels])
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:

@@ -125,8 +125,8 @@ def test_binary_mask() -> None:
     for values in ([0, 255], [0, 1], [0], [7], [0, 65535]):
         mask = np.resize(np.array(values, np.uint16), (3, 4))
         np.testing.assert_array_equal(binary_mask(mask, "x"), mask > 0)
-    with pytest.raises(UserError, match=r"m\.png: .* holds 0, 1, 2; or else save the mask"):
-        binary_mask(np.arange(3, dtype=np.uint8)[None], "m.png", "or else ")
+    with pytest.raises(UserError, match=r"m\.png: .* holds 0, 1, 2; save the mask"):
+        binary_mask(np.arange(3, dtype=np.uint8)[None], "m.png")
     with pytest.raises(UserError, match=r"holds 1, 255;"):
         binary_mask(np.array([[1, 255]], np.uint8), "m.png")
     with pytest.raises(UserError, match=r"holds 0, 1, .*, …; .*without smoothing"):

@@ -30,11 +30,12 @@ import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from segmentation.data.masks import MaskFacts
 from segmentation.data.sample import Sample, Source
 from segmentation.errors import UserError
 from segmentation.progress import progress
 
-LAYOUT = 2  # raise when the format of a store changes
+LAYOUT = 3  # raise when the format of a store changes
 KEEP_DAYS = 14
 
 # a store, or what a killed build left of one
@@ -55,6 +56,7 @@ class StoredSample:
         image, labels, weight: Byte offset in ``data.bin``, shape and dtype of each array.
         objects: How many the labels hold; ``None`` without labels.
         digest: Hash of the image's pixels, shape and dtype: equal for exact duplicates.
+        facts: As in :class:`Sample`.
     """
 
     id: str
@@ -66,6 +68,7 @@ class StoredSample:
     weight: ArrayPlace | None
     objects: int | None
     digest: str
+    facts: MaskFacts | None
 
 
 class SampleStore:
@@ -269,6 +272,7 @@ def _write(file: Any, sample: Sample) -> StoredSample:
         weight=None if sample.weight is None else append(sample.weight),
         objects=objects,
         digest=hashlib.blake2b(about + image.tobytes(), digest_size=16).hexdigest(),
+        facts=sample.facts,
     )
 
 
@@ -302,5 +306,9 @@ def _size(place: ArrayPlace) -> int:
 
 
 def _with_tuples(row: dict[str, Any]) -> dict[str, Any]:
-    """A sample of the index; JSON has made lists of its array places."""
-    return {k: (v[0], tuple(v[1]), v[2]) if isinstance(v, list) else v for k, v in row.items()}
+    """A sample of the index; JSON has made lists of its array places and facts."""
+    if (facts := row.pop("facts", None)) is not None:
+        facts = MaskFacts(*facts)
+        facts = facts._replace(low=tuple(facts.low))
+    places = {k: (v[0], tuple(v[1]), v[2]) for k, v in row.items() if isinstance(v, list)}
+    return {**row, **places, "facts": facts}

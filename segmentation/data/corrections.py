@@ -92,7 +92,9 @@ class Corrected(SegmentationDataset):
             # Some readers judge the kind by the mask (with or without a nerve).
             kinds.setdefault(int(np.count_nonzero(owner.labels)), owner.kind)
             labels = owner.labels if labels is None else union(labels, owner.labels)
-        return sample if labels is None else replace(sample, labels=labels, kind=kinds[max(kinds)])
+        if labels is None:
+            return sample
+        return replace(sample, labels=labels, kind=kinds[max(kinds)], facts=None)
 
 
 def union(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -4,10 +4,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,6 +36,7 @@ from segmentation.data.examples import (
     TrainWindows,
     weigh,
 )
+from segmentation.data.masks import Doubt, Finding, check, doubts
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import PARTS, Source, Split, straddling
 from segmentation.data.samplers import TrainSampler
@@ -84,13 +85,16 @@ class DataFiles:
 
     Attributes:
         corrections: File of samples to drop and masks to prefer, as ``segmentation audit`` writes.
-        duplicates: What to do in ``fit`` when images that are equal to the pixel lie in different
-            parts of the split: ``"refuse"``, or ``"allow"`` with a warning.
+        allow: What is doubtful but right here, by its word in the message: ``duplicates`` (images
+            equal to the pixel in different parts of the split; refused by ``fit`` alone),
+            ``images`` (masks equal to their images), ``no_objects``, ``no_background``,
+            ``inverted``, ``smooth``, ``reused_ids``, ``classes``. What would be refused is a
+            warning then, and a warning is silent.
         cache: Folder of the decoded data; ``$SEGMENTATION_CACHE`` or the user's cache by default.
     """
 
     corrections: str | None = None
-    duplicates: Literal["refuse", "allow"] = "refuse"
+    allow: list[Doubt] = field(default_factory=list)
     cache: str | None = None
 
 
@@ -113,7 +117,7 @@ class SegmentationDataModule(LightningDataModule):
         weight: Weights of the pixels in the loss, such as ``segmentation.targets.border_weights``'.
         batch_size: Per device, in training. Evaluation takes one image at a time, at its own size.
         num_workers: Loading processes; ``null`` takes one a core, at most 8, shared by the devices.
-        files: Corrections of the dataset, duplicates in it, and its cache.
+        files: Corrections of the dataset, what is doubtful in it but right, and its cache.
         preprocess: What is done to every image: the task's; by default ``Preprocess()``.
         target: How labels are encoded: the task's; by default ``Foreground()``.
 
@@ -163,7 +167,7 @@ class SegmentationDataModule(LightningDataModule):
         Augmentation(augmentation)  # an unknown name is refused before any work is done
         self.sampling, self.weight = sampling, weight
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.duplicates = files.duplicates
+        self.allow, self._told = frozenset(files.allow), set[str]()
         self.cache = None if files.cache is None else Path(files.cache)
         self.preprocess, self.target = preprocess or Preprocess(), target or Foreground()
 
@@ -184,6 +188,7 @@ class SegmentationDataModule(LightningDataModule):
         places = {name: [self._places[i] for i in getattr(self.split, name)] for name in PARTS}
         self.parts = {k: SampleSubset(self.prepared, self.raw, v) for k, v in places.items()}
         fits = stage in ("fit", None)
+        self._check_masks()
         if fits:
             self._check("train")
             self._check_crop(entry.image[1][:2] for entry in self.parts["train"].entries)
@@ -203,7 +208,7 @@ class SegmentationDataModule(LightningDataModule):
     def digests(self) -> dict[str, str]:
         """Id ► digest of the image's pixels; not of duplicates that are allowed across parts."""
         digests = {entry.id: entry.digest for entry in self.raw.entries}
-        if self.duplicates == "allow":
+        if "duplicates" in self.allow:
             twins = {image for ids in straddling(digests, self.split) for image in ids}
             digests = {image: one for image, one in digests.items() if image not in twins}
         return digests
@@ -317,14 +322,24 @@ class SegmentationDataModule(LightningDataModule):
             return
         what = (
             f"{self.source.name}: {len(found)} group(s) of identical images lie in more than one "
-            f"part of the split (such as {found[0][0]} and {found[0][1]}): scores would be too good"
+            f"part of the split (such as {found[0][0]} and {found[0][1]}): scores would be too "
+            "good; drop them by data.files.corrections (see segmentation audit)"
         )
-        if self.duplicates == "refuse":
-            raise UserError(
-                f"{what}; drop them by data.files.corrections (see segmentation audit), or set "
-                "data.files.duplicates to allow"
-            )
-        rank_zero_warn(what)
+        self._warn([Finding("duplicates", True, what)])
+
+    def _check_masks(self) -> None:
+        """Refuse masks that cannot be right, and warn about unlikely ones."""
+        self._warn(doubts(self.raw.entries))
+        for name, part in self.parts.items():
+            if part.entries and all(entry.objects == 0 for entry in part.entries):
+                what = f"none of the {len(part)} {name} images holds an object"
+                self._warn([Finding("no_objects", False, f"{what}; choose another data.split")])
+
+    def _warn(self, found: Iterable[Finding]) -> None:
+        for line in check(found, self.allow, "set data.files.allow: [{}]"):
+            if line not in self._told:  # a training is set up again for its test
+                rank_zero_warn(line)
+            self._told.add(line)
 
     def _check_crop(self, shapes: Iterable[tuple[int, ...]]) -> None:
         crop, sizes = self.windows.crop, list(dict.fromkeys(shapes))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from torch.utils.data import Dataset
 
+from segmentation.data.masks import MaskFacts
 from segmentation.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Sample:
         kind: Stratum for balanced sampling and for scores by kind, such as ``"histology"``.
         subset: Name of the official subset it belongs to, such as ``"train"``, or ``""``.
         weight: (H, W) float32 weights of the pixels in the loss, where a training asks for them.
+        facts: What the file of the truth shows, where it may mean something else.
 
     >>> Sample("a", np.zeros((8, 8, 1), np.uint8), np.zeros((8, 8), np.int32)).kind
     ''
@@ -43,6 +45,7 @@ class Sample:
     kind: str = ""
     subset: str = ""
     weight: np.ndarray | None = None
+    facts: MaskFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

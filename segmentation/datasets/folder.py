@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segmentation.data.datamodule import SegmentationDataModule
+from segmentation.data.masks import facts_of, why_not_binary
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import Splitter
 from segmentation.errors import UserError, printable
@@ -27,7 +28,6 @@ from segmentation.io.listing import (
 )
 from segmentation.io.tree import check_root
 from segmentation.objects import (
-    binary_mask,
     check_size,
     count_overlap,
     label_components,
@@ -36,7 +36,6 @@ from segmentation.objects import (
 )
 
 Masks = Literal["binary", "labels", "objects"]
-_AS_LABELS = "set mask_type: labels if these are instance ids, or "
 
 
 class FolderDataset(SegmentationDataset):
@@ -137,15 +136,16 @@ class FolderDataset(SegmentationDataset):
         image = read_image(record.image)
         shape = (image.shape[0], image.shape[1])
         if self.mask_type == "objects":
-            labels = merge_objects(((m, read_mask(m)) for m in record.masks), shape)
+            mask = merge_objects(((m, read_mask(m)) for m in record.masks), shape)
         else:
             mask = read_mask(record.masks[0])
             check_size(record.masks[0], mask.shape, shape)
-            if self.mask_type == "binary":
-                labels = label_components(binary_mask(mask, record.masks[0], _AS_LABELS))
-            else:
-                labels = renumber(mask.astype(np.int32))
-        return Sample(record.id, image, labels, record.group)
+        components, ids = label_components(mask > 0), self.mask_type != "binary"
+        facts = facts_of(mask, ids, image, components)
+        if not ids and facts.values > 1:
+            raise UserError(f"{record.masks[0]}: {why_not_binary(facts)}")
+        labels = renumber(mask.astype(np.int32)) if ids else components
+        return Sample(record.id, image, labels, record.group, facts=facts)
 
     def overlaps(self, record: Record) -> int:
         """Pixels of a sample that several of its masks claim; the label map cannot tell."""

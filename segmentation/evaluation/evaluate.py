@@ -1,6 +1,7 @@
 """Every score for two folders of masks or label maps, whatever tool they come from."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from segmentation.data.masks import MaskFacts, facts_of
 from segmentation.datasets.folder import find_images, find_maps
 from segmentation.errors import UserError
 from segmentation.evaluation import calibration, intervals, maps, table
@@ -41,6 +43,7 @@ class Inputs:
     images: dict[str, Path]
     instances: tuple[bool, bool]  # whether truth and prediction are label maps rather than masks
     left_out: list[str]  # names that one side alone has
+    doubts: list[str]  # what is unlikely about the masks
 
     def labels(self, name: str) -> list[np.ndarray]:
         """Truth and prediction of an image as (H, W) int32 ids 1…n."""
@@ -63,6 +66,10 @@ def evaluate(
     images: Path | None = None,
     labels: Literal["auto", "instances", "mask"] = "auto",
     allow_missing: bool = False,
+    allow: list[
+        Literal["no_objects", "no_background", "inverted", "smooth", "reused_ids", "classes"]
+    ]
+    | None = None,
 ) -> None:
     """Score a folder of masks or label maps, from any tool, against the truth.
 
@@ -79,13 +86,16 @@ def evaluate(
         labels: What values mean: ids of objects, or foreground whose connected components are the
             objects; auto finds out for each folder.
         allow_missing: Leave out what one folder alone has.
+        allow: What is doubtful about the masks but right, by its word in the message.
     """
-    inputs = find_inputs(truth, prediction, probabilities, images, labels, allow_missing)
+    folders = truth, prediction, probabilities, images
+    inputs = find_inputs(*folders, labels, allow_missing, allow or ())
     (mine, *baseline), curves = _scored(inputs)
     says = ("8-connected components of binary masks", "instance ids of label maps")
     report: dict[str, Any] = {
         "images": len(inputs.names),
         "left_out": inputs.left_out,
+        "doubts": inputs.doubts,
         "objects": {k: says[i] for k, i in zip(("truth", METHOD), inputs.instances, strict=True)},
         "boundary_tolerance": int(TOLERANCE),
         **_totals(mine, curves),
@@ -111,6 +121,7 @@ def find_inputs(
     images: Path | None,
     labels: maps.Kind,
     allow_missing: bool,
+    allow: Collection[str] = (),
 ) -> Inputs:
     """Pair the folders, and read every file once to see that it is what it should be."""
     wanted = find_maps(check_root(truth, "check --truth"))
@@ -131,22 +142,21 @@ def find_inputs(
             f"--images: none of its {len(shown)} files has the name of one of --truth (such as "
             f"{next(iter(shown))} and {names[0]}); leave --images out, or rename them"
         )
-    facts: tuple[dict[Path, maps.Facts], dict[Path, maps.Facts]] = ({}, {})
+    facts: tuple[dict[Path, MaskFacts], dict[Path, MaskFacts]] = ({}, {})
     for name in progress(names, "checking"):
         pixels = [read_mask(side[name]) for side in (wanted, found)]
         for side, files, ids in zip(facts, (wanted, found), pixels, strict=True):
-            side[files[name]] = maps.facts_of(ids)
+            side[files[name]] = facts_of(ids)
         _check_size(found[name], pixels[1], wanted[name], pixels[0].shape)
         if name in probs:
             pixels[1] = maps.read_probability(probs[name])
             _check_size(probs[name], pixels[1], wanted[name], pixels[0].shape)
     if probs:
         maps.check_probabilities(list(probs.values()))
-    instances = (
-        maps.holds_instances(facts[0], labels, "--truth"),
-        maps.holds_instances(facts[1], labels, "--prediction"),
-    )
-    return Inputs(names, wanted, found, probs, shown, instances, sorted(left_out))
+    true, unlikely = maps.holds_instances(facts[0], labels, "--truth", allow)
+    predicted, more = maps.holds_instances(facts[1], labels, "--prediction", allow)
+    sides = wanted, found, probs, shown
+    return Inputs(names, *sides, (true, predicted), sorted(left_out), [*unlikely, *more])
 
 
 def _check_size(path: Path, pixels: np.ndarray, truth: Path, size: tuple[int, ...]) -> None:

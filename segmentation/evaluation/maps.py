@@ -1,28 +1,27 @@
 """Two folders of masks, label maps or probability maps: paired, and told from one another."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
+from segmentation.data.masks import (
+    MaskFacts,
+    check,
+    facts_of,
+    findings,
+    no_objects,
+    why_not_binary,
+)
 from segmentation.errors import UserError
 from segmentation.io.images import read_values
 from segmentation.io.listing import some_of
 
 Kind = Literal["auto", "instances", "mask"]
 
-_PARTS = 3.0  # regions of one value, on average, from which on values are no instance ids
-_SLOPE = 0.5  # share of neighbouring pixels that differ, from which on a map is no label map
-
-
-class Facts(NamedTuple):
-    """What one file shows about what its folder holds: numbers that add up over files."""
-
-    values: int  # different values above 0
-    regions: int  # 8-connected regions of one value above 0
-    pairs: int  # neighbouring pixels above 0 that are not both the file's maximum
-    unlike: int  # of these, such as differ: few of a label map, most of a probability map
+_OF_IDS = ("smooth", "reused_ids", "classes")
 
 
 def pair(
@@ -77,64 +76,38 @@ def check_probabilities(paths: Sequence[Path]) -> None:
 
     Integers of 8 or 16 bits that never reach half of their range and hold one value an object.
     """
-    many: dict[Path, Facts] = {}
+    many: dict[str, MaskFacts] = {}
     for path in paths:
         pixels = read_values(path)
         if pixels.dtype.kind == "f" or 2 * int(pixels.max()) >= np.iinfo(pixels.dtype).max:
             return
-        many[path] = facts_of(pixels)
-    most, path = max((facts.values, path) for path, facts in many.items())
-    values, regions, pairs, unlike = map(sum, zip(*many.values(), strict=True))
-    if most > 1 and unlike <= _SLOPE * pairs and regions <= _PARTS * values:
+        many[str(path)] = facts_of(pixels, ids=True)
+    most, name = max((facts.values, name) for name, facts in many.items())
+    if most > 1 and not any(one.refused for one in findings(many) if one.doubt in _OF_IDS):
         raise UserError(
-            f"{path}: a label map? Its {most} values are small and change only from object to "
+            f"{name}: a label map? Its {most} values are small and change only from object to "
             "object; as --probabilities give maps that reach from 0 to 255 or 65535, or float "
             "TIFFs from 0 to 1"
         )
 
 
-def facts_of(ids: np.ndarray) -> Facts:
-    """Count what tells a label map from a mask and from a probability map; (H, W) integers."""
-    from skimage.measure import label
+def holds_instances(
+    facts: Mapping[Path, MaskFacts], kind: Kind, option: str, allow: Collection[str] = ()
+) -> tuple[bool, list[str]]:
+    """Whether a side's values are instance ids, not binary masks; and what is unlikely about them.
 
-    top = int(ids.max(initial=0))
-    pairs = unlike = 0
-    for one, other in ((ids[1:], ids[:-1]), (ids[:, 1:], ids[:, :-1])):
-        inside = (one > 0) & (other > 0) & ((one != top) | (other != top))
-        pairs += int(np.count_nonzero(inside))
-        unlike += int(np.count_nonzero(inside & (one != other)))
-    values = len(np.unique(ids[ids > 0]))
-    regions = int(label(ids, background=0, connectivity=2).max()) if values > 1 else values
-    return Facts(values, regions, pairs, unlike)
-
-
-def holds_instances(facts: dict[Path, Facts], kind: Kind, option: str) -> bool:
-    """Whether a side's values are instance ids; otherwise its files are binary masks.
-
-    ``auto`` says masks if no file holds more than one value beside 0, and refuses values that mean
-    something else (probabilities, classes, ids that are used again).
+    ``auto`` says masks if no file holds more than one value beside 0. What values cannot mean
+    (smoothed masks, classes, ids that are used again) is a :class:`UserError` unless in ``allow``.
     """
-    many = {path: f for path, f in facts.items() if f.values > 1}
-    if kind == "instances" or not many:
-        return kind == "instances"
-    path = max(many, key=lambda p: many[p].values)
-    if kind == "mask":
-        raise UserError(
-            f"{path}: a binary mask holds 0 and one other value, this one holds "
-            f"{many[path].values} others; leave --labels out, or save the mask without smoothing"
-        )
-    values, regions, pairs, unlike = map(sum, zip(*many.values(), strict=True))
-    if unlike > _SLOPE * pairs:
-        raise UserError(
-            f"{path}: {many[path].values} values that change from pixel to pixel: a probability "
-            f"map, or a smoothed mask? Give {option} masks or label maps (and probabilities as "
-            "--probabilities), or say --labels instances"
-        )
-    if regions > _PARTS * values:
-        path = max(many, key=lambda p: many[p].regions / many[p].values)
-        raise UserError(
-            f"{path}: its {many[path].values} values lie in {many[path].regions} separate "
-            "regions, so they are no instance ids (classes, colours or probabilities?); save a "
-            "mask of 0 and 255 or one value an object, or say --labels instances"
-        )
-    return True
+    many = [path for path, one in facts.items() if one.values > 1]
+    if many and kind == "mask":
+        raise UserError(f"{many[0]}: {why_not_binary(facts[many[0]], 'leave --labels out')}")
+    ids = kind == "instances" or bool(many)
+    found = findings({str(p): one._replace(ids=ids) for p, one in facts.items()}, "--labels mask")
+    if option == "--prediction":  # it may be as wrong as it likes
+        found = [one for one in found if one.doubt in _OF_IDS]
+    elif not any(one.values for one in facts.values()):
+        found.append(replace(no_objects(len(facts)), refused=False))
+    more = "; probabilities are given as --probabilities"
+    found = [replace(f, text=f.text + more) if f.doubt == "smooth" else f for f in found]
+    return ids, check(found, allow, "say --allow {}")

@@ -21,6 +21,7 @@ from segmentation.io.tiff import (
     MOST_PIXELS,
     ONE_CHANNEL,
     TIFF_MAGIC,
+    check_alpha,
     decoding,
     one_plane,
     open_tiff,
@@ -107,8 +108,8 @@ def decode_mask(data: bytes, name: str) -> np.ndarray:
         return values
     if values.dtype.kind == "f" and (odd := values[np.rint(values) != values]).size:
         raise UserError(
-            f"{name}: holds {values.dtype} values that are no whole numbers, such as {odd[0]:g}; "
-            "save a mask or its ids as integers"
+            f"{name}: holds {values.dtype} values that are no whole numbers, such as {odd[0]:g}: "
+            "probabilities? Save a mask of 0 and 255, or ids as integers"
         )
     most = 2**31 - 1
     if values.dtype.kind == "f":  # float32 holds all whole numbers up to 2^24 only
@@ -151,7 +152,7 @@ def _decode_values(data: bytes, name: str) -> np.ndarray:
     pixels = _decode(data, name, mask=True)
     if (pixels[..., 1:] != pixels[..., :1]).any():
         why = "a mask must be gray, this one has colours"
-        raise UserError(f"{name}: {why}; save it as one channel")
+        raise UserError(f"{name}: {why}; save its ids, or 0 and 255, as one channel")
     return np.ascontiguousarray(pixels[..., 0])
 
 
@@ -174,6 +175,8 @@ def _decode(data: bytes, name: str, mask: bool) -> np.ndarray:
             decode = _decode_png if kind == "PNG" else _decode_by_pillow
             pixels = decode(data, name, mask)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if mask and pixels.shape[2] in (2, 4):
+        check_alpha(pixels, pixels.shape[2] - 1, name)
     return np.ascontiguousarray(pixels[..., : 1 if pixels.shape[2] < 3 else 3])
 
 
@@ -235,6 +238,6 @@ def _decode_by_pillow(data: bytes, name: str, mask: bool) -> np.ndarray:
             pixels = decode_jpeg(data, "GRAY" if image.mode == "L" else "RGB")
             if pixels is not None and image.mode in ("L", "RGB"):
                 return upright(pixels, turned)
-        kept = image.mode in ("L", "RGB") or (mask and image.mode == "P")
+        kept = image.mode in ("L", "RGB") or (mask and image.mode in ("P", "RGBA"))
         shown = image if kept else image.convert("L" if image.mode == "1" else "RGB")
         return upright(np.asarray(shown), turned)

@@ -156,6 +156,8 @@ def read_plane(tiff: TiffFile, pages: tuple[int, ...], name: object, mask: bool)
             check_page(page, name)
             planes = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # (separate, H, W, joint)
             pixels = planes[0] if len(planes) == 1 else planes[..., 0].transpose(1, 2, 0)
+            if mask:
+                check_alpha(pixels, _CHANNELS[page.photometric], name)
             channels.append(upright(as_meant(pixels, page, mask), orientation(page)))
     return channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2)
 
@@ -247,6 +249,14 @@ class _Unpacker:
                 tables = options.get("jpegtables")
                 decode_jpeg(tables[:-2] + data[2:] if tables else data, "GRAY")  # damage raises
         return self._decode(data, index, **options)
+
+
+def check_alpha(mask: np.ndarray, channels: int, name: object) -> None:
+    """Raise :class:`UserError` for a mask (H, W, samples) that lies in its alpha alone."""
+    colours, alpha = mask[..., :channels], mask[..., channels:]
+    if alpha.size and (colours == colours[:1, :1]).all() and (alpha != alpha[:1, :1]).any():
+        what = "all its pixels have one colour, and alpha varies"
+        raise UserError(f"{name}: {what}: is the mask in alpha? Save it as one gray channel")
 
 
 def as_meant(pixels: np.ndarray, page: Any, mask: bool) -> np.ndarray:

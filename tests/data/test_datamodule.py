@@ -221,7 +221,7 @@ def test_twins_in_different_parts_are_refused() -> None:
     with pytest.raises(UserError, match=r"twins: 1 group\(s\) of identical .* as m00 and m01"):
         under(twins())
     with pytest.warns(UserWarning, match="identical images lie in more than one part"):
-        under(twins(duplicates="allow"))
+        under(twins(allow=["duplicates"]))
 
 
 def test_corrections_are_honoured(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from segmentation.data.cache import decoded
 from segmentation.data.datamodule import DataFiles
 from segmentation.data.sample import Sample
 from segmentation.data.splits import GroupSplit
@@ -71,7 +72,7 @@ def test_subfolders_are_groups(root: Path) -> None:
     assert len(groups) == 8 and set(groups.values()) == {f"patient{n}" for n in range(4)}
     assert groups["patient1/field_0002"] == "patient1"
     settings: dict[str, Any] = {"split": GroupSplit(1, 1), "crop": 32, "num_workers": 0}
-    data = FolderDataModule(str(root), **settings, files=DataFiles(duplicates="allow"))
+    data = FolderDataModule(str(root), **settings, files=DataFiles(allow=["duplicates"]))
     with pytest.warns(UserWarning, match="identical images"):  # patients 2 and 3 are copies
         data.setup("fit")
     assert [len(part) for part in data.parts.values()] == [4, 2, 2]
@@ -111,8 +112,12 @@ def test_masks_that_do_not_fit(root: Path) -> None:
         read(root)
     cv2.imwrite(str(mask), np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE))
     with pytest.raises(
-        UserError, match=r"field_0001\.png: a binary mask holds .* mask_type: labels"
+        UserError, match=r"field_0001\.png: a binary mask holds .* change from pixel to pixel"
     ):
+        read(root)
+    ids = np.repeat(np.arange(SIZE[1], dtype=np.uint8)[None] // 20, SIZE[0], 0)
+    cv2.imwrite(str(mask), ids)
+    with pytest.raises(UserError, match=r"holds 2 \(1, 2\); set mask_type: labels if each is one"):
         read(root)
 
 
@@ -130,7 +135,8 @@ def test_cache_follows_files_and_kind_of_masks(root: Path) -> None:
     assert after.raw.folder != before.raw.folder
     labels = after.raw[1].labels
     assert labels is not None and not labels.any()
-    assert setup(mask_type="labels").raw.folder != after.raw.folder
+    ids = FolderDataset(str(root), mask_type="labels")
+    assert decoded(ids, after.cache).folder != after.raw.folder
 
 
 def test_overlapping_objects_are_counted_where_they_can_be_told(tmp_path: Path) -> None:

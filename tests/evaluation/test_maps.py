@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tifffile
 
+from segmentation.data.masks import facts_of
 from segmentation.errors import UserError
 from segmentation.evaluation.maps import (
     Kind,
     check_probabilities,
-    facts_of,
     holds_instances,
     pair,
     read_probability,
@@ -35,8 +35,8 @@ def blobs(size: int = 60) -> np.ndarray:
     return probs.astype(np.float32)
 
 
-def decided(ids: np.ndarray, kind: Kind = "auto") -> bool:
-    return holds_instances({Path("a.png"): facts_of(ids)}, kind, "--prediction")
+def decided(ids: np.ndarray, kind: Kind = "auto", allow: tuple[str, ...] = ()) -> bool:
+    return holds_instances({Path("a.png"): facts_of(ids)}, kind, "--prediction", allow)[0]
 
 
 def test_pairs() -> None:
@@ -102,7 +102,8 @@ def test_label_maps_are_known() -> None:
     assert decided(in_parts)
     # Of a folder of label maps, an image with one object alone is one, too.
     one = Path("one.png"), facts_of((cells() == 3).astype(np.uint8))
-    assert holds_instances(dict([one, (Path("a.png"), facts_of(cells()))]), "auto", "--truth")
+    both = dict([one, (Path("a.png"), facts_of(cells()))])
+    assert holds_instances(both, "auto", "--truth") == (True, [])
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -110,16 +111,16 @@ def test_label_maps_are_known() -> None:
 def test_probabilities_are_no_labels(bits: int, noise: float) -> None:
     probs = np.clip(blobs() + RNG.normal(0, noise, (60, 60)), 0, 1)
     ids = (probs * (2**bits - 1)).round().astype(f"u{bits // 8}")
-    with pytest.raises(UserError, match=r"a\.png: .*--probabilities.*--labels instances"):
+    with pytest.raises(UserError, match=r"a\.png: .*--probabilities.*--allow smooth"):
         decided(ids)
-    assert decided(ids, "instances")
+    assert decided(ids, "instances", ("smooth",))
 
 
 def test_classes_are_no_labels() -> None:
     """Three gray levels, as of background, rim and nucleus, in several objects."""
     ids = np.digitize(blobs(), [0.3, 0.8]) * 127
     ids[20:40:4, 55:58] = 127
-    with pytest.raises(UserError, match=r"2 values lie in 1\d separate regions, .*instances"):
+    with pytest.raises(UserError, match=r"8 separate regions under 2 value.*--allow classes"):
         decided(ids.astype(np.uint8))
 
 

@@ -176,7 +176,7 @@ def test_masks_are_gray(suffix: str) -> None:
     mask = np.where(pixels(1) > 100, 255, 0).astype(np.uint8)
     for shown in (mask, np.stack([mask] * 3, -1), np.stack([mask] * 3 + [255 - mask], -1)):
         np.testing.assert_array_equal(decode_mask(encode(suffix, shown), "x"), mask)
-    with pytest.raises(UserError, match=r"x: a mask must be gray.*; save it as one channel"):
+    with pytest.raises(UserError, match=r"x: a mask must be gray.*; save its ids"):
         decode_mask(encode(suffix, pixels(3)), "x")
     with pytest.raises(UserError, match=r"x: JPEG changes the values of a mask; save it as PNG"):
         decode_mask(encode(".jpg", mask), "x")
@@ -200,7 +200,7 @@ def test_ids_of_every_type(encode_ids: Any, dtype: str, tmp_path: Path) -> None:
         (np.array([[0, 2**31]], np.uint32), "id 2147483648 is not within"),
         (np.array([[0, 2.0**25]], np.float32), "id 33554432 is not within 0 … 16777216"),
         (np.array([[0, 0.5]], np.float32), "float32 values that are no whole numbers, such as 0.5"),
-        (np.array([[0, np.nan]], np.float32), "no whole numbers, such as nan; save"),
+        (np.array([[0, np.nan]], np.float32), "no whole numbers, such as nan: probabilities"),
     ],
 )
 def test_what_is_no_label_map(values: np.ndarray, why: str) -> None:

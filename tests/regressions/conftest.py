@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning  # noqa: F401 (its log keeps the stream that it finds first, not that of a test)
 import numpy as np
 import pytest
 from PIL import Image

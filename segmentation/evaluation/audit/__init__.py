@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from segmentation.data.cache import SampleStore, StoredSample, decoded, map_ordered, usable_cores
 from segmentation.data.datamodule import DataFiles
+from segmentation.data.masks import doubts
 from segmentation.data.sample import PARTS, Record, Source, Split, straddling
 from segmentation.errors import UserError
 from segmentation.evaluation.audit.duplicates import (
@@ -133,6 +134,7 @@ def make_audit(
         "settings": {"near": near, "agree": agree, "small": small},
         "samples_read": len(facts),
         "faults": faults,
+        "doubts": [asdict(one) for one in doubts(store.entries)],
         "split": _split_report(store, split, split_name, faults, found),
         "duplicates": {**asdict(found), "contradicting": len(contradicting)},
         "labels": {
