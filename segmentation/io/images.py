@@ -92,7 +92,7 @@ def sixteen_bits(pixels: np.ndarray, name: object) -> np.ndarray:
             "finite numbers, or save it as 16 bit integers"
         )
     if pixels.dtype.kind != "f" and high - min(low, 0) < 65536:
-        return (pixels.astype(np.int64) - min(low, 0)).astype(np.uint16)
+        return np.asarray((pixels.astype(np.int64) - min(low, 0)).astype(np.uint16))
     first, last = np.percentile(pixels, (0.1, 99.9)).tolist()
     if last > first:
         low, high = max(low, 9 * first - 8 * last), min(high, 9 * last - 8 * first)

@@ -1,16 +1,14 @@
 """JPEG by libjpeg-turbo, which tells what it had to mend: Pillow and imagecodecs do not let it."""
 
-import contextlib
 import re
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-_decode: Any = None
-with contextlib.suppress(
-    ImportError
-):  # no wheel for this system: there damage is mended in silence
+try:
     from simplejpeg import decode_jpeg as _decode
+except ImportError:  # no wheel for this system: there damage is mended in silence
+    _decode = None
 
 _DAMAGE = re.compile("Corrupt JPEG data(?!: bad ICC)|Premature end")
 

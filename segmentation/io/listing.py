@@ -19,7 +19,7 @@ NNUNET = "_0000"  # what nnU-Net appends to the first channel of an image, its o
 # What operating systems and network disks strew about; hidden files are junk, too.
 _JUNK = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"}
 _JUNK |= {"lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
-JUNK, OTHER, UNREAD = "hidden or system", "other", "unreadable folders"
+JUNK, OTHER, UNREAD = "hidden or system files", "other files", "unreadable folders"
 OTHER_IMAGES, LOOPS = "images of kinds that are not read", "links to a folder above them"
 BESIDE = "masks beside their images"
 # Images of these kinds are missed; any other file beside the images is just named.
@@ -64,9 +64,9 @@ class Listing(NamedTuple):
         """One line that counts and names what is passed over; empty where nothing is."""
         parts = []
         for what, names in sorted(self.passed_over.items()):
-            remedy = "; save them as TIFF or PNG" if what == OTHER_IMAGES else ""
-            parts.append(f"{len(names)} {what} ({some_of(names)}{remedy})")
-        return printable(f"{folder}: {', '.join(parts)}") if parts else ""
+            remedy = ": save them as TIFF or PNG" if what == OTHER_IMAGES else ""
+            parts.append(f"{what}: {len(names)} ({some_of(names)}{remedy})")
+        return printable(f"{folder}: {'; '.join(parts)}") if parts else ""
 
 
 def list_files(folder: Path) -> Listing:
@@ -101,8 +101,9 @@ def list_files(folder: Path) -> Listing:
                 waiting.append((name, here))
             else:
                 files.append(name)
-    passed = {what: sorted(names) for what, names in passed.items()}
-    return Listing(*(sorted(some, key=lambda n: n.split("/")) for some in (files, folders)), passed)
+    for found in (files, folders):
+        found.sort(key=lambda name: name.split("/"))
+    return Listing(files, folders, {what: sorted(names) for what, names in passed.items()})
 
 
 def key_of(name: str) -> str:

@@ -232,7 +232,7 @@ class _Unpacker:
         self._row = -(-self._width * samples * page.bitspersample // 8)  # bytes
         self._size = rows * self._row
 
-    def __call__(self, data: bytes | None, index: int, **options: Any) -> Any:
+    def __call__(self, data: Any, index: int, **options: Any) -> Any:
         if data is not None and self._packed:
             if self._reversed:
                 data = imagecodecs.bitorder_decode(data)

@@ -24,7 +24,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     wanted = ["a.png", "far/b.png", "far/deep/c.png", "gone.png"]
     assert listing.images() == wanted
     assert listing.folders == ["far", "far/deep"]
-    passed = {"links to a folder above them": ["far/deep/up"], "other": ["self"]}
+    passed = {"links to a folder above them": ["far/deep/up"], "other files": ["self"]}
     assert listing.passed_over == passed and not listing.missed
 
 
@@ -36,10 +36,10 @@ def test_what_is_no_image_is_counted_and_named(tmp_path: Path) -> None:
     assert listing.images() == ["A.TIF", "a.png", "sub/f_mask.png"]
     assert listing.missed
     assert listing.tell(tmp_path) == (
-        f"{tmp_path}: 5 hidden or system (.DS_Store, ._a.png, Thumbs.db and 2 more), "
-        "3 images of kinds that are not read (b.LIF, c.svg, d.zarr; save them as TIFF or PNG), "
-        "3 masks beside their images (a_cp_masks.png, a_seg.npy, e_seg.npy), "
-        "2 other (a.czi, notes.txt)"
+        f"{tmp_path}: hidden or system files: 5 (.DS_Store, ._a.png, Thumbs.db and 2 more); "
+        "images of kinds that are not read: 3 (b.LIF, c.svg, d.zarr: save them as TIFF or PNG); "
+        "masks beside their images: 3 (a_cp_masks.png, a_seg.npy, e_seg.npy); "
+        "other files: 2 (a.czi, notes.txt)"
     )
 
 
@@ -50,7 +50,7 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
         Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).touch()
     listing = list_files(tmp_path)
     assert sorted(map(os.fsencode, listing.images())) == sorted(names[:3])
-    assert listing.tell(tmp_path).endswith("1 other (\\xff.txt)")
+    assert listing.tell(tmp_path).endswith("other files: 1 (\\xff.txt)")
 
 
 @pytest.mark.parametrize(

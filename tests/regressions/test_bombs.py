@@ -50,6 +50,10 @@ def picture(kind: str, size: int) -> bytes:
     return file.getvalue()
 
 
+def jpeg_2000(size: int) -> bytes:
+    return bytes(imagecodecs.jpeg2k_encode(np.zeros((size, size), np.uint8)))
+
+
 def wide_jpeg() -> bytes:
     data = bytearray(picture("JPEG", 16))
     at = data.find(b"\xff\xc0")
@@ -68,11 +72,11 @@ def many_pages(count: int, loop: bool) -> bytes:
 DEFLATE = zlib.compress(ZEROS)
 BOMBS: dict[str, Callable[[], bytes]] = {
     "tiff, deflate": lambda: tiff(DEFLATE, 8),
-    "tiff, LZW": lambda: tiff(imagecodecs.lzw_encode(ZEROS[: 2**24]), 5),
+    "tiff, LZW": lambda: tiff(bytes(imagecodecs.lzw_encode(ZEROS[: 2**24])), 5),
     "tiff, PackBits": lambda: tiff(b"\x81\0" * 2**18, 32773),
-    "tiff, Zstandard": lambda: tiff(imagecodecs.zstd_encode(ZEROS), 50000),
+    "tiff, Zstandard": lambda: tiff(bytes(imagecodecs.zstd_encode(ZEROS)), 50000),
     "tiff, JPEG": lambda: tiff(picture("JPEG", 8000), 7),
-    "tiff, JPEG 2000": lambda: tiff(imagecodecs.jpeg2k_encode(np.zeros((4000, 4000), "u1")), 34712),
+    "tiff, JPEG 2000": lambda: tiff(jpeg_2000(4000), 34712),
     "tiff, one colour": lambda: tiff(DEFLATE, 8, 30000),
     "tiff, loop": lambda: many_pages(20, loop=True),
     "png, declared": lambda: png(30000, 30000, 0, DEFLATE),

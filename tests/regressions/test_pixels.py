@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_orientation_turns_image_and_mask(tmp_path: Path, kind: str, orientation
     else:
         exif = Image.Exif()
         exif[0x0112] = orientation
-        Image.fromarray(stored).save(path, exif=exif, **({"quality": 100} if kind == "jpg" else {}))
+        Image.fromarray(stored).save(path, exif=exif, quality=100)
     slack = 12 if kind == "jpg" else 0
     for found in (read_image(path), next(iter(open_planes(path, 3)))):
         assert np.abs(found.astype(int) - shown).max() <= slack
@@ -82,7 +83,7 @@ def test_wide_pixels_train_and_are_predicted_alike(tmp_path: Path, dtype: type) 
 
 def test_channels_are_refused_in_the_same_words(tmp_path: Path) -> None:
     image = picture(0)[0]
-    stored = {
+    stored: dict[str, Any] = {
         "planes.tif": {"imagej": True, "metadata": {"axes": "CYX"}},
         "pages.tif": {"photometric": "minisblack", "planarconfig": "separate"},
     }
