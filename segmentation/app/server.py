@@ -2,7 +2,10 @@
 
 import base64
 import io
+import ipaddress
 import re
+import secrets
+import socket
 import sys
 import tempfile
 import zipfile
@@ -18,7 +21,7 @@ from markupsafe import escape
 
 from segmentation.checkpoints import load
 from segmentation.data.preprocess import Preprocess
-from segmentation.errors import UserError
+from segmentation.errors import UserError, printable
 from segmentation.evaluation.overlays import data_url
 from segmentation.evaluation.pages import render
 from segmentation.io.files import write_table
@@ -29,8 +32,13 @@ from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor
 
 LARGEST = 2**28  # bytes of an image file
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 SHOWN = ("object", "area", "centroid_y", "centroid_x", "intensity_mean", "eccentricity", "border")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+CLOSING = 10  # seconds that an image may still take when the server ends
 
 
 def serve(
@@ -58,79 +66,128 @@ def serve(
         listening.serve_forever()
 
 
-def server(predictor: Predictor, title: str, host: str, port: int) -> ThreadingHTTPServer:
+def server(predictor: Predictor, title: str, host: str, port: int) -> "Server":
     """A server that listens; ``serve_forever`` predicts one image at a time, and keeps none."""
-    parts = {"predictor": predictor, "title": title, "lock": Lock()}
     try:
-        return ThreadingHTTPServer((host, port), type("Handler", (_Handler,), parts))
+        return Server(predictor, title, host, port)
     except (OSError, OverflowError) as error:
         raise UserError(f"{host}:{port}: cannot be listened on ({error}); choose --port") from None
 
 
+class Server(ThreadingHTTPServer):
+    """The network, the one lock on it, and the one folder that files may be in, until the end."""
+
+    def __init__(self, predictor: Predictor, title: str, host: str, port: int) -> None:
+        self.predictor, self.title = predictor, title
+        self.lock = Lock()  # clients that are slow to send or to receive do not hold it
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        super().__init__((host, port), _Handler)
+        self.names = {*LOOPBACK}  # that a browser may know this server by, beside addresses
+        self.open = host not in LOOPBACK
+        if self.open:
+            self.names |= {host, socket.gethostname().lower(), socket.getfqdn().lower()}
+
+    def server_close(self) -> None:
+        super().server_close()
+        self.lock.acquire(timeout=CLOSING)  # nothing is begun after this
+        self.folder.cleanup()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news worth a traceback."""
+        print(printable(f"{client_address[0]}: {sys.exception()!r}"), file=sys.stderr)
+
+
 class _Handler(BaseHTTPRequestHandler):
-    predictor: Predictor
-    title: str
-    lock: Lock  # on the network; clients that are slow to send or to receive do not hold it
+    server: Server
     timeout = 60
 
     def do_GET(self) -> None:
         if self._is_welcome("/"):
-            page = render("serve.html", title=self.title, kinds=",".join(IMAGE_SUFFIXES))
-            self._answer(HTTPStatus.OK, page)
+            nonce = secrets.token_hex(16)
+            kinds = ",".join(IMAGE_SUFFIXES)
+            page = render("serve.html", title=self.server.title, kinds=kinds, nonce=nonce)
+            self._answer(HTTPStatus.OK, page, nonce)
 
     def do_POST(self) -> None:
         if not self._is_welcome("/predict"):
             return
-        length = self.headers.get("Content-Length", "")
+        length = self.headers.get("Content-Length", "")[:20]
         if not length.isdecimal() or not 0 < int(length) <= LARGEST:
             self.close_connection = True  # what it sends is not read
             return self._refuse(f"an image file has 1 to {LARGEST:,} bytes, not {length or 'none'}")
         name = parse_qs(urlsplit(self.path).query).get("name", [""])[0]
         data = self.rfile.read(int(length))
+        if len(data) < int(length):
+            return  # it went away
         try:
-            with self.lock:
-                text = result(self.predictor, name, data)
-            self._answer(HTTPStatus.OK, text)
+            with self.server.lock:
+                text = result(self.server.predictor, name, data, self.server.folder.name)
         except UserError as error:
-            self._refuse(str(error))
+            return self._refuse(str(error))
+        except Exception as error:  # for want of memory, say; others are served all the same
+            self.log_error("%r", error)
+            why = f"the image cannot be predicted here ({type(error).__name__})"
+            return self._refuse(why, HTTPStatus.INTERNAL_SERVER_ERROR)
+        self._answer(HTTPStatus.OK, text)
 
     def _is_welcome(self, path: str) -> bool:
         """Refuse other paths; and pages of other hosts, which a browser may be made to open."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        here = str(self.connection.getsockname()[0]) not in LOOPBACK
-        here = here or urlsplit(f"//{host}").hostname in LOOPBACK
-        welcome = here and (origin is None or urlsplit(origin).netloc == host)
-        if welcome and urlsplit(self.path).path == path:
-            return True
+        posts = self.command == "POST"
+        ours = not posts or self.headers.get("Sec-Fetch-Site") in (None, "same-origin", "none")
+        try:
+            welcome = ours and self._is_known(urlsplit(f"//{host}").hostname or "")
+            welcome = welcome and (origin is None or urlsplit(origin).netloc == host)
+            if welcome and urlsplit(self.path).path == path:
+                return True
+        except ValueError:  # of brackets that hold no address
+            welcome = False
         self.close_connection = True  # what it sends is not read
         status = HTTPStatus.NOT_FOUND if welcome else HTTPStatus.FORBIDDEN
         self._answer(status, "no such page" if welcome else "this page is of another host")
         return False
 
-    def _refuse(self, why: str) -> None:
-        self._answer(HTTPStatus.BAD_REQUEST, f'<p class="bad">{escape(why)}</p>')
+    def _is_known(self, host: str) -> bool:
+        """Whether a host is this server: one by name may be any that was bound to its address."""
+        if host in self.server.names:
+            return True
+        try:
+            return self.server.open and ipaddress.ip_address(host) is not None
+        except ValueError:
+            return False
 
-    def _answer(self, status: HTTPStatus, text: str) -> None:
-        data = text.encode()
+    def _refuse(self, why: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
+        self._answer(status, f'<p class="bad">{escape(printable(why))}</p>')
+
+    def _answer(self, status: HTTPStatus, text: str, nonce: str = "") -> None:
+        data = text.encode(errors="replace")
         self.send_response(status)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(data)))
+        script = f"; script-src 'nonce-{nonce}'" if nonce else ""
+        self.send_header("Content-Security-Policy", POLICY + script)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cache-Control", "no-store")
         self.end_headers()
         self.wfile.write(data)
 
     def log_message(self, format: str, *values: object) -> None:
         """Names of images and strangers' requests do not go to the terminal as they are."""
-        print(repr(format % values)[1:-1], file=sys.stderr)
+        print(printable(format % values), file=sys.stderr)
 
 
-def result(predictor: Predictor, name: str, data: bytes) -> str:
-    """What is shown of an image file, as HTML: overlay, counts, objects, and all files in a zip."""
-    name = re.sub(r"[^\w.\- ]", "_", Path(name).name) or "image"
+def result(predictor: Predictor, name: str, data: bytes, place: str) -> str:
+    """What is shown of an image file, as HTML: overlay, counts, objects, and all files in a zip.
+
+    Files are written below ``place``, and gone when it returns.
+    """
+    name = re.sub(r"[^\w.\- ]", "_", Path(name).name)[-50:] or "image"
     stem = Path(name).stem
     if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"{name}: is no {', '.join(IMAGE_SUFFIXES)}; save it as one of these")
     rows = defaultdict[str, list[Any]](list)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True) as folder:
         path, outputs = Path(folder, name), Path(folder, "results")
         path.write_bytes(data)
         try:
@@ -142,7 +199,8 @@ def result(predictor: Predictor, name: str, data: bytes) -> str:
             writer.write(predictor, lambda table, more: rows[table].extend(more))
             write_table(outputs / "objects.csv", OBJECT_COLUMNS, rows["objects"])
         except UserError as error:
-            raise UserError(str(error).replace(f"{folder}/", "")) from None
+            text = str(error).replace(f"{folder}/", "")
+            raise UserError(text if text.startswith(name) else f"{name}: {text}") from None
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as file:
             for each in sorted(p for p in outputs.rglob("*") if p.is_file()):

@@ -1,13 +1,17 @@
 """The page in the browser, asked by a client."""
 
 import base64
+import contextlib
 import csv
 import io
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +20,12 @@ import numpy as np
 import pytest
 import requests
 import tifffile
+import torch
 
 import segmentation
 from segmentation.__main__ import main
-from segmentation.app.server import server
+from segmentation.app.server import result, server
+from segmentation.errors import UserError
 from segmentation.io.images import read_image
 from tests.helpers import refusal
 from tests.predict.predicting import make_images
@@ -45,13 +51,23 @@ def test_the_page_asks_for_an_image(address: str) -> None:
     page = requests.get(address, timeout=60)
     assert page.status_code == 200 and "<h1>&lt;best&gt;</h1>" in page.text
     assert 'type="file" accept=".png,.tif' in page.text
+    (nonce,) = re.findall("script-src 'nonce-(.*)'", page.headers["Content-Security-Policy"])
+    assert f'<script nonce="{nonce}">' in page.text and page.text.count("<script") == 1
+    assert page.headers["X-Content-Type-Options"] == "nosniff"
     assert requests.get(f"{address}/etc/passwd", timeout=60).status_code == 404
     assert requests.post(f"{address}/other", b"x", timeout=60).status_code == 404
 
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}],
+    [
+        {"Host": "evil.example"},
+        {"Host": "["},
+        {"Host": "8.8.8.8"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://["},
+        {"Origin": "null"},
+    ],
 )
 def test_pages_of_other_hosts_are_refused(
     address: str, image: Path, headers: dict[str, str]
@@ -61,7 +77,9 @@ def test_pages_of_other_hosts_are_refused(
         data = image.read_bytes() if method == "POST" else b""
         told = requests.request(method, address + path, data=data, headers=headers, timeout=60)
         assert told.status_code == 403 and "of another host" in told.text
-    own = {"Origin": address}
+    site = {"Sec-Fetch-Site": "cross-site"}
+    assert requests.post(f"{address}/predict", b"x", headers=site, timeout=60).status_code == 403
+    own = {"Origin": address, "Sec-Fetch-Site": "same-origin"}
     assert requests.post(f"{address}/predict", b"x", headers=own, timeout=60).status_code == 400
 
 
@@ -74,6 +92,54 @@ def test_a_slow_client_does_not_stop_the_others(address: str, image: Path) -> No
         data, name = image.read_bytes(), {"name": "a.png"}
         told = requests.post(f"{address}/predict", data, params=name, timeout=60)
         assert told.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %s\r\n\r\n" % (b"9" * 5000),
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n",
+        b"POST /predict?name=a.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nshort",
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_malformed_requests(
+    address: str, request_: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(request_)
+        client.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            told = client.recv(1000)
+            assert not told or b" 4" in told[:14] or b"Error code: 4" in told
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(request_[:-1])  # and away
+    assert requests.get(address, timeout=60).status_code == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_others_may_be_let_in_by_address_or_name_alone(checkpoint: Path) -> None:
+    """Any name may lead to this machine: a page of that name could read what it shows."""
+    model = segmentation.load(checkpoint, device="cpu")
+    with server(model, "best", "0.0.0.0", 0) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        here = f"http://127.0.0.1:{listening.server_port}"
+        for host, status in (
+            ("127.0.0.1:8000", 200),
+            ("192.168.1.7", 200),
+            (socket.gethostname(), 200),
+            ("evil.example", 403),
+        ):
+            assert requests.get(here, headers={"Host": host}, timeout=60).status_code == status
+        listening.shutdown()
+        thread.join()
 
 
 def test_it_gives_what_predict_gives(
@@ -138,3 +204,44 @@ def test_the_command(checkpoint: Path, address: str, capsys: pytest.CaptureFixtu
         here = process.stdout.readline().split()[0]
         assert "best.ckpt" in requests.get(here, timeout=60).text
         process.terminate()
+
+
+def test_nothing_is_left_behind(checkpoint: Path, image: Path, tmp_path: Path) -> None:
+    """Interrupted while an image is predicted, and while another client sends one."""
+    argv = ["serve", f"--ckpt_path={checkpoint}", "--device=cpu", "--port=0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "segmentation", *argv]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        here = process.stdout.readline().split()[0]
+        host, port = here.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as slow:
+            slow.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+            for _ in range(2):
+                told = requests.post(
+                    f"{here}/predict", image.read_bytes(), params={"name": "a.png"}, timeout=60
+                )
+                assert told.status_code == 200
+            busy = threading.Thread(target=_post, args=(here, image))
+            busy.start()
+            time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+            busy.join()
+    assert not [*tmp_path.iterdir()]
+
+
+def _post(here: str, image: Path) -> None:
+    with contextlib.suppress(requests.RequestException):
+        requests.post(f"{here}/predict", image.read_bytes(), params={"name": "a.png"}, timeout=60)
+
+
+def test_a_network_that_answers_infinity(checkpoint: Path, image: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint)
+    for tensor in content["state_dict"].values():
+        tensor *= 1e30
+    torch.save(content, tmp_path / "x.ckpt")
+    model = segmentation.load(tmp_path / "x.ckpt", device="cpu")
+    with pytest.raises(UserError, match=r"^a\.png: the network answers NaN or infinity"):
+        result(model, "a.png", image.read_bytes(), str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.ckpt"]
