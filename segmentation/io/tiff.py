@@ -1,6 +1,5 @@
 """TIFF files by tifffile: which of their pages make the image, and the pixels of a page."""
 
-import copy
 import logging
 import math
 import re
@@ -197,7 +196,7 @@ def check_page(page: Any, name: object, most: int = MOST_PIXELS) -> None:
         if most == MOST_PIXELS:  # the whole page in memory
             check_inflation(name, page.nbytes, page.parent.filehandle.size)
         keyframe = page.keyframe
-        if keyframe.compression != 1 and not isinstance(keyframe.decode, _Unpacker):
+        if keyframe.compression != 1 and "decode" not in vars(keyframe):  # which is made when used
             keyframe.decode = _Unpacker(keyframe)
         return
     raise UserError(f"{name}: {why}")
@@ -213,10 +212,9 @@ class _Unpacker:
     def __init__(self, page: Any) -> None:
         self._packed, plain = page.compression in _BYTES, page
         if self._packed:
-            plain = copy.copy(page)
-            plain.compression, plain.fillorder = COMPRESSION.NONE, 1
-            for cached in ("decode", "hash"):
-                vars(plain).pop(cached, None)
+            plain = object.__new__(type(page))  # a copy, faster than copy.copy
+            about = {k: v for k, v in vars(page).items() if k not in ("decode", "hash")}
+            vars(plain).update(about, compression=COMPRESSION.NONE, fillorder=1)
             self._decompress = TIFF.DECOMPRESSORS[page.compression]
         self._decode = plain.decode
         self._picture = page.compression in _PICTURES
@@ -236,7 +234,7 @@ class _Unpacker:
         if data is not None and self._packed:
             if self._reversed:
                 data = imagecodecs.bitorder_decode(data)
-            data = self._decompress(data, out=self._size + 1)
+            data = self._decompress(data, out=self._size + self._exact)  # one more is too much
             last = index % len(self._rows) == len(self._rows) - 1
             sizes = self._size, self._left * self._row if last else self._size
             if self._exact and len(data) not in sizes:
