@@ -20,10 +20,11 @@ _TOP = {
     "ckpt_path": "The checkpoint to resume from, or to score.",
     "seed_everything": "Seed of every random number; true draws one.",
     "print_config": "Show the whole config and stop.",
+    "trust": "Your own packages whose classes a checkpoint may name: their code runs.",
     "help_all": "Show all keys and stop.",
     "explain": "Show what a key means, and the classes that may stand there, and stop.",
 }
-_UNSAID = ("c", "help", "h", "weights_only", "verbose", "trust", "_wandb")
+_UNSAID = ("c", "help", "h", "weights_only", "verbose", "_wandb")
 # The classes behind the groups of keys; another class_path of a config stands instead.
 _GROUPS = {
     "run": "segmentation.training.cli.Run",

@@ -45,7 +45,7 @@ class SourceClass:
             if any("dataclass" in ast.unparse(d) for d in self.node.decorator_list):
                 whole = True  # by its fields and nothing else
                 for field in (n for n in self.node.body if isinstance(n, ast.AnnAssign)):
-                    default = field.value and ast.unparse(field.value)
+                    default = None if field.value is None else ast.unparse(field.value)
                     kind = ast.unparse(field.annotation)
                     keys[ast.unparse(field.target)] = Argument(kind, default, self)
             return keys, whole

@@ -129,8 +129,7 @@ class SegmentationTask(LightningModule):
     @property
     def backbone(self) -> nn.Module:
         """The network's encoder, which Lightning's BackboneFinetuning freezes at first."""
-        encoder: nn.Module = self.net.encoder
-        return encoder
+        return self.net.get_submodule("encoder")
 
     def add_member(self, task: "SegmentationTask", name: str) -> None:
         """Average every answer but the loss with another task's, that prepares images alike."""

@@ -298,7 +298,7 @@ class CLI(LightningCLI):
             return
         zero = self.trainer.is_global_zero
         untested = "" if self.datamodule.split.test else "The split holds no test images"
-        if self.trainer.limit_test_batches == 0:  # type: ignore[attr-defined]
+        if self.trainer.limit_test_batches == 0:
             untested = "trainer.limit_test_batches is 0"
         if untested:
             if zero:

@@ -89,18 +89,19 @@ def parser_gist(message: str) -> str:
     >>> parser_gist('Parser key "data.crop": Expected a <class \'int\'>. Got value: abc')
     '--data.crop abc: must be a whole number; see segmentation fit --help-all'
     """
-    text = one_line(message)
+    # What a class may be given as is said with each list of them.
+    text = re.sub(r" Not a valid subclass of .*?\(implicit class_path\)", "", one_line(message))
     keys = [key for key, _ in groupby(re.findall(r'Parser key "([\w.]+)":', text))]
     values = re.findall(r"(?:Got|Given) value: (.+?)(?= Expected| Given value| Parser key|$)", text)
-    value = next((v for v in values if not v.startswith(("NestedArg", "Namespace", "{"))), "")
+    value = next(
+        (v for v in values if not v.startswith(("NestedArg", "Namespace", "{", "[Namespace"))), ""
+    )
     if nested := re.findall(r"NestedArg\(key='([^']+)', val='?([^')]*)", text):
         keys, value = [keys[0], nested[-1][0]], nested[-1][1]
     key = ".".join(keys)
     option = f"--{key} {value}: " if key else ""
     said = ""
-    if missing := re.search(
-        r"the following arguments are required: ([\w., ]+?)(?: Expected|$)", text
-    ):
+    if missing := re.search(r"arguments are required: ([\w., ]+?)(?: Expected| Given|$)", text):
         name = f"{key}.{missing[1]}".lstrip(".").removeprefix("fit.")
         said = f"{name}: is missing; give it, or a --config that has it"
     elif found := re.search(r"Unable to load config '?(.*?)'? Parser key", text):

@@ -72,9 +72,9 @@ def check_monitors(trainer: Trainer, task: Any, best: ModelCheckpoint) -> None:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if any(not _is_known(part) for part in (task, *callbacks)):
         return
-    validated = trainer.limit_val_batches != 0  # type: ignore[attr-defined]
+    validated = trainer.limit_val_batches != 0
     every = (*VALIDATED, "train/loss", *LOSSES)
-    waiting = [
+    waiting: list[tuple[str, Any, Callback | None]] = [
         (f"trainer.callbacks: {type(callback).__name__}.monitor", monitor, callback)
         for callback in callbacks
         if callback is not best and (monitor := getattr(callback, "monitor", None)) is not None
