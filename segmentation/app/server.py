@@ -191,7 +191,7 @@ def result(predictor: Predictor, name: str, data: bytes, place: str) -> str:
         path, outputs = Path(folder, name), Path(folder, "results")
         path.write_bytes(data)
         try:
-            planes = open_planes(path, predictor.preprocess.channels)
+            planes = open_planes(path)
             if is_streamed(planes):
                 raise UserError(f"{path}: is too large for a page; use segmentation predict")
             wanted = Outputs(outputs, "tiff", True, True, True, False, True)

@@ -168,7 +168,7 @@ def _decode(data: bytes, name: str, mask: bool) -> np.ndarray:
     with decoding(name, kind):
         if kind == "TIFF":
             with open_tiff(BytesIO(data), name) as tiff:
-                pixels = read_plane(tiff, one_plane(tiff, name, 3), name, mask)
+                pixels = read_plane(tiff, one_plane(tiff, name), name, mask)
         elif kind == "NPY":
             pixels = _decode_npy(data, name)
         else:

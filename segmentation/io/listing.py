@@ -74,12 +74,15 @@ def list_files(folder: Path) -> Listing:
     files: list[str] = []
     folders: list[str] = []
     passed: dict[str, list[str]] = defaultdict(list)
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
+    waiting: list[tuple[str, tuple[object, ...]]] = [("", ())]
     while waiting:
         place, above = waiting.pop()
         try:
             about = os.stat(folder / place)
-            here = (*above, (about.st_dev, about.st_ino))
+            known = (
+                (about.st_dev, about.st_ino) if about.st_ino else os.path.realpath(folder / place)
+            )
+            here = (*above, known)
             entries = sorted(os.scandir(folder / place), key=lambda entry: entry.name)
         except OSError:
             passed[UNREAD].append(place or str(folder))

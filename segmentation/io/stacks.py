@@ -82,12 +82,11 @@ class Planes:
         return {axis: int(index) for axis, index in zip(self.axes, indices, strict=True)}
 
 
-def open_planes(path: Path, channels: int = 1) -> Planes:
+def open_planes(path: Path) -> Planes:
     """Look at an image file, or a TIFF with any number of planes, without reading its pixels.
 
-    Where ``channels`` is 3, three channels that are stored as planes are red, green and blue. A
-    file whose planes differ, or that holds several images or other channels, is a
-    :class:`UserError`.
+    Three channels that are stored as planes are red, green and blue. A file whose planes differ, or
+    that holds several images or other channels, is a :class:`UserError`.
     """
     check_regular(path)
     with decoding(path), path.open("rb") as file:
@@ -95,7 +94,7 @@ def open_planes(path: Path, channels: int = 1) -> Planes:
     if not is_tiff:
         return Planes(path)
     with decoding(path), open_tiff(path, path) as tiff:
-        axes, lengths, pages = image_pages(tiff, path, channels)
+        axes, lengths, pages = image_pages(tiff, path)
         page: Any = tiff.pages[pages[0][0]]
         size = (page.imagelength, page.imagewidth)
         size = size[::-1] if orientation(page) > 4 else size

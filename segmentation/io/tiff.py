@@ -88,12 +88,12 @@ def open_tiff(file: Path | BytesIO, name: object) -> TiffFile:
 
 
 def image_pages(
-    tiff: TiffFile, name: object, channels: int
+    tiff: TiffFile, name: object
 ) -> tuple[str, tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """Find the planes of the one image in a file; thumbnails and a pyramid's levels are left out.
 
     It returns the axes that they run over, slowest first; their lengths; and each plane's pages:
-    its red, green and blue one where ``channels`` is 3 and as many are stored as planes.
+    its red, green and blue one where three channels are stored as planes.
     """
     series = [s for s in tiff.series if not s.keyframe.is_reduced]
     first = series[0].keyframe
@@ -122,7 +122,7 @@ def image_pages(
         )
     order = np.array([page.index for page in pages if page is not None]).reshape(*lengths, 1)
     if (at := axes.find("C")) >= 0:
-        if lengths[at] != 3 or channels != 3 or first.samplesperpixel > 1:
+        if lengths[at] != 3 or first.samplesperpixel > 1:
             raise UserError(f"{name}: {lengths[at]} {ONE_CHANNEL}")
         order = np.moveaxis(order[..., 0], at, -1)
         axes, lengths = axes.replace("C", ""), (*lengths[:at], *lengths[at + 1 :])
@@ -135,9 +135,9 @@ def image_pages(
     return axes, lengths, planes
 
 
-def one_plane(tiff: TiffFile, name: object, channels: int) -> tuple[int, ...]:
+def one_plane(tiff: TiffFile, name: object) -> tuple[int, ...]:
     """The pages of a file that holds one plane; others are refused."""
-    planes = image_pages(tiff, name, channels)[2]
+    planes = image_pages(tiff, name)[2]
     if len(planes) > 1:
         raise UserError(
             f"{name}: a stack of {len(planes)} planes; save each plane as its own file, of images "

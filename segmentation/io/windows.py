@@ -29,16 +29,23 @@ class TiffWindows:
 
     A window of an uncompressed file is read alone; otherwise all tiles or strips of its rows are
     decoded, by tifffile's zarr store, and the latest ``rows`` of the image are kept: the height of
-    windows that are read in rows. Of a stack, ``page`` is the number of a plane in the file. A file
+    windows that are read in rows. Of a stack, ``pages`` are those of a plane in the file. A file
     that is broken or cannot be read in windows is a :class:`UserError`. ``shape`` is (H, W, C).
     """
 
-    def __init__(self, path: str | Path, rows: int = 1024, page: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, rows: int = 1024, pages: tuple[int, ...] | None = None
+    ) -> None:
         self.name = str(path)
         with decoding(path), ExitStack() as stack:
             tiff = stack.enter_context(open_tiff(Path(path), path))
-            number = one_plane(tiff, path, channels=1)[0] if page is None else page
-            stored: Any = tiff.pages[number]
+            numbers = pages or one_plane(tiff, path)
+            stored: Any = tiff.pages[numbers[0]]
+            if len(numbers) > 1:
+                raise UserError(
+                    f"{path}: {stored.imagelength}×{stored.imagewidth} pixels whose colours are "
+                    "planes cannot be read in windows; save it as RGB"
+                )
             self._page = stored
             check_page(stored, path, most=2**48)
             if stored.dtype not in (np.uint8, np.uint16, np.bool_):

@@ -112,8 +112,7 @@ def predict(
             print(f"ensemble  of {len(members)} checkpoints")
         manifest.write([], {}, complete=False)
         manifest.remove_partial_files()
-    channels = min(one.preprocess.channels for one in members)
-    files = FolderFiles(data_images, stems, channels, writer, trainer)
+    files = FolderFiles(data_images, stems, writer, trainer)
     try:
         trainer.predict(task, files, return_predictions=False)
     finally:
@@ -130,14 +129,14 @@ class ImageFile:
     they are written. What is wrong with the file is raised by iterating.
     """
 
-    def __init__(self, path: Path, name: str, stem: str, channels: int) -> None:
+    def __init__(self, path: Path, name: str, stem: str) -> None:
         self.path, self.name, self.stem = path, name, stem
         self.pixels: list[np.ndarray] = []
         self._error: UserError | None = None
         try:
             with decoding(path):
                 self.stamp = sha256_of(path)
-            self.planes = open_planes(path, channels)
+            self.planes = open_planes(path)
             if not self.planes.axes and not is_streamed(self.planes):
                 self.pixels = list(self.planes)
         except UserError as error:
@@ -153,18 +152,17 @@ class FolderFiles(IterableDataset[ImageFile]):
     """This process's share of the files that are not done; threads read the next ones ahead.
 
     ``stems`` gives for each image, by its path in the folder, the name of its results without a
-    suffix. With 3 ``channels``, three channels that are stored as planes are colours.
+    suffix.
     """
 
     def __init__(
         self,
         folder: Path,
         stems: Mapping[str, str],
-        channels: int,
         writer: "FolderWriter",
         trainer: Trainer,
     ) -> None:
-        self.folder, self.stems, self.channels = folder, stems, channels
+        self.folder, self.stems = folder, stems
         self.writer, self.trainer = writer, trainer
 
     def __iter__(self) -> Iterator[ImageFile]:
@@ -184,7 +182,7 @@ class FolderFiles(IterableDataset[ImageFile]):
                 bar.update()
 
     def _open(self, name: str) -> ImageFile:
-        return ImageFile(self.folder / name, name, self.stems[name], self.channels)
+        return ImageFile(self.folder / name, name, self.stems[name])
 
     def _todo(self) -> list[str]:
         with ThreadPoolExecutor(8) as threads:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from segmentation.data.preprocess import Preprocess
-from segmentation.errors import UserError, printable
+from segmentation.errors import printable
 from segmentation.evaluation.overlays import tint
 from segmentation.io.files import fitting, write_bytes, writing
 from segmentation.io.images import write_image
@@ -133,15 +133,9 @@ class FileWriter:
         elif store is None:
             for image in planes:
                 yield plane_in_memory(predictor.decode(predictor.maps(image)), image, wanted)
-        elif planes.axes and len(planes.pages[0]) > 1:
-            height, width = planes.size or (0, 0)
-            raise UserError(
-                f"{planes.path}: {height}×{width} pixels are read in windows, which is not made "
-                "for a stack whose colours are planes; save it as RGB"
-            )
         else:
             for pages in planes.pages:
-                with TiffWindows(planes.path, TILE, pages[0] if planes.axes else None) as windows:
+                with TiffWindows(planes.path, TILE, pages) as windows:
                     # One file for all: many planes would meet the limit of open files.
                     place = partial(BandStore, self.outputs.folder / "masks", beside=store)
                     yield plane_on_disk(predictor, windows, place, probabilities=wanted)

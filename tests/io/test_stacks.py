@@ -93,23 +93,21 @@ def test_one_rgb_image_is_no_stack(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["ome", "imagej"])
-def test_three_channels_are_colours_where_colours_are_wanted(tmp_path: Path, layout: str) -> None:
+def test_three_channels_are_colours(tmp_path: Path, layout: str) -> None:
     image = np.moveaxis(RGB, -1, 1)  # (Z, C, Y, X)
     settings: dict[str, Any] = {layout: True, "metadata": {"axes": "ZCYX"}}
     if layout == "ome":  # channels first
         image, settings["metadata"] = image.swapaxes(0, 1), {"axes": "CZYX"}
     path = tiff(tmp_path / "x.tif", image, **settings)
-    planes = open_planes(path, channels=3)
+    planes = open_planes(path)
     assert (planes.axes, planes.lengths) == ("Z", (4,))
     np.testing.assert_array_equal(np.stack(list(planes)), RGB)
-    with pytest.raises(UserError, match=r"x.tif: 3 channels; save the one that matters, or RGB"):
-        open_planes(path, channels=1)
     for count in (2, 4):
         path = tiff(
             tmp_path / "x.tif", STACK[:count], **{layout: True, "metadata": {"axes": "CYX"}}
         )
         with pytest.raises(UserError, match=f"{count} channels; save"):
-            open_planes(path, channels=3)
+            open_planes(path)
 
 
 def test_refusals(tmp_path: Path) -> None:

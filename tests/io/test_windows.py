@@ -105,7 +105,7 @@ def test_one_plane_of_a_stack(tmp_path: Path, layout: str) -> None:
     stack = pixels("uint16", 3).transpose(2, 0, 1)
     path = write(tmp_path / "stack.tif", stack, photometric="minisblack", **LAYOUTS[layout])
     for page, plane in enumerate(stack):
-        with TiffWindows(path, page=page) as image:
+        with TiffWindows(path, pages=(page,)) as image:
             assert image.shape == (*SIZE, 1)
             found = image.read(slice(3, 40), slice(5, 52))
             np.testing.assert_array_equal(found[..., 0], plane[3:40, 5:52])

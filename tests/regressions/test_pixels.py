@@ -37,7 +37,7 @@ def test_orientation_turns_image_and_mask(tmp_path: Path, kind: str, orientation
         exif[0x0112] = orientation
         Image.fromarray(stored).save(path, exif=exif, quality=100)
     slack = 12 if kind == "jpg" else 0
-    for found in (read_image(path), next(iter(open_planes(path, 3)))):
+    for found in (read_image(path), next(iter(open_planes(path)))):
         assert np.abs(found.astype(int) - shown).max() <= slack
     if kind != "jpg":
         np.testing.assert_array_equal(read_mask(path), shown[..., 0])
@@ -92,7 +92,7 @@ def test_channels_are_refused_in_the_same_words(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", np.stack([image, image // 3], axis=-1))
     for path in tmp_path.iterdir():
         says = f"{path}: 2 channels; save the one that matters, or RGB, as its own file"
-        acts = (lambda: read_image(path), lambda: list(open_planes(path, 3)))  # noqa: B023
+        acts = (lambda: read_image(path), lambda: list(open_planes(path)))  # noqa: B023
         assert [refusal(act) for act in acts] == [says, says]
 
 
@@ -100,7 +100,7 @@ def test_three_planes_are_colours_in_fit_and_predict(tmp_path: Path) -> None:
     image = picture(0)[0]
     rgb = np.stack([image, image // 2, image // 3])
     tifffile.imwrite(path := tmp_path / "x.tif", rgb, imagej=True, metadata={"axes": "CYX"})
-    for found in (read_image(path), *open_planes(path, channels=3)):
+    for found in (read_image(path), *open_planes(path)):
         np.testing.assert_array_equal(found, np.moveaxis(rgb, 0, 2))
 
 
