@@ -29,6 +29,7 @@ Doubt = Literal[
 
 _LONE = 0.02, 0.1  # share of the edges' pixels that is unlikely, and impossible
 _REUSE = 1.1, 2.0  # regions of a value, on average, that are unlikely, and impossible
+_FEW = 3  # pixels or regions of a single mask that prove nothing
 _SPECK = 10  # a region of less than a tenth of the largest of its value does not count
 _CLASSES = 16  # values that recur are classes where there are so few
 _AROUND = 1 / 3  # of the masks; 0 of real ones, .4 to 1 of their inverses
@@ -139,8 +140,8 @@ def _findings_of_ids(masks: Mapping[str, MaskFacts], binary: str) -> list[Findin
     values, regions, edge, lone = (
         sum(getattr(one, name) for one in every) for name in ("values", "regions", "edge", "lone")
     )
-    if lone > _LONE[0] * edge:
-        name = max(masks, key=lambda name: masks[name].lone / max(1, masks[name].edge))
+    name = max(masks, key=lambda name: masks[name].lone / max(1, masks[name].edge))
+    if lone > _LONE[0] * edge or masks[name].lone > max(_FEW, _LONE[1] * masks[name].edge):
         return [Finding("smooth", lone > _LONE[1] * edge, f"{name}: {_smooth(masks[name])}")]
     marked = [name for name, one in masks.items() if _is_marked(one)]
     between = (n for one in every for n in (one.second, one.top) if one.limit / 2 < n < one.limit)
@@ -157,9 +158,12 @@ def _findings_of_ids(masks: Mapping[str, MaskFacts], binary: str) -> list[Findin
     name = max(masks, key=lambda name: masks[name].regions / masks[name].values)
     one, refused = masks[name], regions > _REUSE[1] * values
     where = f"{name}: {one.regions} separate regions under {one.values} value(s) ({one.shown})"
-    if regions > _REUSE[0] * values:
+    if regions > _REUSE[0] * values or one.regions > max(_FEW, _REUSE[1] * one.values):
         if len({one.low for one in every}) == 1 == one.values:
             remedy = f"a binary mask, whose regions are the objects? Set {binary}"
+            return [Finding("reused_ids", refused, f"{where}; {remedy}")]
+        if one.values == 1:
+            remedy = "a binary mask among maps of ids? Give each object a value of its own"
             return [Finding("reused_ids", refused, f"{where}; {remedy}")]
         if max(one.values for one in every) <= _CLASSES:
             remedy = "classes? Save a mask of 0 and 255 of the one that is to be found"

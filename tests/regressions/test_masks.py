@@ -113,6 +113,9 @@ def test_a_few_odd_objects_are_no_doubt() -> None:
     masks["none"] = facts_of(np.zeros((9, 9), np.uint8), ids=True)
     masks["one"] = facts_of(binary(picture(1, count=1)[1]), ids=True)
     assert findings(masks) == []
+    for mask in (binary(picture(1)[1]), jpeg(picture(1)[1])):  # but a single one of another kind
+        (found,) = findings(masks | {"odd": facts_of(mask, ids=True)})
+        assert not found.refused and found.text.startswith("odd: ")
 
 
 @pytest.mark.parametrize(
