@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from segmentation import __version__
 from segmentation.commands import call, first_line
 from segmentation.errors import UserError
-from segmentation.training.signals import leaving
+from segmentation.training.signals import STATUS, leaving
 
 COMMANDS = {
     "fit": "segmentation.training.cli:fit",
@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except SystemExit as left:
+        if left.code == STATUS:
+            print("segmentation: interrupted", file=sys.stderr)
         if not isinstance(left.__context__, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -188,7 +188,8 @@ def _parsed(
             message = f"{flag} {found[2]}: must be {_described(one.annotation)}"
         elif found := re.search(r"unrecognized arguments: (--[\w.-]+)", message):
             near = get_close_matches(found[1], [_option(p) for p in named], 1)
-            message = f"no option is called {found[1]}" + f" (did you mean {near[0]}?)" * len(near)
+            hint = "".join(f" (did you mean {name}?)" for name in near)
+            message = f"no option is called {found[1]}{hint}"
         raise UserError(f"{message}; see segmentation {name} --help") from None
     return {p.name: values[_option(p).lstrip("-")] for p in named}
 

@@ -155,6 +155,9 @@ def init(config: str = "folder", /, output: Path = Path("config.yaml")) -> None:
         with output.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
+        if not isinstance(error, FileExistsError):
+            with contextlib.suppress(OSError):
+                output.unlink()  # half of it
         raise UserError(
             f"{output}: cannot be written ({error.strerror}); choose another --output"
         ) from None

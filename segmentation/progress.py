@@ -50,6 +50,9 @@ class _Lines(tqdm):  # type: ignore[type-arg]
         self.mininterval = min(60, 2 * self.mininterval)
         return True
 
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> bool | None:
+        return None if nolock else super().refresh(lock_args=lock_args)  # of tqdm.write: not again
+
     def clear(self, *_: Any, **__: Any) -> None:
         """There is nothing to clear: what stands in a log stays."""
 

@@ -27,6 +27,8 @@ TIMEOUT = (10.0, 60.0)  # seconds for the connection, and without a byte
 BUSY = (408, 416, 425, 429)  # answers that may be others in a while, as are all of 500 and above
 REMEDY = "check the address and the network, or fetch the file elsewhere and give it with --archive"
 
+_PIECE = 2**12  # bytes that are written at once: a connection that breaks loses less
+
 pooch.get_logger().setLevel("WARNING")  # prepare itself says where files come from
 
 
@@ -62,9 +64,10 @@ class ResumingDownloader:
             farthest = max(farthest, self._size())
             if failures == ATTEMPTS:
                 raise UserError(f"{url}: {reason}, {ATTEMPTS} times; {REMEDY}")
-            wait = self.pause * 2**failures
-            print(f"{url}: {reason}; trying again in {wait:g} s", file=sys.stderr)
-            time.sleep(wait)
+            if failures:
+                wait = self.pause * 2**failures
+                print(f"{url}: {reason}; trying again in {wait:g} s", file=sys.stderr)
+                time.sleep(wait)
         fault = ""
         with self.data.open("rb") as file:
             head = file.read(64).lstrip()
@@ -98,10 +101,10 @@ class ResumingDownloader:
                 file.truncate(0)
                 self.note.write_bytes(f"{url}\n{_validator(answer)}".encode("latin-1"))
 
-        bar = progress(None, url.rpartition("/")[2], 1, unit="B", unit_scale=True)
+        bar = progress(None, url.rpartition("/")[2], 1, unit="B", unit_scale=True, leave=False)
         settings: dict[str, Any] = {"timeout": TIMEOUT, "hooks": {"response": check}}
         # pooch sets the bar's total
-        fetch = pooch.HTTPDownloader(bar, 2**16, headers=headers, **settings)
+        fetch = pooch.HTTPDownloader(bar, _PIECE, headers=headers, **settings)
         try:
             # Unbuffered: what came survives a kill.
             with ExitStack() as stack, bar, self.data.open("ab", buffering=0) as file:

@@ -6,6 +6,7 @@ return it. A side under 32 pixels or a negative seed is a ``ValueError``.
 """
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from segmentation.datasets.synthetic_nerve import subject
 from segmentation.datasets.synthetic_nuclei import Kind, Shape, quantise, render_nuclei
 from segmentation.errors import UserError
 from segmentation.io.files import unwritten
+from segmentation.progress import progress
 
 # About the mix of the real stage 1 data (75 % / 8 % / 17 %), with every kind among the first six.
 _KINDS: tuple[Kind, ...] = (
@@ -50,8 +52,14 @@ def synthetic(
     for name, value, least in (("images", images, 1), ("seed", seed, 0)):
         if value < least:
             raise UserError(f"--{name} {value}: must be at least {least}")
-    with unwritten(output):
-        globals()[f"write_{layout}"](output, images, seed=seed)
+    before = {*output.glob("*")}
+    try:
+        with unwritten(output):
+            globals()[f"write_{layout}"](output, images, seed=seed)
+    except BaseException:  # half a data set would be taken for one
+        for path in {*output.glob("*")} - before:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
     print(f"{images} images in {output}")
 
 
@@ -67,7 +75,8 @@ def write_dsb2018(
     folders = {_TRAIN: root / "stage1_train", _TEST: root / "stage1_test"}
     _check_absent(solution, *folders.values())
     numbers = [(_TRAIN, index) for index in range(images)]
-    for part, index in numbers + [(_TEST, index) for index in range(test_images)]:
+    numbers += [(_TEST, index) for index in range(test_images)]
+    for part, index in progress(numbers, "drawing"):
         drawn, labels = _image_at(seed, part, index, size, _KINDS[index % len(_KINDS)])
         image, image_id = quantise(drawn, 8), _hash(seed, part, index)
         if part == _TRAIN or index % 2 == 0:
@@ -107,7 +116,7 @@ def write_folder(
     """
     _check_absent(root / "images", root / "masks")
     end = ".tif" if suffix == ".tif" else ".png"
-    for index in range(images):
+    for index in progress(range(images), "drawing"):
         drawn, labels = _image_at(seed, _FOLDER, index, size, kind)
         if channels < 3:
             drawn = cv2.cvtColor(drawn, cv2.COLOR_RGB2GRAY)[..., None]
@@ -133,7 +142,9 @@ def write_dic_hela(root: Path, images: int = 24, size: Shape = (256, 256), seed:
         frames, place = (images + 2 - number) // 2, root / f"DIC-C2DH-HeLa/{number:02}"
         gold, silver = Path(f"{place}_GT"), Path(f"{place}_ST")
         rng = np.random.default_rng([seed, _FILM, number])
-        for time, (image, labels) in enumerate(film(rng, frames, size)):
+        for time, (image, labels) in enumerate(
+            progress(film(rng, frames, size), "drawing", frames)
+        ):
             truth = np.where(labels, 3 * labels + 1, 0).astype(np.uint16)
             _write_file(place / f"t{time:03}.tif", image, lzw=True)
             _write_file(silver / f"SEG/man_seg{time:03}.tif", cv2.medianBlur(truth, 5), lzw=True)
@@ -154,7 +165,7 @@ def write_bbbc039(root: Path, images: int = 16, size: Shape = (260, 348), seed: 
     """
     _check_absent(*(root / name for name in ("images", "masks", "metadata")))
     lists = {"training": "", "validation": "", "test": ""}
-    for index in range(images):
+    for index in progress(range(images), "drawing"):
         drawn, labels = _image_at(seed, _SCREEN, index, size, "fluorescence")
         image = quantise(drawn[..., 0], 16)
         if index == 1:  # all but the noise of its background
@@ -182,7 +193,7 @@ def write_ultrasound_nerve(
     """
     rows = ["subject,img,pixels\n"]
     _check_absent(root / "train", root / "train_masks.csv")
-    for person in range(1, subjects + 1):
+    for person in progress(range(1, subjects + 1), "drawing"):
         frames = (images + subjects - person) // subjects
         rng = np.random.default_rng([seed, _NECK, person])
         for number, (image, mask) in enumerate(subject(rng, frames, size), start=1):

@@ -59,9 +59,9 @@ def compare(runs: list[str], /, score: list[str] | None = None, output: Path | N
         return
     page = render("compare.html", report=report, shown=shown, forest=forest)
     plain = [{k: "" if v is None else v for k, v in row.items()} for row in rows]
-    write_table(output / "compare.csv", FIELDS, plain)
+    write_bytes(output / "compare.html", page.encode())  # the largest first: whole or not at all
     write_bytes(output / "compare.json", json.dumps(report, indent=1).encode())
-    write_bytes(output / "compare.html", page.encode())
+    write_table(output / "compare.csv", FIELDS, plain)
     print(f"\npage      {output / 'compare.html'}, compare.csv, compare.json")
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from markupsafe import Markup
 
 from segmentation.data.preprocess import resize_image
-from segmentation.errors import UserError
+from segmentation.errors import Unwritten, UserError
 from segmentation.evaluation import plots
 from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.overlays import data_url
@@ -29,13 +29,14 @@ _WIDEST, _EPOCHS = 964, 5  # pixels of a picture; pictures of one validation ima
 class RunReport(Callback):
     """Writes ``report.html`` and ``summary.json`` after a training, after a test, and before dying.
 
-    What fails here is said and stops nothing: the page can be made again from the same files.
+    What fails here, but for a full disk, is said and stops nothing: the page can be made again from
+    the same files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str | None) -> None:
         if not trainer.is_global_zero or not (self.folder / "config.yaml").exists():
             return
         try:
@@ -43,10 +44,12 @@ class RunReport(Callback):
                 logger.save()  # what the CSV log still holds back
             write_report(self.folder)
         except Exception as error:
+            if isinstance(error, Unwritten) and stage:
+                raise
             rank_zero_warn(f"{self.folder / PAGE}: not written ({one_line(str(error))})")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self.teardown(trainer, pl_module, "")
+        self.teardown(trainer, pl_module, None)
 
 
 def write_report(folder: Path) -> None:

@@ -29,6 +29,7 @@ RESUME, PREVIOUS = "resume.ckpt", "resume.previous.ckpt"
 MARKER, LOCK = "unfinished", "unfinished.lock"
 LARGEST_DIFF = 1_000_000  # bytes; data or notebooks under version control can make it huge
 _locks: dict[Path, FileLock] = {}  # of this process
+_made: list[Path] = []  # folders above that of the last run, which were not there before
 
 
 def make(root: Path, name: str, command: str) -> Path:
@@ -38,6 +39,7 @@ def make(root: Path, name: str, command: str) -> Path:
     home, suffix = root / name, "" if command == "fit" else f"-{command}"
     job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
     try:
+        _made[:] = [place for place in home.parents if not place.exists()]
         home.mkdir(parents=True, exist_ok=True)
         if job and int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
             # Started by a cluster's launcher, each process on its own: the job's name is shared.
@@ -124,8 +126,8 @@ def remove_if_empty() -> None:
     with contextlib.suppress(OSError):
         if folder.name and first_process() and set(os.listdir(folder)) <= {MARKER, LOCK}:
             finish(folder)
-            folder.rmdir()
-            folder.parent.rmdir()  # unless there are others
+            for place in (folder, folder.parent, *_made):
+                place.rmdir()  # unless there are others
 
 
 def finish(folder: Path) -> None:

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-import lightning  # noqa: F401  its log keeps the stderr of the moment of its import
 import pytest
 
 from segmentation.__main__ import COMMANDS, main
@@ -12,16 +11,16 @@ from segmentation.errors import UserError
 from segmentation.progress import progress
 from tests.regressions.conftest import Result, write_pairs
 
-_NEEDED = {
+NEEDED = {
     "predict": ["--ckpt_path=c", "--data.images=i", "--output=o"],
     "serve": ["--ckpt_path=c"],
     "tune": ["--ckpt_path=c", "--config=folder", "--run.root", "r"],
     "prune": ["--ckpt_path=c", "--output=o"],
     "export": ["--ckpt_path=c", "--output=o"],
     "crossvalidate": ["--config=folder", "--run.name=n", "--folds=3"],
-    "reproduce": ["b", "--output=o"],
+    "reproduce": ["none", "--output=o"],
     "weights": ["--mask=m", "--output=o"],
-    "prepare": ["dsb2018", "--root=o"],
+    "prepare": ["dsb2018", "--root=o", "--archive=gone"],
     "synthetic": ["--output=o"],
     "init": ["folder", "--output=o"],
     "evaluate": ["--truth=t", "--prediction=p", "--output=o"],
@@ -45,7 +44,7 @@ def test_a_command_says_what_it_does_and_where_before_it_imports(
         raise UserError("imported")
 
     monkeypatch.setattr("segmentation.commands.import_module", importing)
-    words = _NEEDED.get(name, ["--config=folder"] if name in ("fit", "validate", "test") else [])
+    words = NEEDED.get(name, ["--config=folder"] if name in ("fit", "validate", "test") else [])
     assert main([*name.split(), *words]) == 2
     printed = capsys.readouterr()
     first, second = printed.err.splitlines()

@@ -4,6 +4,7 @@ import html
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
@@ -98,6 +99,8 @@ def audit(
     report = make_audit(data.source, output, parts, name, near, agree, small)
     print(html.unescape(render("audit.txt", report=report)), end="")
     print(f"page {output / FILES[0]}")
+    for fault in report["faults"].values():
+        print(f"left out  {fault}", file=sys.stderr)
     return 1 if report["faults"] else 0
 
 
