@@ -62,10 +62,12 @@ def call(name: str, function: str, words: Sequence[str]) -> int:
     if {"--help", "-h"} & {*words, *(() if named else rest)}:
         print(help_text(name, function), end="")
         return 0
-    if name in keys.COMMANDS and (shown := keys.answer(name, rest)) is not None:
-        print(shown)
-        return 0
     values = _parsed(name, stub, named, words) if named else {}
+    if name in keys.COMMANDS:
+        configs = (f"--config={path}" for path in values.get("config", ()))
+        if (shown := keys.answer(keys.COMMANDS[name], [*configs, *rest])) is not None:
+            print(shown)
+            return 0
     _announce(name, stub, values, rest)
     module, _, attribute = function.partition(":")
     placed = [values.pop(p.name) for p in named if p.kind is p.POSITIONAL_ONLY]

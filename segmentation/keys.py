@@ -14,7 +14,11 @@ from segmentation.config_files import find_config, read_parts
 from segmentation.errors import UserError
 from segmentation.source import Argument, SourceClass, find_class, imported_names, module_tree
 
-COMMANDS = ("fit", "validate", "test")
+# Commands that take these keys, and the one whose keys they are.
+COMMANDS = {
+    **{name: name for name in ("fit", "validate", "test")},
+    **{"crossvalidate": "fit", "tune": "validate", "prune": "validate"},
+}
 _TOP = {
     "config": "A config file, or the name of a shipped one; may be repeated, later files win.",
     "ckpt_path": "The checkpoint to resume from, or to score.",
@@ -230,9 +234,13 @@ def _check(
 def nearest(name: str, known: Sequence[str]) -> str | None:
     """The key whose last part, and then the whole of it, is most like a name, if one is."""
 
+    above, _, last = name.rpartition(".")
+
     def likeness(key: str) -> tuple[float, float]:
-        last = SequenceMatcher(None, name.rpartition(".")[2], key.rpartition(".")[2]).ratio()
-        return last, SequenceMatcher(None, name, key).ratio()
+        group, _, end = key.rpartition(".")
+        beside = 0.2 * (group == above)  # a slip of the finger is likelier than another group
+        whole = SequenceMatcher(None, name, key).ratio()
+        return SequenceMatcher(None, last, end).ratio() + beside, whole
 
     best = max(known, key=likeness)
     return best if max(likeness(best)) >= 0.7 else None

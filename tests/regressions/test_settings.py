@@ -42,6 +42,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--model.preprocess.gama=1", "model.preprocess.gamma"),
         ("--data.split.vall=1", "data.split.val"),
         ("--run.nam=x", "run.name"),
+        ("--model.tat=true", "model.tta"),
         ("--checkpoint.monitr=x", "checkpoint.monitor"),
     ],
 )
@@ -62,6 +63,13 @@ def test_the_same_in_a_file(tmp_path: Path, run: Callable[..., Result]) -> None:
     result = run("fit", f"--config={config}")
     said = "mine.yaml: data.split.tset: no such key; did you mean data.split.test?"
     assert result.status == 2 and said in result.line
+
+
+def test_commands_that_hand_keys_on_check_them_too(run: Callable[..., Result]) -> None:
+    for words in (["crossvalidate", "--config=folder"], ["tune", "--ckpt_path=x"], ["test"]):
+        result = run(*words, "--data.batch_siz=1")
+        said = "--data.batch_siz: no such key; did you mean data.batch_size?"
+        assert result.status == 2 and said in result.line
 
 
 def test_keys_that_there_are_pass() -> None:

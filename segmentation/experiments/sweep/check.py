@@ -27,7 +27,7 @@ def fit_arguments(sweep: Sweep) -> list[str] | None:
     return None
 
 
-def check_names(sweep: Sweep) -> None:
+def check_names(sweep: Sweep, extra: Sequence[str] = ()) -> None:
     """Raise :class:`UserError` for a parameter that is no key of ``fit``: nothing is imported."""
     if (base := fit_arguments(sweep)) is None:
         return
@@ -36,7 +36,7 @@ def check_names(sweep: Sweep) -> None:
     # What stands below a class that is searched may belong to any of them.
     below = tuple(f"--{name}." for name in chosen)
     try:
-        keys.answer("fit", [*base, *(word for word in words if not word.startswith(below))])
+        keys.answer("fit", [*base, *extra, *(word for word in words if not word.startswith(below))])
     except UserError as error:
         raise UserError(f"{sweep.path}: {error}") from None
 

@@ -33,7 +33,7 @@ def count(file: Path, /, *fit: str, trial: int = 0, agents: int = 1) -> None:
     from segmentation.experiments.sweep.file import read_sweep
 
     sweep = read_sweep(find_config(file))
-    check_names(sweep)
+    check_names(sweep, fit)
     print("no end: set run_cap" if sweep.count is None else f"{sweep.count} runs")
     if trial:
         from segmentation.experiments.sweep.status import clock
@@ -73,14 +73,17 @@ def run_sweep(
     Raises:
         UserError: The file or the storage is at fault.
     """
-    from segmentation.experiments.sweep.agent import Agent, run_agents, shares
-    from segmentation.experiments.sweep.check import check_parameters
+    from segmentation.experiments.sweep.check import check_names, check_parameters
     from segmentation.experiments.sweep.file import read_sweep
-    from segmentation.experiments.sweep.study import begin
 
     if min(agents, stale) <= 0:
         raise UserError(f"--agents {agents}, --stale {stale}: must be above 0")
     sweep = read_sweep(find_config(file))
+    check_names(sweep, fit)
+
+    from segmentation.experiments.sweep.agent import Agent, run_agents, shares
+    from segmentation.experiments.sweep.study import begin
+
     program = sweep.command_line({}, Path(os.devnull))[0]
     if shutil.which(program) is None:
         raise UserError(f"{file}: command: {program} cannot be started: there is no such program")
