@@ -175,6 +175,7 @@ def check_page(page: Any, name: object, most: int = MOST_PIXELS) -> None:
     alpha = extra == 1 and (channels == 3 or tuple(page.extrasamples) in ((1,), (2,)))
     ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
     area = page.imagewidth * page.imagelength
+    wanted = 1 if page.compression == COMPRESSION.NONE else math.prod(page.chunked)
     if bits in range(2, 8) or dtype is None or dtype.kind not in "buif":
         kind = dtype if bits >= 8 else f"of {bits} bit"
         why = f"pixels are {kind}; save them as 8 or 16 bit integers"
@@ -190,7 +191,7 @@ def check_page(page: Any, name: object, most: int = MOST_PIXELS) -> None:
         why = f"colours are stored as {colours}; convert it to gray or RGB first"
     elif extra and not alpha:
         why = f"{page.samplesperpixel} {ONE_CHANNEL}"
-    elif not ends or max(ends) > page.parent.filehandle.size:
+    elif not ends or max(ends) > page.parent.filehandle.size or len(ends) < wanted:
         why = "the TIFF is truncated; copy or export it again"
     else:
         if most == MOST_PIXELS:  # the whole page in memory

@@ -5,6 +5,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -15,6 +16,7 @@ from PIL import Image
 
 from segmentation.errors import UserError
 from segmentation.io.images import decode_image, decode_mask
+from segmentation.io.windows import TiffWindows
 
 ZEROS = bytes(2**26)
 SMALL = np.zeros((10, 10), np.uint8)
@@ -132,3 +134,14 @@ def test_strips_and_tiles_are_unpacked_whole(compression: str, tile: tuple[int, 
     tifffile.imwrite(file, image, compression=compression, **strips)  # type: ignore[arg-type]
     found = decode_image(file.getvalue(), "x")[..., 0]
     assert np.abs(found.astype(int) - image).max() <= (8 if compression == "jpeg" else 0)
+
+
+def test_a_wide_page_of_few_tiles_is_truncated(tmp_path: Path) -> None:
+    """Else windows of it would ask for half a million tiles."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((96, 120), np.uint8), tile=(32, 32), compression="lzw")
+    wide = struct.pack("<HHII", 256, 4, 1, 2**24)
+    data = file.getvalue().replace(struct.pack("<HHII", 256, 4, 1, 120), wide)
+    (tmp_path / "x.tif").write_bytes(data)
+    with pytest.raises(UserError, match=r"x\.tif: the TIFF is truncated"):
+        TiffWindows(tmp_path / "x.tif")
