@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import os
 import re
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,10 @@ from typing import Any
 import yaml
 
 from segmentation.errors import UserError
+from segmentation.io.files import check_regular
 
+LARGEST, DEEPEST = 50_000, 100  # values of a file, and levels of them
+PARTS = 200  # of a config
 _PARTS = ("cluster/", "corrections/", "data/", "model/", "sweeps/", "trainer/")  # of configs
 
 
@@ -36,7 +41,7 @@ def find_config(name: str | Path) -> Path:
     folder = configs_folder()
     below = folder / str(name).removeprefix("configs/")
     places = (Path(name), below, below.with_name(f"{below.name}.yaml"))
-    for found in (*filter(Path.is_file, places), *filter(Path.is_dir, places)):
+    for found in (*filter(os.path.isfile, places), *filter(os.path.isdir, places)):
         return found
     names = (p.relative_to(folder).with_suffix("").as_posix() for p in folder.glob("**/*.yaml"))
     complete = sorted(n for n in names if not n.startswith((*_PARTS, "reproduce/")))
@@ -46,22 +51,54 @@ def find_config(name: str | Path) -> Path:
     )
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: 1e-4 is a number, ``off`` is text, and no key is there twice."""
+class TooMuch(yaml.YAMLError):
+    """More values, or levels of them, than anyone means."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        names = [str(key.value) for key, _ in node.value if key.value != "<<"]
-        for name in (name for name in names if names.count(name) > 1):
-            what = f"{name} is there twice"
+
+class Strict:
+    """For a YAML loader: no key is there twice, and a few lines do not become millions of values.
+
+    A part that is repeated by its name (``*a``) counts each time, for others copy it.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        own: Any = super()
+        sizes: dict[Any, int] = self.__dict__.setdefault("_sizes", {})
+        repeated = self.check_event(yaml.AliasEvent)  # type: ignore[attr-defined]
+        self._depth = getattr(self, "_depth", 0) + 1
+        if self._depth > DEEPEST or len(sizes) > LARGEST:
+            raise TooMuch(f"nested more than {DEEPEST} deep, or more than {LARGEST:,} values")
+        node = own.compose_node(parent, index)
+        self._depth -= 1
+        if not repeated:
+            inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+            if isinstance(node, yaml.MappingNode):
+                inner = [one for pair in inner for one in pair]
+            # Only what holds this one has no size yet: a circle.
+            sizes[node] = 1 + sum(sizes.get(one, LARGEST) for one in inner)
+            if sizes[node] > LARGEST:
+                raise TooMuch(f"more than {LARGEST:,} values, or a part within itself")
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        names = Counter(str(key.value) for key, _ in node.value if key.value != "<<")
+        if (often := names.most_common(1)) and often[0][1] > 1:
+            what = f"{often[0][0]} is there twice"
             raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
-        return super().construct_mapping(node, deep)
+        own: Any = super()
+        mapping: dict[Hashable, Any] = own.construct_mapping(node, deep)
+        return mapping
 
 
-_Loader.yaml_implicit_resolvers = {
+class Loader(Strict, yaml.SafeLoader):
+    """YAML as people mean it: 1e-4 is a number, and ``off`` is text."""
+
+
+Loader.yaml_implicit_resolvers = {
     first: [pair for pair in pairs if first not in "oO" or not pair[0].endswith(":bool")]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"),
     list("-+.0123456789"),
@@ -75,20 +112,61 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: The file cannot be read, or holds something else.
     """
     try:
-        content: Any = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        content = load_yaml(read_text(path), Loader)
+    except yaml.YAMLError as error:
         where = " ".join(str(error).replace('in "<unicode string>", ', "").split())
         raise UserError(f"{path}: not valid YAML ({where}); correct it") from None
     if not isinstance(content, dict):
         raise UserError(
             f"{path}: must be a mapping of keys, this is {type(content).__name__}; correct it"
         )
+    for key in (key for key in content if not isinstance(key, str)):
+        raise UserError(f"{path}: the key {key} must be text; correct it")
     return content
 
 
-def read_parts(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+def load_yaml(text: str, loader: Any) -> Any:
+    """What a text means to a loader; whatever is wrong with it is a ``YAMLError``.
+
+    >>> load_yaml("{a: 1e-4, b: off}", Loader)
+    {'a': 0.0001, 'b': 'off'}
+    """
+    try:
+        return yaml.load(text, loader)
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # of dates and tags
+        raise yaml.YAMLError(str(error)) from None
+
+
+def check_typed(option: str, value: str) -> None:
+    """Raise :class:`UserError` for a typed value that would outlast memory or patience."""
+    if "*" in value or max(map(value.count, "[{-")) > DEEPEST:
+        with contextlib.suppress(yaml.YAMLError):  # a text
+            try:
+                load_yaml(value, Loader)
+            except TooMuch as error:
+                raise UserError(f"{option} {value[:20]}…: {error}; correct it") from None
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, of at most a megabyte.
+
+    Raises:
+        UserError: It cannot be read, or is another kind of file.
+    """
+    check_regular(path)
+    try:
+        if (size := path.stat().st_size) > 2**20:
+            raise UserError(f"{path}: {size:,} bytes are too many for a text; check the path")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text in UTF-8 ({error}); save it as UTF-8") from None
+
+
+def read_parts(
+    path: Path, above: tuple[Path, ...] = (), seen: list[Path] | None = None
+) -> list[dict[str, Any]]:
     """A config's parts, in the order in which later ones win.
 
     An experiment lists its parts under ``compose``, relative to itself or as names of shipped ones;
@@ -97,12 +175,17 @@ def read_parts(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]
     Args:
         path: The file.
         above: Files that compose this one.
+        seen: All files that were read for it, so far.
 
     Raises:
         UserError: A file is missing or not YAML, or files name each other in a circle.
     """
     if path.resolve() in above:
         raise UserError(f"{path}: composes itself; take it out of its own parts")
+    seen = [] if seen is None else seen
+    seen.append(path)
+    if len(seen) > PARTS:
+        raise UserError(f"{path}: is one of more than {PARTS} parts of a config; list fewer")
     content = read_yaml(path)
     content.pop("reproduces", None)  # for people and for `segmentation reproduce`
     parts: list[dict[str, Any]] = []
@@ -111,8 +194,8 @@ def read_parts(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]
         raise UserError(f"{path}: compose: {composed} must be a list of files; correct it")
     for name in composed:
         beside = path.parent / name
-        part = beside if beside.exists() else find_config(name)
-        parts += read_parts(part, (*above, path.resolve()))
+        part = beside if os.path.lexists(beside) else find_config(name)
+        parts += read_parts(part, (*above, path.resolve()), seen)
     return [*parts, content] if content else parts
 
 

@@ -10,7 +10,7 @@ A mask may be taken from a sample that is dropped. All three are optional.
 """
 
 import unicodedata
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from segmentation.config_files import Strict, load_yaml, read_text
 from segmentation.data.sample import Record, Sample, SegmentationDataset, Source
 from segmentation.errors import UserError
-from segmentation.io.files import check_regular
 from segmentation.objects import renumber
 
 VERSION = 1  # raise when the same file gives other masks
@@ -120,12 +120,10 @@ def union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def read_corrections(path: Path) -> Corrections:
     """Read and check a corrections file; whether the samples exist is not known here."""
-    check_regular(path)
     try:
         # Ids are text: YAML would read the frame 1_17 as the number 117.
-        text = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig"))  # as ids are
-        content = yaml.load(text, _Strict) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        content = load_yaml(unicodedata.normalize("NFC", read_text(path)), _Text) or {}  # as ids
+    except yaml.YAMLError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read ({reason}); {REMEDY}") from None
     given: dict[str, Any] = content if isinstance(content, dict) else {str(content): ""}
@@ -171,13 +169,5 @@ def _are_ids(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, str) and v for v in value)
 
 
-class _Strict(yaml.BaseLoader):
-    """Leaves every value as text and refuses a key that is there twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        mapping = super().construct_mapping(node, deep)
-        if len(mapping) < len(node.value):
-            names = [str(key.value) for key, _ in node.value]
-            what = f"{max(names, key=names.count)!r} is there twice"
-            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
-        return mapping
+class _Text(Strict, yaml.BaseLoader):
+    """Leaves every value as text."""

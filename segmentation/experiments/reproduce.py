@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from tqdm import tqdm
 
-from segmentation.config_files import find_config, read_parts
+from segmentation.config_files import find_config, read_parts, read_yaml
 from segmentation.errors import UserError
 from segmentation.experiments.process import FINISHED, read_finished, run_fit
 from segmentation.io.files import write_bytes
@@ -136,10 +135,7 @@ def find_rows(configs: Path, what: str) -> list[PublishedRow]:
 
 def _row(path: Path) -> PublishedRow:
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return PublishedRow(path, **content["reproduces"])
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        return PublishedRow(path, **read_yaml(path)["reproduces"])
     except (TypeError, KeyError) as error:
         raise UserError(
             f"{path}: its block reproduces is not one ({error}); it needs row, published, "

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import yaml
 
 from segmentation.checkpoints import read_checkpoint
-from segmentation.config_files import find_config, read_parts
+from segmentation.config_files import check_typed, find_config, read_parts
 from segmentation.errors import UserError
 from segmentation.trust import class_names, renamed, without_download
 
@@ -68,6 +68,7 @@ def plain_arguments(arguments: Sequence[str]) -> list[str]:
         else:
             skip = False
             named = word.startswith("--") and equals
+            check_typed(option if named else "", value if named else word)
             words.append(f"{option}={_json(value)}" if named else _json(word))
     return words
 
@@ -79,5 +80,5 @@ def _json(value: str) -> str:
         return value
     try:
         return json.dumps(ast.literal_eval(value), ensure_ascii=False)
-    except (ValueError, SyntaxError, TypeError):  # YAML, or text
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # YAML, or text
         return value
