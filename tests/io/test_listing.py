@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from segmentation.datasets.folder import find_images
+from segmentation.errors import UserError
 from segmentation.io.listing import key_of, list_files, partner_of
+from segmentation.io.tree import Tree
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -73,3 +76,24 @@ def test_partners(name: str, partner: str) -> None:
 def test_keys() -> None:
     assert key_of("a/b.v2.ome.TIFF") == "a/b.v2" and key_of("x.png") == "x"
     assert key_of("a\u0308.png") == key_of("\u00e4.tif") == "\u00e4"
+
+
+def test_a_folder_that_cannot_be_read_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.png", "locked/b.png")
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    listing = list_files(tmp_path)
+    assert listing.images() == ["a.png"] and listing.missed
+    assert listing.tell(tmp_path) == f"{tmp_path}: unreadable folders: 1 (locked)"
+    with pytest.raises(UserError, match="locked: the folder cannot be read; allow it, or move it"):
+        find_images(tmp_path)
+    with pytest.raises(UserError, match="locked: the folder cannot be read; allow it"):
+        Tree(tmp_path).files  # noqa: B018
