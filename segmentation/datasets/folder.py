@@ -78,10 +78,12 @@ class FolderDataset(SegmentationDataset):
         folder = check_root(root / self.masks, remedy)
         one = folder.resolve() == (root / self.images).resolve()
         images = find_images(check_root(root / self.images, remedy), masks_beside=one)
+        if root / self.images in folder.parents:
+            images = {k: path for k, path in images.items() if folder not in path.parents}
         if self.mask_type == "objects":
             masks = _find_objects(folder)
         else:
-            maps = find_maps(folder, images, images.values() if one else ())
+            maps = find_maps(folder, images, images.values())
             if not maps:
                 raise UserError(
                     f"{folder}: holds images and masks, but no NAME_mask beside NAME; rename the "
@@ -128,7 +130,7 @@ class FolderDataset(SegmentationDataset):
             raise UserError(
                 f"{folder / min(alone)}: a mask without an image below {images} (of {len(alone)} "
                 f"such); add its image or remove it ({rule}; an image that is there: "
-                f"{next(iter(found))})"
+                f"{next(iter(found), 'none')})"
             )
 
     def read(self, record: Record) -> Sample:

@@ -61,6 +61,15 @@ def test_masks_beside_their_images(tmp_path: Path) -> None:
         ids(root, masks="images")
 
 
+@pytest.mark.parametrize("inner", ["images", "masks"])
+def test_one_folder_in_the_other(tmp_path: Path, inner: str) -> None:
+    root = write_pairs(tmp_path, number=2)
+    outer = {"images": "masks", "masks": "images"}[inner]
+    (root / inner).rename(root / outer / inner)
+    names = {outer: outer, inner: f"{outer}/{inner}"}
+    assert ids(root, **names) == {f"im{i}": f"im{i}.png" for i in range(2)}
+
+
 def test_junk_does_not_fill_a_folder_of_objects(tmp_path: Path) -> None:
     for i in range(2):
         image, labels = picture(i)
