@@ -12,7 +12,7 @@ from segmentation import __version__
 from segmentation.data.seen import trained_on
 from segmentation.errors import UserError, printable
 from segmentation.io import sealed
-from segmentation.io.files import sha256_of
+from segmentation.io.files import read_json, sha256_of
 from segmentation.predictor import Predictor
 from segmentation.task import SegmentationTask
 from segmentation.trust import bounded, check_trusted, renamed, without_download
@@ -122,7 +122,7 @@ def read_checkpoint(
 def _tuned(path: Path) -> dict[str, Any]:
     file = sidecar(path)
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file)
         settings: dict[str, Any] = content["target"]
         digest = content["checkpoint_sha256"]
         if not all(isinstance(value, bool | int | float) for value in settings.values()):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas
 
 WHOLE = 2**22  # pixels (2048²): more go through the network in tiles
+COARSEST = 4096  # pixels: images are padded to multiples of the stride
 TILE = 1024  # pixels; a multiple of every stride
 _RAMP = 16  # pixels over which tiles are blended that should agree anyway
 
@@ -84,6 +85,8 @@ class Predictor:
     ) -> None:
         self.net, self.preprocess, self.target, self.tta = net, preprocess, target, tta
         self.stride, self.least = network_stride(net), least_side(net)
+        if not 1 <= self.stride <= COARSEST:
+            raise UserError(f"the network's stride is {self.stride}; 1 to {COARSEST} can be padded")
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.members: list[Predictor] = []
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from segmentation.data.sample import Sample
 from segmentation.errors import UserError
 
+LARGEST = 2**26  # pixels that the network sees at once (8192²)
 VERSION = 2  # raise when prepare_sample() gives other pixels for the same settings
 
 
@@ -74,7 +75,8 @@ class Preprocess:
             for values in (self.mean, self.std)
         )
         crop, resize = (
-            size is None or (len(size) == 2 and min(size) >= 1) for size in (self.crop, self.resize)
+            size is None or (len(size) == 2 and min(size) >= 1 and math.prod(size) <= LARGEST)
+            for size in (self.crop, self.resize)
         )
         for name, fits, wanted in (
             ("channels", self.channels in (1, 3), "1 or 3"),
@@ -86,8 +88,8 @@ class Preprocess:
             ("std", std and min(self.std) > 0, f"positive: {numbers}"),
             ("gamma", 0 < self.gamma < math.inf, "positive"),
             ("clahe_limit", self.clahe_limit > 0, "positive"),
-            ("crop", crop, "(height, width), both ≥ 1"),
-            ("resize", resize, "(height, width), both ≥ 1"),
+            ("crop", crop, f"(height, width), both ≥ 1, of at most {LARGEST:,} pixels"),
+            ("resize", resize, f"(height, width), both ≥ 1, of at most {LARGEST:,} pixels"),
         ):
             if not fits:
                 raise UserError(f"preprocess: {name} {getattr(self, name)!r} must be {wanted}")

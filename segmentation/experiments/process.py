@@ -1,6 +1,5 @@
 """``segmentation fit`` as a process of its own, and the file of those that are finished."""
 
-import json
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from segmentation.errors import UserError
-from segmentation.io.files import unwritten
+from segmentation.io.files import read_json, unwritten
 
 FINISHED = "scores.json"  # a run that has it was trained and tested
 
@@ -75,7 +74,7 @@ def read_finished(path: Path, names: Sequence[str] = ()) -> dict[str, Any]:
         UserError: It cannot be read, or lacks one of ``names``.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = read_json(path)
         return {**found} if not names else {name: found[name] for name in names}
     except FileNotFoundError:
         return {}

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -126,6 +127,15 @@ def stamps_of(paths: Sequence[Path]) -> list[str]:
 
     with ThreadPoolExecutor(_READERS) as threads:
         return [one for share in threads.map(some, range(0, len(paths), _SHARE)) for one in share]
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; whatever is wrong with it is an ``OSError`` or a ``ValueError``."""
+    check_regular(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def write_table(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from segmentation.errors import UserError, printable
-from segmentation.io.files import fitting, write_bytes, writing
+from segmentation.io.files import fitting, read_json, write_bytes, writing
 
+_KINDS = ("masks", "labels", "probabilities", "overlays", "geojson", "rois")  # subfolders
+_LONGEST = 2**20  # characters of a record
+_BROKEN = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 AddRows = Callable[[str, Iterable[Mapping[str, Any]]], None]
 
 
@@ -29,6 +32,8 @@ class Manifest:
         self.settings, self.about = json.loads(json.dumps(settings)), about
         if self.path.exists():
             self._refuse_other_settings()
+        if (folder / ".state").is_symlink():
+            raise UserError(f"{folder / '.state'}: leads elsewhere; use another --output")
         # Not one after another: a network file system remembers for a while that a file is absent.
         self._known = set((folder / ".state").rglob("*.json"))
 
@@ -41,28 +46,27 @@ class Manifest:
         """Stem, stamp and outputs of an image that is done; ``None`` for another one."""
         try:
             with self._state(image).open(encoding="utf-8") as file:
-                record: dict[str, Any] = json.loads(file.readline())
-            folder = self.folder.resolve()
-            paths = [(folder / name).resolve() for name in record["outputs"]]
-            inside = all(path.is_relative_to(folder) and path.is_file() for path in paths)
-            return record if inside and {"stem", "stamp"} <= record.keys() else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                record: dict[str, Any] = json.loads(file.readline(_LONGEST))
+            names = list(record["outputs"])
+            ours = all(self._is_ours(name) and (self.folder / name).is_file() for name in names)
+            texts = (record[key] for key in ("image", "stem", "stamp"))
+            return record if ours and all(isinstance(text, str) for text in texts) else None
+        except (*_BROKEN, OSError):
             return None
 
     def rows(self, images: Iterable[str], table: str, columns: Sequence[str]) -> Iterator[Any]:
         """Rows of one table, of images that are done."""
         start = json.dumps([table])[:-1]
         for image in images:
-            with self._state(image).open(encoding="utf-8") as file:
-                for line in file:
-                    if not line.startswith(f"{start}, "):
-                        continue
-                    try:
-                        row = dict(json.loads(line)[1])
-                    except (ValueError, TypeError):
-                        why = "is broken; delete it, and start the same command again"
-                        raise UserError(f"{self._state(image)}: {why}") from None
-                    yield {name: row[name] for name in columns if name in row}
+            try:
+                with self._state(image).open(encoding="utf-8") as file:
+                    for line in file:
+                        if line.startswith(f"{start}, "):
+                            row = dict(json.loads(line)[1])
+                            yield {name: row[name] for name in columns if name in row}
+            except _BROKEN:
+                why = "is broken; delete it, and start the same command again"
+                raise UserError(f"{self._state(image)}: {why}") from None
 
     @contextlib.contextmanager
     def recording(
@@ -113,12 +117,19 @@ class Manifest:
             for partial in self.folder.rglob(".*.part"):
                 partial.unlink(missing_ok=True)
 
+    def _is_ours(self, name: str) -> bool:
+        """Whether a name is of a file that predict writes, in this folder and nowhere else."""
+        kind = name.partition("/")[0]
+        return kind in _KINDS and (self.folder / name).resolve().is_relative_to(
+            self.folder.resolve() / kind
+        )
+
     def _state(self, image: str) -> Path:
         return self.folder / ".state" / fitting(f"{printable(image)}.json")
 
     def _refuse_other_settings(self) -> None:
         try:
-            theirs = dict(json.loads(self.path.read_text(encoding="utf-8"))["settings"])
+            theirs = dict(read_json(self.path)["settings"])
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
                 f"{self.path}: cannot be read, or is no manifest; use another --output"

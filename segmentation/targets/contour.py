@@ -22,7 +22,7 @@ class Contour(Target):
     the band has as much of it as leaves an interior, or none: every object can be found again.
 
     Args:
-        width: Of the band in pixels, ≥ 1.
+        width: Of the band in pixels, 1 to 100.
         position: ``"straddling"``: half inside the object (the larger half, where ``width`` is
             odd), half outside; ``"inner"``: inside; ``"outer"``: on the background, and half inside
             where another object follows at once, for there is no background between them.
@@ -50,8 +50,8 @@ class Contour(Target):
         fill_holes: bool = False,
         seed: float = 0.5,
     ) -> None:
-        if width < 1:
-            raise UserError(f"target.width: {width} must be at least 1 pixel")
+        if not 1 <= width <= 100:
+            raise UserError(f"target.width: {width} must be 1 to 100 pixels")
         if position not in ("straddling", "inner", "outer"):
             raise UserError(f"target.position: {position!r} must be straddling, inner or outer")
         super().__init__(threshold, min_size, fill_holes)

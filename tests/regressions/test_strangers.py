@@ -1,6 +1,7 @@
 """Files from a stranger are data: no code of theirs runs, and no file of the user's is lost."""
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -241,3 +242,89 @@ def test_no_weights_are_fetched(
         net = {"class_path": SMP, "init_args": {"encoder_name": "tu-resnet18"}, **more}
         with pytest.raises(UserError, match="Missing key"):
             load_task(altered(NET, net))
+
+
+def state(folder: Path, name: str, **more: Any) -> Path:
+    """The record that an image is done, as ``predict`` keeps it."""
+    path = folder / f".state/{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"image": name, "stem": name, "stamp": "x", "outputs": [], **more}
+    path.write_text(json.dumps(record))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../thesis.docx",
+        "thesis.docx",
+        "masks/../../thesis.docx",
+        "{root}/thesis.docx",
+        "masks/link",
+    ],
+)
+def test_a_record_of_a_prediction_names_no_other_files(
+    name: str, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "good.ckpt")
+    write_pairs(Path("data"), number=1)
+    for place in (Path(), Path("out")):
+        (place / "thesis.docx").parent.mkdir(exist_ok=True)
+        (place / "thesis.docx").write_text("mine")
+    Path("out/masks").mkdir()
+    Path("out/masks/link").symlink_to(tmp_path / "thesis.docx")
+    state(Path("out"), "im0.png", outputs=[name.format(root=tmp_path)])
+    result = run(
+        *("predict", f"--ckpt_path={checkpoint}", "--data.images=data/images", "--output=out"),
+        "--device=cpu",
+    )
+    assert result.status == 0 and Path("out/masks/im0.png").exists()
+    assert {Path(place, "thesis.docx").read_text() for place in (".", "out")} == {"mine"}
+    assert Path("out/masks/link").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "{}",
+        "[]",
+        "null",
+        '{"outputs": 5}',
+        '{"outputs": [5]}',
+        "\udcff",
+        '{"a": NaN}',
+    ],
+)
+def test_broken_records_and_manifests(
+    text: str, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "good.ckpt")
+    write_pairs(Path("data"), number=1)
+    data = text.encode(errors="surrogateescape")
+    state(Path("out"), "im0.png").write_bytes(data)
+    command = ["predict", f"--ckpt_path={checkpoint}", "--data.images=data/images", "--output=out"]
+    assert run(*command, "--device=cpu").status == 0
+    Path("out/manifest.json").write_bytes(data)
+    result = run(*command, "--device=cpu")
+    assert result.status == 2 and "manifest.json: cannot be read, or is no manifest" in result.line
+    (tmp_path / "good.tuned.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"good\.tuned\.json: cannot be read"):
+        load_task(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "preprocess",
+    [{"resize": [10**6, 10**6]}, {"crop": [10**6, 10**6]}, {"mean": [1] * 10**4}, {"gamma": "x"}],
+)
+def test_sizes_of_the_preparation(preprocess: Any, altered: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r"evil\.ckpt: its network cannot be built again"):
+        load_task(altered((*NET[:3], "preprocess"), preprocess))
+
+
+def test_a_network_of_an_endless_stride(altered: Callable[..., Path]) -> None:
+    """Images are padded to a multiple of it."""
+    tiles = "segmentation.experiments.studies.GridTiles"
+    net = {"class_path": tiles, "init_args": {"net": {"class_path": UNET}, "division": 10**6}}
+    with pytest.raises(UserError, match="the network's stride is 16000000"):
+        load_task(altered(NET, net))

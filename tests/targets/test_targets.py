@@ -77,7 +77,8 @@ def test_probabilities_and_foreground() -> None:
         ({"min_size": -1}, "min_size: -1 must not be negative"),
         ({"gap": -1}, "gap: -1 must not be negative"),
         ({"seed": 1}, "seed: 1 is not between 0 and 1"),
-        ({"width": 0}, "width: 0 must be at least 1"),
+        ({"width": 0}, "width: 0 must be 1 to 100 pixels"),
+        ({"width": 10**9}, "width: 1000000000 must be 1 to 100 pixels"),
         ({"position": "middle"}, "position: 'middle' must be"),
     ],
 )

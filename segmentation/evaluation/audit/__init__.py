@@ -28,6 +28,7 @@ from segmentation.evaluation.audit.duplicates import (
 from segmentation.evaluation.audit.page import audit_page
 from segmentation.evaluation.audit.samples import FLAWS, SampleFacts, distributions, examine
 from segmentation.evaluation.pages import render
+from segmentation.io.files import read_json
 
 FILES = ("audit.html", "audit.json", "corrections.yaml")
 # What is read: the data module, and those of its own options that the reader needs.
@@ -222,7 +223,7 @@ def read_split(path: Path) -> Split:
         UserError: It cannot be read, or is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         parts = [tuple(content[part]) for part in PARTS]
         if not all(isinstance(name, str) for ids in parts for name in ids):
             raise TypeError
