@@ -251,9 +251,12 @@ class SegmentationTask(LightningModule):
         logits = self.predictor.logits(image)
         probs = self.predictor.probabilities(image, tta, logits)
         if torch.isnan(probs).any():  # an epoch's last step may have ruined the network
+            early = self.trainer.sanity_checking
+            why = "before it is trained" if early else "its training diverged"
+            do = "look at model.net and its weights" if early else "lower model.optimizer.lr"
             raise UserError(
-                f"the network answers NaN to {', '.join(batch['id'])}: its training diverged; "
-                "lower model.optimizer.lr, or use --trainer.precision 32-true"
+                f"the network answers NaN to {', '.join(batch['id'])}: {why}; {do}, or use "
+                "--trainer.precision 32-true"
             )
         mean_loss.update(self._loss(logits, batch), weight=len(logits))
         probs = self.as_scored(probs, batch["labels"])

@@ -108,6 +108,8 @@ def parser_gist(message: str) -> str:
         said = f"--{key} {found[1]}: must be a mapping of its keys"
     elif found := re.match(r"[Uu]nrecognized arguments: ([^-]\S*)", text):
         said = f"{found[1]}: is no option; give a config as --config {found[1]}"
+    elif found := re.search(r"Group '(\w+)' does not accept option '([\w.]+)'", text):
+        said = f"--{keys[0]}.{found[1]}.{found[2]}: no such key"
     wanted = [
         found.expand(kind)
         for pattern, kind in _KINDS.items()

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import lightning
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -37,7 +38,7 @@ _REMEDIES = {
             "this precision does not do here: set trainer.precision to 32-true or bf16-mixed"
         ),
         r"to have \d+ channels": "set its in_channels to model.preprocess.channels",
-        r"[Kk]ernel size|too small|must match|[Ww]rong input shape|divisible|shape|[Pp]adding": (
+        r"[Kk]ernel size|too small|must match|[Ww]rong input shape|divisible|[Pp]adding": (
             "set data.crop to a greater multiple of 32"
         ),
     },
@@ -135,7 +136,8 @@ def told(error: Exception, trainer: Trainer, task: LightningModule) -> UserError
         )
         remedy = next(known, _OTHERWISE.get(key, "change its settings"))
         return UserError(f"{key}: {name} fails{seen} ({gist}); {remedy}")
-    if isinstance(error, MisconfigurationException) or "lightning" in frames[-1].f_code.co_filename:
+    inside = Path(lightning.__file__).parent in Path(frames[-1].f_code.co_filename).parents
+    if inside or isinstance(error, MisconfigurationException):
         return UserError(f"trainer: {gist.rstrip('.')}; change its settings")
     return None
 
