@@ -146,7 +146,7 @@ def find_inputs(
     for name in progress(names, "checking"):
         pixels = [read_mask(side[name]) for side in (wanted, found)]
         for side, files, ids in zip(facts, (wanted, found), pixels, strict=True):
-            side[files[name]] = facts_of(ids)
+            side[files[name]] = facts_of(ids, ids=True)
         _check_size(found[name], pixels[1], wanted[name], pixels[0].shape)
         if name in probs:
             pixels[1] = maps.read_probability(probs[name])

@@ -36,7 +36,7 @@ def blobs(size: int = 60) -> np.ndarray:
 
 
 def decided(ids: np.ndarray, kind: Kind = "auto", allow: tuple[str, ...] = ()) -> bool:
-    return holds_instances({Path("a.png"): facts_of(ids)}, kind, "--prediction", allow)[0]
+    return holds_instances({Path("a.png"): facts_of(ids, ids=True)}, kind, "--prediction", allow)[0]
 
 
 def test_pairs() -> None:
@@ -101,8 +101,8 @@ def test_label_maps_are_known() -> None:
     in_parts[in_parts == 5] = 0
     assert decided(in_parts)
     # Of a folder of label maps, an image with one object alone is one, too.
-    one = Path("one.png"), facts_of((cells() == 3).astype(np.uint8))
-    both = dict([one, (Path("a.png"), facts_of(cells()))])
+    one = Path("one.png"), facts_of((cells() == 3).astype(np.uint8), ids=True)
+    both = dict([one, (Path("a.png"), facts_of(cells(), ids=True))])
     assert holds_instances(both, "auto", "--truth") == (True, [])
 
 
