@@ -17,6 +17,7 @@ from segmentation.errors import UserError
 from segmentation.io.files import sha256_of, write_bytes
 from segmentation.metrics import OBJECT_SCORES, ScoreTable
 from segmentation.objects import clean_objects
+from segmentation.progress import progress
 from segmentation.targets import Target
 from segmentation.training.cli import run
 from segmentation.trust import class_names
@@ -71,13 +72,14 @@ class Search:
         """Choose, and return the score of what was chosen."""
         best, last = self.value(), None
         while last != (last := self.settings()):
-            for name in self.names:
+            tried = [(name, value) for name in self.names for value in self.target.tunable[name]]
+            for name, value in progress(tried, "tuning"):
                 kept = getattr(self.target, name)
-                for value in self.target.tunable[name]:
-                    setattr(self.target, name, value)
-                    if (score := self.value()) > best:
-                        best, kept = score, value
-                setattr(self.target, name, kept)
+                setattr(self.target, name, value)
+                if (score := self.value()) > best:
+                    best = score
+                else:
+                    setattr(self.target, name, kept)
         return best
 
     def value(self) -> float:

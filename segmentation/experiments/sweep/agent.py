@@ -20,6 +20,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from tqdm import tqdm
 
 from segmentation.errors import UserError
 from segmentation.experiments.process import FINISHED
@@ -101,6 +102,7 @@ class Agent:
         if number >= (self.sweep.count or math.inf):  # another agent took the last one at once
             trial.set_user_attr("surplus", True)
             raise TrialFailed
+        print(f"trial {number}: begins{self._outlook()}", flush=True)
         self.study.sampler = sampler(self.sweep, number)
         values = {p.name: p.suggest(trial) for p in self.sweep.parameters}
         log = self.folder / "logs" / f"trial-{number:05d}.log"
@@ -146,6 +148,16 @@ class Agent:
                 raise UserError(f"{line} begin with another --storage")
             raise TrialFailed
         return score
+
+    def _outlook(self) -> str:
+        """How many trials of how many are done, and how long the others take."""
+        trials = self.study.get_trials(deepcopy=False)
+        ended = [t.user_attrs.get("seconds", 0.0) for t in trials if t.state.is_finished()]
+        count, beside = self.sweep.count, sum(t.state == TrialState.RUNNING for t in trials)
+        if not (count and ended):
+            return f", of {count}" if count else ""
+        left = (count - len(ended)) * sum(ended) / len(ended) / max(1, beside)
+        return f", {len(ended)} of {count} are done, {tqdm.format_interval(max(0, left))} left"
 
     def _train(self, trial: Trial, argv: list[str], log: Path, home: Path) -> tuple[bool, int]:
         """Run a trial's process; whether it was ended before its time, and its exit status."""
