@@ -25,6 +25,7 @@ from common import HERE, hardware, versions
 from segmentation.checkpoints import sidecar
 from segmentation.data.cache import usable_cores
 from segmentation.experiments.process import run_fit
+from segmentation.progress import progress
 
 BASELINES = {"otsu": "Otsu's threshold", "nothing": "nothing"}
 
@@ -112,10 +113,11 @@ class Runner:
         """Train a row, then test what needs nothing but its checkpoint."""
         row = self.study.rows[key]
         if self.result(key, seed) is None:
-            print(f"{key}, seed {seed} …", flush=True)
             name = f"{key}-{seed}"  # of its own: run_fit looks for the folder that is new there
             arguments = [*typed(self.study, row, seed), *self.common(name)]
-            fitted = run_fit(arguments, self.work / name, self.work / f"{name}.log", name)
+            with progress(None, "", 1) as bar:
+                log = self.work / f"{name}.log"
+                fitted = run_fit(arguments, self.work / name, log, f"{key}, seed {seed}", bar)
             if fitted is not None:
                 self.keep(key, seed, fitted[0])
         for other, derived in self.study.rows.items():

@@ -25,8 +25,9 @@ def progress(
     >>> list(progress("abc", "spelling"))
     ['a', 'b', 'c']
     """
-    kind = tqdm if sys.stderr.isatty() else _Lines
-    return kind(items, printable(title), total, **{"dynamic_ncols": True, **options})
+    kind: Any = tqdm if sys.stderr.isatty() else _Lines
+    bar: tqdm[Any] = kind(items, printable(title), total, **{"dynamic_ncols": True, **options})
+    return bar
 
 
 class _Lines(tqdm):  # type: ignore[type-arg]
@@ -41,17 +42,17 @@ class _Lines(tqdm):  # type: ignore[type-arg]
                 yield item
                 self.update()
 
-    def display(self, *_: Any, **__: Any) -> bool:
+    def display(self, *_: Any, **__: Any) -> None:
         share = "{percentage:.0f} % in {elapsed}, {remaining} left"
         self.desc = self.desc.removesuffix(": ")  # set_description adds one
         self.bar_format = "{desc}: " + (share if self.total else "{n_fmt} in {elapsed}")
         self.fp.write(f"{self}\n")
         self.fp.flush()
         self.mininterval = min(60, 2 * self.mininterval)
-        return True
 
-    def refresh(self, nolock: bool = False, lock_args: Any = None) -> bool | None:
-        return None if nolock else super().refresh(lock_args=lock_args)  # of tqdm.write: not again
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
+        if not nolock:  # of tqdm.write: not again
+            super().refresh(lock_args=lock_args)
 
     def clear(self, *_: Any, **__: Any) -> None:
         """There is nothing to clear: what stands in a log stays."""

@@ -76,7 +76,7 @@ def test_seeds_that_are_trained_at_a_time_do_not_share_a_folder(
 ) -> None:
     homes = []
 
-    def fails(arguments: list[str], home: Path, log: Path, title: str) -> None:
+    def fails(arguments: list[str], home: Path, log: Path, title: str, bar: object) -> None:
         assert f"--run.root={home.parent}" in arguments and f"--run.name={home.name}" in arguments
         homes.append(home)
 
@@ -122,8 +122,8 @@ def test_a_study_is_run_and_goes_on(
     assert scores["half"]["iou"] == pytest.approx(scores["first"]["iou"], abs=0.01)
     assert found["rows"]["tuned"]["0"]["arguments"] == ["of first", "tune"]
     assert str(tmp_path) not in output.read_text()
-    printed = capfd.readouterr().out
-    assert "first, seed 0 …" in printed and studies.table(study, found) in printed
+    printed, told = capfd.readouterr()
+    assert "first, seed 0: " in told and studies.table(study, found) in printed
     assert printed.count("| Otsu's threshold |") == 1
 
     (tmp_path / "work/small/both-0.json").unlink()

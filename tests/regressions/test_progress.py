@@ -28,7 +28,7 @@ NEEDED = {
     "audit": ["folder", "--root=d", "--output=o"],
     "sweep count": ["s"],
     "sweep run": ["s", "--storage=x"],
-    "sweep status": ["--storage=x", "--html=o"],
+    "sweep status": ["--storage=x"],
     "sweep best": ["--storage=x"],
 }
 _PLACES = {"fit": "runs/folder", "tune": "r/folder", "crossvalidate": "runs/n-3fold"}

@@ -1,15 +1,8 @@
-"""Before the first trial: whether ``fit`` takes the parameters, and roughly how long runs are."""
+"""Before the first trial: whether ``fit`` takes the parameters."""
 
-import random
-import re
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from difflib import get_close_matches
 from multiprocessing import get_context
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from segmentation import keys
@@ -53,81 +46,24 @@ def check_parameters(sweep: Sweep, extra: Sequence[str] = ()) -> None:
 
 
 def refused(base: Sequence[str], parameters: Mapping[str, Sequence[Any]]) -> str | None:
-    """What ``fit`` refuses, in a line."""
+    """What ``fit`` refuses, in a line; all values are tried in as few configs as hold them."""
     from segmentation.training import cli
-
-    names: set[str] = set()
 
     class Parsing(cli.CLI):
         def parse_arguments(self, parser: Any, args: Any) -> None:
             super().parse_arguments(parser, args)
-            keys = [key for key, _ in self.config["fit"].items(branches=True)]
-            names.update(k.replace(".init_args", "").removesuffix(".class_path") for k in keys)
             raise _ParsedError
 
-    def reason(chosen: Mapping[str, Any]) -> UserError | None:
+    for i in range(max(map(len, parameters.values()))):
+        words = [f"--{name}={values[i % len(values)]}" for name, values in parameters.items()]
         try:
-            cli.run(["fit", *base, *(f"--{n}={v}" for n, v in chosen.items())], cls=Parsing)
-        except _ParsedError:  # parsed, and nothing is built
-            return None
+            cli.run(["fit", *base, *words], cls=Parsing)
+        except _ParsedError:  # and nothing is built
+            continue
         except UserError as error:
-            return error
-        raise AssertionError
-
-    # All values in as few configs as hold them; only where one is refused, one by one.
-    turns = range(max(map(len, parameters.values())))
-    if not any(reason({n: v[i % len(v)] for n, v in parameters.items()}) for i in turns):
-        return None
-    if error := reason({}):
-        return f"command: {error}"
-    first: dict[str, Any] = {}
-    for name, values in parameters.items():  # sorted: a class comes before its arguments
-        for value in reversed(values):
-            if error := reason({**first, name: value}):
-                near = get_close_matches(name, names - {name}, 1, 0.5)
-                hint = f"; the nearest is {near[0]}" if near and name not in names else ""
-                return f"parameters.{name}: {error}{hint}"
-        first[name] = values[0]
-    return "parameters: some of their values are refused together"
+            return str(error)
+    return None
 
 
 class _ParsedError(Exception):
     """Nothing is wrong."""
-
-
-def seconds_of_runs(sweep: Sweep, trials: int, extra: Sequence[str]) -> list[float]:
-    """Seconds of whole runs with random values, each from one of 1 epoch (10 steps) and of 2 (20).
-
-    What the two have in common is start and test, the difference is an epoch.
-    """
-    import optuna
-
-    from segmentation.experiments.sweep.study import sampler, silence_optuna
-
-    def timed(*argv: str) -> tuple[float, str]:
-        start = time.monotonic()
-        done = subprocess.run(argv, capture_output=True, text=True, errors="replace")
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["nothing was printed"]
-            raise UserError(f"{sweep.path}: a timed run failed: {lines[-1]}")
-        return time.monotonic() - start, done.stdout
-
-    if fit_arguments(sweep) is None:
-        raise UserError(f"{sweep.path}: command: only runs of segmentation fit can be timed")
-    silence_optuna()
-    found = []
-    for number in random.Random(0).sample(range(max(sweep.count or 1000, trials)), trials):
-        trial = optuna.create_study(sampler=sampler(sweep, number)).ask()
-        values = {p.name: p.suggest(trial) for p in sweep.parameters}
-        with TemporaryDirectory() as folder:
-            argv = [*sweep.command_line(values, Path(folder, "args.json")), *extra]
-            printed = timed(*argv, "--print_config")[1]
-            lengths = re.findall(r"^  (max_epochs|max_steps): (\d+)$", printed, re.MULTILINE)
-            if not lengths:
-                raise UserError(f"{sweep.path}: runs have no end: set trainer.max_epochs")
-            key, whole = max(lengths)  # steps, where both are set
-            argv += [f"--run.root={folder}", "--run.wandb=off"]
-            short = 10 if key == "max_steps" else 1
-            once, twice = (timed(*argv, f"--trainer.{key}={n}")[0] for n in (short, 2 * short))
-        found.append(once + max(twice - once, 0) / short * (int(whole) - short))
-    return found

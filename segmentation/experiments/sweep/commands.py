@@ -7,44 +7,29 @@ With W&B: ``wandb sweep FILE``, then ``wandb agent ID`` wherever there is a mach
 import os
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 from segmentation.config_files import find_config
-from segmentation.errors import UserError
+from segmentation.errors import UserError, printable
 
 
-def count(file: Path, /, *fit: str, trial: int = 0, agents: int = 1) -> None:
-    """Say how many runs a sweep file makes and, after timing some, roughly how long they take.
+def count(file: Path, /, *fit: str) -> None:
+    """Check a sweep file, and say how many runs it makes.
 
     Args:
         file: The sweep file.
         fit: Added to the command of each run.
-        trial: Check all parameters and time so many short runs.
-        agents: To share the work.
 
     Raises:
-        UserError: The file is at fault, or a timed run failed.
+        UserError: The file is at fault.
     """
-    from segmentation.experiments.sweep.check import (
-        check_names,
-        check_parameters,
-        seconds_of_runs,
-    )
+    from segmentation.experiments.sweep.check import check_names
     from segmentation.experiments.sweep.file import read_sweep
 
     sweep = read_sweep(find_config(file))
     check_names(sweep, fit)
     print("no end: set run_cap" if sweep.count is None else f"{sweep.count} runs")
-    if trial:
-        from segmentation.experiments.sweep.status import clock
-
-        check_parameters(sweep, fit)
-        times = seconds_of_runs(sweep, trial, fit)
-        mean = sum(times) / len(times)
-        print(f"a run: roughly {clock(mean)} (from {len(times)}: {', '.join(map(clock, times))})")
-        if sweep.count is not None:
-            total = clock(-(-sweep.count // agents) * mean)
-            print(f"the sweep: roughly {total} with {agents} agent(s)")
 
 
 def run_sweep(
@@ -73,6 +58,8 @@ def run_sweep(
     Raises:
         UserError: The file or the storage is at fault.
     """
+    folder = Path(runs or (f"sweeps/{name}" if "://" in storage else storage)).resolve()
+    print(printable(f"logs and runs  {folder}"), file=sys.stderr, flush=True)
     from segmentation.experiments.sweep.check import check_names, check_parameters
     from segmentation.experiments.sweep.file import read_sweep
 
@@ -87,34 +74,26 @@ def run_sweep(
     program = sweep.command_line({}, Path(os.devnull))[0]
     if shutil.which(program) is None:
         raise UserError(f"{file}: command: {program} cannot be started: there is no such program")
-    folder = Path(runs or (f"sweeps/{name}" if "://" in storage else storage)).resolve()
     if not (folder / "logs").exists():
         check_parameters(sweep, fit)  # before anything is written: the file is to be mended
     open_study = begin(storage, name, sweep, folder, stale)
     return run_agents([Agent(sweep, open_study(), folder, fit, s, stale) for s in shares(agents)])
 
 
-def status(*, storage: str, name: str = "sweep", html: Path | None = None) -> None:
+def status(*, storage: str, name: str = "sweep") -> None:
     """Say what became of a sweep's trials.
 
     Args:
         storage: As in ``run``.
         name: As in ``run``.
-        html: Also write a page: parallel coordinates, importance of the parameters, all trials.
 
     Raises:
         UserError: There is no such sweep.
     """
-    from segmentation.experiments.sweep.status import sweep_page, table, trial_rows
+    from segmentation.experiments.sweep.status import table, trial_rows
     from segmentation.experiments.sweep.study import existing
-    from segmentation.io.files import write_bytes
 
-    study = existing(storage, name)
-    rows = trial_rows(study)
-    print(table(rows))
-    if html is not None:
-        write_bytes(html, sweep_page(study, rows).encode())
-        print(f"page {html}")
+    print(table(trial_rows(existing(storage, name))))
 
 
 def best(*, storage: str, name: str = "sweep") -> None:

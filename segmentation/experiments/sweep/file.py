@@ -1,8 +1,7 @@
 """A sweep file in W&B's schema: what is searched, how, and the command of one run.
 
-Optuna draws from uniform, log-uniform and categorical distributions. Of what W&B has beside these
-it draws the quantile, from which the value is computed; what is quantized is rounded after it was
-drawn, as W&B does it. See https://docs.wandb.ai/guides/sweeps/sweep-config-keys.
+Executed here are the distributions that Optuna has, too: lists, uniform and log-uniform, whole or
+quantized. See https://docs.wandb.ai/guides/sweeps/sweep-config-keys for those that only W&B has.
 """
 
 import itertools
@@ -11,7 +10,6 @@ import math
 import os
 import re
 import sys
-from bisect import bisect
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,20 +31,13 @@ from segmentation.score_names import LOSSES, MEASURED, TESTED, VALIDATED, check_
 if TYPE_CHECKING:
     from optuna import Trial
 
-TAIL = 1e-6  # quantiles are drawn from TAIL … 1 - TAIL: a normal distribution ends at 4.75 sigma
-_SMOOTH = {
-    **dict.fromkeys(("uniform", "log_uniform", "log_uniform_values"), ("min", "max")),
-    **dict.fromkeys(("normal", "log_normal"), ("mu", "sigma")),
-    "beta": ("a", "b"),
-}
-# Settings of each distribution. The ends of log_uniform are exponents of e.
+# Settings of each distribution.
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     **{"constant": ("value",), "categorical": ("values",)},
-    "categorical_w_probabilities": ("values", "probabilities"),
-    **dict.fromkeys(("int_uniform", "inv_log_uniform", "inv_log_uniform_values"), ("min", "max")),
-    **_SMOOTH,
-    **{f"q_{name}": (*settings, "q") for name, settings in _SMOOTH.items()},
+    **dict.fromkeys(("int_uniform", "uniform", "log_uniform_values"), ("min", "max")),
+    **dict.fromkeys(("q_uniform", "q_log_uniform_values"), ("min", "max", "q")),
 }
+_BY_SETTING = {"value": "constant", "values": "categorical"}
 ARGS = (
     "args", "args_no_equals", "args_no_hyphens", "args_no_boolean_flags", "args_json",
     "args_json_file", "args_append_hydra", "args_override_hydra",
@@ -79,13 +70,8 @@ class Parameter(BaseModel, extra="forbid", frozen=True):
     distribution: str = ""  # by default what the settings belong to
     value: Any = None
     values: list[Any] = []
-    probabilities: list[float] = []
     min: Number = None
     max: Number = None
-    mu: Number = 0.0
-    sigma: _Positive = 1.0
-    a: _Positive = 1.0
-    b: _Positive = 1.0
     q: _Positive = 1
 
     @model_validator(mode="before")
@@ -98,29 +84,27 @@ class Parameter(BaseModel, extra="forbid", frozen=True):
             )
         ends = {type(given.get(key)) for key in ("min", "max")}
         chosen = "int_uniform" if ends == {int} else "uniform" if ends == {float} else ""
-        if "values" in given:
-            chosen = "categorical" + "_w_probabilities" * ("probabilities" in given)
-        return {"distribution": "constant" if "value" in given else chosen, **given}
+        chosen = next((k for v, k in _BY_SETTING.items() if v in given), chosen)
+        kind = given.get("distribution", chosen)
+        if kind not in DISTRIBUTIONS:
+            raise ValueError(
+                f"{kind!r} cannot be drawn from here; give one of {', '.join(DISTRIBUTIONS)}, or "
+                "value, values, or min and max that are both whole numbers or both decimals"
+            )
+        return {**given, "distribution": kind}
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
-        kind, low, high, total = self.distribution, self.min, self.max, sum(self.probabilities)
-        known, given = DISTRIBUTIONS.get(kind, ()), self.model_fields_set - {"name", "distribution"}
+        kind, low, high = self.distribution, self.min, self.max
+        known, given = DISTRIBUTIONS[kind], self.model_fields_set - {"name", "distribution"}
         texts = [json.dumps(value, default=str) for value in self.values]
         wrong = ""
-        if not known:
-            wrong = (
-                f"{kind!r} is none of W&B's distributions ({', '.join(DISTRIBUTIONS)}); give one, "
-                "or value, values, or min and max that are both whole numbers or both decimals"
-            )
-        elif given - {*known} or {*known} & {"min", "max", "value"} - given:
+        if given - {*known} or {*known} & {"min", "max", "value"} - given:
             wrong = f"{kind} has {' and '.join(known)}, not {', '.join(given) or 'none'}"
         elif "values" in known and not texts:
             wrong = "values is empty; list at least one"
         elif len({*texts}) < len(texts):
             wrong = f"values lists {max(texts, key=texts.count)} twice; leave one out"
-        elif total and (len(self.probabilities) != len(texts) or abs(total - 1) > 1e-6):
-            wrong = "probabilities must be one for each value, and 1 in sum"
         elif "min" in known and low > high:
             wrong = f"min {low} is above max {high}; exchange them"
         elif kind.endswith("log_uniform_values") and low <= 0:
@@ -143,7 +127,7 @@ class Parameter(BaseModel, extra="forbid", frozen=True):
     def examples(self) -> list[Any]:
         """Values to try the parser with: all of a list, the ends of a range."""
         listed = [self.value] if self.distribution == "constant" else self.values
-        return listed or [self._value_of(end) for end in self._span()]
+        return listed or [self.min, self.max]
 
     def suggest(self, trial: "Trial") -> Any:
         """Draw a value, or get the one that the trial has already."""
@@ -152,39 +136,16 @@ class Parameter(BaseModel, extra="forbid", frozen=True):
         if self.distribution == "categorical":
             choices = [self.stored(value) for value in self.values]
             return json.loads(trial.suggest_categorical(self.name, choices))
-        low, high = self._span()
         if self.distribution == "int_uniform":
-            return trial.suggest_int(self.name, int(low), int(high))
-        log = "log_u" in self.distribution
-        return self._value_of(trial.suggest_float(self.name, low, high, log=log))
+            return trial.suggest_int(self.name, self.min, self.max)
+        log = "log" in self.distribution
+        drawn = trial.suggest_float(self.name, self.min, self.max, log=log)
+        quantized = self.distribution.startswith("q_")  # after it was drawn, as W&B does it
+        return _tidy(round(drawn / self.q) * self.q) if quantized else drawn
 
     def stored(self, value: Any) -> Any:
         """A value of a grid as Optuna stores it: JSON, where 1, 1.0, True and "1" differ."""
         return json.dumps(value) if self.distribution == "categorical" else value
-
-    def _value_of(self, drawn: float) -> Any:
-        """The value for what Optuna drew: the value itself, or its quantile (0…1)."""
-        from scipy.special import betaincinv, ndtri
-
-        if self.distribution == "categorical_w_probabilities":
-            place = bisect(list(itertools.accumulate(self.probabilities)), drawn)
-            return self.values[min(place, len(self.values) - 1)]
-        if "normal" in self.distribution:
-            drawn = self.mu + self.sigma * float(ndtri(drawn))
-            drawn = math.exp(drawn) if "log" in self.distribution else drawn
-        elif "beta" in self.distribution:
-            drawn = float(betaincinv(self.a, self.b, drawn))
-        quantized = self.distribution.startswith("q_")
-        return _tidy(round(drawn / self.q) * self.q) if quantized else drawn
-
-    def _span(self) -> tuple[float, float]:
-        """The ends of what Optuna draws."""
-        if self.min is None:
-            return TAIL, 1 - TAIL
-        if self.distribution == "inv_log_uniform":  # 1/x has the exponents
-            return math.exp(-self.max), math.exp(-self.min)
-        exponents = self.distribution.endswith("log_uniform")
-        return (math.exp(self.min), math.exp(self.max)) if exponents else (self.min, self.max)
 
 
 def _tidy(value: float) -> float:

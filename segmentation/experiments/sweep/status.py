@@ -1,18 +1,16 @@
-"""What became of a sweep's trials: a table and a page."""
+"""What became of a sweep's trials."""
 
 import json
-import warnings
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pandas as pd
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 
-from segmentation.evaluation.pages import number, render
+from segmentation.evaluation.pages import number
 from segmentation.experiments.sweep.agent import newest_run
 from segmentation.experiments.sweep.study import DEATHS, numbers
 
@@ -58,49 +56,10 @@ def trial_rows(study: Study) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The trials in columns, and how many there are of each state."""
-    cells = pd.DataFrame(rows).iloc[:, :8]
-    return f"{cells.to_string(index=False, float_format=number, na_rep='–')}\n\n{counts(rows)}"
-
-
-def counts(rows: list[dict[str, Any]]) -> str:
-    """Such as ``12 trials: 10 complete, 2 failed``."""
+    cells = pd.DataFrame(rows).iloc[:, :8].to_string(index=False, float_format=number, na_rep="–")
     found = Counter(row["state"] for row in rows)
-    return f"{len(rows)} trials: {', '.join(f'{found[state]} {state}' for state in sorted(found))}"
-
-
-def sweep_page(study: Study, rows: list[dict[str, Any]]) -> str:
-    """A page: parallel coordinates, importance of the parameters, all trials."""
-    import matplotlib
-
-    from segmentation.evaluation.plots import svg
-
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    parallel, shares = None, {}
-    if len({trial.value for trial in complete}) > 1:
-        metric = study.user_attrs["sweep"]["metric"]["name"]
-        matplotlib.use("Agg")
-        plot = optuna.visualization.matplotlib.plot_parallel_coordinate
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of a parameter that has one value
-            figure: Any = plot(study, target_name=metric).figure
-        figure.set_size_inches(11, 5)
-        figure.subplots_adjust(bottom=0.25)
-        for one in figure.axes[1:]:  # of a class its name, of a file its own
-            texts = [text.get_text().strip('"') for text in one.get_yticklabels()]
-            if any(text.count(".") > 1 for text in texts):
-                one.set_yticks(one.get_yticks(), [text.rpartition(".")[2] for text in texts])
-        parallel, shares = svg(figure), optuna.importance.get_param_importances(study)
-    names = sorted({name for row in rows for name in row["values"]})
-    return render(
-        "sweep.html",
-        title=study.user_attrs["file"],
-        counts=counts(rows),
-        complete=len(complete),
-        parallel=parallel,
-        shares=shares,
-        head=[*([*rows[0]][:8] if rows else []), *names],
-        rows=[[*[*r.values()][:8], *(str(r["values"].get(n, "")) for n in names)] for r in rows],
-    )
+    counts = ", ".join(f"{found[state]} {state}" for state in sorted(found))
+    return f"{cells}\n\n{len(rows)} trials: {counts}"
 
 
 def clock(seconds: float | None) -> str:

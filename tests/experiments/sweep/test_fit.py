@@ -27,8 +27,8 @@ def test_unknown_parameters_are_refused_before_the_first_trial(
     here = ThreadPoolExecutor  # in place of a process, which imports Torch for half a minute
     monkeypatch.setattr(check, "ProcessPoolExecutor", lambda count, context: here(count))
     for name, value, gist in (
-        ("model.optimizer.lrr", 0.1, "the nearest is model.optimizer.lr"),
-        ("data.batchsize", 4, "the nearest is data.batch_size"),
+        ("model.optimizer.lrr", 0.1, "model.optimizer.lr"),
+        ("data.batchsize", 4, "data.batch_size"),
         ("model.net", "segmentation.models.UNett", "UNett"),
     ):
         path = sweep_file(
@@ -38,8 +38,7 @@ def test_unknown_parameters_are_refused_before_the_first_trial(
         )
         store = tmp_path / name
         line = refusal(capsys, ["sweep", "run", str(path), f"--storage={store}"])
-        assert f"{path}: parameters.{name}: " in line
-        assert gist in line
+        assert f"{path}: " in line and gist in line
         assert not store.exists(), "the mended file starts in the same place"
 
 

@@ -1,4 +1,4 @@
-"""The table, the page and the best of a sweep."""
+"""The table and the best of a sweep."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.helpers import refusal
 
 @pytest.fixture
 def storage(tmp_path: Path) -> str:
-    """Four runs, of which one fails; parameters with text that HTML would misread."""
+    """Four runs, of which one fails."""
     parameters = {"x": {"values": [4, 1, 3]}, "y": {"values": ["<a&b>"]}}
     path = sweep_file(tmp_path, parameters=parameters)
     storage = f"--storage={tmp_path / 'store'}"
@@ -24,11 +24,8 @@ def storage(tmp_path: Path) -> str:
     return storage
 
 
-def test_table_page_and_best(
-    storage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = tmp_path / "page.html"
-    assert main(["sweep", "status", storage, f"--html={page}"]) == 0
+def test_table_and_best(storage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "status", storage]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == [
         *("trial", "state", "time", "CPU", "time", "memory", "GPU", "memory", "val/iou")
@@ -38,8 +35,6 @@ def test_table_page_and_best(
     assert lines[2].split()[:2] == ["1", "failed"]
     assert lines[2].endswith("crashed at 1.0 (status 1)")
     assert lines[5] == "3 trials: 2 complete, 1 failed"
-    text = page.read_text()
-    assert text.count("<svg") == 1 and "<a&b>" not in text and "&lt;a&amp;b&gt;" in text
     assert main(["sweep", "best", storage]) == 0
     out = capsys.readouterr().out
     assert out.startswith("trial 2: val/iou 1\n") and "--x=3 '--y=<a&b>'" in out
@@ -50,11 +45,10 @@ def test_table_page_and_best(
     assert capsys.readouterr().out.endswith(f"# {folder / 'config.yaml'}\ntrainer: {{}}\n")
 
 
-def test_page_and_best_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_best_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = sweep_file(tmp_path, parameters={"x": {"values": [1]}})
-    storage, page = f"--storage={tmp_path / 'store'}", tmp_path / "page.html"
+    storage = f"--storage={tmp_path / 'store'}"
     assert main(["sweep", "run", str(path), storage, "--", "--crash=1"]) == 0
-    assert main(["sweep", "status", storage, f"--html={page}"]) == 0
-    assert "Two complete trials" in page.read_text()
+    assert main(["sweep", "status", storage]) == 0
     assert "no trial has ended well" in refusal(capsys, ["sweep", "best", storage])
     assert "(there: sweep)" in refusal(capsys, ["sweep", "best", storage, "--name=x"])
