@@ -42,6 +42,7 @@ _PICTURES = {
     34933,
     50001,
 }  # JPEG, JPEG 2000, PNG, …
+_FAX = {2, 3, 4, 32771}  # one bit a pixel
 _LARGEST_TILE = 2**22  # pixels, in an image that is smaller
 # tifffile logs that pages or values lie beyond the file's end, and goes on with what is left. Here
 # that is an error; its other messages are about metadata that nothing here needs.
@@ -181,8 +182,8 @@ def check_page(page: Any, name: object, most: int = MOST_PIXELS) -> None:
         why = f"pixels are {kind}; save them as 8 or 16 bit integers"
     elif area > most:
         why = f"{page.imagelength}×{page.imagewidth} pixels are too many; cut it into tiles"
-    elif page.compression in TIFF.IMAGE_COMPRESSIONS - _PICTURES:
-        scheme = COMPRESSION(page.compression).name
+    elif page.compression not in {*_BYTES, *_PICTURES, *_FAX, COMPRESSION.NONE}:
+        scheme = getattr(page.compression, "name", page.compression)
         why = f"is compressed as {scheme}; save it by LZW or deflate"
     elif page.tilewidth * page.tilelength > max(2 * area, _LARGEST_TILE):
         why = f"tiles of {page.tilelength}×{page.tilewidth} pixels; export it again"
@@ -241,7 +242,8 @@ class _Unpacker:
             if self._exact and len(data) not in sizes:
                 raise TiffFileError(f"{len(data)} bytes in a strip of {sizes[1]}")
         elif data is not None and self._picture:
-            with Image.open(BytesIO(data)) as picture:  # its header alone
+            head = options.get("jpegheader") or b""  # of a JPEG as TIFF once had it
+            with Image.open(BytesIO(head + data)) as picture:  # its header alone
                 if math.prod(picture.size) > max(2 * self._size, _LARGEST_TILE):
                     raise TiffFileError("a tile is larger than the image")
             if data.startswith(b"\xff\xd8"):
