@@ -155,8 +155,10 @@ def answer(command: str, words: Sequence[str]) -> str | None:
                     raise UserError(f"{file}: {group}: {one} must be a mapping of its keys")
             _merge(config, part)
             _check(file, _dotted(part), *keys(config), command)
-    for name, value in typed:
+    for place, (name, value) in enumerate(typed):
         _merge(config, _nested(name, value))
+        if name in _MODULES and value:  # another class: what was typed for the one before goes
+            names[:place] = [n if not n.startswith(f"{name}.") else name for n in names[:place]]
     known, free = keys(config)
     if "help_all" in names:
         return _all_keys(command)

@@ -81,7 +81,8 @@ def test_keys_that_there_are_pass() -> None:
     smp = ["--model.net=segmentation_models_pytorch.Unet", "--model.net.encoder_name=resnet18"]
     torch = ["--model.loss=torch.nn.BCEWithLogitsLoss", "--model.loss.reduction=sum"]
     more = ["--trainer.callbacks+=x.Y", "--trainer.callbacks.z=1", "--model.loss.class_path=x.Z"]
-    for words in (smp, torch, more, ["--model.net=mine.Net", "--model.net.any=1"]):
+    other = ["--model.net.width=4", "--model.net=torch.nn.Conv2d", "--model.net.kernel_size=1"]
+    for words in (smp, torch, more, other, ["--model.net=mine.Net", "--model.net.any=1"]):
         assert answer("fit", ["--config=folder", *words]) is None
 
 
