@@ -168,7 +168,7 @@ class SegmentationTask(LightningModule):
     def on_train_start(self) -> None:
         self._check_leak("test")
         if self.data_split is not None and (leak := self.data_split.leak("val", self.trained_on)):
-            rank_zero_warn(f"{leak} before, by these weights: their scores will be too good")
+            rank_zero_warn(f"{leak}: their scores will be too good")
 
     def on_validation_start(self) -> None:
         if self.trainer.state.fn == TrainerFn.VALIDATING:  # not within a training
@@ -305,7 +305,7 @@ class SegmentationTask(LightningModule):
         tasks = (self, *self.members)
         seen = {key: image for task in tasks for key, image in task.trained_on.items()}
         if leak := self.data_split.leak(part, seen):
-            raise UserError(f"{leak} by this checkpoint; use the split of its run (split.json)")
+            raise UserError(f"{leak}; use the split of its run (split.json)")
         if named := sum("/" in key for key in seen):
             rank_zero_warn(
                 f"the checkpoint knows {named} of its training images by their names alone (older "

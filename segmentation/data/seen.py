@@ -40,7 +40,8 @@ class Division:
         image, before = next(iter(leaked.items()))
         called = "" if before == image else f", called {before} then"
         return (
-            f"{len(leaked)} of {len(ids)} {part} images were trained on (such as {image}{called})"
+            f"{len(leaked)} of {len(ids)} {part} images were trained on by this checkpoint (such "
+            f"as {image}{called})"
         )
 
     def _by_name(self, image: str) -> str:

@@ -109,5 +109,7 @@ def test_images_of_the_training_are_known_by_their_pixels(
     for root, what in (("a/data", "test"), ("c", "test"), ("c", "tune")):
         split = ("--data.split.val=3", "--data.split.test=3")
         told = fit(root, *scored, *split, what=what)
-        assert told.status == 2 and "images were trained on (such as " in told.line
+        assert (
+            told.status == 2 and "images were trained on by this checkpoint (such as " in told.line
+        )
     assert ", called im" in told.line
