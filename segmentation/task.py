@@ -151,9 +151,10 @@ class SegmentationTask(LightningModule):
         least = self.predictor.least // self.predictor.stride * stride
         if height % stride or width % stride or min(height, width) < least:
             up, across = (max(-(-side // stride) * stride, least) for side in (height, width))
+            more = f" from {least} on" if least > stride else ""
             raise UserError(
-                f"the network takes training windows whose sides are multiples of {stride}, not "
-                f"{height}×{width}, and at least {least}; set data.crop to {up}×{across}, say"
+                f"the network takes training windows whose sides are multiples of {stride}{more}, "
+                f"not {height}×{width}; set data.crop to {up}×{across}, say"
             )
         loss = self._loss(self.net(self.predictor.normalized(image)), batch)
         where = f"epoch {self.current_epoch}, batch {batch_idx} ({', '.join(batch['id'])})"

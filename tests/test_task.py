@@ -116,7 +116,7 @@ def test_half_precision_gives_scores_in_single() -> None:
 
 
 def test_a_window_that_the_network_cannot_halve_is_refused() -> None:
-    with pytest.raises(UserError, match=r"multiples of 4, not 16×22.* set data\.crop to 16×24"):
+    with pytest.raises(UserError, match=r"multiples of 4, not 16×22; set data\.crop to 16×24"):
         trainer().fit(task(), loader(batch(size=(16, 22))))
 
 
