@@ -93,7 +93,7 @@ def read_checkpoint(
     path = Path(path)
     if not path.exists() or path.is_dir():
         raise UserError(f"{path}: no such checkpoint; check the path")
-    checkpoint = sealed.load(path)
+    checkpoint: dict[str, Any] = sealed.load(path)
     keys = ("segmentation", "state_dict")
     parts = [checkpoint.get(key) if isinstance(checkpoint, dict) else None for key in keys]
     if not all(isinstance(part, dict) and all(isinstance(k, str) for k in part) for part in parts):

@@ -23,7 +23,7 @@ _END = 22  # bytes of the record that ends an archive; the last two are the comm
 
 def dump(content: Any, file: BinaryIO) -> None:
     """``torch.save`` into a file that is open for writing, and seal it."""
-    hashing = _Hashing(file)
+    hashing: Any = _Hashing(file)
     torch.save(content, hashing)
     if hashing.error is not None:
         raise hashing.error

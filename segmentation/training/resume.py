@@ -27,6 +27,9 @@ from segmentation.training.loggers import MetricsLogger, finish_preempted
 from segmentation.training.run_folder import PREVIOUS, RESUME
 from segmentation.training.signals import STATUS, handle
 
+# What on_save_checkpoint keeps.
+_STATE = {"processes", "over", "validating", "should_stop", "first", "hook", "metrics", "rows"}
+
 
 class ExactResume(Callback):
     """Saves what an exact resume needs: on a signal, from time to time, and when training is over.
@@ -212,6 +215,9 @@ class ExactResume(Callback):
                 "same version goes on exactly; install it, or begin anew from the weights with "
                 f"--run.weights {trainer.ckpt_path} and without --run.resume"
             )
+        known = self.state.keys() if isinstance(self.state, dict) else set()
+        if self.state is not None and not known >= _STATE:
+            raise UserError(f"{trainer.ckpt_path}: nothing to resume from; do not use this file")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:

@@ -118,6 +118,13 @@ def told(error: Exception, trainer: Trainer, task: LightningModule) -> UserError
         return None  # told in a better way
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     gist = messages.root_cause(error)
+    for code in (frame.f_code for frame in frames):
+        restores = code.co_name.startswith(("restore", "_restore", "resume_start"))
+        if restores and "checkpoint_connector" in code.co_filename:
+            return UserError(
+                f"{trainer.ckpt_path}: does not fit this config ({gist}); give the model that it "
+                "was trained with, or another checkpoint"
+            )
     for frame in reversed(frames):
         part = frame.f_locals.get("self")
         if frame.f_code.co_name == "backward":

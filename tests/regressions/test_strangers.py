@@ -328,3 +328,26 @@ def test_a_network_of_an_endless_stride(altered: Callable[..., Path]) -> None:
     net = {"class_path": tiles, "init_args": {"net": {"class_path": UNET}, "division": 10**6}}
     with pytest.raises(UserError, match="the network's stride is 16000000"):
         load_task(altered(NET, net))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("state_dict", "net.body.weight"), torch.ones(3)),
+        (("segmentation", "preprocess"), 5),
+        (("callbacks",), 5),
+        (("loops",), 5),
+    ],
+)
+def test_what_cannot_be_restored_is_one_line(
+    path: tuple[Any, ...], value: Any, run: Callable[..., Result], altered: Callable[..., Path]
+) -> None:
+    write_pairs(Path("data"), number=6)
+    whole = {"epoch": 1, "global_step": 1, "pytorch-lightning_version": "2.5.0"}
+    content = torch.load(altered(path, value)) | whole
+    torch.save(content, "evil.ckpt")
+    result = run(
+        *("test", "--config=data/folder", "--data.root=data", "--ckpt_path=evil.ckpt"),
+        *("--data.split.test=2", "--data.split.val=2", "--run.wandb=off", "--data.num_workers=0"),
+    )
+    assert result.status == 2 and "evil.ckpt: does not fit this config (" in result.line

@@ -20,6 +20,7 @@ from segmentation import __version__
 from segmentation.errors import UserError
 from segmentation.training.loggers import MetricsLogger
 from segmentation.training.resume import (
+    _STATE,
     AtomicCheckpointIO,
     ExactResume,
     random_state,
@@ -143,7 +144,7 @@ def test_another_version_does_not_go_on_to_the_bit(tmp_path: Path) -> None:
     trainer: Any = SimpleNamespace(state=fitting, ckpt_path="a/resume.ckpt")
     task: Any = None
     callback = ExactResume(MetricsLogger(tmp_path))
-    checkpoint = {"segmentation": {"version": "0.0.9"}, "resume": {"over": False}}
+    checkpoint = {"segmentation": {"version": "0.0.9"}, "resume": dict.fromkeys(_STATE)}
     wanted = r"under version 0\.0\.9, this is .*--run\.weights a/resume"
     with pytest.raises(UserError, match=wanted):
         callback.on_load_checkpoint(trainer, task, checkpoint)
@@ -151,4 +152,4 @@ def test_another_version_does_not_go_on_to_the_bit(tmp_path: Path) -> None:
     assert callback.state is None  # the best or the last: it trains on from there
     checkpoint["segmentation"]["version"] = __version__
     callback.on_load_checkpoint(trainer, task, checkpoint)
-    assert callback.state == {"over": False}
+    assert callback.state == checkpoint["resume"]
