@@ -188,7 +188,6 @@ class SegmentationDataModule(LightningDataModule):
         places = {name: [self._places[i] for i in getattr(self.split, name)] for name in PARTS}
         self.parts = {k: SampleSubset(self.prepared, self.raw, v) for k, v in places.items()}
         fits = stage in ("fit", None)
-        self._check_masks()
         if fits:
             self._check("train")
             self._check_crop(entry.image[1][:2] for entry in self.parts["train"].entries)
@@ -198,6 +197,7 @@ class SegmentationDataModule(LightningDataModule):
             self._check("val")
         if stage == "test" or (fits and self.split.test):
             self._check("test")
+        self._check_masks()
 
     @property
     def content(self) -> str:
