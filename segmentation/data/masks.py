@@ -127,7 +127,7 @@ def check(found: Iterable[Finding], allowed: Collection[str], say: str) -> list[
     for one in found:
         if one.doubt in allowed and not one.refused:
             continue
-        line = f"{one.text}. If it is right so, {say.format(one.doubt)}"
+        line = f"{one.text}. If this is intended, {say.format(one.doubt)}"
         if one.refused and one.doubt not in allowed:
             raise UserError(line)
         warnings.append(one.text if one.refused else line)

@@ -142,7 +142,7 @@ def test_what_is_allowed() -> None:
     assert line.startswith("im0: 8 separate regions under 1 value(s) (255)")
     found = findings({"im0": facts_of(inverted(picture(0)[1]))})
     (line,) = check(found, [], "allow {}")
-    assert line.endswith("If it is right so, allow inverted")
+    assert line.endswith("If this is intended, allow inverted")
     assert check(found, ["inverted"], "allow {}") == []
 
 
