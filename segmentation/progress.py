@@ -1,6 +1,7 @@
 """Progress with the time that is left: a bar on a terminal, a line now and then in a log."""
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -51,7 +52,8 @@ class _Lines(tqdm):  # type: ignore[type-arg]
         self.mininterval = min(60, 2 * self.mininterval)
 
     def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
-        if not nolock:  # of tqdm.write: not again
+        late = time.time() - self.start_t >= self.delay
+        if late and not nolock:  # of tqdm.write: not again
             super().refresh(lock_args=lock_args)
 
     def clear(self, *_: Any, **__: Any) -> None:
