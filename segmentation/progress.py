@@ -52,7 +52,7 @@ class _Lines(tqdm):  # type: ignore[type-arg]
         self.mininterval = min(60, 2 * self.mininterval)
 
     def refresh(self, nolock: bool = False, lock_args: Any = None) -> None:
-        late = time.time() - self.start_t >= self.delay
+        late = time.time() - self.start_t >= (self.delay or 0)
         if late and not nolock:  # of tqdm.write: not again
             super().refresh(lock_args=lock_args)
 
