@@ -93,7 +93,9 @@ def predict(
     versions |= {"numpy": np.__version__, "opencv": cv2.__version__}
     about = {"checkpoints": [str(path) for path in ckpt_path], "device": str(where)}
     manifest = Manifest(output, settings, {**about, "versions": versions})
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning on torch 2.15
     devices = trainer_devices or int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
     writer = FolderWriter(manifest, outputs)
@@ -116,6 +118,7 @@ def predict(
     try:
         trainer.predict(task, files, return_predictions=False)
     finally:
+        log.setLevel(level)
         writer.thread.shutdown()
         if trainer.is_global_zero:
             manifest.remove_partial_files()

@@ -142,7 +142,7 @@ def test_a_fold_that_fails_is_done_later(
     assert "1 of 2 folds are done" in printed.out and "some words" in log.read_text()
     assert not (out / "per_image.csv").exists()
 
-    assert "of other options or another config" in refusal(capsys, command(out, "--model.x=1"))
+    assert "of other options or another config" in refusal(capsys, command(out, "--data.crop=64"))
     assert "of other options" in refusal(capsys, [*command(out), "--folds=3"])
 
     runs.failing = set()
