@@ -43,7 +43,6 @@ _PICTURES = {
     50001,
 }  # JPEG, JPEG 2000, PNG, …
 _FAX = {2, 3, 4, 32771}  # one bit a pixel
-_EXCESS = 16  # bytes that encoders of LZW leave behind a strip: up to 3 in DIC-C2DH-HeLa
 _LARGEST_TILE = 2**22  # pixels, in an image that is smaller
 # tifffile logs that pages or values lie beyond the file's end, and goes on with what is left. Here
 # that is an error; its other messages are about metadata that nothing here needs.
@@ -237,10 +236,10 @@ class _Unpacker:
         if data is not None and self._packed:
             if self._reversed:
                 data = imagecodecs.bitorder_decode(data)
-            data = self._decompress(data, out=self._size + self._exact * (_EXCESS + 1))
+            packed, data = data, self._decompress(data, out=self._size + self._exact)
             last = index % len(self._rows) == len(self._rows) - 1
             sizes = self._size, self._left * self._row if last else self._size
-            if self._exact and not any(0 <= len(data) - size <= _EXCESS for size in sizes):
+            if self._exact and len(data) not in sizes and not self._ends_late(packed, sizes):
                 raise TiffFileError(f"{len(data)} bytes in a strip of {sizes[1]}")
             data = data[: self._size]
         elif data is not None and self._picture:
@@ -252,6 +251,17 @@ class _Unpacker:
                 tables = options.get("jpegtables")
                 decode_jpeg(tables[:-2] + data[2:] if tables else data, "GRAY")  # damage raises
         return self._decode(data, index, **options)
+
+    def _ends_late(self, packed: bytes, sizes: tuple[int, ...]) -> bool:
+        """Whether a strip is whole but for its end: some encoders of LZW, as of DIC-C2DH-HeLa,
+        write the code that ends it one bit too short, so that it is read as some bytes more.
+
+        Then nothing ends it, and what is put behind it is read, too; a damaged strip ends.
+        """
+        out = 2 * self._size + 64
+        lengths = [len(self._decompress(packed[:-cut], out=out)) for cut in (1, 2)]
+        more = [len(self._decompress(packed + end, out=out)) for end in (b"", bytes(8))]
+        return more[0] < more[1] and not {*lengths}.isdisjoint(sizes)
 
 
 def check_alpha(mask: np.ndarray, channels: int, name: object) -> None:

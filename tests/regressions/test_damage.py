@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -91,3 +92,21 @@ def test_jpegs_are_read_as_by_pillow(settings: dict[str, Any], channels: int) ->
     data = pillow(image[:61, :83], "JPEG", **settings)
     wanted = np.asarray(Image.open(io.BytesIO(data))).reshape(61, 83, channels)
     np.testing.assert_array_equal(decode_image(data, "x"), wanted)
+
+
+def test_lzw_whose_end_is_written_too_short() -> None:
+    """As in DIC-C2DH-HeLa: after 766 codes of single bytes an end code has 11 bits, not 10."""
+    pixels = np.arange(766, dtype=np.uint8)[None]
+    codes = [(256, 9), *((int(p), 9 if n < 254 else 10) for n, p in enumerate(pixels[0]))]
+    bits = "".join(f"{code:0{width}b}" for code, width in [*codes, (257, 10)])
+    bits += "0" * (-len(bits) % 8)
+    strip = int(bits, 2).to_bytes(len(bits) // 8)
+    assert len(imagecodecs.lzw_decode(strip)) == 768
+
+    data = bytearray(tiff(pixels, compression="lzw", metadata=None))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tags = file.pages[0].tags  # type: ignore[union-attr]
+        for name, value in (("StripOffsets", len(data)), ("StripByteCounts", len(strip))):
+            tag = tags[name]
+            data[tag.valueoffset : tag.valueoffset + 4] = value.to_bytes(4, "little")
+    assert np.array_equal(decode_image(bytes(data + strip), "x")[..., 0], pixels)

@@ -39,7 +39,11 @@ def test_an_interruption_in_the_imports(
 
     monkeypatch.setattr("segmentation.commands.import_module", importing)
     number = signal.SIGINT
-    assert main(words(name)) == 130
+    before = signal.signal(number, signal.default_int_handler)  # ignored in the background
+    try:
+        assert main(words(name)) == 130
+    finally:
+        signal.signal(number, before)
     number = signal.SIGTERM
     with pytest.raises(SystemExit) as left:
         main(words(name))
