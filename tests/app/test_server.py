@@ -14,7 +14,9 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,7 +213,9 @@ def test_nothing_is_left_behind(checkpoint: Path, image: Path, tmp_path: Path) -
     argv = ["serve", f"--ckpt_path={checkpoint}", "--device=cpu", "--port=0"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "segmentation", *argv]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored in the background
+    pipe: Any = {"stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen(command, **pipe, preexec_fn=heard) as process:
         assert process.stdout is not None
         here = process.stdout.readline().split()[0]
         host, port = here.removeprefix("http://").split(":")
