@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 from segmentation import __version__
 from segmentation.data.seen import trained_on
-from segmentation.errors import UserError, printable
+from segmentation.errors import UserError, first_of, printable
 from segmentation.io import sealed
 from segmentation.io.files import read_json, sha256_of
 from segmentation.predictor import Predictor
@@ -157,10 +157,7 @@ def load_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTask:
         task.load_state_dict(state)
         task.config, task.trained_on = without_download(config), trained_on(about)
     except Exception as error:  # whatever a class raises of arguments that are not its own
-        cause: BaseException = error
-        while not isinstance(cause, UserError) and (deeper := cause.__cause__ or cause.__context__):
-            cause = deeper
-        what = " ".join(str(cause).split())
+        what = " ".join(str(first_of(error)).split())
         if what.startswith(printable(path)):
             raise UserError(what) from error
         version = about.get("version", "0.1.0 or older")

@@ -31,3 +31,10 @@ class UserError(Exception):
 
 class Unwritten(UserError):
     """The output is at fault, not what is read: a full disk, or a folder without write access."""
+
+
+def first_of(error: BaseException) -> BaseException:
+    """What first went wrong, of an error that others were raised from; a `UserError` says it."""
+    while not isinstance(error, UserError) and (cause := error.__cause__ or error.__context__):
+        error = cause
+    return error

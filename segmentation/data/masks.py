@@ -92,7 +92,7 @@ def findings(masks: Mapping[str, MaskFacts], binary: str = "mask_type: binary") 
     return found
 
 
-class Entry(Protocol):
+class Judged(Protocol):
     """What is known of a decoded sample; ``objects`` is ``None`` without truth."""
 
     @property
@@ -103,7 +103,7 @@ class Entry(Protocol):
     def facts(self) -> MaskFacts | None: ...
 
 
-def doubts(entries: Iterable[Entry]) -> list[Finding]:
+def doubts(entries: Iterable[Judged]) -> list[Finding]:
     """What is doubtful about the masks of a decoded data set."""
     truth = [entry for entry in entries if entry.objects is not None]
     if truth and not any(entry.objects for entry in truth):

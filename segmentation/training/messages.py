@@ -4,7 +4,7 @@ import logging
 import re
 import warnings
 
-from segmentation.errors import UserError
+from segmentation.errors import first_of
 
 _FEWER = "lower --data.batch_size, --data.crop or --data.num_workers"
 # What PyTorch and Lightning say, as a pattern ► what it means and what to do; {}: what was found.
@@ -43,13 +43,6 @@ def machine_gist(error: RuntimeError | OSError) -> str | None:
         if found := re.search(pattern, str(error), re.DOTALL):
             return remedy.format(shortened(one_line(found[0])))
     return None
-
-
-def first_of(error: BaseException) -> BaseException:
-    """What first went wrong, of an error that others were raised from; a `UserError` says it."""
-    while not isinstance(error, UserError) and (cause := error.__cause__ or error.__context__):
-        error = cause
-    return error
 
 
 def root_cause(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from segmentation.errors import UserError
+from segmentation.errors import UserError, first_of
 from segmentation.score_names import LOSSES, VALIDATED, check_logged
 from segmentation.training import messages
 
@@ -151,7 +151,7 @@ def told(error: Exception, trainer: Trainer, task: LightningModule) -> UserError
 
 def unbuilt(error: Exception) -> UserError:
     """One line for a class of the config that could not be built."""
-    first = messages.first_of(error)
+    first = first_of(error)
     if isinstance(first, UserError):
         return first
     gist = messages.root_cause(error)
