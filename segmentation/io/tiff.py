@@ -30,18 +30,8 @@ _NARROWEST = 10  # pixels
 # Compressions of bytes, and of whole pictures that tell their size before they are decoded.
 _BYTES = {COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.PACKBITS}
 _BYTES |= {COMPRESSION.ZSTD, COMPRESSION.LZMA}
-_PICTURES = {
-    6,
-    7,
-    33003,
-    33004,
-    33005,
-    33007,
-    34712,
-    34892,
-    34933,
-    50001,
-}  # JPEG, JPEG 2000, PNG, …
+# JPEG (6, 7), JPEG 2000 (33003 …), PNG (34933), WebP (50001), …
+_PICTURES = {6, 7, 33003, 33004, 33005, 33007, 34712, 34892, 34933, 50001}
 _FAX = {2, 3, 4, 32771}  # one bit a pixel
 _LARGEST_TILE = 2**22  # pixels, in an image that is smaller
 # tifffile logs that pages or values lie beyond the file's end, and goes on with what is left. Here
