@@ -84,9 +84,9 @@ def check_ranges(config: Any) -> None:
 
 
 def parser_gist(message: str) -> str:
-    """The gist of jsonargparse's nested message: which key, its value, and what is wrong with it.
+    r"""The gist of jsonargparse's nested message: which key, its value, and what is wrong with it.
 
-    >>> parser_gist('Parser key "data.crop": Expected a <class \'int\'>. Got value: abc')
+    >>> parser_gist("Parser key \"data.crop\": Expected a <class 'int'>. Got value: abc")
     '--data.crop abc: must be a whole number; see segmentation fit --help-all'
     """
     # What a class may be given as is said with each list of them.
