@@ -30,7 +30,8 @@ from common import HERE, Report, add_root, alternate, answer, arguments, dsb2018
 from segmentation.data.augment import RECIPES
 from segmentation.data.cache import decoded, prepared
 from segmentation.data.examples import SampleSubset, TrainSet, TrainWindows
-from segmentation.data.preprocess import Preprocess, resize_labels
+from segmentation.data.preprocess import Preprocess
+from segmentation.data.resize import resize_labels
 from segmentation.data.samplers import Draw
 from segmentation.targets import Foreground
 
@@ -61,7 +62,7 @@ def main() -> None:
             part = SampleSubset(store, raw, range(len(store))[::step][: args.images])
             crop = None if resize else (CROP, CROP)
             windows = TrainWindows(recipe, crop, (1.0, 1.0), 0)
-            examples = TrainSet(part, Foreground(), windows, settings.channels)
+            examples = TrainSet(part, Foreground(), windows, settings.in_channels)
             pairs = in_memory(part, resize)
             arms[f"{recipe}: package"] = partial(run_package, examples, args.draws)
             arms[f"{recipe}: bare albumentations"] = bare(recipe, pairs, crop, args.draws)

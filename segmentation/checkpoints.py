@@ -156,6 +156,8 @@ def load_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTask:
             task = build_task(without_download(config | {"init_args": used}))
         task.load_state_dict(state)
         task.config, task.trained_on = without_download(config), trained_on(about)
+        diameter = about.get("diameter")
+        task.predictor.diameter = None if diameter is None else float(diameter)
     except Exception as error:  # whatever a class raises of arguments that are not its own
         what = " ".join(str(first_of(error)).split())
         if what.startswith(printable(path)):

@@ -188,12 +188,18 @@ def renumber(labels: np.ndarray) -> np.ndarray:
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:
-    """(H, W, 1 or 3) uint8 or uint16 ► (H, W) of the same type: colours by their luminance.
+    """(H, W, C) uint8 or uint16 ► (H, W) of the same type: colours by their luminance.
+
+    Of other numbers of channels than 1 and 3 it is the mean.
 
     >>> to_gray(np.full((2, 3, 3), 7, np.uint8)).shape
     (2, 3)
     """
-    return image[..., 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    if image.shape[2] == 1:
+        return image[..., 0]
+    if image.shape[2] == 3:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return np.asarray(image.mean(axis=2).round().astype(image.dtype))
 
 
 def check_size(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:

@@ -1,6 +1,6 @@
 """From an image to its objects: the one way, whoever asks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -41,12 +41,14 @@ class Prediction:
         labels: (H, W) int32 ids of the objects, 0 = background.
         mask: (H, W) bool foreground; it may hold what is too small to be an object.
         probabilities: (H, W) float32 probability of being foreground.
+        classes: (n + 1,) uint8, the class 1…K of each id, 0 first; ``None`` without classes.
         measurements: One row for each object, where asked for; see ``segmentation.measurements``.
     """
 
     labels: np.ndarray
     mask: np.ndarray
     probabilities: np.ndarray
+    classes: np.ndarray | None = None
     measurements: "pandas.DataFrame | None" = None
 
 
@@ -63,11 +65,14 @@ class Predictor:
 
     Attributes:
         members: Other predictors whose probabilities are averaged with this one's: an ensemble.
+        pixel_size: (height, width) in µm of images whose files do not tell it, where needed.
+        diameter: Median diameter in pixels of the objects of images, where needed; at first that
+            of the training images.
 
     >>> from segmentation.models import UNet
     >>> from segmentation.targets import Foreground
     >>> net = UNet(in_channels=1, classes=1, width=4, depth=2)
-    >>> model = Predictor(net, Preprocess(channels=1), Foreground())
+    >>> model = Predictor(net, Preprocess("gray"), Foreground())
     >>> image = np.zeros((48, 64), np.uint8)
     >>> model.predict(image).shape
     (48, 64)
@@ -89,6 +94,8 @@ class Predictor:
             raise UserError(f"the network's stride is {self.stride}; 1 to {COARSEST} can be padded")
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.members: list[Predictor] = []
+        self.pixel_size: tuple[float, float] | None = None
+        self.diameter: float | None = None
 
     @property
     def device(self) -> torch.device:
@@ -143,20 +150,40 @@ class Predictor:
         return total / (1 + len(self.members)) if self.members else total
 
     @torch.inference_mode()
-    def maps(self, image: np.ndarray) -> np.ndarray:
-        """An (H, W, C) uint8 or uint16 image as read ► (K, H, W) float32, of the ensemble.
+    def maps(
+        self,
+        image: np.ndarray,
+        channels: Sequence[str] = (),
+        pixel_size: tuple[float, float] | None = None,
+    ) -> np.ndarray:
+        """An image as read ► (K, H, W) float32, of the ensemble.
 
         Each member sees it as it was trained to. A large one goes through the network in tiles.
+
+        Args:
+            image: (H, W, C) uint8 or uint16.
+            channels: Names of its channels, where the file tells.
+            pixel_size: (height, width) in µm, where the file tells.
         """
-        total = self._map(image)
+        total = self._map(image, channels, pixel_size)
         for member in self.members:
-            total += member._map(image)
+            total += member._map(image, channels, pixel_size)
         return total / np.float32(1 + len(self.members))
 
-    def decode(self, probs: np.ndarray) -> Prediction:
-        """(K, H, W) float32 probabilities ► objects."""
-        foreground = self.target.foreground(torch.from_numpy(probs)[None])[0].numpy()
-        return Prediction(self.target.decode(probs), foreground > self.target.threshold, foreground)
+    def scale(self, pixel_size: tuple[float, float] | None = None) -> float:
+        """By which an image with pixels of this size (µm) is magnified for the network."""
+        return self.preprocess.scale(pixel_size or self.pixel_size, self.diameter)
+
+    def decode(self, probs: np.ndarray, scale: float = 1.0) -> Prediction:
+        """(K, H, W) float32 probabilities at an image's own size ► objects.
+
+        ``scale`` is that by which it was magnified for the network.
+        """
+        target = self.target.at_scale(scale)
+        foreground = target.foreground(torch.from_numpy(probs)[None])[0].numpy()
+        labels = target.decode(probs)
+        mask = foreground > target.threshold
+        return Prediction(labels, mask, foreground, target.classify(probs, labels))
 
     def predict(
         self,
@@ -164,14 +191,17 @@ class Predictor:
         probabilities: bool = False,
         measurements: bool = False,
         pixel_size: tuple[float, float] | None = None,
+        channels: Sequence[str] = (),
     ) -> "np.ndarray | Prediction":
         """Find the objects of one image; the networks are put into evaluation mode.
 
         Args:
-            image: (H, W), (H, W, 1) or (H, W, 3) RGB, uint8 or uint16.
+            image: (H, W) or (H, W, C), uint8 or uint16; three channels without names are RGB.
             probabilities: Return a :class:`Prediction` instead of the label map alone.
             measurements: The same, with the table of the objects.
-            pixel_size: (height, width) in µm, for measurements in µm.
+            pixel_size: (height, width) in µm, for measurements in µm, and for a network that was
+                trained at a pixel size.
+            channels: Names of the image's channels, for a network that chooses them by name.
 
         Returns:
             (H, W) int32 label map, or a :class:`Prediction`.
@@ -182,14 +212,14 @@ class Predictor:
         """
         image = np.asarray(image)
         pixels = image[..., None] if image.ndim == 2 else image
-        if pixels.dtype not in (np.uint8, np.uint16) or pixels.shape[2:] not in ((1,), (3,)):
+        if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or 0 in pixels.shape:
             raise UserError(
-                f"the image is {image.shape} {image.dtype}; give (H, W) or (H, W, 3) of uint8 or "
+                f"the image is {image.shape} {image.dtype}; give (H, W) or (H, W, C) of uint8 or "
                 "uint16"
             )
         for one in (self, *self.members):
             one.net.eval()
-        found = self.decode(self.maps(pixels))
+        found = self.decode(self.maps(pixels, channels, pixel_size), self.scale(pixel_size))
         if measurements:
             table = measurement_table(found.labels, pixels, pixel_size)
             found = replace(found, measurements=table)
@@ -209,15 +239,21 @@ class Predictor:
         largest = Tiling(tile, self.stride, 0)
         if max(size) <= tile:
             return largest, True
-        channels = self.preprocess.channels
+        channels = self.preprocess.in_channels
         radius = receptive_radius(self.net, channels, self.stride, tile // 4, self.device)
         if radius is None:
             return Tiling(tile, self.stride, tile // 8, tile // 8), False
         return Tiling(tile, self.stride, radius, _RAMP), True
 
-    def _map(self, image: np.ndarray) -> np.ndarray:
+    def _map(
+        self,
+        image: np.ndarray,
+        channels: Sequence[str],
+        pixel_size: tuple[float, float] | None,
+    ) -> np.ndarray:
         """:meth:`maps` of this network alone."""
-        prepared = self.preprocess.prepare(image).transpose(2, 0, 1)
+        scale = self.scale(pixel_size)
+        prepared = self.preprocess.prepare(image, channels, scale).transpose(2, 0, 1)
         pixels = torch.from_numpy(np.ascontiguousarray(prepared))
         size = (pixels.shape[1], pixels.shape[2])
         if size[0] * size[1] > WHOLE and not getattr(self.net, "whole_image", False):

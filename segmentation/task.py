@@ -196,10 +196,14 @@ class SegmentationTask(LightningModule):
     ) -> list[Prediction] | UserError:
         """Find the objects of images as read, (H, W, C) uint8 or uint16 each.
 
+        The batch may have ``channels`` and ``pixel_size``, as :meth:`Predictor.maps` takes them.
+
         An image at fault gives its error, so that the next ones are done all the same.
         """
         try:
-            return [self.predictor.decode(self.predictor.maps(image)) for image in batch]
+            about = getattr(batch, "channels", ()), getattr(batch, "pixel_size", None)
+            images = [(self.predictor.maps(image, *about)) for image in batch]
+            return [self.predictor.decode(maps, self.predictor.scale(about[1])) for maps in images]
         except UserError as error:
             return error
 
@@ -230,6 +234,7 @@ class SegmentationTask(LightningModule):
             "config": self.config,
             "preprocess": self.preprocess.plain(),
             "trained_on": self.trained_on | own,
+            **({} if self.predictor.diameter is None else {"diameter": self.predictor.diameter}),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -262,7 +267,9 @@ class SegmentationTask(LightningModule):
         mean_loss.update(self._loss(logits, batch), weight=len(logits))
         probs = self.as_scored(probs, batch["labels"])
         foreground = self.target.foreground(probs)
-        decoded = map(self.target.decode, probs.cpu().numpy())
+        width = (self.preprocess.crop or probs.shape[-2:])[1]
+        scale = image.shape[-1] / width if self.preprocess.rescales else 1.0
+        decoded = map(self.target.at_scale(scale).decode, probs.cpu().numpy())
         instances = torch.from_numpy(np.stack(list(decoded)))
         about = (batch["id"], batch.get("kind", ()), batch.get("group", ()))
         table.update(batch["labels"], instances, foreground, *about)
@@ -337,6 +344,8 @@ class SplitRecord(Callback):
         split = getattr(data := trainer.datamodule, "split", None)
         known = split and Division(data.source.name, split, getattr(data, "digests", {}))
         pl_module.data_split = known  # type: ignore[assignment]
+        if pl_module.preprocess.diameter is not None and stage == "fit":  # type: ignore[union-attr]
+            pl_module.predictor.diameter = getattr(data, "diameter", None)  # type: ignore[union-attr]
 
 
 def check_loss(loss: nn.Module, target: Target) -> None:
@@ -382,10 +391,10 @@ def check_fit(net: nn.Module, target: Target, preprocess: Preprocess) -> None:
     """Raise :class:`UserError` when channels do not agree, where the network tells."""
     encoder = getattr(net, "encoder", None)
     channels = getattr(net, "in_channels", getattr(encoder, "in_channels", None))
-    if channels not in (None, preprocess.channels):
+    if channels not in (None, preprocess.in_channels):
         raise UserError(
             f"model.net takes {channels} channel(s) but model.preprocess makes "
-            f"{preprocess.channels}; set net.in_channels or preprocess.channels"
+            f"{preprocess.in_channels}; set net.in_channels or preprocess.channels"
         )
     classes = getattr(net, "classes", None)
     if classes not in (None, target.classes):

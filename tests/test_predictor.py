@@ -47,14 +47,18 @@ def test_several_checkpoints_are_an_ensemble(checkpoint: Path, tmp_path: Path) -
     "image",
     [
         np.zeros((5, 6), np.float32),
-        np.zeros((5, 6, 4), np.uint8),
         np.zeros(5, np.uint8),
         np.zeros((2, 5, 6, 3), np.uint8),
     ],
 )
 def test_what_is_no_image_is_refused(checkpoint: Path, image: np.ndarray) -> None:
-    with pytest.raises(UserError, match=r"the image is .* give \(H, W\) or \(H, W, 3\)"):
+    with pytest.raises(UserError, match=r"the image is .* give \(H, W\) or \(H, W, C\)"):
         segmentation.load(checkpoint, device="cpu").predict(image)
+
+
+def test_an_image_of_many_channels_asks_which(checkpoint: Path) -> None:
+    with pytest.raises(UserError, match=r"has 4 channels, and .*channels is rgb; say which"):
+        segmentation.load(checkpoint, device="cpu").predict(np.zeros((5, 6, 4), np.uint8))
 
 
 def test_importing_the_package_takes_no_time() -> None:

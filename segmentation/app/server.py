@@ -20,9 +20,8 @@ from urllib.parse import parse_qs, urlsplit
 from markupsafe import escape
 
 from segmentation.checkpoints import load
-from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError, printable
-from segmentation.evaluation.overlays import data_url
+from segmentation.evaluation.overlays import data_url, to_rgb
 from segmentation.evaluation.pages import render
 from segmentation.io.files import write_table
 from segmentation.io.images import IMAGE_SUFFIXES, read_image
@@ -210,7 +209,7 @@ def result(predictor: Predictor, name: str, data: bytes, place: str) -> str:
         "serve_result.html",
         name=name,
         stem=stem,
-        urls=[data_url(Preprocess(channels=3).prepare(image)) for image in images],
+        urls=[data_url(to_rgb(image)) for image in images],
         archive=base64.b64encode(archive.getvalue()).decode(),
         facts=[(key, str(value)) for key, value in rows["images"][0].items()],
         head=SHOWN,

@@ -17,7 +17,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from segmentation.data.preprocess import resize_image, resize_labels
+from segmentation.data.resize import resize_image, resize_labels
 from segmentation.errors import UserError
 
 Weight = np.ndarray | None

@@ -35,7 +35,7 @@ from segmentation.data.sample import Sample, Source
 from segmentation.errors import UserError
 from segmentation.progress import progress
 
-LAYOUT = 3  # raise when the format of a store changes
+LAYOUT = 4  # raise when the format of a store changes
 KEEP_DAYS = 14
 
 # a store, or what a killed build left of one
@@ -53,10 +53,13 @@ class StoredSample:
 
     Attributes:
         id, group, kind, subset: As in :class:`Sample`.
-        image, labels, weight: Byte offset in ``data.bin``, shape and dtype of each array.
+        image, labels, weight, classes: Byte offset in ``data.bin``, shape and dtype of each array.
         objects: How many the labels hold; ``None`` without labels.
+        diameter: Median over the objects of the diameter of a disc of the same area, in pixels;
+            ``None`` without objects.
+        unannotated: Pixels whose label is -1.
         digest: Hash of the image's pixels, shape and dtype: equal for exact duplicates.
-        facts: As in :class:`Sample`.
+        facts, channels, pixel_size: As in :class:`Sample`.
     """
 
     id: str
@@ -66,9 +69,14 @@ class StoredSample:
     image: ArrayPlace
     labels: ArrayPlace | None
     weight: ArrayPlace | None
+    classes: ArrayPlace | None
     objects: int | None
+    diameter: float | None
+    unannotated: int
     digest: str
     facts: MaskFacts | None
+    channels: tuple[str, ...]
+    pixel_size: tuple[float, float] | None
 
 
 class SampleStore:
@@ -89,7 +97,8 @@ class SampleStore:
         except (TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"{folder / _INDEX}: not an index") from error
         self._data = np.memmap(folder / _DATA, mode="r")
-        places = [p for e in self.entries for p in (e.image, e.labels, e.weight) if p]
+        arrays = ((e.image, e.labels, e.weight, e.classes) for e in self.entries)
+        places = [place for four in arrays for place in four if place]
         if self._data.size < max((place[0] + _size(place) for place in places), default=0):
             raise ValueError(f"{folder / _DATA}: too short")
 
@@ -100,14 +109,16 @@ class SampleStore:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, i: int) -> Sample:
-        """Sample ``i``: ``image`` as stored, ``labels`` (H, W) in the smallest unsigned dtype.
+        """Sample ``i``: ``image`` as stored, ``labels`` (H, W) in the smallest integer dtype.
 
         All arrays are read-only views of the file, so that a crop touches only its own pages.
         """
         entry = self.entries[i]
-        image, labels, weight = map(self._array, (entry.image, entry.labels, entry.weight))
+        arrays = (entry.image, entry.labels, entry.weight, entry.classes)
+        image, labels, weight, classes = map(self._array, arrays)
         assert image is not None
-        return Sample(entry.id, image, labels, entry.group, entry.kind, entry.subset, weight)
+        about = (entry.group, entry.kind, entry.subset, weight, entry.facts, classes)
+        return Sample(entry.id, image, labels, *about, entry.channels, entry.pixel_size)
 
     def __reduce__(self) -> tuple[type["SampleStore"], tuple[Path]]:
         return SampleStore, (self.folder,)
@@ -260,19 +271,31 @@ def _write(file: Any, sample: Sample) -> StoredSample:
         file.write(b"\0" * (-file.tell() % 8))  # keep every array aligned for its dtype
         return offset, array.shape, array.dtype.str
 
-    image, labels, objects = sample.image, sample.labels, None
+    image, labels, objects, diameter, unannotated = sample.image, sample.labels, None, None, 0
     if labels is not None:
-        objects = int(np.count_nonzero(np.bincount(labels.reshape(-1).astype(np.intp))[1:]))
-        labels = labels.astype(np.min_scalar_type(int(labels.max(initial=0))), copy=False)
+        flat = labels.reshape(-1).astype(np.intp)
+        unannotated = int(np.count_nonzero(flat < 0))
+        areas = np.bincount(flat.clip(0) if unannotated else flat)[1:]
+        objects = int(np.count_nonzero(areas))
+        if objects:
+            diameter = float(np.median(2 * np.sqrt(areas[areas > 0] / np.pi)))
+        kind = np.min_scalar_type(int(labels.max(initial=0)))
+        kind = np.promote_types(kind, np.int8) if unannotated else kind
+        labels = labels.astype(kind, copy=False)
     about = f"{image.shape} {image.dtype.str} ".encode()
     return StoredSample(
         **{name: getattr(sample, name) for name in ("id", "group", "kind", "subset")},
         image=append(image),
         labels=None if labels is None else append(labels),
         weight=None if sample.weight is None else append(sample.weight),
+        classes=None if sample.classes is None else append(sample.classes.astype(np.uint8)),
         objects=objects,
+        diameter=diameter,
+        unannotated=unannotated,
         digest=hashlib.blake2b(about + image.tobytes(), digest_size=16).hexdigest(),
         facts=sample.facts,
+        channels=sample.channels,
+        pixel_size=sample.pixel_size,
     )
 
 
@@ -310,5 +333,10 @@ def _with_tuples(row: dict[str, Any]) -> dict[str, Any]:
     if (facts := row.pop("facts", None)) is not None:
         facts = MaskFacts(*facts)
         facts = facts._replace(low=tuple(facts.low))
-    places = {k: (v[0], tuple(v[1]), v[2]) for k, v in row.items() if isinstance(v, list)}
-    return {**row, **places, "facts": facts}
+    plain = {k: v and tuple(v) for k, v in row.items() if k in ("channels", "pixel_size")}
+    places = {
+        k: (v[0], tuple(v[1]), v[2])
+        for k, v in row.items()
+        if isinstance(v, list) and k not in plain
+    }
+    return {**row, **places, **plain, "facts": facts}

@@ -1,5 +1,6 @@
 """From stored samples to batches: the only part of ``segmentation.data`` that knows Lightning."""
 
+import json
 import os
 import re
 from collections import Counter
@@ -226,7 +227,7 @@ class SegmentationDataModule(LightningDataModule):
         if weight is not None:  # computed once and cached
             about = (part.places, "weighted", weight.key, self.cache)
             samples = derived(store, lambda i: weigh(store[i], weight), *about)
-        return TrainSet(samples, self.target, self.windows, self.preprocess.channels)
+        return TrainSet(samples, self.target, self.windows, self.preprocess.in_channels)
 
     def evaluation_set(self, name: str) -> EvalSet:
         """The examples of ``val`` or ``test``."""
@@ -248,15 +249,20 @@ class SegmentationDataModule(LightningDataModule):
         return self._eval_loader("test")
 
     def gray(self, name: str) -> np.ndarray:
-        """The image called ``name`` as it was read: (H, W) gray, uint8 or uint16, as scored."""
-        return to_gray(self.raw[self._places[name]].image)
+        """The image called ``name`` as (H, W) gray, uint8 or uint16, as scored.
+
+        It is as it was read; of chosen channels it is their mean, each stretched by itself.
+        """
+        if isinstance(self.preprocess.channels, str):
+            return to_gray(self.raw[self._places[name]].image)
+        return np.asarray(self.shown(name)[0].mean(axis=2).round().astype(np.uint8))
 
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The prepared (H, W, C) uint8 image and its true (H, W) foreground, as scored."""
         sample = self.raw[self._places[name]]
         assert sample.labels is not None
         whole = replace(self.preprocess, crop=None, resize=None)
-        return whole.prepare(sample.image), sample.labels > 0
+        return whole.prepare(sample.image, sample.channels), sample.labels > 0
 
     def _eval_loader(self, name: str) -> DataLoader[Batch]:
         rank, world = self._rank()
@@ -291,9 +297,36 @@ class SegmentationDataModule(LightningDataModule):
         """The samples as they were read; opened once, for that reads every file."""
         return decoded(self.source, self.cache)
 
+    @property
+    def diameter(self) -> float | None:
+        """Median over the training images of their objects' median diameter, in pixels."""
+        train = {*self.divided(self.raw.entries).train}
+        known = [e.diameter for e in self.raw.entries if e.id in train and e.diameter is not None]
+        return float(np.median(known)) if known else None
+
     def _prepared(self) -> SampleStore:
         how = self.preprocess
-        return prepared(self.raw, how.prepare_sample, how.key, self.cache)
+        if not how.rescales:
+            return prepared(self.raw, how.prepare_sample, how.key, self.cache)
+        scales = self._scales()
+        key = json.dumps([how.key, scales])
+        return prepared(self.raw, lambda s: how.prepare_sample(s, scales[s.id]), key, self.cache)
+
+    def _scales(self) -> dict[str, float]:
+        """Id ► by which an image is magnified for the network.
+
+        Training images by their own objects; others by the median of those, as their own truth
+        must not help to find it.
+        """
+        train, usual = {*self.divided(self.raw.entries).train}, self.diameter
+        scales = {}
+        for entry in self.raw.entries:
+            own = entry.diameter if entry.id in train else None
+            try:
+                scales[entry.id] = self.preprocess.scale(entry.pixel_size, own or usual)
+            except UserError as error:
+                raise UserError(f"{entry.id}: {error}") from None
+        return scales
 
     def _rank(self) -> tuple[int, int]:
         trainer = self.trainer

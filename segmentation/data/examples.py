@@ -25,6 +25,7 @@ class Batch(TypedDict, total=False):
         target: What ``Target.encode`` made of the labels, at the image's size.
         weight: (B, H, W) float32 weights of the pixels in the loss, where ``data.weight`` is set.
         labels: (B, H', W') int32 instance ids at the size that is scored (evaluation).
+        classes: (B, n + 1) uint8 class of each id, where there are classes (evaluation, B = 1).
         id, kind, group: As in :class:`Sample`; the group in evaluation.
     """
 
@@ -32,6 +33,7 @@ class Batch(TypedDict, total=False):
     target: Tensor
     weight: Tensor
     labels: Tensor
+    classes: Tensor
     id: list[str]
     kind: list[str]
     group: list[str]
@@ -156,6 +158,8 @@ class EvalSet(Dataset[dict[str, Any]]):
         if self.native and isinstance(self.samples, SampleSubset):
             labels = self.samples.truth(index)
             assert labels is not None
+        if sample.classes is not None:
+            item["classes"] = torch.from_numpy(sample.classes.copy())
         return item | {"labels": torch.from_numpy(labels.astype(np.int32))}
 
 
@@ -167,10 +171,11 @@ def weigh(sample: Sample, weight: WeightMap) -> Sample:
 
 def _example(sample: Sample, target: Target) -> dict[str, Any]:
     assert sample.labels is not None
+    classes = (sample.classes,) if target.class_names else ()
     return {
         # Always a copy: the image may be the read-only file itself, which a tensor could write to.
         "image": torch.from_numpy(sample.image.transpose(2, 0, 1).copy(order="C")),
-        "target": target.encode(sample.labels.astype(np.int32)),
+        "target": target.encode(sample.labels.astype(np.int32), *classes),
         "id": sample.id,
         "kind": sample.kind,
     }

@@ -26,13 +26,17 @@ class Sample:
 
     Attributes:
         id: Unique within its dataset; the stem of every output written for this image.
-        image: (H, W, C) uint8 or uint16, C in {1, 3}, RGB order.
-        labels: (H, W) int32 instance ids, 0 = background; ``None`` where no truth is known.
+        image: (H, W, C) uint8 or uint16; three channels without names are red, green and blue.
+        labels: (H, W) int32 instance ids, 0 = background, -1 = not annotated; ``None`` where no
+            truth is known.
         group: Samples of one group (patient, well, sequence) never straddle a split.
         kind: Stratum for balanced sampling and for scores by kind, such as ``"histology"``.
         subset: Name of the official subset it belongs to, such as ``"train"``, or ``""``.
         weight: (H, W) float32 weights of the pixels in the loss, where a training asks for them.
         facts: What the file of the truth shows, where it may mean something else.
+        classes: (n + 1,) uint8, the class 1…K of each id, 0 first; ``None`` without classes.
+        channels: Names of the image's channels, where the file tells.
+        pixel_size: (height, width) of a pixel in µm, where the file tells.
 
     >>> Sample("a", np.zeros((8, 8, 1), np.uint8), np.zeros((8, 8), np.int32)).kind
     ''
@@ -46,6 +50,9 @@ class Sample:
     subset: str = ""
     weight: np.ndarray | None = None
     facts: MaskFacts | None = None
+    classes: np.ndarray | None = None
+    channels: tuple[str, ...] = ()
+    pixel_size: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from segmentation.data.preprocess import Preprocess, resize_image, resize_labels
+from segmentation.data.resize import resize_image, resize_labels
 from segmentation.evaluation import calibration, plots
 from segmentation.evaluation.evaluate import Curves, Inputs
-from segmentation.evaluation.overlays import data_url, in_a_row, outlined, tint
+from segmentation.evaluation.overlays import data_url, in_a_row, outlined, tint, to_rgb
 from segmentation.evaluation.pages import render
 from segmentation.io.images import read_image
 from segmentation.metrics import better
@@ -54,7 +54,7 @@ def _shown_image(inputs: Inputs, name: str) -> str:
     if name in inputs.images:
         image = read_image(inputs.images[name])
         check_size(str(inputs.truth[name]), truth.shape, image.shape)
-        rgb = Preprocess(channels=3).prepare(image)
+        rgb = to_rgb(image)
     scale = min(1.0, _LARGEST / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     rgb = resize_image(rgb, size)

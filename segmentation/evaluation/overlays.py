@@ -6,21 +6,49 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from segmentation.data.preprocess import Preprocess
+
 OUTLINE = (255, 225, 25)
 # RGB: true positive purple, false negative yellow, false positive green.
 TRUE_POSITIVE = (160, 32, 240)
 FALSE_NEGATIVE = (255, 225, 25)
 FALSE_POSITIVE = (0, 200, 0)
+# Of channels, whose light adds up: the first two, magenta and green, anybody can tell apart.
+_CHANNELS = ((255, 0, 255), (0, 255, 0), (0, 128, 255), (255, 128, 0), (255, 255, 0))
+
+
+def display(channels: int) -> Preprocess:
+    """How an image of so many channels is made visible: bright, but otherwise as it is."""
+    return Preprocess("rgb") if channels in (1, 3) else Preprocess(tuple(range(channels)))
+
+
+def composite(image: np.ndarray) -> np.ndarray:
+    """(H, W, C) uint8 as colours, (H, W, 3): gray, RGB, else each channel in a colour of its own.
+
+    >>> composite(np.full((1, 1, 2), 100, np.uint8)).tolist()
+    [[[100, 100, 100]]]
+    """
+    count = image.shape[2]
+    if count in (1, 3):
+        return np.repeat(image, 3, axis=2) if count == 1 else image
+    colours = np.array([_CHANNELS[i % len(_CHANNELS)] for i in range(count)], np.float32) / 255
+    mixed: np.ndarray = (image.astype(np.float32) @ colours).clip(0, 255).round().astype(np.uint8)
+    return mixed
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """An image as read, (H, W, C) uint8 or uint16, to be looked at: (H, W, 3) uint8."""
+    return composite(display(image.shape[2]).prepare(image))
 
 
 def error_overlay(image: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The image, and beside it the image under the three colours: (H, 2 W + 4, 3) uint8, RGB.
 
     Args:
-        image: (H, W, C) uint8, C in {1, 3}, RGB.
+        image: (H, W, C) uint8, as :func:`composite` shows it.
         predicted, truth: (H, W) bool.
     """
-    rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+    rgb = composite(image)
     return in_a_row(rgb, tint(rgb, predicted, truth, 0.5))
 
 

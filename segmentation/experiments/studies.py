@@ -96,7 +96,7 @@ class StudyDataModule(SegmentationDataModule):
         if self.division > 1 or self.blank == "drop":
             samples = TiledSamples(samples, self.division, self.blank != "drop")
         windows = self.windows if self.copies is None else None
-        return TrainSet(samples, self.target, windows, self.preprocess.channels)
+        return TrainSet(samples, self.target, windows, self.preprocess.in_channels)
 
     def evaluation_set(self, name: str) -> EvalSet:
         samples: Samples = self.parts[name]
@@ -128,7 +128,7 @@ class StudyDataModule(SegmentationDataModule):
         weight = self.weight if name == "train" else None
         augmentation = None
         if copies is not None:
-            augmentation = Augmentation(windows.augmentation, self.preprocess.channels)
+            augmentation = Augmentation(windows.augmentation, self.preprocess.in_channels)
         numbers = [*range(copies or 1), *([-1] if blank else [])]
         items = [(place, i, copy) for i, place in enumerate(part.places) for copy in numbers]
 

@@ -1,7 +1,7 @@
 """What is found in one plane of an image file: in memory, or from disk to disk."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,18 +130,24 @@ def plane_on_disk(
     return Plane(image, mask, labels, kept, foreground_pixels, exact)
 
 
-def window_reader(preprocess: Preprocess, image: TiffWindows | ArrayWindows) -> Read:
-    """Windows of an image as ``preprocess`` shows them: (C, h, w) uint8."""
+def window_reader(
+    preprocess: Preprocess, image: TiffWindows | ArrayWindows, names: Sequence[str] = ()
+) -> Read:
+    """Windows of an image, whose channels have names or not, as ``preprocess`` shows them.
+
+    They are (C, h, w) uint8.
+    """
     height, width = image.shape[:2]
-    counts = np.zeros(1 << (8 * image.dtype.itemsize), np.int64)
+    nothing = np.zeros((0, width, image.shape[2]), image.dtype)
+    counts = preprocess.histogram(nothing, names)
     if preprocess.counted:
         for top in range(0, height, _BAND):
             rows = slice(top, min(top + _BAND, height))
-            counts += preprocess.histogram(image.read(rows, slice(0, width)))
-    table = preprocess.lookup(counts)
+            counts += preprocess.histogram(image.read(rows, slice(0, width)), names)
+    tables = preprocess.lookup(counts)
 
     def read(rows: slice, columns: slice) -> torch.Tensor:
-        window = preprocess.prepare_window(image.read(rows, columns), table)
+        window = preprocess.prepare_window(image.read(rows, columns), tables, names)
         return torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))
 
     return read

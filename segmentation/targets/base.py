@@ -1,8 +1,9 @@
 """The interface of all targets, and the baseline that all are compared with."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import cv2
 import numpy as np
@@ -24,6 +25,8 @@ class Target(ABC):
     """
 
     classes: int  # channels of the network's output
+    class_names: tuple[str, ...] = ()  # of the objects' classes 1…K, where they are told apart
+    lengths: ClassVar[tuple[str, ...]] = ()  # arguments in pixels that decoding looks at
     # The arguments that only decoding looks at, each with the values that ``tune`` tries.
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
         "threshold": (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8),
@@ -37,8 +40,17 @@ class Target(ABC):
         self.threshold, self.min_size, self.fill_holes = threshold, min_size, fill_holes
 
     @abstractmethod
-    def encode(self, labels: np.ndarray) -> Tensor:
-        """(H, W) int32 instance ids ► what the loss compares the logits with (no batch axis)."""
+    def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
+        """What the loss compares the logits with (no batch axis).
+
+        Args:
+            labels: (H, W) int32 instance ids ≥ 0.
+            classes: (n + 1,) uint8, the class of each id; only targets with ``class_names`` look.
+        """
+
+    def learnable(self, labels: np.ndarray) -> np.ndarray:
+        """(H, W) ids, -1 = not annotated ► (H, W) bool: where it is known what to encode."""
+        return labels >= 0
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B, classes, H, W) logits ► float32 values in 0…1 of the same shape: a sigmoid."""
@@ -55,6 +67,28 @@ class Target(ABC):
     def decode(self, probs: np.ndarray) -> np.ndarray:
         """(classes, H, W) float32 probabilities ► (H, W) int32 ids 1…n, 0 = background."""
         return clean_objects(self.instances(probs), self.min_size, self.fill_holes)
+
+    def classify(self, probs: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+        """(classes, H, W) probabilities and (H, W) ids 1…n ► (n + 1,) uint8 class of each.
+
+        ``None`` where classes are not told apart.
+        """
+        return None
+
+    def at_scale(self, scale: float) -> Self:
+        """The same for images that were magnified by ``scale`` before the network saw them.
+
+        Lengths and areas that decoding looks at are meant at the network's size, and decoding is
+        done at the image's own.
+        """
+        if scale == 1:
+            return self
+        other = copy.copy(self)
+        other.min_size = round(self.min_size / scale**2)
+        for name in self.lengths:
+            if value := getattr(self, name):  # 0 switches off
+                setattr(other, name, max(1, round(value / scale)))
+        return other
 
 
 def otsu(gray: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ class Distance(Target):
         check_share("seed", seed)
         self.seed = seed
 
-    def encode(self, labels: np.ndarray) -> Tensor:
+    def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(2, H, W) float32 in 0…1: foreground and relative distance."""
         depth = relative_distance(labels)
         return torch.from_numpy(np.stack([(labels > 0).astype(np.float32), depth]))

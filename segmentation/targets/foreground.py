@@ -32,6 +32,7 @@ class Foreground(Target):
     """
 
     classes = 1
+    lengths = ("seed_distance",)
     tunable: ClassVar[dict[str, Any]] = {
         **Target.tunable,
         "seed_distance": (0, 2, 3, 4, 5, 6, 8, 10, 13, 17),
@@ -50,7 +51,7 @@ class Foreground(Target):
         check_natural("gap", gap)
         self.seed_distance, self.gap = seed_distance, gap
 
-    def encode(self, labels: np.ndarray) -> Tensor:
+    def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(1, H, W) uint8: 1 where an object is. Losses turn it into float32 on the device."""
         return torch.from_numpy((separated(labels, self.gap) > 0).astype(np.uint8))[None]
 

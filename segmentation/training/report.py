@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from markupsafe import Markup
 
-from segmentation.data.preprocess import resize_image
+from segmentation.data.resize import resize_image
 from segmentation.errors import Unwritten, UserError
 from segmentation.evaluation import plots
 from segmentation.evaluation.calibration import pr_curve, roc_curve

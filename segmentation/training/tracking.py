@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from segmentation.data.examples import Batch
-from segmentation.data.preprocess import resize_image
+from segmentation.data.resize import resize_image
 from segmentation.evaluation.overlays import error_overlay
 from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from segmentation.data.preprocess import Preprocess, resize_image, resize_labels
+from segmentation.data.preprocess import Preprocess
+from segmentation.data.resize import resize_image, resize_labels
 from segmentation.data.sample import Sample
 from segmentation.errors import UserError
 
@@ -183,7 +184,11 @@ def test_key_is_of_what_prepare_does() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"channels": 2}, "channels 2 must be 1 or 3"),
+        ({"channels": 2}, "channels 2 must be gray, rgb, or a list"),
+        ({"channels": [1, 1]}, r"channels \(1, 1\) must be"),
+        ({"channels": [-1]}, "channels"),
+        ({"pixel_size": 0.0}, "pixel_size 0.0 must be positive"),
+        ({"diameter": 30.0, "resize": (8, 8)}, "resize and diameter exclude each other"),
         ({"intensity": "minmax"}, "intensity 'minmax' must be divide or percentile"),
         ({"polarity": "light"}, "polarity 'light' must be keep or dark"),
         ({"low": 50.0, "high": 50.0}, "low 50.0 must be at least 0 and below high, 50.0"),
@@ -207,7 +212,7 @@ def test_bad_settings(settings: dict[str, Any], says: str) -> None:
         Preprocess(**settings)
 
 
-@pytest.mark.parametrize("image", [GRAY[..., 0], RGB[..., :2], RGB.astype(np.float32)])
+@pytest.mark.parametrize("image", [GRAY[..., 0], RGB.astype(np.float32)])
 def test_other_images_are_refused(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected .* uint8 or uint16, got"):
         Preprocess().prepare(image)
@@ -248,3 +253,64 @@ def test_crop_larger_than_the_image() -> None:
         settings.prepare_sample(sample)
     with pytest.raises(UserError, match=r"preprocess: crop \(0, 3\) must be \(height, width\)"):
         Preprocess(crop=(0, 3))
+
+
+def test_chosen_channels_are_stretched_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    image = np.stack([rng.integers(0, top, (30, 20)) for top in (50, 60000, 900, 7)], 2)
+    names = ("DAPI", "GFP", "RFP", "Cy5")
+    done = Preprocess((2, "DAPI"), gamma=0.5).prepare(image.astype(np.uint16), names)
+    for place, channel in enumerate((2, 0)):
+        alone = Preprocess("gray", gamma=0.5).prepare(image[..., [channel]].astype(np.uint16))
+        np.testing.assert_array_equal(done[..., place], alone[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("channels", "names", "says"),
+    [
+        ("gray", (), "has 5 channels, and preprocess.channels is gray; say which"),
+        ("rgb", tuple("abcde"), r"has 5 channels \(a, b, c, d, e\)"),
+        ((0, 5), (), "no channel 5 in the image, which has 5;"),
+        (("a", "z"), tuple("abcde"), r"no channel z in the image, which has 5 \(a, b, c, d, e\)"),
+    ],
+)
+def test_channels_that_an_image_lacks(channels: Any, names: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Preprocess(channels).prepare(np.zeros((4, 4, 5), np.uint8), names)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_many_channels_are_resized_alike(count: int) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (32, 48, count), dtype=np.uint8)
+    for size in ((16, 24), (50, 60)):
+        done = resize_image(image, size)
+        for i in range(count):
+            alone = resize_image(image[..., [i]], size)[..., 0]
+            # OpenCV rounds halves in another way where two channels are averaged.
+            np.testing.assert_allclose(done[..., i], alone, atol=count == 2, rtol=0)
+
+
+def test_pixel_size_and_diameter_magnify() -> None:
+    assert Preprocess(pixel_size=0.5).scale((0.25, 0.25), None) == 0.5
+    assert Preprocess(diameter=30).scale(None, 15.0) == 2.0
+    assert Preprocess().scale(None, None) == 1.0
+    image, labels = np.zeros((40, 60, 1), np.uint8), np.zeros((40, 60), np.int32)
+    image[10:20, 10:30], labels[10:20, 10:30] = 200, 1
+    done = Preprocess("gray", pixel_size=0.5).prepare_sample(Sample("a", image, labels), 0.5)
+    assert done.image.shape == (20, 30, 1) and done.labels is not None
+    np.testing.assert_array_equal(done.labels > 0, done.image[..., 0] > 127)
+
+
+@pytest.mark.parametrize(
+    ("settings", "known", "says"),
+    [
+        ({"pixel_size": 0.5}, (None, None), "does not tell its pixel size"),
+        ({"pixel_size": 0.5}, ((0.0, 0.0), None), "pixels of 0 × 0 µm"),
+        ({"pixel_size": 0.5}, ((0.5, 0.25), None), "pixels of 0.5 × 0.25 µm; .* square"),
+        ({"pixel_size": 0.5}, ((500.0, 500.0), None), r"magnified by 1e\+03"),
+        ({"diameter": 30.0}, (None, None), "the diameter of its objects"),
+    ],
+)
+def test_a_scale_that_is_not_known(settings: Any, known: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Preprocess(**settings).scale(*known)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from segmentation.data.cache import SampleStore
-from segmentation.data.preprocess import Preprocess, resize_image, resize_labels
+from segmentation.data.resize import resize_image, resize_labels
 from segmentation.data.sample import Sample
 from segmentation.evaluation.audit.duplicates import EDGES, Duplicates
 from segmentation.evaluation.audit.samples import FLAWS, SampleFacts
-from segmentation.evaluation.overlays import data_url, outlined, tint
+from segmentation.evaluation.overlays import data_url, outlined, tint, to_rgb
 from segmentation.evaluation.pages import render
 from segmentation.evaluation.plots import histogram, histogram_of
 
@@ -82,7 +82,7 @@ def closeup(sample: Sample, number: int, x: int, y: int) -> str:
     (height, width), half = sample.labels.shape, WINDOW // 2
     left, top = max(0, min(x - half, width - WINDOW)), max(0, min(y - half, height - WINDOW))
     window = np.s_[top : top + WINDOW, left : left + WINDOW]
-    rgb = Preprocess(channels=3).prepare(sample.image[window])  # shows what is dim in its image
+    rgb = to_rgb(sample.image[window])  # shows what is dim in its image
     size = rgb.shape[0] * 2, rgb.shape[1] * 2
     rgb = resize_image(rgb, size)
     labels = resize_labels(sample.labels[window].astype(np.int32), size)
@@ -91,7 +91,7 @@ def closeup(sample: Sample, number: int, x: int, y: int) -> str:
 
 def _shrunk(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """RGB uint8 with its contrast stretched and the labels, both no larger than a picture."""
-    rgb = Preprocess(channels=3).prepare(sample.image)
+    rgb = to_rgb(sample.image)
     height, width = rgb.shape[:2]
     labels = np.zeros((height, width), np.int32) if sample.labels is None else sample.labels
     scale = min(1.0, LARGEST / max(height, width))
