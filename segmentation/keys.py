@@ -154,7 +154,7 @@ def answer(command: str, words: Sequence[str]) -> str | None:
                 ):
                     raise UserError(f"{file}: {group}: {one} must be a mapping of its keys")
             _merge(config, part)
-            _check(file, _dotted(part), *keys(config), command)
+            _check(file, dotted(part), *keys(config), command)
     for place, (name, value) in enumerate(typed):
         _merge(config, _nested(name, value))
         if name in _MODULES and value:  # another class: what was typed for the one before goes
@@ -208,12 +208,13 @@ def _merge(into: dict[str, Any], part: Any) -> None:
         _merge(into[key], value)
 
 
-def _dotted(part: dict[str, Any], above: str = "") -> Iterator[str]:
+def dotted(part: dict[str, Any], above: str = "") -> Iterator[str]:
+    """The keys of a nested config that hold a value, as they are typed."""
     for key, value in part.items():
         name = above if key == "init_args" else f"{above}{key}"
         inner = isinstance(value, dict) and key != "dict_kwargs"
         if inner and value:
-            yield from _dotted(value, name if key == "init_args" else f"{name}.")
+            yield from dotted(value, name if key == "init_args" else f"{name}.")
         elif key not in ("class_path", "dict_kwargs"):
             yield name
 

@@ -142,12 +142,18 @@ def find_inputs(
             f"--images: none of its {len(shown)} files has the name of one of --truth (such as "
             f"{next(iter(shown))} and {names[0]}); leave --images out, or rename them"
         )
+    cautions = []
+    if shown and (without := [name for name in names if name not in shown]):
+        lacking = f"--images lacks {len(without)} of {len(names)} images ({without[0]}, say)"
+        cautions.append(f"{lacking}: Otsu's threshold is not scored")
     facts: tuple[dict[Path, MaskFacts], dict[Path, MaskFacts]] = ({}, {})
+    alike = True
     for name in progress(names, "checking"):
         pixels = [read_mask(side[name]) for side in (wanted, found)]
         for side, files, ids in zip(facts, (wanted, found), pixels, strict=True):
             side[files[name]] = facts_of(ids, ids=True)
         _check_size(found[name], pixels[1], wanted[name], pixels[0].shape)
+        alike = alike and np.array_equal(*pixels)
         if name in probs:
             pixels[1] = maps.read_probability(probs[name])
             _check_size(probs[name], pixels[1], wanted[name], pixels[0].shape)
@@ -155,8 +161,12 @@ def find_inputs(
         maps.check_probabilities(list(probs.values()))
     true, unlikely = maps.holds_instances(facts[0], labels, "--truth", allow)
     predicted, more = maps.holds_instances(facts[1], labels, "--prediction", allow)
-    sides = wanted, found, probs, shown
-    return Inputs(names, *sides, (true, predicted), sorted(left_out), [*unlikely, *more])
+    if alike:
+        cautions.append(
+            "every prediction is equal to its truth: is it the truth itself, or a copy?"
+        )
+    sides, doubts = (wanted, found, probs, shown), [*unlikely, *more, *cautions]
+    return Inputs(names, *sides, (true, predicted), sorted(left_out), doubts)
 
 
 def _check_size(path: Path, pixels: np.ndarray, truth: Path, size: tuple[int, ...]) -> None:

@@ -255,10 +255,14 @@ class _Unpacker:
 
 
 def check_alpha(mask: np.ndarray, channels: int, name: object) -> None:
-    """Raise :class:`UserError` for a mask (H, W, samples) that lies in its alpha alone."""
+    """Raise :class:`UserError` for a mask (H, W, samples) of which alpha says what is shown."""
     colours, alpha = mask[..., :channels], mask[..., channels:]
-    if alpha.size and (colours == colours[:1, :1]).all() and (alpha != alpha[:1, :1]).any():
+    if not alpha.size or (alpha == alpha[:1, :1]).all():
+        return
+    what = "transparent pixels have a value" if colours[alpha[..., 0] == 0].any() else ""
+    if (colours == colours[:1, :1]).all():
         what = "all its pixels have one colour, and alpha varies"
+    if what:
         raise UserError(f"{name}: {what}: is the mask in alpha? Save it as one gray channel")
 
 

@@ -1,7 +1,9 @@
 """The parser of all settings, and what is wrong with one, as a line with its key and value."""
 
+import ast
 import math
 import re
+from contextlib import suppress
 from enum import Enum
 from itertools import groupby
 from typing import Any
@@ -13,6 +15,7 @@ from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 
 from segmentation.errors import UserError
+from segmentation.keys import dotted
 from segmentation.training.messages import one_line, shortened
 
 # jsonargparse hands a null on to the parser of a nested argument as Python's word for it.
@@ -98,6 +101,10 @@ def parser_gist(message: str) -> str:
     )
     if nested := re.findall(r"NestedArg\(key='([^']+)', val='?([^')]*)", text):
         keys, value = [keys[0], nested[-1][0]], nested[-1][1]
+    if len(keys) == 2 and (given := re.findall(r"Given value: (\{.*\})", text)):
+        with suppress(ValueError, SyntaxError):  # of a file the keys between the two are left out
+            names = [n for n in dotted(ast.literal_eval(given[-1])) if f".{n}".endswith(keys[1])]
+            keys[1] = names[0] if len(names) == 1 else keys[1]
     key = ".".join(keys)
     option = f"--{key} {value}: " if key else ""
     said = ""

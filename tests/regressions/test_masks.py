@@ -155,6 +155,9 @@ def test_masks_in_alpha_are_refused(colour: int, tmp_path: Path) -> None:
         read_mask(tmp_path / "a.png")
     write_png(tmp_path / "b.png", np.dstack([mask] * 4))
     np.testing.assert_array_equal(read_mask(tmp_path / "b.png"), mask)
+    write_png(tmp_path / "c.png", np.dstack([255 - mask, 255 - mask, 255 - mask, mask]))
+    with pytest.raises(UserError, match=r"c\.png: transparent pixels have a value: is the mask in"):
+        read_mask(tmp_path / "c.png")
 
 
 def test_a_palettes_indices_are_the_ids(tmp_path: Path) -> None:
@@ -217,3 +220,9 @@ def test_evaluate_looks_at_the_truth(run: Callable[..., Result], tmp_path: Path)
     assert told.status == 2 and "whose regions are the objects? Set --labels mask" in (told.line)
     told = run(*score, "binary/masks", "--prediction=binary/masks")
     assert told.status == 0 and "caution: none" not in told.text
+    assert "caution: every prediction is equal to its truth" in told.text
+    (tmp_path / "binary/images/im3.png").unlink()
+    write_pairs(tmp_path / "other", lambda labels: np.uint8(255) * (labels > 1))
+    told = run(*score, "binary/masks", "--prediction=other/masks", "--images=binary/images")
+    assert told.status == 0 and "equal to its truth" not in told.text
+    assert "--images lacks 1 of 8 images (im3, say): Otsu's threshold is not scored" in told.text

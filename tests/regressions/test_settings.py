@@ -139,6 +139,8 @@ def test_values_of_a_file_are_named_too(
     config = tmp_path / "mine.yaml"
     for text, said in (
         ("data: {init_args: {zoom: abc}}", "--data.zoom abc: must be a list"),
+        ("model: {optimizer: {lr: nan}}", "error: --model.optimizer.lr nan: must be a number"),
+        ("model: {net: {init_args: {width: x}}}", "error: --model.net.width x: must be a whole"),
         ("data: {init_args: {crop: 64, crop: 32}}", "crop is there twice line 1"),
         ("compose: null", "mine.yaml: compose: None must be a list of files"),
         ("[1, 2]", "mine.yaml: must be a mapping of keys, this is list"),
