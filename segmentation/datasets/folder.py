@@ -4,9 +4,7 @@ import re
 from collections.abc import Container, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.masks import facts_of, why_not_binary
@@ -27,15 +25,8 @@ from segmentation.io.listing import (
     say_once,
 )
 from segmentation.io.tree import check_root
-from segmentation.objects import (
-    check_size,
-    count_overlap,
-    label_components,
-    merge_objects,
-    renumber,
-)
-
-Masks = Literal["binary", "labels", "objects"]
+from segmentation.io.truth import Masks, TruthReader
+from segmentation.objects import count_overlap
 
 
 class FolderDataset(SegmentationDataset):
@@ -50,7 +41,12 @@ class FolderDataset(SegmentationDataset):
         masks: Name of the masks' folder.
         mask_type: ``"binary"`` (0 and one other value: connected components become objects),
             ``"labels"`` (each object its own value), ``"objects"`` (``masks/NAME/*``: one binary
-            file per object, or an empty folder).
+            file per object, or an empty folder), ``"classes"`` (values 1…K are classes:
+            connected components of each become objects).
+        classes: Names of the classes 1…K.
+
+    Attributes:
+        class_names: The names of the classes, in the order of their numbers from 1.
 
     >>> import tempfile
     >>> from segmentation.datasets.synthetic import write_folder
@@ -67,8 +63,11 @@ class FolderDataset(SegmentationDataset):
         images: str = "images",
         masks: str = "masks",
         mask_type: Masks = "binary",
+        classes: Sequence[str] = (),
     ) -> None:
         self.root, self.images, self.masks, self.mask_type = root, images, masks, mask_type
+        self.class_names = tuple(classes)
+        self.reader = TruthReader(mask_type, self.class_names)
         self.name = f"folder-{Path(root).expanduser().resolve().name}-{mask_type}"
 
     def index(self) -> Sequence[Record]:
@@ -93,9 +92,10 @@ class FolderDataset(SegmentationDataset):
         self._check_partners(root / self.images, folder, images, masks)
         files = [file for name, path in images.items() for file in (path, *masks[name])]
         stamps = iter(stamps_of(files))
+        read_as = f"|{'|'.join(self.class_names)}" if self.class_names else ""
         records = []
         for name, path in images.items():
-            stamp = "|".join(islice(stamps, 1 + len(masks[name])))
+            stamp = "|".join(islice(stamps, 1 + len(masks[name]))) + read_as
             group, truth = name.rpartition("/")[0], tuple(map(str, masks[name]))
             records.append(Record(name, str(path), truth, stamp, group))
         return records
@@ -136,18 +136,15 @@ class FolderDataset(SegmentationDataset):
     def read(self, record: Record) -> Sample:
         """One image with its labels; :class:`UserError` where the two do not fit together."""
         image = read_image(record.image)
-        shape = (image.shape[0], image.shape[1])
-        if self.mask_type == "objects":
-            mask = merge_objects(((m, read_mask(m)) for m in record.masks), shape)
-        else:
-            mask = read_mask(record.masks[0])
-            check_size(record.masks[0], mask.shape, shape)
-        components, ids = label_components(mask > 0), self.mask_type != "binary"
-        facts = facts_of(mask, ids, image, components)
-        if not ids and facts.values > 1:
-            raise UserError(f"{record.masks[0]}: {why_not_binary(facts)}")
-        labels = renumber(mask.astype(np.int32)) if ids else components
-        return Sample(record.id, image, labels, record.group, facts=facts)
+        truth = self.reader.read(record.masks, (image.shape[0], image.shape[1]))
+        facts = None
+        if truth.values is not None:
+            ids = self.mask_type != "binary"
+            facts = facts_of(truth.values, ids, image, None if ids else truth.labels)
+            if not ids and facts.values > 1:
+                raise UserError(f"{record.masks[0]}: {why_not_binary(facts)}")
+        labels, classes = truth.labels, truth.classes
+        return Sample(record.id, image, labels, record.group, facts=facts, classes=classes)
 
     def overlaps(self, record: Record) -> int:
         """Pixels of a sample that several of its masks claim; the label map cannot tell."""
@@ -163,7 +160,8 @@ class FolderDataModule(SegmentationDataModule):
         root: Folder that holds both folders.
         images: Name of the images' folder.
         masks: Name of the masks' folder.
-        mask_type: ``binary``, ``labels`` or ``objects`` (one file per object).
+        mask_type: ``binary``, ``labels``, ``objects`` (one file per object) or ``classes``.
+        classes: Names of the classes whose numbers, from 1, the masks hold.
         split: Use ``GroupSplit`` with one subfolder a patient, plate or sequence.
         kwargs: See :class:`SegmentationDataModule`.
     """
@@ -174,10 +172,12 @@ class FolderDataModule(SegmentationDataModule):
         images: str = "images",
         masks: str = "masks",
         mask_type: Masks = "binary",
+        classes: list[str] | None = None,
         split: Splitter | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(FolderDataset(root, images, masks, mask_type), split, **kwargs)
+        source = FolderDataset(root, images, masks, mask_type, classes or ())
+        super().__init__(source, split, **kwargs)
 
 
 def find_images(folder: Path, masks_beside: bool = False) -> dict[str, Path]:
