@@ -1,5 +1,6 @@
 """From an image to its objects: the one way, whoever asks."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -211,12 +212,16 @@ class Predictor:
                 answers NaN or infinity.
         """
         image = np.asarray(image)
+        image = image.astype(image.dtype.newbyteorder("="), copy=False)  # of big-endian TIFFs
         pixels = image[..., None] if image.ndim == 2 else image
         if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim != 3 or 0 in pixels.shape:
             raise UserError(
                 f"the image is {image.shape} {image.dtype}; give (H, W) or (H, W, C) of uint8 or "
                 "uint16"
             )
+        sides = (1, 1) if pixel_size is None else np.ravel(pixel_size)
+        if len(sides) != 2 or not all(0 < side < math.inf for side in sides):
+            raise UserError(f"pixel_size: {pixel_size} must be (height, width), both above 0 µm")
         for one in (self, *self.members):
             one.net.eval()
         found = self.decode(self.maps(pixels, channels, pixel_size), self.scale(pixel_size))

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,20 @@ def test_what_is_no_image_is_refused(checkpoint: Path, image: np.ndarray) -> Non
 def test_an_image_of_many_channels_asks_which(checkpoint: Path) -> None:
     with pytest.raises(UserError, match=r"has 4 channels, and .*channels is rgb; say which"):
         segmentation.load(checkpoint, device="cpu").predict(np.zeros((5, 6, 4), np.uint8))
+
+
+def test_pixels_of_a_big_endian_file(checkpoint: Path) -> None:
+    model, image = segmentation.load(checkpoint, device="cpu"), np.arange(48, dtype=np.uint16)
+    image = np.tile(image * 900, (32, 1))
+    np.testing.assert_array_equal(model.predict(image.astype(">u2")), model.predict(image))
+
+
+@pytest.mark.parametrize("size", [0.5, (0, 1), (-1, 1), (np.nan, 1), (1, 1, 1), ()])
+def test_a_pixel_has_a_height_and_a_width(checkpoint: Path, size: Any) -> None:
+    with pytest.raises(UserError, match=r"pixel_size: .* must be \(height, width\), both above 0"):
+        segmentation.load(checkpoint, device="cpu").predict(
+            np.zeros((5, 6), np.uint8), measurements=True, pixel_size=size
+        )
 
 
 def test_importing_the_package_takes_no_time() -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Container, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.masks import facts_of, why_not_binary
@@ -65,6 +65,9 @@ class FolderDataset(SegmentationDataset):
         mask_type: Masks = "binary",
         classes: Sequence[str] = (),
     ) -> None:
+        if mask_type not in get_args(Masks):
+            kinds = ", ".join(get_args(Masks))
+            raise UserError(f"mask_type: {mask_type!r} must be one of {kinds}")
         self.root, self.images, self.masks, self.mask_type = root, images, masks, mask_type
         self.class_names = tuple(classes)
         self.reader = TruthReader(mask_type, self.class_names)

@@ -80,6 +80,8 @@ def test_subfolders_are_groups(root: Path) -> None:
 
 
 def test_what_is_missing(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mask_type: 'Binary' must be one of binary, labels, obj"):
+        FolderDataset(root, mask_type="Binary")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="raw: the data root does not exist; check the names"):
         read(root, images="raw")
     with pytest.raises(
