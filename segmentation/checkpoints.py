@@ -109,7 +109,7 @@ def read_checkpoint(
         if not isinstance(config["init_args"], dict):
             raise ValueError("init_args")
         if tuned and sidecar(path).exists():
-            target = config["init_args"]["target"]
+            target = decoding(config["init_args"]["target"])
             target["init_args"] = {**(target.get("init_args") or {}), **_tuned(path)}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
@@ -117,6 +117,12 @@ def read_checkpoint(
         ) from None
     check_trusted(config, path, trust)
     return checkpoint
+
+
+def decoding(target: dict[str, Any]) -> dict[str, Any]:
+    """Whose arguments the decoding follows: a target's config, or that of a target's objects."""
+    inner = (target.get("init_args") or {}).get("objects")
+    return decoding(inner) if isinstance(inner, dict) else target
 
 
 def _tuned(path: Path) -> dict[str, Any]:

@@ -116,7 +116,9 @@ class Predictor:
             UserError: Its output means something else.
         """
         targets = other.target, self.target
-        theirs, ours = (f"{type(t).__name__} ({t.classes} classes)" for t in targets)
+        theirs, ours = (
+            f"{type(t).__name__} ({', '.join(t.class_names) or t.classes} classes)" for t in targets
+        )
         if theirs != ours:
             raise UserError(f"{name}: its target is {theirs}, the first's {ours}; leave it out")
         self.members.append(other)

@@ -20,10 +20,12 @@ from segmentation.data.examples import Batch
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.seen import Division, trained_on
 from segmentation.errors import UserError
+from segmentation.losses import as_number
 from segmentation.metrics import ScoreTable
 from segmentation.predictor import Prediction, Predictor
 from segmentation.schedules import PerStep
 from segmentation.targets import Target
+from segmentation.targets.classes import BACKGROUND
 
 OptimizerFactory = Callable[[Any], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -95,6 +97,7 @@ class SegmentationTask(LightningModule):
         self.predictor = Predictor(self.net, preprocess, target, tta, channels_last)
         self.config: dict[str, Any] | None = None  # how to build this task again: plain values
         one_head = getattr(loss, "loss", loss)  # DeepSupervision hands weights on
+        one_head = getattr(one_head, "objects", one_head)  # as ObjectsAndClasses does
         self._weighs = "weight" in inspect.signature(one_head.forward).parameters
         self.val_table = ScoreTable(target.threshold)
         self.test_table = ScoreTable(target.threshold, boundary=True)
@@ -292,7 +295,8 @@ class SegmentationTask(LightningModule):
                 "choose a loss with a third argument, weight"
             )
         with torch.autocast(self.device.type, enabled=False):
-            loss: Tensor = self.loss(logits, _as_number(batch["target"], logits), *weights)
+            head = logits if isinstance(logits, Tensor) else logits[0]
+            loss: Tensor = self.loss(logits, as_number(batch["target"], head), *weights)
         return loss
 
     def _log_scores(self, stage: str, table: ScoreTable, mean_loss: MeanMetric) -> None:
@@ -350,11 +354,15 @@ class SplitRecord(Callback):
 
 def check_loss(loss: nn.Module, target: Target) -> None:
     """Raise :class:`UserError` when a loss cannot learn what the target encodes, by trying it."""
-    labels = np.zeros((8, 8), np.int32)
-    labels[2:6, 2:6] = 1
-    logits = torch.linspace(-2, 2, 64 * target.classes).reshape(1, target.classes, 8, 8)
+    square = np.pad(np.ones((4, 4), np.int32), 2)
+    count = max(len(target.class_names), 1)  # one object of each class
+    labels = np.hstack([square * i for i in range(1, count + 1)])
+    classes = (np.arange(count + 1),) if target.class_names else ()
+    logits = torch.linspace(-2, 2, 64 * count * target.classes)
+    logits = logits.reshape(1, target.classes, 8, 8 * count)
     try:
-        value = loss(logits.requires_grad_(), _as_number(target.encode(labels)[None], logits))
+        encoded = target.encode(labels, *classes)[None]
+        value = loss(logits.requires_grad_(), as_number(encoded, logits))
         reason = _unfit(value, logits)
     except UserError:
         raise
@@ -365,14 +373,6 @@ def check_loss(loss: nn.Module, target: Target) -> None:
             f"model.loss: {type(loss).__name__} does not fit model.target {type(target).__name__} "
             f"({reason}); choose another"
         )
-
-
-def _as_number(target: Tensor, logits: Any) -> Tensor:
-    """Whole numbers as PyTorch's losses want them: float beside logits of one shape, else int64."""
-    head = logits if isinstance(logits, Tensor) else logits[0]
-    if target.is_floating_point():
-        return target
-    return target.to(head.dtype) if target.shape == head.shape else target.long()
 
 
 def _unfit(value: Any, logits: Tensor) -> str | None:
@@ -398,7 +398,9 @@ def check_fit(net: nn.Module, target: Target, preprocess: Preprocess) -> None:
         )
     classes = getattr(net, "classes", None)
     if classes not in (None, target.classes):
+        named = ", ".join((BACKGROUND, *target.class_names)) if target.class_names else ""
+        named = f" ({named})" if named and target.classes == len(target.class_names) + 1 else ""
         raise UserError(
             f"model.net gives {classes} class(es) but {type(target).__name__} needs "
-            f"{target.classes}; set net.classes"
+            f"{target.classes}{named}; set net.classes"
         )

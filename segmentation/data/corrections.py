@@ -52,6 +52,7 @@ class Corrected(SegmentationDataset):
         self.source, self.path = source, Path(path).expanduser()
         self.corrections = read_corrections(self.path)
         self.name, self.version = source.name, source.version
+        self.class_names: tuple[str, ...] = getattr(source, "class_names", ())
         self._records: dict[str, Record] = {}
 
     def index(self) -> Sequence[Record]:
@@ -78,7 +79,7 @@ class Corrected(SegmentationDataset):
     def read(self, record: Record) -> Sample:
         """One sample, with the mask that it should have."""
         sample = self.source.read(self._records[record.id])
-        labels, kinds = None, dict[int, str]()
+        labels, classes, kinds = None, None, dict[int, str]()
         for name in self.corrections.masks.get(record.id, ()):
             owner = sample if name == record.id else self.source.read(self._records[name])
             what = f"{self.path}: {record.id} should get the mask of {name}, which"
@@ -91,10 +92,14 @@ class Corrected(SegmentationDataset):
                 )
             # Some readers judge the kind by the mask (with or without a nerve).
             kinds.setdefault(int(np.count_nonzero(owner.labels)), owner.kind)
+            if labels is not None and owner.classes is not None:
+                raise UserError(f"{what} holds classes, is one of several; list one mask alone")
             labels = owner.labels if labels is None else union(labels, owner.labels)
+            classes = owner.classes
         if labels is None:
             return sample
-        return replace(sample, labels=labels, kind=kinds[max(kinds)], facts=None)
+        about = {"classes": classes, "kind": kinds[max(kinds)], "facts": None}
+        return replace(sample, labels=labels, **about)
 
 
 def union(first: np.ndarray, second: np.ndarray) -> np.ndarray:

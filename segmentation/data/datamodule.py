@@ -27,6 +27,7 @@ from segmentation.data.cache import (
     prepared,
     usable_cores,
 )
+from segmentation.data.classes import check_classes
 from segmentation.data.corrections import Corrected
 from segmentation.data.examples import (
     Batch,
@@ -199,6 +200,8 @@ class SegmentationDataModule(LightningDataModule):
         if stage == "test" or (fits and self.split.test):
             self._check("test")
         self._check_masks()
+        named = getattr(self.source, "class_names", ())
+        self._tell(check_classes(self.raw, places, self.target, named))
 
     @property
     def content(self) -> str:
@@ -369,7 +372,10 @@ class SegmentationDataModule(LightningDataModule):
                 self._warn([Finding("no_objects", False, f"{what}; choose another data.split")])
 
     def _warn(self, found: Iterable[Finding]) -> None:
-        for line in check(found, self.allow, "set data.files.allow: [{}]"):
+        self._tell(check(found, self.allow, "set data.files.allow: [{}]"))
+
+    def _tell(self, lines: Iterable[str]) -> None:
+        for line in lines:
             if line not in self._told:  # a training is set up again for its test
                 rank_zero_warn(line)
             self._told.add(line)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning import Callback, Trainer
 
-from segmentation.checkpoints import read_checkpoint, sidecar
+from segmentation.checkpoints import decoding, read_checkpoint, sidecar
 from segmentation.data.examples import Batch
 from segmentation.errors import UserError
 from segmentation.io.files import sha256_of, write_bytes
@@ -127,9 +127,9 @@ class Tune(Callback):
         config = read_checkpoint(self.path, False, trust)["segmentation"].get("config")
         if config is None:
             raise UserError(f"{self.path}: was trained without a config; tune in Python")
-        own = config["init_args"]["target"].get("init_args", {})
+        own = decoding(config["init_args"]["target"]).get("init_args", {})
         target = copy.copy(pl_module.target)
-        signature = inspect.signature(type(target)).parameters
+        signature = inspect.signature(type(getattr(target, "objects", target))).parameters
         for name in target.tunable:
             setattr(target, name, own.get(name, signature[name].default))
         self.search = Search(target, self.score)

@@ -80,12 +80,11 @@ def predict(
     stems, left_out = _named_files(data_images, output)
     task, where = load_ensemble(ckpt_path, tta, trust or ()), find_device(device)
     members = (task.predictor, *task.predictor.members)
-    target = {k: v for k, v in vars(task.target).items() if not k.startswith("_")}
     settings = {
         "version": __version__,
         "checkpoint_sha256": [sha256_of(path) for path in ckpt_path],
         "images": printable(data_images.resolve()),
-        "target": {"class": type(task.target).__name__, **target},
+        "target": task.target.settings(),
         "tta": [one.tta for one in members],
         "outputs": {k: v for k, v in vars(outputs).items() if k != "folder"},
     }

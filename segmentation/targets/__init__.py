@@ -5,8 +5,10 @@ the network's output; a new representation is one new file.
 """
 
 from segmentation.targets.base import Target, otsu
+from segmentation.targets.class_head import WithClasses
+from segmentation.targets.classes import Classes
 from segmentation.targets.contour import Contour
 from segmentation.targets.distance import Distance
 from segmentation.targets.foreground import Foreground
 
-__all__ = ["Contour", "Distance", "Foreground", "Target", "otsu"]
+__all__ = ["Classes", "Contour", "Distance", "Foreground", "Target", "WithClasses", "otsu"]

@@ -68,12 +68,29 @@ class Target(ABC):
         """(classes, H, W) float32 probabilities ► (H, W) int32 ids 1…n, 0 = background."""
         return clean_objects(self.instances(probs), self.min_size, self.fill_holes)
 
+    def votes(self, probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(classes, H, W) probabilities and (H, W) ids 1…n ► (n + 1, K) float64.
+
+        For each object and class the sum of the class's probability over the object's pixels. The
+        last K channels are those of the classes; K is 0 where they are not told apart.
+        """
+        ids, count = labels.reshape(-1), int(labels.max(initial=0)) + 1
+        sums = np.zeros((len(self.class_names), count))
+        for own, channel in zip(sums, probs[len(probs) - len(sums) :], strict=True):
+            own[:] = np.bincount(ids, channel.reshape(-1), count)
+        return sums.T
+
     def classify(self, probs: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         """(classes, H, W) probabilities and (H, W) ids 1…n ► (n + 1,) uint8 class of each.
 
-        ``None`` where classes are not told apart.
+        That of the most :meth:`votes`; ``None`` where classes are not told apart.
         """
-        return None
+        return winners(self.votes(probs, labels)) if self.class_names else None
+
+    def settings(self) -> dict[str, Any]:
+        """The class and its arguments as plain values: the record of what an output was made by."""
+        own = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {"class": type(self).__name__, **own}
 
     def at_scale(self, scale: float) -> Self:
         """The same for images that were magnified by ``scale`` before the network saw them.
@@ -101,6 +118,17 @@ def otsu(gray: np.ndarray) -> np.ndarray:
     threshold, _ = cv2.threshold(np.ascontiguousarray(gray), 0, 1, method)
     bright = gray > threshold
     return ~bright if bright.mean() > 0.5 else bright
+
+
+def winners(votes: np.ndarray) -> np.ndarray:
+    """(n + 1, K) votes ► (n + 1,) uint8: each object's class 1…K, 0 for the background.
+
+    >>> winners(np.array([[9.0, 9.0], [0.2, 0.1], [1.0, 3.0]])).tolist()
+    [0, 1, 2]
+    """
+    won = (votes.argmax(axis=1) + 1).astype(np.uint8)
+    won[0] = 0
+    return won
 
 
 def check_natural(name: str, value: int) -> None:

@@ -1,11 +1,4 @@
-"""Losses: (logits, target), and (logits, target, weight) where pixels are weighted, ► a scalar.
-
-All are computed in float32, also under autocast. Those of segmentation-models-pytorch (Dice, focal,
-Tversky, …) fit as they are, with ``mode: binary`` for one channel and ``mode: multiclass`` for
-several; they take no weights of pixels. Its losses of overlap have no gradient on a batch without
-foreground, and sum in the precision of the logits: float16 ones overflow to NaN. Those below do
-neither.
-"""
+"""Losses of targets without classes, and the mean over several heads."""
 
 import math
 from collections.abc import Sequence
@@ -320,6 +313,13 @@ class DeepSupervision(nn.Module):
         losses = [w * self.loss(head, target, *extra) for w, head in heads]
         total: Tensor = sum(losses[1:], losses[0])
         return total / sum(weights)
+
+
+def as_number(target: Tensor, logits: Tensor) -> Tensor:
+    """Whole numbers as PyTorch's losses want them: float beside logits of one shape, else int64."""
+    if target.is_floating_point():
+        return target
+    return target.to(logits.dtype) if target.shape == logits.shape else target.long()
 
 
 def _check_same_shape(logits: Tensor, target: Tensor) -> None:
