@@ -21,6 +21,7 @@ from segmentation.data.preprocess import Preprocess
 from segmentation.data.seen import Division, trained_on
 from segmentation.errors import UserError
 from segmentation.losses import as_number
+from segmentation.losses.annotated import annotated_weight, as_background
 from segmentation.metrics import ScoreTable
 from segmentation.predictor import Prediction, Predictor
 from segmentation.schedules import PerStep
@@ -99,6 +100,7 @@ class SegmentationTask(LightningModule):
         one_head = getattr(loss, "loss", loss)  # DeepSupervision hands weights on
         one_head = getattr(one_head, "objects", one_head)  # as ObjectsAndClasses does
         self._weighs = "weight" in inspect.signature(one_head.forward).parameters
+        self._sums = getattr(one_head, "sums", False)
         self.val_table = ScoreTable(target.threshold)
         self.test_table = ScoreTable(target.threshold, boundary=True)
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
@@ -267,7 +269,8 @@ class SegmentationTask(LightningModule):
                 f"the network answers NaN to {', '.join(batch['id'])}: {why}; {do}, or use "
                 "--trainer.precision 32-true"
             )
-        mean_loss.update(self._loss(logits, batch), weight=len(logits))
+        known = batch["annotated"].flatten(1).any(1).sum() if "annotated" in batch else len(logits)
+        mean_loss.update(self._loss(logits, batch), weight=known)
         probs = self.as_scored(probs, batch["labels"])
         foreground = self.target.foreground(probs)
         width = (self.preprocess.crop or probs.shape[-2:])[1]
@@ -288,12 +291,17 @@ class SegmentationTask(LightningModule):
     def _loss(self, logits: Any, batch: Batch) -> Tensor:
         # In float32 whoever wrote the loss: others' overflow in half precision.
         logits = logits.float() if isinstance(logits, Tensor) else [head.float() for head in logits]
-        weights = (batch["weight"],) if "weight" in batch else ()
+        weights: tuple[Tensor, ...] = (batch["weight"],) if "weight" in batch else ()
         if weights and not self._weighs:
             raise UserError(
                 f"data.weight: {type(self.loss).__name__} takes no weights of pixels; unset it or "
                 "choose a loss with a third argument, weight"
             )
+        if "annotated" in batch:
+            logits = as_background(logits, ~batch["annotated"], self.target.background)
+            if self._weighs:
+                about = batch["annotated"], *(weights or (None,)), self._sums
+                weights = (annotated_weight(*about),)
         with torch.autocast(self.device.type, enabled=False):
             head = logits if isinstance(logits, Tensor) else logits[0]
             loss: Tensor = self.loss(logits, as_number(batch["target"], head), *weights)

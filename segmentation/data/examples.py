@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
@@ -24,6 +25,8 @@ class Batch(TypedDict, total=False):
         image: (B, C, H, W) uint8, after :meth:`Preprocess.prepare`.
         target: What ``Target.encode`` made of the labels, at the image's size.
         weight: (B, H, W) float32 weights of the pixels in the loss, where ``data.weight`` is set.
+        annotated: (B, H, W) bool, the pixels that count in the loss; only where some image of the
+            part has pixels that are not annotated.
         labels: (B, H', W') int32 instance ids at the size that is scored (evaluation).
         classes: (B, n + 1) uint8 class of each id, where there are classes (evaluation, B = 1).
         id, kind, group: As in :class:`Sample`; the group in evaluation.
@@ -32,6 +35,7 @@ class Batch(TypedDict, total=False):
     image: Tensor
     target: Tensor
     weight: Tensor
+    annotated: Tensor
     labels: Tensor
     classes: Tensor
     id: list[str]
@@ -113,6 +117,8 @@ class TrainSet(Dataset[dict[str, Any]]):
     ) -> None:
         self.samples, self.target, self.windows = samples, target, windows
         self.augmentation = Augmentation(windows.augmentation, channels) if windows else None
+        self._unannotated = [entry.unannotated for entry in samples.entries]
+        self._partial = any(self._unannotated)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -123,7 +129,7 @@ class TrainSet(Dataset[dict[str, Any]]):
         sample = self.samples[draw.index]
         if self.windows is not None:
             sample = self.windows.cut(sample, self.augmentation, draw.rng(self.windows.seed))
-        item = _example(sample, self.target)
+        item = _example(sample, self.target, self._partial)
         if sample.weight is not None:
             item["weight"] = torch.from_numpy(sample.weight.copy())
         return item
@@ -145,6 +151,11 @@ class EvalSet(Dataset[dict[str, Any]]):
     weight: WeightMap | None
     native: bool = True
 
+    @cached_property
+    def partial(self) -> bool:
+        """Whether some image has pixels that are not annotated."""
+        return any(entry.unannotated for entry in self.samples.entries)
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -152,7 +163,7 @@ class EvalSet(Dataset[dict[str, Any]]):
         sample = self.samples[index]
         labels = sample.labels
         assert labels is not None
-        item = _example(sample, self.target) | {"group": sample.group}
+        item = _example(sample, self.target, self.partial) | {"group": sample.group}
         if self.weight is not None:
             item["weight"] = torch.from_numpy(self.weight(labels))
         if self.native and isinstance(self.samples, SampleSubset):
@@ -169,13 +180,21 @@ def weigh(sample: Sample, weight: WeightMap) -> Sample:
     return replace(sample, weight=weight(sample.labels))
 
 
-def _example(sample: Sample, target: Target) -> dict[str, Any]:
+def _example(sample: Sample, target: Target, partial: bool) -> dict[str, Any]:
+    """One example; ``partial`` where labels may be -1."""
     assert sample.labels is not None
-    classes = (sample.classes,) if target.class_names else ()
+    labels, classes = sample.labels.astype(np.int32), (sample.classes,) * bool(target.class_names)
+    if partial:
+        known = torch.from_numpy(target.learnable(labels))
+        encoded = target.encode(labels.clip(0), *classes).masked_fill_(~known, 0)
+        more = {"annotated": known}
+    else:
+        encoded, more = target.encode(labels, *classes), {}
     return {
         # Always a copy: the image may be the read-only file itself, which a tensor could write to.
         "image": torch.from_numpy(sample.image.transpose(2, 0, 1).copy(order="C")),
-        "target": target.encode(sample.labels.astype(np.int32), *classes),
+        "target": encoded,
         "id": sample.id,
         "kind": sample.kind,
+        **more,
     }
