@@ -27,7 +27,7 @@ from segmentation.data.cache import (
     prepared,
     usable_cores,
 )
-from segmentation.data.classes import check_classes
+from segmentation.data.classes import check_classes, class_levels
 from segmentation.data.corrections import Corrected
 from segmentation.data.examples import (
     Batch,
@@ -259,6 +259,12 @@ class SegmentationDataModule(LightningDataModule):
         if isinstance(self.preprocess.channels, str):
             return to_gray(self.raw[self._places[name]].image)
         return np.asarray(self.shown(name)[0].mean(axis=2).round().astype(np.uint8))
+
+    def class_levels(self, count: int) -> np.ndarray:
+        """(count,) mean gray value of each class in at most 200 training images: a baseline."""
+        places = [self._places[i] for i in self.split.train]
+        some = [self.raw[i] for i in places[:: -(-len(places) // 200)]]
+        return class_levels((self.gray(sample.id) for sample in some), some, count)
 
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The prepared (H, W, C) uint8 image and its true (H, W) foreground, as scored."""

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from segmentation.errors import UserError
 from segmentation.objects import label_components
+from segmentation.score_names import BACKGROUND
 from segmentation.targets.base import CERTAIN, Target
 
-BACKGROUND = "background"  # what class 0 is called
 MOST = 255  # classes: of one byte a pixel
 
 
