@@ -56,7 +56,7 @@ class Sampling:
     Attributes:
         balance: 0 shows each image once an epoch. Above 0 images are drawn at random with
             probability ∝ (pixels / images of its kind) ^ balance: rare kinds and large images more
-            often. 0.5 evens kinds out by the square root.
+            often. 0.5 evens kinds out by the square root. Annotated pixels are counted.
         balance_empty: Draw images with and without objects equally often.
         length: Draws per epoch; the number of training examples by default.
         seed: Of order, crops and augmentation, ≥ 0; ``null`` takes ``seed_everything``'s.
@@ -72,7 +72,8 @@ class Sampling:
         if self.balance == 0 and not self.balance_empty:
             return None
         counts = Counter(entry.kind for entry in entries)
-        pixels = [np.prod(entry.image[1][:2]) / counts[entry.kind] for entry in entries]
+        sizes = [np.prod(entry.image[1][:2]) - entry.unannotated for entry in entries]
+        pixels = [size / counts[e.kind] for size, e in zip(sizes, entries, strict=True)]
         weights = np.array(pixels, dtype=float) ** self.balance
         empty = np.array([entry.objects == 0 for entry in entries])
         if self.balance_empty and empty.any() and not empty.all():
@@ -355,6 +356,11 @@ class SegmentationDataModule(LightningDataModule):
                 raise UserError(
                     f"{source}: {entry.id} is in {name} but has no mask; add it, or leave the "
                     "image out of the split"
+                )
+            if entry.unannotated == np.prod(entry.labels[1]):
+                raise UserError(
+                    f"{source}: {entry.id} is in {name} but none of its pixels is annotated; "
+                    "annotate some, or leave the image out of the split"
                 )
 
     def _check_duplicates(self) -> None:

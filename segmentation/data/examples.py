@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from segmentation.data.annotated import AnnotatedPixels
 from segmentation.data.augment import Augmentation, random_crop
 from segmentation.data.cache import SampleStore, StoredSample
 from segmentation.data.sample import Sample
@@ -83,7 +84,8 @@ class TrainWindows:
 
     Attributes:
         augmentation: Name of a recipe, applied after the crop.
-        crop: (height, width) of a random window, or ``None`` for the whole image.
+        crop: (height, width) of a random window, or ``None`` for the whole image. In images that
+            are annotated in part it holds an annotated pixel.
         zoom: Range of random magnification of the window.
         seed: Of the run.
     """
@@ -94,13 +96,18 @@ class TrainWindows:
     seed: int
 
     def cut(
-        self, sample: Sample, augmentation: Augmentation | None, rng: np.random.Generator
+        self,
+        sample: Sample,
+        augmentation: Augmentation | None,
+        rng: np.random.Generator,
+        pixel: tuple[int, int] | None = None,
     ) -> Sample:
-        """One window, augmented unless ``augmentation`` is ``None``."""
+        """One window that holds ``pixel``, augmented unless ``augmentation`` is ``None``."""
         image, labels, weight = sample.image, sample.labels, sample.weight
         assert labels is not None  # checked for the whole part by the data module
         if self.crop is not None:
-            image, labels, weight = random_crop(image, labels, weight, self.crop, rng, self.zoom)
+            about = self.crop, rng, self.zoom, pixel
+            image, labels, weight = random_crop(image, labels, weight, *about)
         if augmentation is not None:
             image, labels, weight = augmentation(image, labels, weight, rng)
         return replace(sample, image=image, labels=labels, weight=weight)
@@ -117,8 +124,7 @@ class TrainSet(Dataset[dict[str, Any]]):
     ) -> None:
         self.samples, self.target, self.windows = samples, target, windows
         self.augmentation = Augmentation(windows.augmentation, channels) if windows else None
-        self._unannotated = [entry.unannotated for entry in samples.entries]
-        self._partial = any(self._unannotated)
+        self.pixels = AnnotatedPixels(samples.entries)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -128,8 +134,11 @@ class TrainSet(Dataset[dict[str, Any]]):
             draw = Draw(draw, epoch=0, repeat=0)
         sample = self.samples[draw.index]
         if self.windows is not None:
-            sample = self.windows.cut(sample, self.augmentation, draw.rng(self.windows.seed))
-        item = _example(sample, self.target, self._partial)
+            rng = draw.rng(self.windows.seed)
+            assert sample.labels is not None
+            pixel = self.pixels.draw(draw.index, sample.labels, rng)
+            sample = self.windows.cut(sample, self.augmentation, rng, pixel)
+        item = _example(sample, self.target, bool(self.pixels.partial))
         if sample.weight is not None:
             item["weight"] = torch.from_numpy(sample.weight.copy())
         return item
