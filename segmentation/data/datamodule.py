@@ -28,6 +28,7 @@ from segmentation.data.cache import (
     usable_cores,
 )
 from segmentation.data.classes import check_classes, class_levels
+from segmentation.data.consistency import check_channels, leaking_stacks
 from segmentation.data.corrections import Corrected
 from segmentation.data.examples import (
     Batch,
@@ -201,6 +202,7 @@ class SegmentationDataModule(LightningDataModule):
         if stage == "test" or (fits and self.split.test):
             self._check("test")
         self._check_masks()
+        self._tell(leaking_stacks(self.raw.entries, self.split))
         named = getattr(self.source, "class_names", ())
         self._tell(check_classes(self.raw, places, self.target, named))
 
@@ -316,6 +318,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def _prepared(self) -> SampleStore:
         how = self.preprocess
+        check_channels(self.raw.entries, how)
         if not how.rescales:
             return prepared(self.raw, how.prepare_sample, how.key, self.cache)
         scales = self._scales()

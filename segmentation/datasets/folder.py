@@ -1,6 +1,5 @@
 """Anybody's own images and masks: two folders, matched by name."""
 
-import re
 from collections.abc import Container, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -10,13 +9,13 @@ from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.masks import facts_of, why_not_binary
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import Splitter
+from segmentation.datasets.folder_images import join_channels, per_plane
 from segmentation.errors import UserError, printable
 from segmentation.io.files import stamps_of
-from segmentation.io.images import IMAGE_SUFFIXES, read_image, read_mask
+from segmentation.io.images import IMAGE_SUFFIXES, read_mask
 from segmentation.io.listing import (
     BESIDE,
     MASK_ENDINGS,
-    NNUNET,
     UNREAD,
     Listing,
     key_of,
@@ -24,6 +23,7 @@ from segmentation.io.listing import (
     partner_of,
     say_once,
 )
+from segmentation.io.stacks import open_stack
 from segmentation.io.tree import check_root
 from segmentation.io.truth import Masks, TruthReader
 from segmentation.objects import count_overlap
@@ -34,6 +34,8 @@ class FolderDataset(SegmentationDataset):
 
     Subfolders of ``images`` are groups (a patient, a plate), which :class:`GroupSplit` keeps whole,
     and are repeated in ``masks``. A mask may be called ``NAME_mask``, ``NAME_cp_masks``, ….
+    Each plane of a TIFF stack (T, Z) whose mask has as many planes is a sample, ``NAME#0003``; the
+    planes are a group. ``NAME_0000``, ``NAME_0001``, … with a mask ``NAME`` are channels.
 
     Args:
         root: Folder that holds both.
@@ -55,7 +57,7 @@ class FolderDataset(SegmentationDataset):
     (3, (64, 80, 3), dtype('int32'))
     """
 
-    version = 2
+    version = 3
 
     def __init__(
         self,
@@ -92,22 +94,24 @@ class FolderDataset(SegmentationDataset):
                     "masks, or keep them in another folder and set data.masks"
                 )
             masks = {name: (path,) for name, path in maps.items()}
-        self._check_partners(root / self.images, folder, images, masks)
-        files = [file for name, path in images.items() for file in (path, *masks[name])]
-        stamps = iter(stamps_of(files))
+        joined, masks = join_channels(images, masks)
+        self._check_partners(root / self.images, folder, joined, masks)
+        stamps = iter(stamps_of([f for name, one in joined.items() for f in (*one, *masks[name])]))
         read_as = f"|{'|'.join(self.class_names)}" if self.class_names else ""
-        records = []
-        for name, path in images.items():
-            stamp = "|".join(islice(stamps, 1 + len(masks[name]))) + read_as
+        records = list[Record]()
+        for name, (path, *more) in joined.items():
+            stamp = "|".join(islice(stamps, 1 + len(more) + len(masks[name]))) + read_as
             group, truth = name.rpartition("/")[0], tuple(map(str, masks[name]))
-            records.append(Record(name, str(path), truth, stamp, group))
+            channels = tuple(map(str, more))
+            record = Record(name, str(path), truth, stamp, group, more=channels)
+            records += per_plane(record, self.mask_type == "objects")
         return records
 
     def _check_partners(
         self,
         images: Path,
         folder: Path,
-        found: dict[str, Path],
+        found: dict[str, tuple[Path, ...]],
         masks: dict[str, tuple[Path, ...]],
     ) -> None:
         """Refuse an image without its mask, and a mask without its image."""
@@ -116,17 +120,9 @@ class FolderDataset(SegmentationDataset):
             rule += f", or that and an ending such as {', '.join(MASK_ENDINGS[:3])}"
         if missing := found.keys() - masks.keys():
             name = min(missing)
-            case = re.sub(r"_\d{4}$", NNUNET, name)
-            if case in masks and any(
-                key_of(m.name) + NNUNET == case.rpartition("/")[2] for m in masks[case]
-            ):
-                raise UserError(
-                    f"{found[name]}: a second channel beside {found[case].name}? One channel a "
-                    "case is read; save the one that matters, or RGB, as its own file"
-                )
             there = f"one that is there: {next(iter(masks), 'none')}"
             raise UserError(
-                f"{found[name]}: no mask {folder / name}.*; add it or remove the image ({rule}; "
+                f"{found[name][0]}: no mask {folder / name}.*; add it or remove the image ({rule}; "
                 f"{there})"
             )
         if alone := masks.keys() - found.keys():
@@ -138,16 +134,25 @@ class FolderDataset(SegmentationDataset):
 
     def read(self, record: Record) -> Sample:
         """One image with its labels; :class:`UserError` where the two do not fit together."""
-        image = read_image(record.image)
-        truth = self.reader.read(record.masks, (image.shape[0], image.shape[1]))
+        planes = open_stack(Path(record.image), *map(Path, record.more))
+        image = planes.plane(record.plane or 0)
+        truth = self.reader.read(record.masks, (image.shape[0], image.shape[1]), record.plane)
         facts = None
         if truth.values is not None:
             ids = self.mask_type != "binary"
             facts = facts_of(truth.values, ids, image, None if ids else truth.labels)
             if not ids and facts.values > 1:
                 raise UserError(f"{record.masks[0]}: {why_not_binary(facts)}")
-        labels, classes = truth.labels, truth.classes
-        return Sample(record.id, image, labels, record.group, facts=facts, classes=classes)
+        return Sample(
+            record.id,
+            image,
+            truth.labels,
+            record.group,
+            facts=facts,
+            classes=truth.classes,
+            channels=planes.channels,
+            pixel_size=planes.calibration.pixel_size,
+        )
 
     def overlaps(self, record: Record) -> int:
         """Pixels of a sample that several of its masks claim; the label map cannot tell."""

@@ -69,7 +69,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 def read_values(path: str | Path) -> np.ndarray:
     """Read the values of a file of one channel, of any type, floats as well: (H, W)."""
-    return _decode_values(_read_bytes(path), str(path))
+    return _one_channel(_decode(_read_bytes(path), str(path), mask=True)[0], path)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -111,7 +111,12 @@ def _scaled(pixels: np.ndarray, name: object) -> np.ndarray:
 
 def decode_mask(data: bytes, name: str) -> np.ndarray:
     """As :func:`read_mask`, from the file's bytes."""
-    values = _decode_values(data, name)
+    return as_ids(_decode(data, name, mask=True)[0], name)
+
+
+def as_ids(pixels: np.ndarray, name: object) -> np.ndarray:
+    """(H, W, C) of a mask as stored ► (H, W) as :func:`read_mask` gives it."""
+    values = _one_channel(pixels, name)
     if values.dtype in (np.uint8, np.uint16):
         return values
     if values.dtype.kind == "f" and (odd := values[np.rint(values) != values]).size:
@@ -156,8 +161,7 @@ def _read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
 
 
-def _decode_values(data: bytes, name: str) -> np.ndarray:
-    pixels, _ = _decode(data, name, mask=True)
+def _one_channel(pixels: np.ndarray, name: object) -> np.ndarray:
     if (pixels[..., 1:] != pixels[..., :1]).any():
         why = "a mask must be gray, this one has colours"
         raise UserError(f"{name}: {why}; save its ids, or 0 and 255, as one channel")

@@ -1,16 +1,18 @@
 """Image files as planes of one size: one image, or a stack over time or depth."""
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from segmentation.errors import UserError
 from segmentation.io.files import check_regular
-from segmentation.io.images import read_image, sixteen_bits
+from segmentation.io.images import as_ids, read_image, read_mask, sixteen_bits
 from segmentation.io.layout import Layout, image_layout
 from segmentation.io.metadata import Calibration, channel_names, read_calibration
 from segmentation.io.tiff import (
@@ -78,6 +80,10 @@ class Planes:
         """Read one plane, without decoding the others: (H, W, C) uint8 or uint16."""
         return read_image(self.path)
 
+    def mask(self, number: int) -> np.ndarray:
+        """The same of a mask: (H, W) as :func:`read_mask` gives it."""
+        return read_mask(self.path)
+
     def windows(self, number: int, rows: int) -> AbstractContextManager[Windows]:
         """One plane in windows, of which the latest ``rows`` may be kept."""
         raise NotImplementedError(f"{type(self).__name__} are read as a whole")
@@ -103,6 +109,10 @@ class TiffPlanes(Planes):
         with open_tiff(self.path, self.path) as tiff:
             return self._read(tiff, number)
 
+    def mask(self, number: int) -> np.ndarray:
+        with open_tiff(self.path, self.path) as tiff:
+            return as_ids(read_plane(tiff, self.layout, number, self.path, mask=True), self.path)
+
     def windows(self, number: int, rows: int) -> TiffWindows:
         return TiffWindows(self.path, rows, self.layout.planes[number])
 
@@ -111,12 +121,59 @@ class TiffPlanes(Planes):
         return sixteen_bits(pixels, self.channels, self.path)
 
 
-def open_planes(path: Path) -> Planes:
+@dataclass(frozen=True)
+class JoinedPlanes(Planes):
+    """One image whose channels are ``files``, of one channel each; they are named by numbers."""
+
+    files: tuple[Planes, ...] = ()
+
+    def plane(self, number: int) -> np.ndarray:
+        parts = [file.plane(number) for file in self.files]
+        for file, part in zip(self.files, parts, strict=True):
+            self._check(file, part.shape, parts[0].shape)
+        return np.concatenate(parts, axis=2)
+
+    @contextmanager
+    def windows(self, number: int, rows: int) -> Iterator[Windows]:
+        with ExitStack() as stack:
+            parts = [stack.enter_context(f.windows(number, rows)) for f in self.files]
+            for file, part in zip(self.files, parts, strict=True):
+                self._check(file, part.shape, parts[0].shape)
+            yield _JoinedWindows(parts)
+
+    def _check(self, file: Planes, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
+        if shape[2] != 1 or shape != first or file.lengths != self.lengths:
+            (h, w, c), (height, width, _) = shape, first
+            raise UserError(
+                f"{file.path}: {len(file)} plane(s) of {h}×{w} pixels and {c} channel(s), as a "
+                f"channel beside {self.path.name} of {len(self)} × {height}×{width}; give files of "
+                "one channel and one size"
+            )
+
+
+class _JoinedWindows:
+    def __init__(self, parts: Sequence[Windows]) -> None:
+        self.parts, self.name = parts, parts[0].name
+        self.shape = (*parts[0].shape[:2], len(parts))
+        self.dtype = np.result_type(*(part.dtype for part in parts))
+
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        return np.concatenate([part.read(rows, columns) for part in self.parts], axis=2)
+
+
+def open_planes(path: Path, *more: Path) -> Planes:
     """Look at an image file, or a TIFF with any number of planes, without reading its pixels.
 
-    Three channels without names are red, green and blue. A file whose planes differ, or that holds
-    several images, is a :class:`UserError`.
+    Three channels without names are red, green and blue; of ``more`` files each holds a further
+    channel. A file whose planes differ, or that holds several images, is a :class:`UserError`.
     """
+    if more:
+        files = tuple(open_planes(one) for one in (path, *more))
+        first, names = files[0], tuple(map(str, range(len(files))))
+        sizes = [file.size for file in files]
+        size = first.size if None not in sizes else None
+        about = first.axes, first.lengths, size, names, first.calibration
+        return JoinedPlanes(path, *about, files)
     check_regular(path)
     with decoding(path), path.open("rb") as file:
         is_tiff = file.read(4) in TIFF_MAGIC
@@ -132,3 +189,14 @@ def open_planes(path: Path) -> Planes:
             size, count = (len(pages), size[0]), size[1]
         about = size, channel_names(tiff, count), read_calibration(tiff)
         return TiffPlanes(path, layout.axes, layout.lengths, *about, layout)
+
+
+def open_stack(path: Path, *more: Path) -> Planes:
+    """:func:`open_planes` that remembers some files, for whoever reads plane by plane."""
+    about = [file.stat() for file in (path, *more)]
+    return _remembered(path, *more, key=tuple((a.st_mtime_ns, a.st_size) for a in about))
+
+
+@lru_cache(16)
+def _remembered(*paths: Path, key: object) -> Planes:
+    return open_planes(*paths)

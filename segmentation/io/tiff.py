@@ -76,6 +76,20 @@ def open_tiff(file: Path | BytesIO, name: object) -> TiffFile:
     return tiff
 
 
+def has_pages(path: Path) -> bool:
+    """Whether a file is a TIFF of several pages, told by a few bytes of it."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        if head[:4] not in TIFF_MAGIC:
+            return False
+        order: Any = "little" if head[:2] == b"II" else "big"
+        big = 43 in head[2:4]
+        count, entry, place = (8, 20, 8) if big else (2, 12, 4)
+        file.seek(int.from_bytes(head[8:16] if big else head[4:8], order))
+        file.seek(entry * int.from_bytes(file.read(count), order), 1)
+        return any(file.read(place))
+
+
 def read_plane(tiff: TiffFile, layout: Layout, plane: int, name: object, mask: bool) -> np.ndarray:
     """Decode a plane from its pages: (H, W, C), upright, see :func:`as_meant`."""
     parts = []

@@ -9,6 +9,7 @@ import numpy as np
 
 from segmentation.errors import UserError
 from segmentation.io.images import read_mask
+from segmentation.io.stacks import open_stack
 from segmentation.objects import check_size, label_components, merge_objects, renumber
 
 Masks = Literal["binary", "labels", "objects", "classes"]
@@ -56,12 +57,18 @@ class TruthReader:
         if len(names) > _MOST_CLASSES:
             raise UserError(f"data.classes: {len(names)} are more than {_MOST_CLASSES}")
 
-    def read(self, files: Sequence[str | Path], shape: tuple[int, int]) -> Truth:
-        """The truth of an image of ``shape``; :class:`UserError` where a file is at fault."""
+    def read(
+        self, files: Sequence[str | Path], shape: tuple[int, int], plane: int | None = None
+    ) -> Truth:
+        """The truth of an image of ``shape``, or of one ``plane`` of a stack.
+
+        Where a file is at fault it is a :class:`UserError`.
+        """
         if self.mask_type == "objects":
             values = merge_objects(((str(m), read_mask(m)) for m in files), shape)
         else:
-            values = read_mask(files[0])
+            stack = None if plane is None else open_stack(Path(files[0]))
+            values = read_mask(files[0]) if stack is None else stack.mask(plane or 0)
             check_size(str(files[0]), values.shape, shape)
         if self.mask_type == "classes":
             return Truth(*self._objects_of_classes(values, files[0]))
