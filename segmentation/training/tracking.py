@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from segmentation.evaluation.overlays import error_overlay
 from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
 from segmentation.metrics import better
-from segmentation.score_names import logged
+from segmentation.score_names import LOGGED
 from segmentation.training.loggers import Picture, RobustWandbLogger
 from segmentation.training.memory import peak_memory
 
@@ -56,7 +55,7 @@ class Tracking(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         for logger in _wandb(trainer) if not self._described else ():
-            logger.describe(self.folder, best_of(pl_module.target.class_names))
+            logger.describe(self.folder, best_of())
         self._described = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -171,14 +170,10 @@ class Tracking(Callback):
         write_bytes(self.folder / "resources.json", json.dumps(used, indent=1).encode())
 
 
-def best_of(names: Sequence[str] = ()) -> dict[str, str]:
-    """``max`` or ``min`` by logged name, of all for which there is a best value.
-
-    ``names`` are those of the classes that are told apart.
-    """
+def best_of() -> dict[str, str]:
+    """``max`` or ``min`` by logged name, of all for which there is a best value."""
     kinds = {"higher": "max", "lower": "min"}
-    every = logged(names)
-    scores = {f"val/{name}": kinds[b] for name in every if (b := better(name)) in kinds}
+    scores = {f"val/{name}": kinds[b] for name in LOGGED if (b := better(name)) in kinds}
     return scores | {"val/loss": "min", "train/loss_epoch": "min"}
 
 
