@@ -85,17 +85,23 @@ def chart(
 ) -> Markup:
     """Several lines, points (x, y) by name, over a common axis; nothing where there are none.
 
-    With ``log`` the vertical axis is logarithmic where all values are positive.
+    With ``log`` the vertical axis is logarithmic where all values are positive and differ enough:
+    within a power of ten it would have no numbers.
     """
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return Markup()
-    log = log and min(y for points in lines.values() for _, y in points) > 0
+    values = [y for points in lines.values() for _, y in points]
+    log = log and 0 < 10 * min(values) < max(values)
     drawn = axes(title, x_name, scale="log" if log else "linear")
     for name, points in lines.items():
         x, y = np.array(points[:: len(points) // 500 + 1], float).T
         drawn.plot(x, y, "." if len(x) == 1 else "-", label=name, linewidth=1.5)
-    for text in drawn.legend(labelcolor=_INK, frameon=False).get_texts():
+    where: dict[str, Any] = {}
+    if len(lines) > 3:  # beside the lines, which they would hide
+        where = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        drawn.figure.subplots_adjust(right=0.66)
+    for text in drawn.legend(labelcolor=_INK, frameon=False, **where).get_texts():
         text.set_parse_math(False)
     return svg(drawn.figure)
 

@@ -79,6 +79,9 @@ def unfinished(home: Path, config: dict[str, Any]) -> Path | None:
         run_id, _, known = marker.read_text().strip().partition(" ")
         if wanted in (None, run_id) and known == digest and (not first or _lock(marker.parent)):
             return marker.parent
+    if first and markers and wanted is None:
+        what = "has another config or is at work; this run starts from the beginning"
+        print(f"{home}: each of the {len(markers)} unfinished run(s) {what}", flush=True)
     return None
 
 
@@ -96,6 +99,9 @@ def mark(folder: Path, config: dict[str, Any]) -> str:
 
 
 def _digest(config: dict[str, Any]) -> str:
+    """What must be the same to go on; a run may have been started without the word to go on."""
+    if isinstance(run := config.get("run"), dict):
+        config = config | {"run": run | {"resume": True}}
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -83,6 +83,18 @@ def test_the_newest_unfinished_run_of_the_same_config_goes_on(tmp_path: Path) ->
     assert unfinished(tmp_path, CONFIG) is None and not list(first.iterdir())
 
 
+def test_a_run_goes_on_that_was_started_without_the_word_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an interrupted one says that it will."""
+    folder = start(tmp_path / "1", {**CONFIG, "run": {"name": "a", "resume": False}})
+    again = {"name": "a", "resume": True}
+    assert unfinished(tmp_path, {**CONFIG, "run": again}) == folder
+    assert capsys.readouterr().out == ""
+    assert unfinished(tmp_path, {"model": {"lr": 0.2}, "run": again}) is None
+    assert "the 1 unfinished run(s) has another config or is at work" in capsys.readouterr().out
+
+
 def test_a_run_at_work_is_left_alone_for_as_long_as_its_process_lives(tmp_path: Path) -> None:
     """Also where it has forked processes that outlive it, as those are that load batches."""
     folder = start(tmp_path / "1")

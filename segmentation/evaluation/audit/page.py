@@ -48,7 +48,7 @@ def audit_page(
     if areas := [area for one in facts for area in one.areas]:
         plots.append(histogram_of("Objects by pixels (log scale)", areas, log=True))
     near = report["settings"]["near"]
-    title = "Pairs by difference of their fingerprints, ≤ that of the images"
+    title = "Pairs by the difference of their fingerprints"
     return render(
         "audit.html",
         report=report,
