@@ -22,8 +22,9 @@ import tifffile
 from common import HERE, Report, arguments
 
 from segmentation.datasets.synthetic_nuclei import make_nuclei
-from segmentation.io.stacks import Calibration, Planes
-from segmentation.io.windows import write_tiff
+from segmentation.io.metadata import Calibration
+from segmentation.io.stacks import Planes
+from segmentation.io.write import write_tiff
 
 FIELD = 1000
 STEP = 2000  # a multiple of 16, as strides are: padding would shift what the network pools

@@ -10,10 +10,38 @@ OBJECT_SCORES = (
     *("ap50", "ap75", "ap90", "ap", "f1_50", "f1_70", "f1_90", "precision_50", "recall_50"),
     *("pq", "sq", "rq", "aji", "seg", "matched_iou", "count_error"),
 )
+BACKGROUND = "background"  # what class 0 is called
+CLASS_SCORES = ("iou", "f1", "ap50", "pq")  # of single classes, as iou/NAME
+MEANS = tuple(f"class_{name}" for name in CLASS_SCORES)  # over the classes
 LOGGED = (
     *(*PIXEL_SCORES, "image_iou", "image_f1", "auroc", "average_precision"),
     *(f"{mean}{name}" for name in OBJECT_SCORES for mean in ("", "image_")),
 )
+
+
+def named(kind: str, names: Sequence[str]) -> tuple[str, ...]:
+    """What one kind of score is called for each class."""
+    return tuple(f"{kind}/{name}" for name in names)
+
+
+def logged(names: Sequence[str]) -> tuple[str, ...]:
+    """The scores that are logged where these classes are told apart, or none.
+
+    >>> logged(["a", "b"])[-3:]
+    ('pq/a', 'pq/b', 'class_pq')
+    """
+    if not names:
+        return LOGGED
+    of_classes = ((*named(k, names), m) for k, m in zip(CLASS_SCORES, MEANS, strict=True))
+    return (*LOGGED, *(name for several in of_classes for name in several))
+
+
+def of_class(name: str) -> bool:
+    """Whether a logged name is that of a score by class, whose names only a config knows."""
+    kind, _, single = name.partition("/")[2].partition("/")
+    return kind in MEANS or bool(single and kind in CLASS_SCORES)
+
+
 VALIDATED = tuple(f"val/{name}" for name in ("loss", *LOGGED))
 TESTED = tuple(f"test/{name}" for name in ("loss", *LOGGED))
 LOSSES = ("train/loss_step", "train/loss_epoch")

@@ -21,11 +21,12 @@ from segmentation.data.preprocess import Preprocess
 from segmentation.data.seen import Division, trained_on
 from segmentation.errors import UserError
 from segmentation.losses import as_number
+from segmentation.losses.annotated import annotated_weight, as_background
 from segmentation.metrics import ScoreTable
 from segmentation.predictor import Prediction, Predictor
 from segmentation.schedules import PerStep
+from segmentation.score_names import BACKGROUND
 from segmentation.targets import Target
-from segmentation.targets.classes import BACKGROUND
 
 OptimizerFactory = Callable[[Any], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -52,6 +53,7 @@ class Evaluated(TypedDict):
     probs: Tensor  # (B, K, H, W) float32, as the target decodes them
     foreground: Tensor  # (B, H, W) float32 probabilities
     instances: Tensor  # (B, H, W) int32 ids of the predicted objects, on the CPU
+    classes: list[np.ndarray | None]  # (n + 1,) class of each, where classes are told apart
 
 
 class SegmentationTask(LightningModule):
@@ -99,8 +101,10 @@ class SegmentationTask(LightningModule):
         one_head = getattr(loss, "loss", loss)  # DeepSupervision hands weights on
         one_head = getattr(one_head, "objects", one_head)  # as ObjectsAndClasses does
         self._weighs = "weight" in inspect.signature(one_head.forward).parameters
-        self.val_table = ScoreTable(target.threshold)
-        self.test_table = ScoreTable(target.threshold, boundary=True)
+        self._sums = getattr(one_head, "sums", False)
+        names = target.class_names
+        self.val_table = ScoreTable(target.threshold, class_names=names)
+        self.test_table = ScoreTable(target.threshold, boundary=True, class_names=names)
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.trained_on: dict[str, str] = {}  # what images the loaded weights have seen ► ids
         self.data_split: Division | None = None
@@ -267,16 +271,20 @@ class SegmentationTask(LightningModule):
                 f"the network answers NaN to {', '.join(batch['id'])}: {why}; {do}, or use "
                 "--trainer.precision 32-true"
             )
-        mean_loss.update(self._loss(logits, batch), weight=len(logits))
+        known = batch["annotated"].flatten(1).any(1).sum() if "annotated" in batch else len(logits)
+        mean_loss.update(self._loss(logits, batch), weight=known)
         probs = self.as_scored(probs, batch["labels"])
         foreground = self.target.foreground(probs)
         width = (self.preprocess.crop or probs.shape[-2:])[1]
         scale = image.shape[-1] / width if self.preprocess.rescales else 1.0
-        decoded = map(self.target.at_scale(scale).decode, probs.cpu().numpy())
-        instances = torch.from_numpy(np.stack(list(decoded)))
+        target, maps = self.target.at_scale(scale), probs.cpu().numpy()
+        decoded = [target.decode(one) for one in maps]
+        instances = torch.from_numpy(np.stack(decoded))
         about = (batch["id"], batch.get("kind", ()), batch.get("group", ()))
-        table.update(batch["labels"], instances, foreground, *about)
-        return {"probs": probs, "foreground": foreground, "instances": instances}
+        kinds = [target.classify(one, ids) for one, ids in zip(maps, decoded, strict=True)]
+        of_classes = (batch["classes"], kinds) if target.class_names else ()
+        table.update(batch["labels"], instances, foreground, *about, *of_classes)
+        return {"probs": probs, "foreground": foreground, "instances": instances, "classes": kinds}
 
     def as_scored(self, probs: Tensor, labels: Tensor) -> Tensor:
         """(B, K, H', W') probabilities at the size that is scored."""
@@ -288,12 +296,17 @@ class SegmentationTask(LightningModule):
     def _loss(self, logits: Any, batch: Batch) -> Tensor:
         # In float32 whoever wrote the loss: others' overflow in half precision.
         logits = logits.float() if isinstance(logits, Tensor) else [head.float() for head in logits]
-        weights = (batch["weight"],) if "weight" in batch else ()
+        weights: tuple[Tensor, ...] = (batch["weight"],) if "weight" in batch else ()
         if weights and not self._weighs:
             raise UserError(
                 f"data.weight: {type(self.loss).__name__} takes no weights of pixels; unset it or "
                 "choose a loss with a third argument, weight"
             )
+        if "annotated" in batch:
+            logits = as_background(logits, ~batch["annotated"], self.target.background)
+            if self._weighs:
+                about = batch["annotated"], *(weights or (None,)), self._sums
+                weights = (annotated_weight(*about),)
         with torch.autocast(self.device.type, enabled=False):
             head = logits if isinstance(logits, Tensor) else logits[0]
             loss: Tensor = self.loss(logits, as_number(batch["target"], head), *weights)

@@ -220,21 +220,34 @@ def random_crop(
     size: tuple[int, int],
     rng: np.random.Generator,
     zoom: tuple[float, float] = (1.0, 1.0),
+    pixel: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Weight]:
     """A random window of ``size`` / z, resized to ``size``, z log-uniform in ``zoom``.
 
-    What an image lacks in size is filled by reflection. Results are views of the input where
-    nothing had to be resized.
+    It holds ``pixel`` (row, column), if given, anywhere. What an image lacks in size is filled by
+    reflection. Results are views of the input where nothing had to be resized.
     """
     factor = float(np.exp(rng.uniform(*np.log(zoom))))
     height, width = (max(1, round(side / factor)) for side in size)
+    before = [
+        max(0, lack - own) // 2 for lack, own in zip((height, width), labels.shape, strict=True)
+    ]
     image, labels = pad_reflect(image, height, width), pad_reflect(labels, height, width)
-    top = int(rng.integers(labels.shape[0] - height + 1))
-    left = int(rng.integers(labels.shape[1] - width + 1))
+    top, left = (
+        _start(whole, side, None if pixel is None else pixel[axis] + before[axis], rng)
+        for axis, (whole, side) in enumerate(zip(labels.shape, (height, width), strict=True))
+    )
     window = np.s_[top : top + height, left : left + width]
     if weight is not None:
         weight = resize_labels(pad_reflect(weight, height, width)[window], size)
     return resize_image(image[window], size), resize_labels(labels[window], size), weight
+
+
+def _start(whole: int, side: int, place: int | None, rng: np.random.Generator) -> int:
+    """Where a random window of ``side`` begins, that holds ``place`` if it is given."""
+    if place is None:
+        return int(rng.integers(whole - side + 1))
+    return min(max(place - int(rng.integers(side)), 0), whole - side)
 
 
 def pad_reflect(array: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -254,8 +267,11 @@ def _warpable(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """
     if labels.dtype in (np.uint8, np.uint16):
         return np.ascontiguousarray(labels), None
-    if labels.min() >= 0 and labels.max() < 2**16:  # far cheaper than renumbering
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest >= 0 and highest < 2**16:  # far cheaper than renumbering
         return labels.astype(np.uint16), None
+    if lowest == -1 and highest < 2**16 - 1:  # not annotated
+        return (labels.astype(np.int32) + 1).astype(np.uint16), np.arange(-1, highest + 1)
     ids = np.union1d(np.zeros(1, labels.dtype), labels)  # 0 stays 0: it fills what rotates in
     if len(ids) > 2**16:
         raise UserError(f"{len(ids)} objects in one training window; set a smaller data.crop")

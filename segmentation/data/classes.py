@@ -1,10 +1,11 @@
 """Classes of objects in the parts of a split, and whether a target can learn them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from segmentation.data.cache import SampleStore
+from segmentation.data.sample import Sample
 from segmentation.errors import UserError
 from segmentation.io.listing import some_of
 from segmentation.targets import Target
@@ -17,6 +18,38 @@ def class_counts(classes: np.ndarray, count: int) -> np.ndarray:
     [0, 1, 2, 0]
     """
     return np.bincount(classes[1:], minlength=count + 1).astype(np.int64)
+
+
+def class_levels(grays: Iterable[np.ndarray], truth: Iterable[Sample], count: int) -> np.ndarray:
+    """The mean gray value of the pixels of each class 1…``count``; NaN for one without any.
+
+    Args:
+        grays: Images, (H, W) each.
+        truth: Their samples, with labels and classes.
+        count: Of classes.
+    """
+    sums = np.zeros((2, count + 1))
+    for gray, sample in zip(grays, truth, strict=True):
+        assert sample.labels is not None and sample.classes is not None
+        known = sample.labels > 0
+        kinds = sample.classes[sample.labels[known]]
+        sums += [np.bincount(kinds, some, count + 1) for some in (gray[known], None)]
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums[0, 1:] / sums[1, 1:])
+
+
+def nearest_level(gray: np.ndarray, labels: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """(n + 1,) uint8: of each object the class whose level is nearest to its mean gray value.
+
+    >>> nearest_level(np.uint8([[9, 7, 0, 2]]), np.int32([[1, 1, 0, 2]]), np.array([1.0, 8.0]))
+    array([0, 2, 1], dtype=uint8)
+    """
+    ids = labels.reshape(-1)
+    sums, sizes = np.bincount(ids, gray.reshape(-1)), np.bincount(ids)
+    far = np.abs((sums / np.maximum(sizes, 1))[:, None] - np.nan_to_num(levels, nan=np.inf))
+    kinds = (far.argmin(axis=1) + 1).astype(np.uint8)
+    kinds[0] = 0
+    return kinds
 
 
 def check_classes(

@@ -27,7 +27,8 @@ from segmentation.data.cache import (
     prepared,
     usable_cores,
 )
-from segmentation.data.classes import check_classes
+from segmentation.data.classes import check_classes, class_levels
+from segmentation.data.consistency import check_channels, leaking_stacks
 from segmentation.data.corrections import Corrected
 from segmentation.data.examples import (
     Batch,
@@ -56,7 +57,7 @@ class Sampling:
     Attributes:
         balance: 0 shows each image once an epoch. Above 0 images are drawn at random with
             probability ∝ (pixels / images of its kind) ^ balance: rare kinds and large images more
-            often. 0.5 evens kinds out by the square root.
+            often. 0.5 evens kinds out by the square root. Annotated pixels are counted.
         balance_empty: Draw images with and without objects equally often.
         length: Draws per epoch; the number of training examples by default.
         seed: Of order, crops and augmentation, ≥ 0; ``null`` takes ``seed_everything``'s.
@@ -72,7 +73,8 @@ class Sampling:
         if self.balance == 0 and not self.balance_empty:
             return None
         counts = Counter(entry.kind for entry in entries)
-        pixels = [np.prod(entry.image[1][:2]) / counts[entry.kind] for entry in entries]
+        sizes = [np.prod(entry.image[1][:2]) - entry.unannotated for entry in entries]
+        pixels = [size / counts[e.kind] for size, e in zip(sizes, entries, strict=True)]
         weights = np.array(pixels, dtype=float) ** self.balance
         empty = np.array([entry.objects == 0 for entry in entries])
         if self.balance_empty and empty.any() and not empty.all():
@@ -200,6 +202,7 @@ class SegmentationDataModule(LightningDataModule):
         if stage == "test" or (fits and self.split.test):
             self._check("test")
         self._check_masks()
+        self._tell(leaking_stacks(self.raw.entries, self.split))
         named = getattr(self.source, "class_names", ())
         self._tell(check_classes(self.raw, places, self.target, named))
 
@@ -260,6 +263,12 @@ class SegmentationDataModule(LightningDataModule):
             return to_gray(self.raw[self._places[name]].image)
         return np.asarray(self.shown(name)[0].mean(axis=2).round().astype(np.uint8))
 
+    def class_levels(self, count: int) -> np.ndarray:
+        """(count,) mean gray value of each class in at most 200 training images: a baseline."""
+        places = [self._places[i] for i in self.split.train]
+        some = [self.raw[i] for i in places[:: -(-len(places) // 200)]]
+        return class_levels((self.gray(sample.id) for sample in some), some, count)
+
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The prepared (H, W, C) uint8 image and its true (H, W) foreground, as scored."""
         sample = self.raw[self._places[name]]
@@ -309,6 +318,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def _prepared(self) -> SampleStore:
         how = self.preprocess
+        check_channels(self.raw.entries, how)
         if not how.rescales:
             return prepared(self.raw, how.prepare_sample, how.key, self.cache)
         scales = self._scales()
@@ -349,6 +359,11 @@ class SegmentationDataModule(LightningDataModule):
                 raise UserError(
                     f"{source}: {entry.id} is in {name} but has no mask; add it, or leave the "
                     "image out of the split"
+                )
+            if entry.unannotated == np.prod(entry.labels[1]):
+                raise UserError(
+                    f"{source}: {entry.id} is in {name} but none of its pixels is annotated; "
+                    "annotate some, or leave the image out of the split"
                 )
 
     def _check_duplicates(self) -> None:

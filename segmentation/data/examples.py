@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from segmentation.data.annotated import AnnotatedPixels
 from segmentation.data.augment import Augmentation, random_crop
 from segmentation.data.cache import SampleStore, StoredSample
 from segmentation.data.sample import Sample
@@ -24,6 +26,8 @@ class Batch(TypedDict, total=False):
         image: (B, C, H, W) uint8, after :meth:`Preprocess.prepare`.
         target: What ``Target.encode`` made of the labels, at the image's size.
         weight: (B, H, W) float32 weights of the pixels in the loss, where ``data.weight`` is set.
+        annotated: (B, H, W) bool, the pixels that count in the loss; only where some image of the
+            part has pixels that are not annotated.
         labels: (B, H', W') int32 instance ids at the size that is scored (evaluation).
         classes: (B, n + 1) uint8 class of each id, where there are classes (evaluation, B = 1).
         id, kind, group: As in :class:`Sample`; the group in evaluation.
@@ -32,6 +36,7 @@ class Batch(TypedDict, total=False):
     image: Tensor
     target: Tensor
     weight: Tensor
+    annotated: Tensor
     labels: Tensor
     classes: Tensor
     id: list[str]
@@ -79,7 +84,8 @@ class TrainWindows:
 
     Attributes:
         augmentation: Name of a recipe, applied after the crop.
-        crop: (height, width) of a random window, or ``None`` for the whole image.
+        crop: (height, width) of a random window, or ``None`` for the whole image. In images that
+            are annotated in part it holds an annotated pixel.
         zoom: Range of random magnification of the window.
         seed: Of the run.
     """
@@ -90,13 +96,18 @@ class TrainWindows:
     seed: int
 
     def cut(
-        self, sample: Sample, augmentation: Augmentation | None, rng: np.random.Generator
+        self,
+        sample: Sample,
+        augmentation: Augmentation | None,
+        rng: np.random.Generator,
+        pixel: tuple[int, int] | None = None,
     ) -> Sample:
-        """One window, augmented unless ``augmentation`` is ``None``."""
+        """One window that holds ``pixel``, augmented unless ``augmentation`` is ``None``."""
         image, labels, weight = sample.image, sample.labels, sample.weight
         assert labels is not None  # checked for the whole part by the data module
         if self.crop is not None:
-            image, labels, weight = random_crop(image, labels, weight, self.crop, rng, self.zoom)
+            about = self.crop, rng, self.zoom, pixel
+            image, labels, weight = random_crop(image, labels, weight, *about)
         if augmentation is not None:
             image, labels, weight = augmentation(image, labels, weight, rng)
         return replace(sample, image=image, labels=labels, weight=weight)
@@ -113,6 +124,7 @@ class TrainSet(Dataset[dict[str, Any]]):
     ) -> None:
         self.samples, self.target, self.windows = samples, target, windows
         self.augmentation = Augmentation(windows.augmentation, channels) if windows else None
+        self.pixels = AnnotatedPixels(samples.entries)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -122,8 +134,11 @@ class TrainSet(Dataset[dict[str, Any]]):
             draw = Draw(draw, epoch=0, repeat=0)
         sample = self.samples[draw.index]
         if self.windows is not None:
-            sample = self.windows.cut(sample, self.augmentation, draw.rng(self.windows.seed))
-        item = _example(sample, self.target)
+            rng = draw.rng(self.windows.seed)
+            assert sample.labels is not None
+            pixel = self.pixels.draw(draw.index, sample.labels, rng)
+            sample = self.windows.cut(sample, self.augmentation, rng, pixel)
+        item = _example(sample, self.target, bool(self.pixels.partial))
         if sample.weight is not None:
             item["weight"] = torch.from_numpy(sample.weight.copy())
         return item
@@ -145,6 +160,11 @@ class EvalSet(Dataset[dict[str, Any]]):
     weight: WeightMap | None
     native: bool = True
 
+    @cached_property
+    def partial(self) -> bool:
+        """Whether some image has pixels that are not annotated."""
+        return any(entry.unannotated for entry in self.samples.entries)
+
     def __len__(self) -> int:
         return len(self.samples)
 
@@ -152,7 +172,7 @@ class EvalSet(Dataset[dict[str, Any]]):
         sample = self.samples[index]
         labels = sample.labels
         assert labels is not None
-        item = _example(sample, self.target) | {"group": sample.group}
+        item = _example(sample, self.target, self.partial) | {"group": sample.group}
         if self.weight is not None:
             item["weight"] = torch.from_numpy(self.weight(labels))
         if self.native and isinstance(self.samples, SampleSubset):
@@ -169,13 +189,21 @@ def weigh(sample: Sample, weight: WeightMap) -> Sample:
     return replace(sample, weight=weight(sample.labels))
 
 
-def _example(sample: Sample, target: Target) -> dict[str, Any]:
+def _example(sample: Sample, target: Target, partial: bool) -> dict[str, Any]:
+    """One example; ``partial`` where labels may be -1."""
     assert sample.labels is not None
-    classes = (sample.classes,) if target.class_names else ()
+    labels, classes = sample.labels.astype(np.int32), (sample.classes,) * bool(target.class_names)
+    if partial:
+        known = torch.from_numpy(target.learnable(labels))
+        encoded = target.encode(labels.clip(0), *classes).masked_fill_(~known, 0)
+        more = {"annotated": known}
+    else:
+        encoded, more = target.encode(labels, *classes), {}
     return {
         # Always a copy: the image may be the read-only file itself, which a tensor could write to.
         "image": torch.from_numpy(sample.image.transpose(2, 0, 1).copy(order="C")),
-        "target": target.encode(sample.labels.astype(np.int32), *classes),
+        "target": encoded,
         "id": sample.id,
         "kind": sample.kind,
+        **more,
     }

@@ -64,6 +64,8 @@ class Record:
         masks: Paths (or members) of its truth; empty when there is none.
         stamp: Of the content of this sample's files (checksums): other content, another stamp.
         id, group, subset: As in :class:`Sample`.
+        more: Paths of further files of the image, a channel each.
+        plane: Number of the plane, from 0, where the files are stacks.
     """
 
     id: str
@@ -72,6 +74,8 @@ class Record:
     stamp: str
     group: str = ""
     subset: str = ""
+    more: tuple[str, ...] = ()
+    plane: int | None = None
 
 
 class Source(Protocol):

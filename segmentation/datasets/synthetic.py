@@ -15,12 +15,13 @@ import imagecodecs
 import numpy as np
 import tifffile
 
+from segmentation.datasets.kaggle import rle_encode
 from segmentation.datasets.synthetic_cells import film
+from segmentation.datasets.synthetic_classes import cells_of_classes
 from segmentation.datasets.synthetic_nerve import subject
 from segmentation.datasets.synthetic_nuclei import Kind, Shape, quantise, render_nuclei
 from segmentation.errors import UserError
 from segmentation.io.files import unwritten
-from segmentation.io.run_lengths import rle_encode
 from segmentation.progress import progress
 
 # About the mix of the real stage 1 data (75 % / 8 % / 17 %), with every kind among the first six.
@@ -29,12 +30,14 @@ _KINDS: tuple[Kind, ...] = (
     *("fluorescence", "fluorescence", "histology", "fluorescence", "fluorescence", "fluorescence"),
 )
 _SIZES = ((256, 256), (256, 320), (200, 260), (256, 256))
-_TRAIN, _TEST, _FOLDER, _FILM, _SCREEN, _NECK = range(6)
+_TRAIN, _TEST, _FOLDER, _FILM, _SCREEN, _NECK, _CLASSES = range(7)
 
 
 def synthetic(
     output: Path,
-    layout: Literal["dsb2018", "folder", "dic_hela", "bbbc039", "ultrasound_nerve"] = "dsb2018",
+    layout: Literal[
+        "dsb2018", "folder", "classes", "dic_hela", "bbbc039", "ultrasound_nerve"
+    ] = "dsb2018",
     images: int = 60,
     seed: int = 0,
 ) -> None:
@@ -42,7 +45,8 @@ def synthetic(
 
     Args:
         output: Folder; must not hold such data yet.
-        layout: Whose files they look like; folder: images/ and masks/.
+        layout: Whose files they look like; folder: images/ and masks/; classes: the same with three
+            kinds of cells, 1 round, 2 long, 3 large.
         images: How many.
         seed: Another seed gives other images.
 
@@ -128,6 +132,18 @@ def write_folder(
         else:
             truth = _binary(labels > 0) if masks == "binary" else labels.astype(np.uint16)
             _write_file(root / f"masks/{name}{end}", truth)
+    return root
+
+
+def write_classes(root: Path, images: int = 40, seed: int = 0, size: Shape = (192, 192)) -> Path:
+    """Write three kinds of cells, 8-bit gray images and maps of their classes 1…3 as masks."""
+    _check_absent(root / "images", root / "masks")
+    for index in progress(range(images), "drawing"):
+        rng = np.random.default_rng([seed, _CLASSES, index])
+        image, labels, classes = cells_of_classes(rng, size)
+        name = f"field_{index:04d}.png"
+        _write_file(root / "images" / name, quantise(image, 8))
+        _write_file(root / "masks" / name, classes[labels])
     return root
 
 

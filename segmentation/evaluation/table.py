@@ -16,7 +16,8 @@ import pandas as pd
 from segmentation.errors import UserError
 from segmentation.evaluation.intervals import LEVEL, RESAMPLES, percentile_interval, resample
 from segmentation.io.files import write_bytes
-from segmentation.metrics.counts import OBJECTS, PIXELS
+from segmentation.metrics.classes import confusions, is_count, names_in
+from segmentation.metrics.counts import PIXELS
 from segmentation.metrics.scores import Score, scores_of
 
 FILE = "per_image.csv"
@@ -54,7 +55,7 @@ def read_images(path: Path) -> pd.DataFrame:
             frame[name] = [float(v or ("x" if name in PIXELS else "nan")) for v in frame[name]]
         except ValueError:
             raise UserError(f"{path}: column {name} lacks numbers; test again") from None
-        if name in (*PIXELS, *OBJECTS) and frame[name].notna().all():
+        if is_count(str(name)) and frame[name].notna().all():
             frame[name] = frame[name].astype(np.int64)
     if (twice := frame.duplicated(["method", "id"])).any():
         method, name = frame.loc[twice, ["method", "id"]].iloc[0]
@@ -87,6 +88,9 @@ def summary(frame: pd.DataFrame) -> dict[str, Any]:
             kind: {"images": len(some), **values_of(scores_of(columns(some)))}
             for kind, some in mine.groupby("kind")
         }
+    if names_in(frame):
+        matrices = {str(m): confusions(columns(mine)) for m, mine in frame.groupby("method")}
+        result["confusion"] = matrices
     # Of any method, for all have the same images.
     return result | {"by_kind": by_kind, "intervals": ends, "resampled": resampled(mine)}
 

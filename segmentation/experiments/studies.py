@@ -14,6 +14,7 @@ import torch
 from lightning import Callback
 from torch import Tensor, nn
 
+from segmentation.data.annotated import AnnotatedPixels
 from segmentation.data.augment import Augmentation
 from segmentation.data.cache import SampleStore, StoredSample, derived
 from segmentation.data.datamodule import SegmentationDataModule
@@ -130,6 +131,7 @@ class StudyDataModule(SegmentationDataModule):
         if copies is not None:
             augmentation = Augmentation(windows.augmentation, self.preprocess.in_channels)
         numbers = [*range(copies or 1), *([-1] if blank else [])]
+        pixels = AnnotatedPixels(part.entries)
         items = [(place, i, copy) for i, place in enumerate(part.places) for copy in numbers]
 
         def make(item: tuple[int, int, int]) -> Sample:
@@ -139,7 +141,9 @@ class StudyDataModule(SegmentationDataModule):
             if copy < 0:
                 sample = blank_image(sample, rng)
             if copies is not None:
-                sample = windows.cut(sample, augmentation if copy > 0 else None, rng)
+                assert sample.labels is not None
+                pixel = None if copy < 0 else pixels.draw(index, sample.labels, rng)
+                sample = windows.cut(sample, augmentation if copy > 0 else None, rng, pixel)
             if copy != 0:
                 sample = replace(sample, id=f"{sample.id}#{'blank' if copy < 0 else copy}")
             return sample if weight is None else weigh(sample, weight)
@@ -166,7 +170,7 @@ class TiledSamples:
         grid = range(division)
         self.tiles = [(i, r, c) for i in range(len(samples)) for r in grid for c in grid]
         if not keep_blank:
-            self.tiles = [tile for tile in self.tiles if self._tile(*tile).labels.any()]  # type: ignore[union-attr]
+            self.tiles = [t for t in self.tiles if (self._tile(*t).labels > 0).any()]  # type: ignore[operator]
             if not self.tiles:
                 raise UserError("data.blank: drop leaves nothing to train on; use keep")
 

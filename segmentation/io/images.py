@@ -6,6 +6,7 @@ PNG by imagecodecs (Pillow makes 8 bits of 16-bit colours), TIFF by tifffile, JP
 
 import math
 import zlib
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -17,13 +18,13 @@ from PIL import Image
 from segmentation.errors import UserError
 from segmentation.io.files import check_inflation, check_regular, write_bytes
 from segmentation.io.jpeg import decode_jpeg
+from segmentation.io.layout import one_plane
+from segmentation.io.metadata import channel_names
 from segmentation.io.tiff import (
     MOST_PIXELS,
-    ONE_CHANNEL,
     TIFF_MAGIC,
     check_alpha,
     decoding,
-    one_plane,
     open_tiff,
     read_plane,
     upright,
@@ -42,11 +43,11 @@ getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # what it would print is said
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image file as (H, W, C), uint8 or uint16, C in {1, 3}, RGB; alpha is dropped.
+    """Read an image file as (H, W, C), uint8 or uint16; what the file calls alpha is dropped.
 
     Other types of pixels become 16 bits, see :func:`sixteen_bits`. It is turned upright as EXIF
-    says. Of a pyramid it is the full resolution; three channels that ImageJ stored as planes are
-    red, green and blue. What is not read is a :class:`UserError`.
+    says. Of a pyramid it is the full resolution; three channels without names are red, green and
+    blue. What is not read is a :class:`UserError`.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "image.png")
@@ -68,23 +69,30 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 def read_values(path: str | Path) -> np.ndarray:
     """Read the values of a file of one channel, of any type, floats as well: (H, W)."""
-    return _decode_values(_read_bytes(path), str(path))
+    return _one_channel(_decode(_read_bytes(path), str(path), mask=True)[0], path)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """As :func:`read_image`, from the file's bytes; ``name`` is for messages."""
-    return sixteen_bits(_decode(data, name, mask=False), name)
+    return sixteen_bits(*_decode(data, name, mask=False), name)
 
 
-def sixteen_bits(pixels: np.ndarray, name: object) -> np.ndarray:
-    """Pixels of any type as uint8 or uint16, as images are taken everywhere.
+def sixteen_bits(pixels: np.ndarray, channels: Sequence[str], name: object) -> np.ndarray:
+    """(H, W, C) pixels of any type as uint8 or uint16, as images are taken everywhere.
 
     Integers that fit into 16 bits are kept, shifted to start at 0 where some are negative. Others,
-    and floats, are scaled to 0 … 65535, all channels alike. One hot pixel must not take all levels:
-    what lies farther outside the percentiles 0.1 and 99.9 than 8 times their distance is cut off.
+    and floats, are scaled to 0 … 65535: colours alike, ``channels`` that have names or are not
+    three each by itself. One hot pixel must not take all levels: what lies farther outside the
+    percentiles 0.1 and 99.9 than 8 times their distance is cut off.
     """
     if pixels.dtype in (np.uint8, np.uint16):
         return pixels
+    if pixels.shape[2] == 1 or (pixels.shape[2] == 3 and not channels):
+        return _scaled(pixels, name)
+    return np.stack([_scaled(one, name) for one in np.moveaxis(pixels, 2, 0)], axis=2)
+
+
+def _scaled(pixels: np.ndarray, name: object) -> np.ndarray:
     low, high = pixels.min().item(), pixels.max().item()
     if not math.isfinite(high - low):
         raise UserError(
@@ -103,7 +111,12 @@ def sixteen_bits(pixels: np.ndarray, name: object) -> np.ndarray:
 
 def decode_mask(data: bytes, name: str) -> np.ndarray:
     """As :func:`read_mask`, from the file's bytes."""
-    values = _decode_values(data, name)
+    return as_ids(_decode(data, name, mask=True)[0], name)
+
+
+def as_ids(pixels: np.ndarray, name: object) -> np.ndarray:
+    """(H, W, C) of a mask as stored ► (H, W) as :func:`read_mask` gives it."""
+    values = _one_channel(pixels, name)
     if values.dtype in (np.uint8, np.uint16):
         return values
     if values.dtype.kind == "f" and (odd := values[np.rint(values) != values]).size:
@@ -148,16 +161,15 @@ def _read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
 
 
-def _decode_values(data: bytes, name: str) -> np.ndarray:
-    pixels = _decode(data, name, mask=True)
+def _one_channel(pixels: np.ndarray, name: object) -> np.ndarray:
     if (pixels[..., 1:] != pixels[..., :1]).any():
         why = "a mask must be gray, this one has colours"
         raise UserError(f"{name}: {why}; save its ids, or 0 and 255, as one channel")
     return np.ascontiguousarray(pixels[..., 0])
 
 
-def _decode(data: bytes, name: str, mask: bool) -> np.ndarray:
-    """Decode to (H, W, 1 or 3); every fault becomes one line."""
+def _decode(data: bytes, name: str, mask: bool) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Decode to (H, W, C), and the channels' names; every fault becomes one line."""
     kind = next((kind for magic, kind in _KINDS.items() if data.startswith(magic)), None)
     if kind is None:
         found = f"not a PNG, TIFF, JPEG, BMP or NPY file (it starts with {data[:8]!r})"
@@ -168,16 +180,18 @@ def _decode(data: bytes, name: str, mask: bool) -> np.ndarray:
     with decoding(name, kind):
         if kind == "TIFF":
             with open_tiff(BytesIO(data), name) as tiff:
-                pixels = read_plane(tiff, one_plane(tiff, name), name, mask)
-        elif kind == "NPY":
-            pixels = _decode_npy(data, name)
-        else:
-            decode = _decode_png if kind == "PNG" else _decode_by_pillow
-            pixels = decode(data, name, mask)
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if mask and pixels.shape[2] in (2, 4):
-        check_alpha(pixels, pixels.shape[2] - 1, name)
-    return np.ascontiguousarray(pixels[..., : 1 if pixels.shape[2] < 3 else 3])
+                pixels = read_plane(tiff, one_plane(tiff, name), 0, name, mask)
+                return pixels, channel_names(tiff, pixels.shape[2])
+        if kind == "NPY":
+            pixels = np.atleast_3d(_decode_npy(data, name))
+            return np.ascontiguousarray(pixels), ()
+        decode = _decode_png if kind == "PNG" else _decode_by_pillow
+        pixels = np.atleast_3d(decode(data, name, mask))
+    if pixels.shape[2] in (2, 4):  # the last is alpha
+        if mask:
+            check_alpha(pixels, [pixels.shape[2] - 1], name)
+        pixels = pixels[..., :-1]
+    return np.ascontiguousarray(pixels), ()
 
 
 def _decode_npy(data: bytes, name: str) -> np.ndarray:
@@ -191,14 +205,14 @@ def _decode_npy(data: bytes, name: str) -> np.ndarray:
             what = "Cellpose's own file"
             remedy = "in Cellpose choose File ► Save masks as PNG/tif, and use NAME_cp_masks"
         raise UserError(f"{name}: {what}, a pickle, which may run code, is never opened; {remedy}")
-    shaped = len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4)
+    # A longer last axis is probably no channel's: an array (C, H, W).
+    shaped = len(shape) == 2 or (len(shape) == 3 and shape[2] <= max(4, min(shape[:2]) - 1))
     count = math.prod(shape)
     if not shaped or min(shape) < 1 or dtype.kind not in "buif":
         raise UserError(
-            f"{name}: an array of shape {shape} and type {dtype}; save one (H, W) array of numbers"
+            f"{name}: an array of shape {shape} and type {dtype}; save one (H, W) or (H, W, C) "
+            "array of numbers"
         )
-    if shape[2:] == (2,):
-        raise UserError(f"{name}: 2 {ONE_CHANNEL}")
     if count * dtype.itemsize > len(data) - file.tell():
         raise ValueError(f"it ends before the last of its {count} numbers")
     pixels = np.frombuffer(data, dtype, count, file.tell())

@@ -1,80 +1,92 @@
-"""Image files as planes of one size: stacks over time or depth, and how large their pixels are."""
+"""Image files as planes of one size: one image, or a stack over time or depth."""
 
-import io
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
-from xml.etree import ElementTree
+from typing import Any, Protocol
 
 import numpy as np
-import tifffile
 
+from segmentation.errors import UserError
 from segmentation.io.files import check_regular
-from segmentation.io.images import read_image, sixteen_bits
+from segmentation.io.images import as_ids, read_image, read_mask, sixteen_bits
+from segmentation.io.layout import Layout, image_layout
+from segmentation.io.metadata import Calibration, channel_names, read_calibration
 from segmentation.io.tiff import (
     TIFF_MAGIC,
     decoding,
-    image_pages,
     open_tiff,
     orientation,
+    page_of,
     read_plane,
+    shown_samples,
 )
+from segmentation.io.windows import TiffWindows
 
-_MICROMETRES = {
-    "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0,
-    "micrometre": 1.0, "pm": 1e-6, "Å": 1e-4, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6,
-    "inch": 25400.0, "in": 25400.0,
-}  # fmt: skip
-_RESOLUTION_UNITS = {2: "inch", 3: "cm"}
-# Programs write 72 or 300 dpi into any file, for printers. Finer than this it was a microscope.
-_COARSEST = 10.0  # µm; 2540 dpi
+_UNKNOWN, _NONE = Calibration(), Layout("", (), ())
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What a file says of its scale, for measurements and to be written into its results."""
+class Windows(Protocol):
+    """A plane that need not fit into memory, read in windows."""
 
-    layout: Literal["plain", "ome", "imagej"] = "plain"  # whose metadata the file holds
-    pixel_size: tuple[float, float] | None = None  # (height, width) in µm where the file tells it
-    metadata: dict[str, Any] = field(default_factory=dict)  # as tifffile writes it
-    resolution: tuple[tuple[int, int], tuple[int, int]] | None = None  # as stored, of x and y
-    resolution_unit: int = 1  # TIFF's number: 1 none, 2 inch, 3 centimetre
+    @property
+    def name(self) -> str:
+        """Of its file."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+
+    @property
+    def dtype(self) -> Any:
+        """uint8 or uint16."""
+
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        """A window within the plane: (rows, columns, C)."""
 
 
 @dataclass(frozen=True)
 class Planes:
-    """The planes of one image file; iterating reads them one after another.
+    """The planes of one image file, each as :func:`read_image` gives images of one plane.
 
-    Each is as :func:`read_image` gives images of one plane; iterating raises the same errors.
+    Iterating reads them one after another, and raises the same errors.
 
     Attributes:
         axes: What the planes run over, slowest first: "T", "Z", "TZ"; "I" where the file does not
             tell; "" for an image of one plane.
         lengths: Along each of ``axes``.
-        size: (height, width) in pixels; of other formats than TIFF ``None`` before reading.
-        pages: (planes, channels) of the TIFF's pages; no rows: another format.
+        size: (height, width) in pixels; ``None`` where that is known after reading only.
+        channels: Their names, where the file tells.
+        calibration: How large the pixels are.
     """
 
     path: Path
     axes: str = ""
     lengths: tuple[int, ...] = ()
     size: tuple[int, int] | None = None
-    calibration: Calibration = Calibration()
-    pages: tuple[tuple[int, ...], ...] = ()
+    channels: tuple[str, ...] = ()
+    calibration: Calibration = _UNKNOWN
 
     def __len__(self) -> int:
         return math.prod(self.lengths)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        if not self.pages:
-            yield read_image(self.path)
-            return
-        with open_tiff(self.path, self.path) as tiff:
-            for pages in self.pages:
-                pixels = read_plane(tiff, pages, self.path, mask=False)
-                yield sixteen_bits(pixels, self.path)
+        return map(self.plane, range(len(self)))
+
+    def plane(self, number: int) -> np.ndarray:
+        """Read one plane, without decoding the others: (H, W, C) uint8 or uint16."""
+        return read_image(self.path)
+
+    def mask(self, number: int) -> np.ndarray:
+        """The same of a mask: (H, W) as :func:`read_mask` gives it."""
+        return read_mask(self.path)
+
+    def windows(self, number: int, rows: int) -> AbstractContextManager[Windows]:
+        """One plane in windows, of which the latest ``rows`` may be kept."""
+        raise NotImplementedError(f"{type(self).__name__} are read as a whole")
 
     def position(self, plane: int) -> dict[str, int]:
         """Where the plane of that number lies: axis ► index from 0."""
@@ -82,96 +94,109 @@ class Planes:
         return {axis: int(index) for axis, index in zip(self.axes, indices, strict=True)}
 
 
-def open_planes(path: Path) -> Planes:
+@dataclass(frozen=True)
+class TiffPlanes(Planes):
+    """The planes of a TIFF, whose pages ``layout`` knows."""
+
+    layout: Layout = _NONE
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        with open_tiff(self.path, self.path) as tiff:
+            for number in range(len(self)):
+                yield self._read(tiff, number)
+
+    def plane(self, number: int) -> np.ndarray:
+        with open_tiff(self.path, self.path) as tiff:
+            return self._read(tiff, number)
+
+    def mask(self, number: int) -> np.ndarray:
+        with open_tiff(self.path, self.path) as tiff:
+            return as_ids(read_plane(tiff, self.layout, number, self.path, mask=True), self.path)
+
+    def windows(self, number: int, rows: int) -> TiffWindows:
+        return TiffWindows(self.path, rows, self.layout.planes[number])
+
+    def _read(self, tiff: Any, number: int) -> np.ndarray:
+        pixels = read_plane(tiff, self.layout, number, self.path, mask=False)
+        return sixteen_bits(pixels, self.channels, self.path)
+
+
+@dataclass(frozen=True)
+class JoinedPlanes(Planes):
+    """One image whose channels are ``files``, of one channel each; they are named by numbers."""
+
+    files: tuple[Planes, ...] = ()
+
+    def plane(self, number: int) -> np.ndarray:
+        parts = [file.plane(number) for file in self.files]
+        for file, part in zip(self.files, parts, strict=True):
+            self._check(file, part.shape, parts[0].shape)
+        return np.concatenate(parts, axis=2)
+
+    @contextmanager
+    def windows(self, number: int, rows: int) -> Iterator[Windows]:
+        with ExitStack() as stack:
+            parts = [stack.enter_context(f.windows(number, rows)) for f in self.files]
+            for file, part in zip(self.files, parts, strict=True):
+                self._check(file, part.shape, parts[0].shape)
+            yield _JoinedWindows(parts)
+
+    def _check(self, file: Planes, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
+        if shape[2] != 1 or shape != first or file.lengths != self.lengths:
+            (h, w, c), (height, width, _) = shape, first
+            raise UserError(
+                f"{file.path}: {len(file)} plane(s) of {h}×{w} pixels and {c} channel(s), as a "
+                f"channel beside {self.path.name} of {len(self)} × {height}×{width}; give files of "
+                "one channel and one size"
+            )
+
+
+class _JoinedWindows:
+    def __init__(self, parts: Sequence[Windows]) -> None:
+        self.parts, self.name = parts, parts[0].name
+        self.shape = (*parts[0].shape[:2], len(parts))
+        self.dtype = np.result_type(*(part.dtype for part in parts))
+
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        return np.concatenate([part.read(rows, columns) for part in self.parts], axis=2)
+
+
+def open_planes(path: Path, *more: Path) -> Planes:
     """Look at an image file, or a TIFF with any number of planes, without reading its pixels.
 
-    Three channels that are stored as planes are red, green and blue. A file whose planes differ, or
-    that holds several images or other channels, is a :class:`UserError`.
+    Three channels without names are red, green and blue; of ``more`` files each holds a further
+    channel. A file whose planes differ, or that holds several images, is a :class:`UserError`.
     """
+    if more:
+        files = tuple(open_planes(one) for one in (path, *more))
+        first, names = files[0], tuple(map(str, range(len(files))))
+        sizes = [file.size for file in files]
+        size = first.size if None not in sizes else None
+        about = first.axes, first.lengths, size, names, first.calibration
+        return JoinedPlanes(path, *about, files)
     check_regular(path)
     with decoding(path), path.open("rb") as file:
         is_tiff = file.read(4) in TIFF_MAGIC
     if not is_tiff:
         return Planes(path)
     with decoding(path), open_tiff(path, path) as tiff:
-        axes, lengths, pages = image_pages(tiff, path)
-        page: Any = tiff.pages[pages[0][0]]
-        size = (page.imagelength, page.imagewidth)
+        layout = image_layout(tiff, path)
+        pages = layout.planes[0]
+        page = page_of(tiff, pages[0])
+        size, count = (page.imagelength, page.imagewidth), len(pages) * len(shown_samples(page)[0])
         size = size[::-1] if orientation(page) > 4 else size
-        return Planes(path, axes, lengths, size, _calibration(tiff), pages)
+        if layout.by_rows:
+            size, count = (len(pages), size[0]), size[1]
+        about = size, channel_names(tiff, count), read_calibration(tiff)
+        return TiffPlanes(path, layout.axes, layout.lengths, *about, layout)
 
 
-def _calibration(tiff: tifffile.TiffFile) -> Calibration:
-    layout: Literal["plain", "ome", "imagej"] = "plain"
-    metadata: dict[str, Any] = {}
-    tags = tiff.pages.first.tags
-    stored: Any = [tags.valueof(f"{axis}Resolution") for axis in "XY"]
-    usable = all(isinstance(v, tuple) and len(v) == 2 and min(v) > 0 for v in stored)
-    unit = int(tags.valueof("ResolutionUnit", 2))  # TIFF's default is inch
-    resolution = (stored[0], stored[1]) if usable else None
-    steps = [v[1] / v[0] for v in stored[::-1]] if usable else [0.0, 0.0]  # units a pixel
-    units = [_RESOLUTION_UNITS.get(unit, "")] * 2
-    if tiff.is_ome:
-        layout, metadata = "ome", _ome_scale(tiff.ome_metadata or "")
-        steps = [metadata.get(f"PhysicalSize{axis}", 0.0) for axis in "YX"]
-        units = [metadata.get(f"PhysicalSize{axis}Unit", "µm") for axis in "YX"]
-    elif tiff.is_imagej:
-        layout, about = "imagej", tiff.imagej_metadata or {}
-        metadata = {k: about[k] for k in ("unit", "spacing", "finterval") if k in about}
-        if "unit" in metadata:
-            units = [str(metadata["unit"]).replace("\\u00B5", "µ")] * 2
-            metadata["unit"] = units[0].replace("µ", "u").replace("μ", "u")  # the file is ASCII
-    height, width = (s * _MICROMETRES.get(u, 0.0) for s, u in zip(steps, units, strict=True))
-    known = all(math.isfinite(side) and side > 0 for side in (height, width))
-    known &= layout != "plain" or max(height, width) < _COARSEST
-    return Calibration(layout, (height, width) if known else None, metadata, resolution, unit)
+def open_stack(path: Path, *more: Path) -> Planes:
+    """:func:`open_planes` that remembers some files, for whoever reads plane by plane."""
+    about = [file.stat() for file in (path, *more)]
+    return _remembered(path, *more, key=tuple((a.st_mtime_ns, a.st_size) for a in about))
 
 
-def _ome_scale(xml: str) -> dict[str, Any]:
-    """The scale that OME-XML gives the first image; empty where it gives none or is broken."""
-    try:
-        pixels: Any = ElementTree.fromstring(xml).find(".//{*}Pixels")
-        return {
-            key: value if key.endswith("Unit") else float(value)
-            for key, value in pixels.attrib.items()
-            if key.startswith(("PhysicalSize", "TimeIncrement"))
-        }
-    except (ElementTree.ParseError, AttributeError, ValueError):
-        return {}
-
-
-def write_stack(pixels: np.ndarray, planes: Planes) -> bytes:
-    """A TIFF file's bytes, deflated, with the planes and the scale that ``planes`` describes.
-
-    ``pixels`` are unsigned integers, (planes, H, W) or (planes, H, W, 3) RGB. OME-TIFF stays
-    OME-TIFF, and ImageJ's ImageJ's, but for 32 bits, which ImageJ lacks: those become OME-TIFF.
-    """
-    rgb, file = pixels.ndim == 4, io.BytesIO()
-    settings = tiff_settings(planes, pixels.dtype, rgb)
-    tifffile.imwrite(file, pixels.reshape(*planes.lengths, *pixels.shape[1:]), **settings)
-    return file.getvalue()
-
-
-def tiff_settings(
-    planes: Planes | None, dtype: np.dtype[Any], rgb: bool, tiled: bool = False
-) -> dict[str, Any]:
-    """Settings for ``tifffile.imwrite`` of a result: kind, metadata, and resolution.
-
-    ImageJ itself does not open ``tiled`` files: they become OME-TIFF instead, for Bio-Formats.
-    """
-    kind = "rgb" if rgb else "minisblack"
-    settings: dict[str, Any] = {"metadata": None, "photometric": kind, "compression": "zlib"}
-    if planes is None:
-        return settings
-    about, layout = planes.calibration, planes.calibration.layout
-    if set(planes.axes) <= {"T", "Z"} and layout != "plain":
-        scale = about.metadata
-        if layout == "imagej" and (tiled or dtype not in (np.uint8, np.uint16)):
-            layout, scale = "ome", {}
-            for axis, side in zip("YX", about.pixel_size or (), strict=False):
-                scale |= {f"PhysicalSize{axis}": side, f"PhysicalSize{axis}Unit": "µm"}
-        axes = planes.axes + ("YXS" if rgb else "YX")
-        settings |= {layout: True, "metadata": {"axes": axes, **scale}}
-    if about.resolution is not None:
-        settings |= {"resolution": about.resolution, "resolutionunit": about.resolution_unit}
-    return settings
+@lru_cache(16)
+def _remembered(*paths: Path, key: object) -> Planes:
+    return open_planes(*paths)

@@ -1,4 +1,4 @@
-"""TIFF files by tifffile: which of their pages make the image, and the pixels of a page."""
+"""TIFF files by tifffile: the pixels of a page, and of a plane that some pages make."""
 
 import logging
 import math
@@ -13,20 +13,18 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from PIL import Image
-from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffFileError
+from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffFileError, TiffPage
 
 from segmentation.errors import UserError
 from segmentation.io.files import check_inflation
 from segmentation.io.jpeg import decode_jpeg
+from segmentation.io.layout import Layout
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_PIXELS = 2**30  # of an image in memory: a broken or malicious header may ask for any size
-ONE_CHANNEL = "channels; save the one that matters, or RGB, as its own file"
 _GRAY = PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.PALETTE
 _CHANNELS = dict.fromkeys(_GRAY, 1)
 _CHANNELS |= {PHOTOMETRIC.RGB: 3, PHOTOMETRIC.YCBCR: 3}  # the last in JPEG, decoded to RGB
-# Narrower planes are (H, W, C) that a writer stored as H planes of W×C, for nobody told it better.
-_NARROWEST = 10  # pixels
 # Compressions of bytes, and of whole pictures that tell their size before they are decoded.
 _BYTES = {COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.PACKBITS}
 _BYTES |= {COMPRESSION.ZSTD, COMPRESSION.LZMA}
@@ -78,78 +76,57 @@ def open_tiff(file: Path | BytesIO, name: object) -> TiffFile:
     return tiff
 
 
-def image_pages(
-    tiff: TiffFile, name: object
-) -> tuple[str, tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """Find the planes of the one image in a file; thumbnails and a pyramid's levels are left out.
-
-    It returns the axes that they run over, slowest first; their lengths; and each plane's pages:
-    its red, green and blue one where three channels are stored as planes.
-    """
-    series = [s for s in tiff.series if not s.keyframe.is_reduced]
-    first = series[0].keyframe
-    height, width = first.imagelength, first.imagewidth
-    named = zip(series[0].axes, series[0].shape, strict=True)
-    leading = [(axis, length) for axis, length in named if axis not in "YXS"]
-    if len(series) > 1:
-        leading = [("I", len(series))]  # written page by page
-        sizes = sorted({f"{s.keyframe.imagelength}×{s.keyframe.imagewidth}" for s in series})
-        if len(sizes) > 1:
-            raise UserError(
-                f"{name}: a stack of mixed sizes ({', '.join(sizes)}, H×W); save the planes of "
-                "each size as their own file"
-            )
-        if any(len(s.pages) > 1 or s.dtype != series[0].dtype for s in series):
-            raise UserError(f"{name}: holds {len(series)} images; save each as its own file")
-    pages = [page for s in series for page in s.pages]
-    if any(page is None or page.parent is not tiff for page in pages):  # others are in other files
-        own = {page.index: page for page in pages if page is not None and page.parent is tiff}
-        pages, leading = list(own.values()), [("I", len(own))] if len(own) > 1 else []
-    axes, lengths = "".join(a for a, _ in leading), tuple(n for _, n in leading)
-    if len(pages) != math.prod(lengths) or first.imagedepth > 1:
-        raise UserError(
-            f"{name}: a stack of {math.prod(lengths)} planes in one piece; save it as a TIFF of "
-            "as many pages"
-        )
-    order = np.array([page.index for page in pages if page is not None]).reshape(*lengths, 1)
-    if (at := axes.find("C")) >= 0:
-        if lengths[at] != 3 or first.samplesperpixel > 1:
-            raise UserError(f"{name}: {lengths[at]} {ONE_CHANNEL}")
-        order = np.moveaxis(order[..., 0], at, -1)
-        axes, lengths = axes.replace("C", ""), (*lengths[:at], *lengths[at + 1 :])
-    planes = tuple(tuple(map(int, row)) for row in order.reshape(-1, order.shape[-1]))
-    if len(planes) > 1 and width <= _NARROWEST < height:
-        raise UserError(
-            f"{name}: {len(planes)} planes of {height}×{width} pixels (H×W): {width} channels "
-            "that were stored as columns? Save the one that matters, or RGB, as its own file"
-        )
-    return axes, lengths, planes
+def has_pages(path: Path) -> bool:
+    """Whether a file is a TIFF of several pages, told by a few bytes of it."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        if head[:4] not in TIFF_MAGIC:
+            return False
+        order: Any = "little" if head[:2] == b"II" else "big"
+        big = 43 in head[2:4]
+        count, entry, place = (8, 20, 8) if big else (2, 12, 4)
+        file.seek(int.from_bytes(head[8:16] if big else head[4:8], order))
+        file.seek(entry * int.from_bytes(file.read(count), order), 1)
+        return any(file.read(place))
 
 
-def one_plane(tiff: TiffFile, name: object) -> tuple[int, ...]:
-    """The pages of a file that holds one plane; others are refused."""
-    planes = image_pages(tiff, name)[2]
-    if len(planes) > 1:
-        raise UserError(
-            f"{name}: a stack of {len(planes)} planes; save each plane as its own file, of images "
-            "and masks alike (in Fiji: File ► Save As ► Image Sequence)"
-        )
-    return planes[0]
-
-
-def read_plane(tiff: TiffFile, pages: tuple[int, ...], name: object, mask: bool) -> np.ndarray:
+def read_plane(tiff: TiffFile, layout: Layout, plane: int, name: object, mask: bool) -> np.ndarray:
     """Decode a plane from its pages: (H, W, C), upright, see :func:`as_meant`."""
-    channels = []
+    parts = []
     with decoding(name):
-        for number in pages:
-            page: Any = tiff.pages[number]
+        for number in layout.planes[plane]:
+            page = page_of(tiff, number)
             check_page(page, name)
             planes = page.asarray(squeeze=False, maxworkers=1)[:, 0]  # (separate, H, W, joint)
             pixels = planes[0] if len(planes) == 1 else planes[..., 0].transpose(1, 2, 0)
-            if mask:
-                check_alpha(pixels, _CHANNELS[page.photometric], name)
-            channels.append(upright(as_meant(pixels, page, mask), orientation(page)))
-    return channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2)
+            if mask and (left_out := shown_samples(page, mask)[1]):
+                check_alpha(pixels, left_out, name)
+            parts.append(upright(as_meant(pixels, page, mask), orientation(page)))
+    if layout.by_rows:
+        return np.ascontiguousarray(np.stack(parts)[..., 0])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
+
+
+def page_of(tiff: TiffFile, number: int) -> Any:
+    """A page with all that its tags say: of OME-TIFF, tifffile takes the first one's for all."""
+    page = tiff.pages[number]
+    if isinstance(page, TiffPage):
+        return page
+    tiff.filehandle.seek(page.offset)
+    return TiffPage(tiff, number)
+
+
+def shown_samples(page: Any, mask: bool = False) -> tuple[list[int], list[int]]:
+    """Which samples of a page's pixels are channels, and which are alpha.
+
+    What follows colours is alpha if the file says so, or says nothing; of a ``mask`` in any case.
+    """
+    base = _CHANNELS.get(page.photometric, 1)
+    extra, count = tuple(page.extrasamples), page.samplesperpixel
+    if count == base + 1 and base == 3 and (mask or not extra):
+        return [0, 1, 2], [3]
+    alpha = [i for i, kind in enumerate(extra, count - len(extra)) if kind in (1, 2) and i >= base]
+    return [i for i in range(count) if i not in alpha], alpha
 
 
 def check_page(page: Any, name: object, most: int = MOST_PIXELS) -> None:
@@ -161,9 +138,6 @@ def check_page(page: Any, name: object, most: int = MOST_PIXELS) -> None:
     channels = _CHANNELS.get(kind, 0)
     if kind == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG:
         channels = 0
-    extra = page.samplesperpixel - channels
-    # A second channel beside gray is dropped only if the file says that it is alpha.
-    alpha = extra == 1 and (channels == 3 or tuple(page.extrasamples) in ((1,), (2,)))
     ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
     area = page.imagewidth * page.imagelength
     wanted = 1 if page.compression == COMPRESSION.NONE else math.prod(page.chunked)
@@ -180,8 +154,6 @@ def check_page(page: Any, name: object, most: int = MOST_PIXELS) -> None:
     elif not channels:
         colours = getattr(kind, "name", kind)
         why = f"colours are stored as {colours}; convert it to gray or RGB first"
-    elif extra and not alpha:
-        why = f"{page.samplesperpixel} {ONE_CHANNEL}"
     elif not ends or max(ends) > page.parent.filehandle.size or len(ends) < wanted:
         why = "the TIFF is truncated; copy or export it again"
     else:
@@ -254,10 +226,13 @@ class _Unpacker:
         return more[0] < more[1] and not {*lengths}.isdisjoint(sizes)
 
 
-def check_alpha(mask: np.ndarray, channels: int, name: object) -> None:
-    """Raise :class:`UserError` for a mask (H, W, samples) of which alpha says what is shown."""
-    colours, alpha = mask[..., :channels], mask[..., channels:]
-    if not alpha.size or (alpha == alpha[:1, :1]).all():
+def check_alpha(mask: np.ndarray, left_out: list[int], name: object) -> None:
+    """Raise :class:`UserError` for a mask (H, W, samples) of which alpha says what is shown.
+
+    Alpha are the samples that are ``left_out``.
+    """
+    colours, alpha = np.delete(mask, left_out, axis=2), mask[..., left_out]
+    if (alpha == alpha[:1, :1]).all():
         return
     what = "transparent pixels have a value" if colours[alpha[..., 0] == 0].any() else ""
     if (colours == colours[:1, :1]).all():
@@ -274,7 +249,8 @@ def as_meant(pixels: np.ndarray, page: Any, mask: bool) -> np.ndarray:
     white, tifffile of every mask of one bit, and both leave the objects' values as they are. A
     palette colours an image; of a mask the values themselves are taken.
     """
-    pixels = pixels[..., : _CHANNELS[page.photometric]]
+    kept = shown_samples(page, mask)[0]
+    pixels = pixels[..., kept] if len(kept) < pixels.shape[2] else pixels
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.dtype == np.bool_:
         pixels = np.where(pixels, np.uint8(255), np.uint8(0))

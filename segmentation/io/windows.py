@@ -1,27 +1,24 @@
-"""Images too large for memory: windows of a TIFF on disk, and TIFFs written row by row."""
+"""Images too large for memory: windows of a TIFF on disk, and rows that are put aside."""
 
 import math
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import tifffile
 
 from segmentation.errors import UserError
-from segmentation.io.files import unwritten, writing
-from segmentation.io.stacks import Planes, tiff_settings
-from segmentation.io.tiff import as_meant, check_page, decoding, one_plane, open_tiff, orientation
+from segmentation.io.files import unwritten
+from segmentation.io.layout import one_plane
+from segmentation.io.tiff import as_meant, check_page, decoding, open_tiff, orientation, page_of
 
 _LARGEST = 2**30  # bytes of one tile or strip, which is decoded as a whole
 _LEAST = 64  # rows that are decoded at once, of the whole width
-_TILE = 256  # pixels, in the files that are written
-_CLASSIC = 2**32 - 2**25  # bytes of pixels beyond which a TIFF needs 64-bit offsets
 
 
 class TiffWindows:
@@ -29,8 +26,9 @@ class TiffWindows:
 
     A window of an uncompressed file is read alone; otherwise all tiles or strips of its rows are
     decoded, by tifffile's zarr store, and the latest ``rows`` of the image are kept: the height of
-    windows that are read in rows. Of a stack, ``pages`` are those of a plane in the file. A file
-    that is broken or cannot be read in windows is a :class:`UserError`. ``shape`` is (H, W, C).
+    windows that are read in rows. Of a stack, ``pages`` are those of a plane in the file, one or
+    one a channel. A file that is broken or cannot be read in windows is a :class:`UserError`.
+    ``shape`` is (H, W, C).
     """
 
     def __init__(
@@ -39,51 +37,64 @@ class TiffWindows:
         self.name = str(path)
         with decoding(path), ExitStack() as stack:
             tiff = stack.enter_context(open_tiff(Path(path), path))
-            numbers = pages or one_plane(tiff, path)
-            stored: Any = tiff.pages[numbers[0]]
-            if len(numbers) > 1:
-                raise UserError(
-                    f"{path}: {stored.imagelength}×{stored.imagewidth} pixels whose colours are "
-                    "planes cannot be read in windows; save it as RGB"
-                )
-            self._page = stored
-            check_page(stored, path, most=2**48)
-            if stored.dtype not in (np.uint8, np.uint16, np.bool_):
-                raise UserError(
-                    f"{path}: pixels are {stored.dtype}, which cannot be read in windows; save "
-                    "them as 8 or 16 bit integers"
-                )
-            if orientation(stored) != 1:
-                raise UserError(f"{path}: lies on its side (tag Orientation); save it upright")
-            if not stored.is_memmappable:
-                size = math.prod(stored.chunks) * stored.dtype.itemsize
-                if size > _LARGEST:
-                    raise UserError(
-                        f"{path}: is compressed in strips of {size / 2**30:.1f} GiB, which cannot "
-                        "be read in windows; save it in tiles"
-                    )
-                import zarr  # takes half a second
-
-                self._zarr: Any = zarr.open_array(stored.aszarr(), mode="r")
-            chunk = stored.chunks[stored.axes.index("Y")]
-            self._step = chunk * -(-_LEAST // chunk)
-            self._strip = lru_cache(-(-rows // self._step) + 1)(self._decode)
+            if pages is None:
+                layout = one_plane(tiff, path)
+                pages = layout.planes[0][: 1 if layout.by_rows else None]
+            self._pages = [_PageWindows(page_of(tiff, number), path, rows) for number in pages]
             example = self.read(slice(0, 1), slice(0, 1))
-            self.shape = (stored.imagelength, stored.imagewidth, example.shape[2])
+            self.shape = (*self._pages[0].size, example.shape[2])
             self.dtype = example.dtype
             self._open = stack.pop_all()
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
-        """Read a window within the image: (rows, columns, C) uint8 or uint16, RGB."""
+        """Read a window within the image: (rows, columns, C) uint8 or uint16."""
         with decoding(self.name):
-            if self._page.is_memmappable:
-                # Mapped anew each time: pages that stay mapped would add up to the whole file.
-                window = self._crop(self._page.asarray(out="memmap"), rows, columns)
-            else:
-                first, last = rows.start // self._step, -(-rows.stop // self._step)
-                window = np.concatenate([self._strip(i)[:, columns] for i in range(first, last)])
-                window = window[rows.start - first * self._step :][: rows.stop - rows.start]
-            return np.ascontiguousarray(as_meant(window, self._page, mask=False))
+            parts = [page.read(rows, columns) for page in self._pages]
+        return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+
+class _PageWindows:
+    """Windows of one page."""
+
+    def __init__(self, page: Any, path: str | Path, rows: int) -> None:
+        self._page, self.size = page, (page.imagelength, page.imagewidth)
+        check_page(page, path, most=2**48)
+        if page.dtype not in (np.uint8, np.uint16, np.bool_):
+            raise UserError(
+                f"{path}: pixels are {page.dtype}, which cannot be read in windows; save them as 8 "
+                "or 16 bit integers"
+            )
+        if orientation(page) != 1:
+            raise UserError(f"{path}: lies on its side (tag Orientation); save it upright")
+        if not page.is_memmappable:
+            size = math.prod(page.chunks) * page.dtype.itemsize
+            if size > _LARGEST:
+                raise UserError(
+                    f"{path}: is compressed in strips of {size / 2**30:.1f} GiB, which cannot be "
+                    "read in windows; save it in tiles"
+                )
+            import zarr  # takes half a second
+
+            self._zarr: Any = zarr.open_array(page.aszarr(), mode="r")
+        chunk = page.chunks[page.axes.index("Y")]
+        self._step = chunk * -(-_LEAST // chunk)
+        self._strip = lru_cache(-(-rows // self._step) + 1)(self._decode)
+
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        if self._page.is_memmappable:
+            # Mapped anew each time: pages that stay mapped would add up to the whole file.
+            window = self._crop(self._page.asarray(out="memmap"), rows, columns)
+        else:
+            first, last = rows.start // self._step, -(-rows.stop // self._step)
+            window = np.concatenate([self._strip(i)[:, columns] for i in range(first, last)])
+            window = window[rows.start - first * self._step :][: rows.stop - rows.start]
+        return as_meant(window, self._page, mask=False)
 
     def _decode(self, index: int) -> np.ndarray:
         rows = slice(index * self._step, (index + 1) * self._step)
@@ -94,12 +105,6 @@ class TiffWindows:
         by_axis = {"Y": rows, "X": columns, "S": slice(None)}
         window = np.asarray(pixels[tuple(by_axis[axis] for axis in axes)])
         return np.moveaxis(window, axes.index("S"), 2) if "S" in axes else window[..., None]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
 
 
 class BandStore:
@@ -160,50 +165,3 @@ class BandStore:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-def write_tiff(
-    path: Path,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    bands: Iterable[np.ndarray],
-    planes: Planes | None = None,
-    rgb: bool = False,
-) -> None:
-    """Write an image of which only some rows are in memory at a time, whole or not at all.
-
-    It is tiled and deflated, and a BigTIFF where it might be larger than 4 GiB. ``shape`` is
-    (H, W), or (H, W, 3) where ``rgb``, after the lengths of a stack; ``bands`` are rows from top to
-    bottom, of one plane after another; the file gets the axes and the scale of ``planes``.
-    """
-    leading, page = (shape[:-3], shape[-3:]) if rgb else (shape[:-2], shape[-2:])
-    settings = tiff_settings(planes, dtype, rgb, tiled=True)
-    rows = iter(bands)
-    tiles = (tile for _ in range(math.prod(leading)) for tile in _tiles(rows, page, dtype))
-    big, ome = math.prod(shape) * dtype.itemsize > _CLASSIC, settings.pop("ome", False)
-    with writing(path) as file, tifffile.TiffWriter(file, bigtiff=big, ome=ome) as tiff:
-        tiff.write(tiles, shape=shape, dtype=dtype, tile=(_TILE, _TILE), maxworkers=1, **settings)
-
-
-def _tiles(
-    bands: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> Iterator[np.ndarray]:
-    """Cut bands of any height into whole tiles, row by row, up to one plane; 0 beyond it."""
-    height, width, *more = shape
-    wide = -(-width // _TILE) * _TILE
-    row, filled, seen = np.zeros((_TILE, wide, *more), dtype), 0, 0
-    for band in bands:
-        taken = 0
-        while taken < len(band):
-            count = min(len(band) - taken, _TILE - filled)
-            row[filled : filled + count, :width] = band[taken : taken + count]
-            taken, filled, seen = taken + count, filled + count, seen + count
-            if filled == _TILE or seen == height:
-                row[filled:] = 0
-                for left in range(0, wide, _TILE):
-                    yield np.ascontiguousarray(row[:, left : left + _TILE])
-                filled = 0
-        if seen >= height:
-            break
-    if seen != height:
-        raise ValueError(f"{seen} rows for an image of {height}")

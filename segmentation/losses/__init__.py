@@ -5,6 +5,13 @@ Tversky, …) fit as they are, with ``mode: binary`` for one channel and ``mode:
 several; they take no weights of pixels. Its losses of overlap have no gradient on a batch without
 foreground, and sum in the precision of the logits: float16 ones overflow to NaN. Those below do
 neither.
+
+Pixels that are not annotated reach a loss as certain background: their logits are constants, so
+that they have no gradient and add nothing to sums. A loss that takes weights gets 0 for them, and
+for the others (pixels / annotated pixels), so that its mean over the pixels is one over those that
+are annotated; a loss whose attribute ``sums`` is true, for it has sums where others have means,
+gets 1 for the others. Every loss below then is what it is on the annotated pixels alone. The mean
+of a loss without weights goes over all pixels: it is smaller by the annotated share.
 """
 
 from segmentation.losses.classes import CrossEntropyDice, ObjectsAndClasses

@@ -57,8 +57,11 @@ class BCEDice(nn.Module):
             axes = (1, 2, 3) if self.per_image else (0, 1, 2, 3)
             probs = logits.sigmoid()
             overlap, total = (probs * target).sum(axes), (probs + target).sum(axes)
-            dice = ((2 * overlap + self.smooth) / (total + self.smooth)).mean()
-            return bce + self.dice_weight * (1 - dice)
+            dice = (2 * overlap + self.smooth) / (total + self.smooth)
+            if weight is not None and self.per_image:  # nothing is known of an image without any
+                known = (weight > 0).flatten(1).any(1)
+                dice = dice[known | ~known.any()]
+            return bce + self.dice_weight * (1 - dice.mean())
 
 
 class BCEDiceDistance(nn.Module):
@@ -93,7 +96,8 @@ class BCEDiceDistance(nn.Module):
         Args:
             logits: (B, 2, H, W), any float dtype: foreground and distance.
             target: (B, 2, H, W) in 0…1, the foreground 0 or 1.
-            weight: (B, H, W) weights of the cross-entropy's pixels, or ``None``.
+            weight: (B, H, W) weights of the cross-entropy's pixels, or ``None``; where it is 0 the
+                distance is not looked at.
 
         Raises:
             ValueError: The shapes differ, or there are not two channels.
@@ -105,9 +109,12 @@ class BCEDiceDistance(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             error = (logits[:, 1].float().sigmoid() - target[:, 1].float()).abs()
             inside = target[:, 0].float()
+            outside = 1 - inside
+            if weight is not None:
+                inside, outside = inside * (weight > 0), outside * (weight > 0)
             # + 1: without any foreground there is nothing to average.
             deep = (error * inside).sum() / (inside.sum() + 1)
-            flat = (error * (1 - inside)).sum() / ((1 - inside).sum() + 1)
+            flat = (error * outside).sum() / (outside.sum() + 1)
         return foreground + self.distance_weight * (deep + flat)
 
 
@@ -230,6 +237,8 @@ class WeightedFScore(nn.Module):
     >>> round(float(WeightedFScore()(20 * target, target)), 3)
     -1.0
     """
+
+    sums = True
 
     def __init__(self, w: float = 1.5, smooth: float = 1.0) -> None:
         super().__init__()

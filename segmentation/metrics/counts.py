@@ -124,6 +124,14 @@ def _numbered(labels: np.ndarray) -> tuple[np.ndarray, int]:
     return np.where(flat == 0, 0, numbers + 1), len(ids) + 1
 
 
+def matched_pairs(table: Overlaps) -> np.ndarray:
+    """Which pairs match, their IoU being at least .5, each object in one: places in the table."""
+    matched = np.flatnonzero(table.iou >= THRESHOLDS[0])
+    for side in (table.i, table.j):
+        matched = matched[np.unique(side[matched], return_index=True)[1]]
+    return matched
+
+
 def object_counts(table: Overlaps) -> np.ndarray:
     """The ``OBJECTS`` of an image: (18,) int64.
 
@@ -132,10 +140,7 @@ def object_counts(table: Overlaps) -> np.ndarray:
     either half will do: no assignment problem.
     """
     iou = table.iou
-    matched = np.flatnonzero(iou >= THRESHOLDS[0])
-    for side in (table.i, table.j):
-        matched = matched[np.unique(side[matched], return_index=True)[1]]
-    found = iou[matched]
+    found = iou[matched_pairs(table)]
     above = found[found > 0.5]
     covered = 2 * table.pixels > table.truth[table.i]  # by one predicted object at most
     sums = np.array([found.sum(), above.sum(), iou[covered].sum()])

@@ -14,6 +14,7 @@ images, where a small image weighs as much as a large one.
 - ``aji``: aggregated Jaccard index (Kumar et al., IEEE Transactions on Medical Imaging 2017).
 - ``seg``: the Cell Tracking Challenge's (Maška et al., Bioinformatics 2014): mean over true objects
   of the IoU with the predicted object that covers more than half of it, 0 without one.
+- Scores of classes: :mod:`segmentation.metrics.classes`.
 - ``matched_iou``: mean IoU of the matches at .5; ``count_error``: predicted minus true objects.
 
 **A ratio of 0 / 0 is 1 without any error, else 0.** An empty image scores 1 if nothing is predicted
@@ -23,14 +24,15 @@ foreground, and every score without an image.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from segmentation.metrics.classes import class_scores, count_columns, is_count, names_in
 from segmentation.metrics.counts import LENGTH_UNIT, OBJECTS, PIXELS, THRESHOLDS, UNIT
-from segmentation.score_names import OBJECT_SCORES, PIXEL_SCORES
+from segmentation.score_names import LOGGED, OBJECT_SCORES, PIXEL_SCORES, logged
 
 _LOWER = ("hd95", "ece", "abs_count_error")
 
@@ -91,15 +93,23 @@ def ranking_scores(histogram: np.ndarray) -> dict[str, np.ndarray]:
     return {"auroc": auroc, "average_precision": average}
 
 
-def image_columns(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Counts and scores of images, (images, 4, 22 or 24), as the columns of ``per_image.csv``."""
+def image_columns(rows: np.ndarray, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Counts and scores of images, (images, 4, 22 or 24), as the columns of ``per_image.csv``.
+
+    Where there are ``names`` of classes, their counts follow in each row.
+    """
+    more = count_columns(names)
+    rows, of_classes = np.split(rows, [rows.shape[1] - len(more)], axis=1)
     pixels, objects, boundary = np.split(rows, [4, 4 + len(OBJECTS)], axis=1)
     columns = dict(zip(PIXELS, pixels.T, strict=True)) | pixel_scores(pixels)
     if objects.shape[1]:
         columns |= object_scores(objects)
     if boundary.shape[1]:
         columns |= {"boundary_f": boundary[:, 0] * UNIT, "hd95": boundary[:, 1] * LENGTH_UNIT}
-    return columns | dict(zip(OBJECTS, objects.T, strict=False))
+    columns |= dict(zip(OBJECTS, objects.T, strict=False))
+    if more:
+        columns |= class_scores(of_classes, names) | dict(zip(more, of_classes.T, strict=True))
+    return columns
 
 
 @dataclass(frozen=True)
@@ -129,17 +139,20 @@ def scores_of(columns: Mapping[str, np.ndarray]) -> dict[str, Score]:
     column, NaN and infinity left out. Beside ``image_count_error``, in which too many and too few
     cancel out, stands the mean of its size, ``image_abs_count_error``.
     """
-    scores = {}
+    scores, classes = {}, names_in(columns)
+    of_classes = partial(class_scores, names=classes)
+    # Without classes there are no scores of theirs.
     for counts, names, pool in (
         (PIXELS, PIXEL_SCORES, pixel_scores),
         (OBJECTS, OBJECT_SCORES, object_scores),
+        (count_columns(classes), logged(classes)[len(LOGGED) :], of_classes),
     ):
-        if set(counts) <= set(columns):
+        if names and set(counts) <= set(columns):
             rows = np.stack([columns[name] for name in counts], axis=1).astype(np.float64)
             for name in names:
                 of_sums = partial(lambda pool, name, sums: pool(sums)[name], pool, name)
                 scores[name] = Score(rows, of_sums, len(rows))
-    single = {k: v for k, v in columns.items() if k not in (*PIXELS, *OBJECTS)}
+    single = {k: v for k, v in columns.items() if not is_count(k)}
     if "count_error" in single:
         single["abs_count_error"] = np.abs(single["count_error"])
     for column, values in single.items():

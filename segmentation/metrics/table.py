@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from segmentation.metrics.classes import class_counts, count_columns
 from segmentation.metrics.counts import OBJECTS, PIXELS, image_counts, probability_histogram
 from segmentation.metrics.scores import image_columns, ranking_scores, scores_of
-from segmentation.score_names import LOGGED
+from segmentation.score_names import logged
 
 if TYPE_CHECKING:  # importing pandas takes half a second, and training does not need it
     import pandas as pd
@@ -28,6 +29,7 @@ class ScoreTable(Metric):
         threshold: A pixel is predicted foreground if its probability is greater; in [0, 1].
         objects: Whether to score objects.
         boundary: Whether to score outlines; only :meth:`rows` shows them.
+        class_names: Of the objects' classes, to score each.
 
     Raises:
         ValueError: The threshold is outside [0, 1].
@@ -47,12 +49,18 @@ class ScoreTable(Metric):
     histogram: Tensor  # (2, bins) int64
 
     def __init__(
-        self, threshold: float = 0.5, objects: bool = True, boundary: bool = False, **kwargs: Any
+        self,
+        threshold: float = 0.5,
+        objects: bool = True,
+        boundary: bool = False,
+        class_names: Sequence[str] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {threshold}")
         self.threshold, self.objects, self.boundary = threshold, objects, boundary
+        self.class_names = class_names
         self.add_state("counts", [], dist_reduce_fx="cat")
         self.add_state("names", [], dist_reduce_fx="cat")
         zeros = torch.zeros(2, 1024, dtype=torch.int64)
@@ -66,6 +74,8 @@ class ScoreTable(Metric):
         ids: Sequence[str] = (),
         kinds: Sequence[str] = (),
         groups: Sequence[str] = (),
+        classes: Sequence[Any] = (),
+        found_classes: Sequence[Any] = (),
     ) -> None:
         """Add a batch of images.
 
@@ -75,6 +85,8 @@ class ScoreTable(Metric):
             probs: (B, H, W) floating point, probability of the foreground in [0, 1]. Without, the
                 foreground is that of ``labels``, and nothing is ranked.
             ids, kinds, groups: B texts each, or none.
+            classes: B arrays or tensors (n + 1,), the class of each true id, with ``class_names``.
+            found_classes: The same of the predicted ids.
 
         Raises:
             ValueError: Something is not as above; nothing is added then.
@@ -93,6 +105,16 @@ class ScoreTable(Metric):
             image_counts(one, other, mask, self.boundary)
             for one, other, mask in zip(truth.cpu().numpy(), found, masks, strict=True)
         ]
+        if self.class_names:
+            if len(classes) != len(rows) or len(found_classes) != len(rows):
+                raise ValueError("classes are missing")
+            both = [
+                [torch.as_tensor(one).cpu().numpy() for one in some]
+                for some in (classes, found_classes)
+            ]
+            maps = zip(rows, truth.cpu().numpy(), found, *both, strict=True)
+            count = len(self.class_names)
+            rows = [np.append(row, class_counts(*these, count)) for row, *these in maps]
         texts = [some or [""] * len(rows) for some in (ids, kinds, groups)]
         lines = "".join(f"{json.dumps(one)}\n" for one in zip(*texts, strict=True))
         self.counts.append(torch.tensor(np.ravel(rows), dtype=torch.int64, device=self.device))
@@ -103,12 +125,13 @@ class ScoreTable(Metric):
         """The scores that are logged, as float64 scalars; NaN without images."""
         rows = self._rows()
         rows = rows[np.lexsort(rows.T)]  # floats have the same sum only in the same order
-        values = {name: score.value for name, score in scores_of(image_columns(rows)).items()}
+        columns = image_columns(rows, self.class_names)
+        values = {name: score.value for name, score in scores_of(columns).items()}
         values |= {k: float(v) for k, v in ranking_scores(self.histogram.cpu().numpy()).items()}
         real = torch.float32 if self.device.type == "mps" else torch.float64
         return {
             name: torch.tensor(values[name], dtype=real, device=self.device)
-            for name in LOGGED
+            for name in logged(self.class_names)
             if name in values
         }
 
@@ -119,7 +142,8 @@ class ScoreTable(Metric):
         with self.sync_context():
             lines = bytes(_joined(self.names).tolist()).decode().splitlines()
             about = pd.DataFrame([json.loads(line) for line in lines], columns=[*ABOUT])
-            frame = pd.concat([about, pd.DataFrame(image_columns(self._rows()))], axis=1)
+            columns = image_columns(self._rows(), self.class_names)
+            frame = pd.concat([about, pd.DataFrame(columns)], axis=1)
         return frame.sort_values("id", kind="stable", ignore_index=True)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
@@ -137,6 +161,7 @@ class ScoreTable(Metric):
 
     def _rows(self) -> np.ndarray:
         width = len(PIXELS) + self.objects * len(OBJECTS) + self.boundary * 2
+        width += len(count_columns(self.class_names))
         return _joined(self.counts).numpy().astype(np.int64).reshape(-1, width)
 
 

@@ -11,7 +11,8 @@ import torch
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
 from segmentation.inference import Read
-from segmentation.io.windows import BandStore, TiffWindows
+from segmentation.io.stacks import Windows
+from segmentation.io.windows import BandStore
 from segmentation.predict.label_map import Crop, LabelMap, overlapping_blocks
 from segmentation.predictor import TILE, Prediction, Predictor
 from segmentation.progress import progress
@@ -21,10 +22,12 @@ _BLOCK = 2**22  # pixels that are decoded at once, without the halo; watershed t
 
 
 class ArrayWindows:
-    """An (H, W, C) array in memory, read as :class:`TiffWindows` are."""
+    """An (H, W, C) array in memory, read as :class:`Windows` are."""
 
     def __init__(self, array: np.ndarray) -> None:
-        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        height, width, channels = array.shape
+        self.array, self.shape, self.dtype = array, (height, width, channels), array.dtype
+        self.name = ""
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
         return self.array[rows, columns]
@@ -55,7 +58,7 @@ class WholeLabels(Rows):
 class Plane:
     """What was found in one plane."""
 
-    image: TiffWindows | ArrayWindows  # as read
+    image: Windows  # as read
     mask: BandStore | Rows  # (rows, W) uint8, 0 or 255
     labels: LabelMap | WholeLabels
     probabilities: BandStore | Rows  # (rows, W) uint16, 65535 = 1; empty where not wanted
@@ -74,7 +77,7 @@ def plane_in_memory(found: Prediction, image: np.ndarray, probabilities: bool) -
 @torch.inference_mode()
 def plane_on_disk(
     predictor: Predictor,
-    image: TiffWindows,
+    image: Windows,
     store: Callable[[], BandStore],
     *,
     probabilities: bool = False,
@@ -130,9 +133,7 @@ def plane_on_disk(
     return Plane(image, mask, labels, kept, foreground_pixels, exact)
 
 
-def window_reader(
-    preprocess: Preprocess, image: TiffWindows | ArrayWindows, names: Sequence[str] = ()
-) -> Read:
+def window_reader(preprocess: Preprocess, image: Windows, names: Sequence[str] = ()) -> Read:
     """Windows of an image, whose channels have names or not, as ``preprocess`` shows them.
 
     They are (C, h, w) uint8.

@@ -18,11 +18,13 @@ from segmentation.errors import printable
 from segmentation.evaluation.overlays import tint
 from segmentation.io.files import fitting, write_bytes, writing
 from segmentation.io.images import write_image
-from segmentation.io.run_lengths import RLE_COLUMNS
-from segmentation.io.stacks import Calibration, Planes, write_stack
-from segmentation.io.windows import BandStore, TiffWindows, write_tiff
+from segmentation.io.metadata import Calibration
+from segmentation.io.stacks import Planes
+from segmentation.io.windows import BandStore
+from segmentation.io.write import write_stack, write_tiff
 from segmentation.measurements import derived_measures, image_measures, measure_objects
 from segmentation.predict.formats import (
+    RLE_COLUMNS,
     FeatureWriter,
     add_rois,
     outlines,
@@ -134,8 +136,8 @@ class FileWriter:
             for image in planes:
                 yield plane_in_memory(predictor.decode(predictor.maps(image)), image, wanted)
         else:
-            for pages in planes.pages:
-                with TiffWindows(planes.path, TILE, pages) as windows:
+            for number in range(len(planes)):
+                with planes.windows(number, TILE) as windows:
                     # One file for all: many planes would meet the limit of open files.
                     place = partial(BandStore, self.outputs.folder / "masks", beside=store)
                     yield plane_on_disk(predictor, windows, place, probabilities=wanted)

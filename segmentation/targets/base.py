@@ -12,6 +12,8 @@ from torch import Tensor
 from segmentation.errors import UserError
 from segmentation.objects import clean_objects
 
+CERTAIN = 30.0  # a logit of probability 1e-13: it adds nothing to a loss
+
 
 class Target(ABC):
     """Pairs encode with decode.
@@ -39,9 +41,14 @@ class Target(ABC):
         check_natural("min_size", min_size)
         self.threshold, self.min_size, self.fill_holes = threshold, min_size, fill_holes
 
+    @property
+    def background(self) -> tuple[float, ...]:
+        """Logits of a pixel that is background for certain, one a channel."""
+        return (-CERTAIN,) * self.classes
+
     @abstractmethod
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
-        """What the loss compares the logits with (no batch axis).
+        """What the loss compares the logits with (no batch axis): 0 for background.
 
         Args:
             labels: (H, W) int32 instance ids ≥ 0.

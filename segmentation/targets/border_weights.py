@@ -30,7 +30,7 @@ class WeightMap(ABC):
 
     @abstractmethod
     def __call__(self, labels: np.ndarray) -> np.ndarray:
-        """(H, W) integer ids ► (H, W) float32, ≥ 0."""
+        """(H, W) integer ids, -1 = not annotated ► (H, W) float32, ≥ 0, and 0 at -1."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ class BorderWeight(WeightMap):
         return f"border {VERSION} {self.w0} {self.sigma} {self.balance} {self.gap}"
 
     def __call__(self, labels: np.ndarray) -> np.ndarray:
-        classes, border = self.parts(separated(labels, self.gap))
-        both: np.ndarray = classes + border
+        known = labels >= 0
+        ids = separated(np.where(known, labels, 0), self.gap)
+        classes, border = self.parts(np.where(known, ids, np.int32(-1)))
+        both: np.ndarray = (classes + border) * known
         return both
 
     def parts(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,14 +83,14 @@ class BorderWeight(WeightMap):
 def class_weights(labels: np.ndarray) -> np.ndarray:
     """Weights that make foreground and background count the same, 1 on average: (H, W) float32.
 
-    Pixels / (2 · pixels of the same class); 1 where only one class occurs.
+    Pixels / (2 · pixels of the same class), of those that are annotated (≥ 0); 1 where only one
+    class occurs.
     """
     mask = labels > 0
-    inside = int(mask.sum())
-    if inside in (0, mask.size):
+    inside, total = int(mask.sum()), int(np.count_nonzero(labels >= 0))
+    if inside in (0, total):
         return np.ones(mask.shape, np.float32)
-    both = mask.size / 2
-    return np.where(mask, both / inside, both / (mask.size - inside)).astype(np.float32)
+    return np.where(mask, total / 2 / inside, total / 2 / (total - inside)).astype(np.float32)
 
 
 def border_weights(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.ndarray:
@@ -97,7 +99,7 @@ def border_weights(labels: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> 
     Each object's distance is computed within its bounding box and ``REACH`` · σ around it, where
     alone it counts; that is exact to 1e-6 · w0.
     """
-    labels = within_size(labels)
+    labels = within_size(np.maximum(labels, 0))
     far = np.float32(1e6)
     nearest, second = (np.full(labels.shape, far, np.float32) for _ in range(2))
     margin = int(np.ceil(REACH * sigma))

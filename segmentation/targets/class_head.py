@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segmentation.errors import UserError
-from segmentation.targets.base import Target
+from segmentation.targets.base import CERTAIN, Target
 from segmentation.targets.classes import checked_names, class_map
 
 
@@ -59,6 +59,11 @@ class WithClasses(Target):
         inner = self.objects.encode(labels)
         inner = inner[None] if inner.ndim == 2 else inner
         return torch.cat([inner, class_map(labels, classes)[None].to(inner.dtype)])
+
+    @property
+    def background(self) -> tuple[float, ...]:
+        head = (CERTAIN, *[-CERTAIN] * len(self.class_names))
+        return (*self.objects.background, *head)
 
     def learnable(self, labels: np.ndarray) -> np.ndarray:
         return self.objects.learnable(labels)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segmentation.errors import UserError
 from segmentation.objects import label_components, watershed_from_seeds
-from segmentation.targets.base import Target, check_share
+from segmentation.targets.base import CERTAIN, Target, check_share
 from segmentation.targets.border_weights import rims, square_filter, within_size
 
 
@@ -62,6 +62,10 @@ class Contour(Target):
         self._outside = {"straddling": width - half, "inner": 0, "outer": width}[position]
         self._between = half if position == "outer" else self._inside
 
+    @property
+    def background(self) -> tuple[float, ...]:
+        return (CERTAIN, -CERTAIN, -CERTAIN)
+
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(H, W) int64: 0 background, 1 interior, 2 contour; what losses take as classes."""
         labels = within_size(labels)
@@ -81,6 +85,19 @@ class Contour(Target):
         if self._outside:
             near = square_filter(near, self._outside, cv2.dilate)
         return torch.from_numpy(np.where(interior, 1, 2 * near.astype(np.int64)))
+
+    def learnable(self, labels: np.ndarray) -> np.ndarray:
+        """Where nothing that is not annotated is near enough to change the class.
+
+        What is left of an object beside it, if too thin for the band, may belong to a thick one.
+        """
+        known, unknown = labels >= 0, (labels < 0).astype(np.uint8)
+        ids = within_size(labels.clip(0))
+        for pixels, radius in (ids > 0, self._between), (ids == 0, self._outside):
+            known &= ~(pixels & (square_filter(unknown, radius, cv2.dilate) > 0))
+        thick = known & (ids > 0) & ~rims(ids, self._between, self._inside > 0)
+        cut = np.setdiff1d(ids[~known], ids[thick])
+        return known & ~((ids > 0) & np.isin(ids, cut))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax, in float32 also where the logits are not."""

@@ -2,13 +2,14 @@
 
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from segmentation.objects import distance_transform, label_components, watershed_from_seeds
 from segmentation.targets.base import Target, check_share
-from segmentation.targets.border_weights import rims, within_size
+from segmentation.targets.border_weights import rims, square_filter, within_size
 
 
 class Distance(Target):
@@ -45,6 +46,11 @@ class Distance(Target):
         """(2, H, W) float32 in 0…1: foreground and relative distance."""
         depth = relative_distance(labels)
         return torch.from_numpy(np.stack([(labels > 0).astype(np.float32), depth]))
+
+    def learnable(self, labels: np.ndarray) -> np.ndarray:
+        """What is annotated, but objects beside what is not: nobody knows where they end."""
+        near = square_filter((labels < 0).astype(np.uint8), 1, cv2.dilate) > 0
+        return (labels >= 0) & ~((labels > 0) & np.isin(labels, labels[near]))
 
     def instances(self, probs: np.ndarray) -> np.ndarray:
         """(2, H, W) probabilities ► (H, W) int32 ids: summits, flooded over the foreground."""

@@ -2,13 +2,14 @@
 
 from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from segmentation.objects import label_objects
 from segmentation.targets.base import Target, check_natural
-from segmentation.targets.border_weights import separated
+from segmentation.targets.border_weights import separated, square_filter
 
 
 class Foreground(Target):
@@ -54,6 +55,14 @@ class Foreground(Target):
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(1, H, W) uint8: 1 where an object is. Losses turn it into float32 on the device."""
         return torch.from_numpy((separated(labels, self.gap) > 0).astype(np.uint8))[None]
+
+    def learnable(self, labels: np.ndarray) -> np.ndarray:
+        """What is annotated; with a ``gap`` no object's pixels so near to what is not."""
+        known = labels >= 0
+        if self.gap:
+            near = square_filter((~known).astype(np.uint8), self.gap, cv2.dilate) > 0
+            known &= ~((labels > 0) & near)
+        return known
 
     def instances(self, probs: np.ndarray) -> np.ndarray:
         """(1, H, W) probabilities ► (H, W) int32 ids of the components, cut at waists."""

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.table import ABOUT
 from segmentation.io.files import write_bytes
-from segmentation.metrics.counts import OBJECTS, PIXELS
+from segmentation.metrics.classes import is_count
 from segmentation.training.messages import one_line, shortened
 from segmentation.training.signals import STATUS
 
@@ -176,7 +176,7 @@ class RobustWandbLogger(WandbLogger):
         """The rows of the network in ``per_image.csv``, each with its picture, the worst first."""
         import wandb
 
-        scores = [name for name in rows[0] if name not in {*ABOUT, *PIXELS, *OBJECTS}]
+        scores = [name for name in rows[0] if name not in ABOUT and not is_count(name)]
         table = wandb.Table(columns=["image", "id", "kind", *scores])
         for row in sorted(rows, key=lambda row: float(row["iou"]))[:TABLE_IMAGES]:
             shown = _layered(*picture(row["id"]))

@@ -12,6 +12,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from segmentation.data.classes import nearest_level
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.examples import Batch
 from segmentation.evaluation.overlays import error_overlay, on_one_size
@@ -32,7 +33,8 @@ class TestReport(Callback):
 
     Beside the network stand Otsu's threshold, on the same images as read, before any
     preprocessing, with its connected components as objects; and the prediction of nothing, which
-    shows what the policy for empty images is worth. Each score has its 95 % bootstrap interval,
+    shows what the policy for empty images is worth. With classes, each of Otsu's components has the
+    class whose mean brightness in train is nearest. Each score has its 95 % bootstrap interval,
     over groups where the data has any.
 
     Args:
@@ -45,12 +47,18 @@ class TestReport(Callback):
     def __init__(self, folder: Path, pictures: int = 4) -> None:
         self.folder, self.pictures = folder, pictures
         self.baselines: dict[str, ScoreTable] = {}
+        self.levels = np.zeros(0)  # mean gray value of each class in train
         self.masks: dict[str, bytes] = {}  # packed predictions of the network, for their pictures
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         device = pl_module.device
-        self.baselines = {name: ScoreTable(boundary=True).to(device) for name in METHODS[1:]}
+        names = pl_module.target.class_names  # type: ignore[union-attr]
+        self.baselines = {
+            name: ScoreTable(boundary=True, class_names=names).to(device) for name in METHODS[1:]
+        }
         self.masks = {}
+        if names:
+            self.levels = trainer.datamodule.class_levels(len(names))  # type: ignore[attr-defined]
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any
@@ -61,11 +69,18 @@ class TestReport(Callback):
         for name, mask in zip(batch["id"], masks, strict=True):
             self.masks[name] = zlib.compress(np.packbits(mask).tobytes(), 1)
         truth = batch["labels"]
-        found = [label_components(otsu(data.gray(name))) for name in batch["id"]]
+        grays = [data.gray(name) for name in batch["id"]]
+        found = [label_components(otsu(gray)) for gray in grays]
         labels = torch.from_numpy(np.stack(found))
         about = (None, batch["id"], batch["kind"], batch["group"])
-        self.baselines["otsu"].update(truth, labels.to(truth.device), *about)
-        self.baselines["nothing"].update(truth, torch.zeros_like(truth), *about)
+        kinds = [[], []]
+        if pl_module.target.class_names:
+            pairs = zip(grays, found, strict=True)
+            nearest = [nearest_level(gray, ids, self.levels) for gray, ids in pairs]
+            kinds = [nearest, [np.zeros(1, np.uint8)] * len(nearest)]
+        classes = batch.get("classes", ())
+        self.baselines["otsu"].update(truth, labels.to(truth.device), *about, classes, kinds[0])
+        self.baselines["nothing"].update(truth, torch.zeros_like(truth), *about, classes, kinds[1])
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Bring the processes' rows together; the first process writes."""

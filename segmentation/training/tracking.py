@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from segmentation.evaluation.overlays import error_overlay
 from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
 from segmentation.metrics import better
-from segmentation.score_names import LOGGED
+from segmentation.score_names import logged
 from segmentation.training.loggers import Picture, RobustWandbLogger
 from segmentation.training.memory import peak_memory
 
@@ -55,7 +56,7 @@ class Tracking(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         for logger in _wandb(trainer) if not self._described else ():
-            logger.describe(self.folder, best_of())
+            logger.describe(self.folder, best_of(pl_module.target.class_names))
         self._described = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -170,10 +171,14 @@ class Tracking(Callback):
         write_bytes(self.folder / "resources.json", json.dumps(used, indent=1).encode())
 
 
-def best_of() -> dict[str, str]:
-    """``max`` or ``min`` by logged name, of all for which there is a best value."""
+def best_of(names: Sequence[str] = ()) -> dict[str, str]:
+    """``max`` or ``min`` by logged name, of all for which there is a best value.
+
+    ``names`` are those of the classes that are told apart.
+    """
     kinds = {"higher": "max", "lower": "min"}
-    scores = {f"val/{name}": kinds[b] for name in LOGGED if (b := better(name)) in kinds}
+    every = logged(names)
+    scores = {f"val/{name}": kinds[b] for name in every if (b := better(name)) in kinds}
     return scores | {"val/loss": "min", "train/loss_epoch": "min"}
 
 

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from segmentation.errors import UserError, first_of
-from segmentation.score_names import LOSSES, VALIDATED, check_logged
+from segmentation.score_names import LOSSES, check_logged, logged
 from segmentation.training import messages
 
 # Whose classes need no place in a file: nobody who reads the line is going to mend them.
@@ -74,7 +74,8 @@ def check_monitors(trainer: Trainer, task: Any, best: ModelCheckpoint) -> None:
     if any(not _is_known(part) for part in (task, *callbacks)):
         return
     validated = trainer.limit_val_batches != 0
-    every = (*VALIDATED, "train/loss", *LOSSES)
+    of_val = ("val/loss", *(f"val/{name}" for name in logged(task.target.class_names)))
+    every = (*of_val, "train/loss", *LOSSES)
     waiting: list[tuple[str, Any, Callback | None]] = [
         (f"trainer.callbacks: {type(callback).__name__}.monitor", monitor, callback)
         for callback in callbacks
@@ -87,7 +88,7 @@ def check_monitors(trainer: Trainer, task: Any, best: ModelCheckpoint) -> None:
     for key, monitor, callback in waiting:
         check_logged(key, monitor, every)
         stops = not isinstance(callback, ModelCheckpoint) and callback is not None
-        if stops and not validated and monitor in VALIDATED:
+        if stops and not validated and monitor in of_val:
             raise UserError(
                 f"{key}: {monitor} is not logged, for nothing is validated "
                 "(trainer.limit_val_batches: 0); choose train/loss_epoch, or leave it out"

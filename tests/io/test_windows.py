@@ -14,8 +14,10 @@ import tifffile
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
 from segmentation.io import windows as module
+from segmentation.io import write as write_module
 from segmentation.io.images import read_image, write_image
-from segmentation.io.windows import BandStore, TiffWindows, write_tiff
+from segmentation.io.windows import BandStore, TiffWindows
+from segmentation.io.write import write_tiff
 
 SIZE = (75, 52)
 
@@ -221,7 +223,7 @@ def test_stacks_and_colours_are_written_in_bands(tmp_path: Path) -> None:
 def test_large_files_have_64_bit_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = pixels("uint8")
     for limit, big in ((image.size, False), (image.size - 1, True)):
-        monkeypatch.setattr(module, "_CLASSIC", limit)
+        monkeypatch.setattr(write_module, "_CLASSIC", limit)
         write_tiff(tmp_path / "image.tif", SIZE, image.dtype, [image])
         with tifffile.TiffFile(tmp_path / "image.tif") as tiff:
             assert tiff.is_bigtiff == big

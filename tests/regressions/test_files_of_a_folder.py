@@ -37,7 +37,7 @@ def test_names_of_nnunet_pair(tmp_path: Path) -> None:
     renamed(root / "images", lambda n: f"{n}_0000")
     assert ids(root) == {f"im{i}_0000": f"im{i}.png" for i in range(3)}
     write_png(root / "images/im1_0001.png", picture(1)[0])
-    with pytest.raises(UserError, match=r"im1_0001\.png: a second channel beside im1_0000\.png\?"):
+    with pytest.raises(UserError, match=r"im0_0000\.png: im0 has no channel im0_0001, as other"):
         ids(root)
 
 

@@ -81,19 +81,19 @@ def test_wide_pixels_train_and_are_predicted_alike(tmp_path: Path, dtype: type) 
     assert (np.diff(trained.reshape(-1)[order].astype(int)) >= 0).all()
 
 
-def test_channels_are_refused_in_the_same_words(tmp_path: Path) -> None:
+def test_channels_are_read_alike(tmp_path: Path) -> None:
     image = picture(0)[0]
     stored: dict[str, Any] = {
         "planes.tif": {"imagej": True, "metadata": {"axes": "CYX"}},
         "pages.tif": {"photometric": "minisblack", "planarconfig": "separate"},
     }
+    two = np.stack([image, image // 3])
     for name, settings in stored.items():
-        tifffile.imwrite(tmp_path / name, np.stack([image, image // 3]), **settings)
-    np.save(tmp_path / "array.npy", np.stack([image, image // 3], axis=-1))
+        tifffile.imwrite(tmp_path / name, two, **settings)
+    np.save(tmp_path / "array.npy", np.moveaxis(two, 0, 2))
     for path in tmp_path.iterdir():
-        says = f"{path}: 2 channels; save the one that matters, or RGB, as its own file"
-        acts = (lambda: read_image(path), lambda: list(open_planes(path)))  # noqa: B023
-        assert [refusal(act) for act in acts] == [says, says]
+        for found in (read_image(path), *open_planes(path)):
+            np.testing.assert_array_equal(found, np.moveaxis(two, 0, 2))
 
 
 def test_three_planes_are_colours_in_fit_and_predict(tmp_path: Path) -> None:

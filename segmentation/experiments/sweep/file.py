@@ -26,7 +26,14 @@ from pydantic import (
 
 from segmentation.config_files import read_yaml
 from segmentation.errors import UserError
-from segmentation.score_names import LOSSES, MEASURED, TESTED, VALIDATED, check_logged
+from segmentation.score_names import (
+    LOSSES,
+    MEASURED,
+    TESTED,
+    VALIDATED,
+    check_logged,
+    of_class,
+)
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -214,8 +221,10 @@ class Sweep(BaseModel, extra="forbid", frozen=True):
                     "holds no value; list values, or use method random"
                 )
         words = " ".join(self.command)
-        # A callback of the user's may log what it likes, and so may another program.
-        if "segmentation" in words and "callbacks" not in words:
+        # A callback of the user's may log what it likes, and so may another program; and names of
+        # classes are only known to the runs.
+        elsewhere = "callbacks" in words or of_class(self.metric.name)
+        if "segmentation" in words and not elsewhere:
             check_logged("metric.name", self.metric.name, (*VALIDATED, *LOSSES, *TESTED, *MEASURED))
         macros = [macro[1] for word in self.command if (macro := _MACRO.fullmatch(word))]
         for name in set(macros) - {"env", "interpreter", "program", *ARGS}:

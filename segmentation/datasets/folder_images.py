@@ -1,0 +1,89 @@
+"""Images of a folder that are no single file: channels in several files, planes of a stack."""
+
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from segmentation.data.sample import Record
+from segmentation.errors import UserError
+from segmentation.io.listing import NNUNET, key_of
+from segmentation.io.stacks import open_planes
+from segmentation.io.tiff import has_pages
+
+Files = tuple[Path, ...]
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+
+
+def join_channels(
+    images: Mapping[str, Path], masks: Mapping[str, Files]
+) -> tuple[dict[str, Files], dict[str, Files]]:
+    """nnU-Net's ``NAME_0000``, ``NAME_0001``, … whose mask is called ``NAME``: one image, ``NAME``.
+
+    Returns:
+        The files of each image, and the masks by the same names.
+
+    Raises:
+        UserError: One case has other channels than another.
+    """
+    cases: dict[str, dict[str, str]] = {}
+    for name in images:
+        found = _CHANNEL.fullmatch(name)
+        case = found[1] if found else ""
+        truth = masks.get(case + NNUNET, ()) if found else ()
+        named = any(key_of(mask.name) == case.rpartition("/")[2] for mask in truth)
+        if found and named and f"{case}_0001" not in masks:
+            cases.setdefault(case, {})[found[2]] = name
+    files: dict[str, Files] = {name: (path,) for name, path in images.items()}
+    truths = dict(masks)
+    wanted = sorted({number for numbers in cases.values() for number in numbers})
+    if len(wanted) < 2:
+        return files, truths
+    for case, numbers in cases.items():
+        if lacks := next((number for number in wanted if number not in numbers), None):
+            raise UserError(
+                f"{images[next(iter(numbers.values()))]}: {case} has no channel {case}_{lacks}, as "
+                "other images have; add its file, or remove the image and its mask"
+            )
+        files[case] = tuple(images[numbers[number]] for number in wanted)
+        for name in numbers.values():
+            del files[name]
+        truths[case] = truths.pop(case + NNUNET)
+    return dict(sorted(files.items())), truths
+
+
+def per_plane(record: Record, objects: bool) -> Sequence[Record]:
+    """The record itself, or of a stack one record a plane, all of one group.
+
+    Args:
+        record: Of a file and its mask.
+        objects: Whether its masks are one file an object.
+
+    Raises:
+        UserError: The mask is no stack of as many planes.
+    """
+    path, more = Path(record.image), tuple(map(Path, record.more))
+    with contextlib.suppress(OSError):  # it is told when it is read
+        if not has_pages(path):
+            return [record]
+    planes = open_planes(path, *more)
+    if not planes.axes:
+        return [record]
+    remedy = "save a mask of as many planes, in the same order"
+    if planes.axes in ("I", "Q"):
+        remedy += "; or, if they are channels, save the image with the axes C, Y, X"
+    count = len(planes)
+    if objects:
+        raise UserError(f"{path}: a stack of {count} planes, but one mask an object; {remedy}")
+    mask = open_planes(Path(record.masks[0]))
+    if len(mask) != count:
+        raise UserError(
+            f"{mask.path}: {len(mask)} plane(s), but the stack {path.name} has {count}; {remedy}"
+        )
+    digits = max(4, len(str(count - 1)))
+    group = record.group or record.id
+    return [
+        replace(record, id=f"{record.id}#{number:0{digits}}", group=group, plane=number)
+        for number in range(count)
+    ]
