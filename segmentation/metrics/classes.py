@@ -26,6 +26,7 @@ from segmentation.metrics.counts import (
     matched_pairs,
     object_counts,
     overlaps,
+    scored_objects,
 )
 from segmentation.score_names import BACKGROUND, CLASS_SCORES, MEANS, named
 
@@ -65,7 +66,7 @@ def class_counts(
 
     Args:
         truth, labels: (H, W) integer ids of true and predicted objects, 0 = background. A pixel
-            whose truth is negative counts in no pair.
+            whose truth is -1 counts in no pair.
         true_classes, found_classes: (n + 1,) class 1…``count`` of each id.
         count: Of classes.
 
@@ -77,6 +78,7 @@ def class_counts(
     side, known = count + 1, truth >= 0
     pairs = true_classes.astype(np.intp)[truth[known]] * side + found_classes[labels[known]]
     pixels = np.bincount(pairs, minlength=side**2)
+    labels = labels if known.all() else scored_objects(truth, labels)
     table = overlaps(np.maximum(truth, 0), labels)
     of_truth, of_found = (
         classes[ids[ids > 0]]

@@ -38,7 +38,8 @@ def image_counts(
     """The row of one image, int64: ``PIXELS``, then ``OBJECTS``, then boundary F and HD95.
 
     Args:
-        truth: (H, W) integer ids of the true objects, 0 = background.
+        truth: (H, W) integer ids of the true objects, 0 = background, -1 = not annotated: such
+            pixels count nowhere (see :func:`scored_objects`).
         labels: The same of the predicted objects; ``None`` leaves objects out.
         mask: (H, W) bool, the predicted foreground.
         boundary: Whether to score outlines, too.
@@ -52,15 +53,52 @@ def image_counts(
     """
     if truth.ndim != 2 or mask.shape != truth.shape:
         raise ValueError(f"truth and mask must both be (H, W), got {truth.shape} and {mask.shape}")
-    true = truth > 0
+    true, pixels = truth > 0, truth.size
+    if truth.min(initial=0) < 0:
+        known = truth >= 0
+        mask, pixels = mask & known, int(np.count_nonzero(known))
+        labels = None if labels is None else scored_objects(truth, labels)
+        truth = np.where(known, truth, 0)
     tp, found, wanted = (int(np.count_nonzero(some)) for some in (mask & true, mask, true))
-    row = [tp, found - tp, wanted - tp, truth.size - found - wanted + tp]
+    row = [tp, found - tp, wanted - tp, pixels - found - wanted + tp]
     if labels is not None:
         row += object_counts(overlaps(truth, labels)).tolist()
     if boundary:
         f, distance = boundary_scores(true, mask)
         row += [round(f / UNIT), round(distance / LENGTH_UNIT)]
     return np.array(row, np.int64)
+
+
+def scored_objects(truth: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Predicted objects, (H, W) ids, without what lies where nothing is annotated (truth -1).
+
+    A true object that is cut there is found by what is left of the predicted one. A predicted
+    object of which more than half is cut off is left out, unless it matches a true one: nobody
+    knows what it is (as panoptic quality treats void pixels: Kirillov et al., CVPR 2019, 4.1).
+
+    >>> truth, labels = np.array([[-1, -1, 0, 0, 0]]), np.array([[1, 1, 1, 2, 0]])
+    >>> scored_objects(truth, labels).tolist()
+    [[0, 0, 0, 2, 0]]
+    """
+    known = truth >= 0
+    seen, (numbers, count) = np.where(known, labels, 0), _numbered(labels)
+    areas, parts = (np.bincount(some, minlength=count) for some in (numbers, numbers[known.flat]))
+    cut = 2 * parts < areas
+    cut[0] = False
+    if cut.any():
+        table, present = overlaps(np.where(known, truth, 0), seen), np.flatnonzero(parts[1:]) + 1
+        cut[present[table.j[table.iou >= THRESHOLDS[0]]]] = False
+        seen = np.where(cut[numbers].reshape(seen.shape), 0, seen)
+    return seen
+
+
+def annotated(probs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities and truth of one shape, as they are or, where any is negative, the others."""
+    known = mask >= 0
+    if known.all():
+        return probs, mask
+    check_probabilities(probs, mask)
+    return probs[known], mask[known]
 
 
 class Overlaps(NamedTuple):

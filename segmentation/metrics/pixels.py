@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from segmentation.metrics.counts import check_probabilities, probability_histogram
+from segmentation.metrics.counts import annotated, check_probabilities, probability_histogram
 from segmentation.metrics.scores import pixel_scores, ranking_scores
 
 
@@ -33,8 +33,14 @@ class IoU(Metric):
         self.add_state("counts", torch.zeros(4, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, probs: Tensor, mask: Tensor) -> None:
-        """Add images: probabilities (B, H, W) of the foreground, and the truth, 0 = background."""
+        """Add images.
+
+        Args:
+            probs: (B, H, W) probabilities of the foreground.
+            mask: (B, H, W) truth, 0 = background, -1 = not annotated: such pixels do not count.
+        """
         check_probabilities(probs, mask)
+        probs, mask = annotated(probs, mask)
         kinds = 2 * (probs <= self.threshold) + 1 * (mask == 0)
         self.counts = self.counts + torch.bincount(kinds.flatten(), minlength=4)
 
@@ -76,8 +82,10 @@ class AUROC(Metric):
         self.add_state("histogram", torch.zeros(2, 1024, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, probs: Tensor, mask: Tensor) -> None:
-        """Add images: probabilities (B, H, W) of the foreground, and the truth, 0 = background."""
-        self.histogram = self.histogram + probability_histogram(probs, mask > 0)
+        """Add images; as :meth:`IoU.update`."""
+        probs, mask = annotated(probs, mask)
+        if probs.numel():
+            self.histogram = self.histogram + probability_histogram(probs, mask > 0)
 
     def compute(self) -> Tensor:
         """The area, a scalar."""

@@ -10,7 +10,13 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from segmentation.metrics.classes import class_counts, count_columns
-from segmentation.metrics.counts import OBJECTS, PIXELS, image_counts, probability_histogram
+from segmentation.metrics.counts import (
+    OBJECTS,
+    PIXELS,
+    annotated,
+    image_counts,
+    probability_histogram,
+)
 from segmentation.metrics.scores import image_columns, ranking_scores, scores_of
 from segmentation.score_names import logged
 
@@ -80,7 +86,7 @@ class ScoreTable(Metric):
         """Add a batch of images.
 
         Args:
-            truth: (B, H, W) integer ids of the true objects, 0 = background.
+            truth: (B, H, W) integer ids of the true objects, 0 = background, -1 = not annotated.
             labels: The same of the predicted objects, where objects are scored.
             probs: (B, H, W) floating point, probability of the foreground in [0, 1]. Without, the
                 foreground is that of ``labels``, and nothing is ranked.
@@ -98,7 +104,10 @@ class ScoreTable(Metric):
             if other is not None and (truth.ndim != 3 or other.shape != truth.shape):
                 shapes = f"{tuple(truth.shape)} and {tuple(other.shape)}"
                 raise ValueError(f"truth and prediction must both be (B, H, W), got {shapes}")
-        hist = 0 if probs is None else probability_histogram(probs, truth > 0)
+        hist: Tensor | int = 0
+        if probs is not None:
+            ranked, true = annotated(probs, truth)
+            hist = probability_histogram(ranked, true > 0) if ranked.numel() else 0
         masks = (predicted > (0 if probs is None else self.threshold)).cpu().numpy()
         found = labels.cpu().numpy() if labels is not None and self.objects else [None] * len(masks)
         rows = [
