@@ -65,8 +65,9 @@ def clean_objects(labels: np.ndarray, min_size: int, fill_holes: bool) -> np.nda
     if fill_holes:
         labels = fill_object_holes(labels)
     if min_size > 1:
-        small = np.bincount(labels.reshape(-1)) < min_size
-        labels = np.where(small[labels], 0, labels)
+        known = labels.clip(0)
+        small = np.bincount(known.reshape(-1)) < min_size
+        labels = np.where(small[known] & (labels > 0), 0, labels)
     return renumber(labels)
 
 
@@ -173,13 +174,14 @@ def count_overlap(masks: Iterable[tuple[str, np.ndarray]]) -> int:
 
 
 def renumber(labels: np.ndarray) -> np.ndarray:
-    """Renumber (H, W) ids to 1…n without gaps, keeping their order; int32.
+    """Renumber (H, W) ids to 1…n without gaps, keeping their order; int32. -1 stays -1.
 
-    >>> renumber(np.int32([[0, 7, 3]])).tolist()
-    [[0, 2, 1]]
+    >>> renumber(np.int32([[0, 7, 3, -1]])).tolist()
+    [[0, 2, 1, -1]]
     """
     if int(labels.max(initial=0)) > 4 * labels.size or labels.min(initial=0) < 0:
-        return np.searchsorted(np.union1d(0, labels), labels).astype(np.int32)
+        ids = np.union1d(0, labels[labels > 0])
+        return np.where(labels < 0, -1, np.searchsorted(ids, labels)).astype(np.int32)
     present = np.bincount(labels.reshape(-1), minlength=1) > 0
     present[0] = True
     if present.all():

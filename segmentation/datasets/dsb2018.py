@@ -13,9 +13,9 @@ import numpy as np
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import RandomSplit, Splitter
-from segmentation.datasets.kaggle import csv_rows, rle_decode
 from segmentation.errors import UserError
 from segmentation.io.listing import say_once, some_of
+from segmentation.io.run_lengths import csv_rows, rle_decode
 from segmentation.io.tree import Tree, check_root, find_tree
 from segmentation.objects import (
     binary_mask,

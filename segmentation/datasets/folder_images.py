@@ -9,6 +9,7 @@ from pathlib import Path
 from segmentation.data.sample import Record
 from segmentation.errors import UserError
 from segmentation.io.listing import NNUNET, key_of
+from segmentation.io.outlines import is_outlines
 from segmentation.io.stacks import open_planes
 from segmentation.io.tiff import has_pages
 
@@ -76,11 +77,14 @@ def per_plane(record: Record, objects: bool) -> Sequence[Record]:
     count = len(planes)
     if objects:
         raise UserError(f"{path}: a stack of {count} planes, but one mask an object; {remedy}")
-    mask = open_planes(Path(record.masks[0]))
-    if len(mask) != count:
-        raise UserError(
-            f"{mask.path}: {len(mask)} plane(s), but the stack {path.name} has {count}; {remedy}"
-        )
+    for truth in map(Path, record.masks):
+        if is_outlines(truth) or truth.suffix.lower() in (".csv", ".npz"):
+            raise UserError(f"{truth}: is not read as the truth of a stack, {path.name}; {remedy}")
+        mask = open_planes(truth)
+        if len(mask) != count:
+            raise UserError(
+                f"{truth}: {len(mask)} plane(s), but the stack {path.name} has {count}; {remedy}"
+            )
     digits = max(4, len(str(count - 1)))
     group = record.group or record.id
     return [

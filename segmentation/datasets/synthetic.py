@@ -15,13 +15,13 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from segmentation.datasets.kaggle import rle_encode
 from segmentation.datasets.synthetic_cells import film
 from segmentation.datasets.synthetic_classes import cells_of_classes
 from segmentation.datasets.synthetic_nerve import subject
 from segmentation.datasets.synthetic_nuclei import Kind, Shape, quantise, render_nuclei
 from segmentation.errors import UserError
 from segmentation.io.files import unwritten
+from segmentation.io.run_lengths import rle_encode
 from segmentation.progress import progress
 
 # About the mix of the real stage 1 data (75 % / 8 % / 17 %), with every kind among the first six.

@@ -11,13 +11,13 @@ import pandas as pd
 import torch
 
 from segmentation.data.masks import MaskFacts, facts_of
-from segmentation.datasets.folder import find_images, find_maps
 from segmentation.errors import UserError
 from segmentation.evaluation import calibration, intervals, maps, table
 from segmentation.evaluation.pages import render
 from segmentation.io.files import write_bytes
 from segmentation.io.images import read_image, read_mask
 from segmentation.io.listing import partner_of
+from segmentation.io.pairs import find_images, find_maps
 from segmentation.io.tree import check_root
 from segmentation.metrics.counts import TOLERANCE, probability_histogram
 from segmentation.metrics.scores import ranking_scores, scores_of

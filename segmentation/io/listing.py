@@ -15,6 +15,9 @@ from segmentation.io.images import IMAGE_SUFFIXES
 # What programs append to the name of an image for its mask.
 MASK_ENDINGS: tuple[str, ...] = ("_mask", "_masks", "_cp_masks", "_label", "_labels", "_seg")
 MASK_ENDINGS += ("_prob", "_probabilities")
+MASK_ENDINGS += ("_rois", "_RoiSet")  # Cellpose's and Fiji's
+# Files that are truth where there is no mask: of one image each.
+TRUTH_SUFFIXES = (".geojson", ".json", ".roi", ".zip", ".npz")
 NNUNET = "_0000"  # what nnU-Net appends to the first channel of an image, its only one here
 # What operating systems and network disks strew about; hidden files are junk, too.
 _JUNK = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"}
@@ -54,6 +57,12 @@ class Listing(NamedTuple):
         if beside:
             self.passed_over[BESIDE] = beside
         return [name for name in images if name not in set(beside)]
+
+    def take(self, names: Container[str]) -> None:
+        """What is read all the same is not passed over."""
+        for what in (OTHER, OTHER_IMAGES):
+            if left := [name for name in self.passed_over.pop(what, ()) if name not in names]:
+                self.passed_over[what] = left
 
     @property
     def missed(self) -> bool:

@@ -1,19 +1,44 @@
-"""The truth of an image as its files hold it: masks, label maps, class maps."""
+"""The truth of an image as its files hold it: masks, label maps, class maps, outlines."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from io import BytesIO
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from segmentation.errors import UserError
-from segmentation.io.images import read_mask
+from segmentation.io.annotation_files import (
+    OBJECTS,
+    AnnotationFile,
+    matched,
+    open_annotations,
+    read_objects,
+)
+from segmentation.io.files import check_inflation
+from segmentation.io.images import decode_mask, read_mask
+from segmentation.io.listing import some_of
+from segmentation.io.outlines import is_outlines, read_outlines, size_of_outlines
+from segmentation.io.pairs import find_maps, find_objects
+from segmentation.io.regions import Region, number_of, paint
 from segmentation.io.stacks import open_stack
-from segmentation.objects import check_size, label_components, merge_objects, renumber
+from segmentation.io.tiff import decoding
+from segmentation.objects import (
+    binary_mask,
+    check_size,
+    count_overlap,
+    label_components,
+    merge_objects,
+    renumber,
+)
 
 Masks = Literal["binary", "labels", "objects", "classes"]
 _MOST_CLASSES = 255  # they are kept as uint8
+_NOWHERE = np.zeros((1, 1), bool)  # broadcasts to any image
+_KEYS = ("masks", "labels")  # of the label map among several arrays of an NPZ file
 
 
 class Truth(NamedTuple):
@@ -24,73 +49,332 @@ class Truth(NamedTuple):
         classes: (n + 1,) uint8, the class 1…K of each id, 0 first; ``None`` without classes.
         values: (H, W) integers as the file holds them, 0 where not annotated; ``None`` where they
             can mean one thing only.
+        overlaps: Pixels that several objects claim.
     """
 
     labels: np.ndarray
     classes: np.ndarray | None = None
     values: np.ndarray | None = None
+    overlaps: int = 0
 
 
 @dataclass(frozen=True)
 class TruthReader:
-    """Reads the truth of an image, for training and for scores alike.
+    """Finds and reads the truth of images, for training and for scores alike.
 
     Attributes:
         mask_type: What the values of a mask are: 0 and one other (``binary``), ids of objects
             (``labels``), the same in one file an object (``objects``), or ``classes``: numbers of
             ``class_names`` from 1, whose 8-connected components are the objects.
-        class_names: Names of the classes 1…K.
+        class_names: Names of the classes 1…K. But for ``classes`` they are folders of masks, or are
+            named by ``objects.csv`` or by files of outlines.
+        ignore: The value of pixels that are not annotated.
+        annotated: Folder of masks of what is annotated.
+        option: What comes before the name of a setting in messages.
     """
 
     mask_type: Masks = "binary"
     class_names: tuple[str, ...] = ()
+    ignore: int | None = None
+    annotated: Path | None = None
+    option: str = "data."
+    _opened: dict[Path, Any] = field(default_factory=dict, init=False, repr=False)
+    _names: dict[tuple[Path, str], str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         names = self.class_names
+        if self.mask_type not in get_args(Masks):
+            kinds = ", ".join(get_args(Masks))
+            raise UserError(f"mask_type: {self.mask_type!r} must be one of {kinds}")
         if self.mask_type == "classes" and not names:
             raise UserError(
-                "data.mask_type: classes needs the names of the values 1, 2, …: set data.classes, "
-                "such as [tumour, stroma]"
+                f"{self.option}mask_type: classes needs the names of the values 1, 2, …: set "
+                f"{self.option}classes, such as [tumour, stroma]"
+            )
+        if self.mask_type == "objects" and names:
+            raise UserError(
+                f"{self.option}classes: one file an object has none; make a folder of masks for "
+                "each class, or set mask_type: classes"
             )
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise UserError(f"data.classes: {twice!r} is named twice; name each class once")
+            raise UserError(f"{self.option}classes: {twice!r} is named twice; name each class once")
         if len(names) > _MOST_CLASSES:
-            raise UserError(f"data.classes: {len(names)} are more than {_MOST_CLASSES}")
+            raise UserError(f"{self.option}classes: {len(names)} are more than {_MOST_CLASSES}")
+        if self.ignore is not None and (self.ignore < 0 or self.ignore + len(names) == 0):
+            raise UserError(
+                f"{self.option}ignore: {self.ignore} must be the value of pixels that are not "
+                "annotated, such as 255; 0 is the background, but for class maps"
+            )
+
+    @property
+    def settings(self) -> str:
+        """Of what a sample depends on beside its files; empty for the usual ones."""
+        about = (*self.class_names, *([] if self.ignore is None else [f"ignore {self.ignore}"]))
+        return "|".join(("", *about)) + ("|annotated" if self.annotated else "")
+
+    def find(self, place: Path, images: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
+        """The files of each image's truth in a folder, or one file for all images, by its name.
+
+        The truth of other images is among them. ``images`` may be empty.
+        """
+        if place.is_file():
+            self._opened[place] = opened = open_annotations(place)
+            names = matched(place, opened.names, images)
+            self._names.update({(place, name): own for name, own in names.items()})
+            found: dict[str, tuple[Path, ...]] = {name: (place,) for name in names}
+        elif self.mask_type == "objects":
+            found = find_objects(place)
+        elif folders := self._class_folders(place):
+            found = _beside(folders, images)
+        else:
+            maps = find_maps(place, images, images.values())
+            found = {name: (path,) for name, path in maps.items()}
+            table = self._table_of_classes(place, maps)
+            found = {name: (*files, *table) for name, files in found.items()}
+        if self.annotated is None:
+            return found
+        regions = find_maps(self.annotated, images)
+        if missing := sorted(found.keys() - regions.keys()):
+            raise UserError(
+                f"{self.annotated / missing[0]}.*: no mask of what is annotated (of "
+                f"{len(missing)} such); add it, all 255 if the whole image is"
+            )
+        return {name: (*files, regions[name]) for name, files in found.items()}
 
     def read(
-        self, files: Sequence[str | Path], shape: tuple[int, int], plane: int | None = None
+        self,
+        name: str,
+        files: Sequence[str | Path],
+        shape: tuple[int, int] | None = None,
+        plane: int | None = None,
     ) -> Truth:
-        """The truth of an image of ``shape``, or of one ``plane`` of a stack.
+        """The truth of an image, a :class:`UserError` where a file is at fault.
 
-        Where a file is at fault it is a :class:`UserError`.
+        Args:
+            name: Of the image.
+            files: As :meth:`find` gave them for it.
+            shape: (H, W) of the image; ``None`` takes it from the files, if they tell.
+            plane: Which one of a stack it is.
         """
-        if self.mask_type == "objects":
-            values = merge_objects(((str(m), read_mask(m)) for m in files), shape)
-        else:
-            stack = None if plane is None else open_stack(Path(files[0]))
-            values = read_mask(files[0]) if stack is None else stack.mask(plane or 0)
-            check_size(str(files[0]), values.shape, shape)
-        if self.mask_type == "classes":
-            return Truth(*self._objects_of_classes(values, files[0]))
-        if self.mask_type == "binary":
-            return Truth(label_components(values > 0), values=values)
-        return Truth(renumber(values.astype(np.int32)), values=values)
-
-    def _objects_of_classes(
-        self, values: np.ndarray, file: str | Path
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The components of each class of an (H, W) map, and their classes."""
-        names = self.class_names
-        present = np.flatnonzero(np.bincount(values.reshape(-1)))  # values fit into an int32
-        if len(odd := present[present > len(names)]):
-            named = ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))
+        paths = [Path(file) for file in files]
+        region = paths.pop() if self.annotated else None
+        truth, unknown = self._read(name, paths, shape, plane)
+        if region is not None:
+            known = _pixels(region, plane) > 0
+            check_size(str(region), known.shape, truth.labels.shape)
+            unknown = unknown | ~known
+        if not unknown.any():
+            return truth
+        labels, values = np.where(unknown, -1, truth.labels), truth.values
+        if (labels < 0).all():
             raise UserError(
-                f"{file}: holds the value(s) {', '.join(map(str, odd[:4]))}, but data.classes "
-                f"names {named}; name all classes, in the order of their values"
+                f"{paths[0] if paths else name}: no pixel is annotated; remove the image, or "
+                f"correct {self.option}ignore and {self.option}annotated"
+            )
+        classes = truth.classes
+        if classes is not None:
+            classes = classes[np.union1d(0, labels[labels > 0])]
+        values = None if values is None else np.where(unknown, 0, values)
+        return Truth(renumber(labels), classes, values, truth.overlaps)
+
+    def overlaps(
+        self,
+        name: str,
+        files: Sequence[str | Path],
+        shape: tuple[int, int],
+        plane: int | None = None,
+    ) -> int:
+        """Pixels of an image that several of its objects claim."""
+        if self.mask_type == "objects":
+            return count_overlap((str(path), read_mask(path)) for path in files)
+        return self.read(name, files, shape, plane).overlaps
+
+    def _read(
+        self, name: str, paths: list[Path], shape: tuple[int, int] | None, plane: int | None
+    ) -> tuple[Truth, np.ndarray]:
+        """Truth, and the (H, W) bool pixels that its own files say are not annotated."""
+        if paths and (paths[0] in self._opened or is_outlines(paths[0])):
+            return self._painted(name, paths[0], shape), _NOWHERE
+        if self.mask_type == "objects":
+            maps = [(str(path), *self._values(path, plane)) for path in paths]
+            if shape is None and not maps:
+                raise UserError(f"{name}: a folder without masks tells no size; give the image")
+            shape = shape or maps[0][1].shape
+            values = merge_objects(((path, some) for path, some, _ in maps), shape)
+            return Truth(values, values=values), reduce(
+                np.logical_or, (some for *_, some in maps), _NOWHERE
+            )
+        first, *more = paths
+        values, unknown = self._values(first, plane)
+        check_size(str(first), values.shape, shape or values.shape)
+        if self.mask_type == "classes":
+            return self._of_classes(values, first), unknown
+        if more and more[0].name != OBJECTS:
+            return self._of_folders(paths, values.shape, plane)
+        if self.mask_type == "binary":
+            return Truth(label_components(values > 0), values=values), unknown
+        classes = self._classes_of(name, values, first, more[0]) if more else None
+        return Truth(renumber(values.astype(np.int32)), classes, values), unknown
+
+    def _values(self, path: Path, plane: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """The values of a mask, 0 where they say that a pixel is not annotated; and where."""
+        values = _pixels(path, plane)
+        if self.ignore is None:
+            return values, _NOWHERE
+        unknown = values == self.ignore
+        return np.where(unknown, 0, values).astype(values.dtype), unknown
+
+    def _painted(self, name: str, path: Path, shape: tuple[int, int] | None) -> Truth:
+        """The truth of a file of outlines or of annotations."""
+        opened: AnnotationFile | None = self._opened.get(path)
+        own = self._names.get((path, name), name)
+        stated = size_of_outlines(path) if opened is None else opened.size(own)
+        if (shape := shape or stated) is None:
+            raise UserError(f"{path}: does not tell the size of its image; give the images, too")
+        regions: list[Region] = (
+            read_outlines(path, shape) if opened is None else opened.regions(own, shape)
+        )
+        painted = paint(regions, shape, self.class_names)
+        return Truth(painted.labels, painted.classes, None, painted.overlaps)
+
+    def _of_classes(self, values: np.ndarray, path: Path) -> Truth:
+        """The components of each class of an (H, W) map."""
+        present = np.flatnonzero(np.bincount(values.reshape(-1)))  # values fit into an int32
+        if len(odd := present[present > len(self.class_names)]):
+            numbered = enumerate(self.class_names, start=1)
+            named = ", ".join(f"{number} {name}" for number, name in numbered)
+            raise UserError(
+                f"{path}: holds the value(s) {', '.join(map(str, odd[:4]))}, but "
+                f"{self.option}classes names {named}; name all classes, in the order of their "
+                f"values, and what is not annotated by {self.option}ignore"
             )
         labels, classes = np.zeros(values.shape, np.int32), [0]
         for number in present[present > 0].tolist():
             parts = label_components(values == number)
             np.add(parts, len(classes) - 1, out=labels, where=parts > 0)
             classes += [number] * int(parts.max())
-        return labels, np.array(classes, np.uint8)
+        return Truth(labels, np.array(classes, np.uint8))
+
+    def _of_folders(
+        self, paths: list[Path], shape: tuple[int, ...], plane: int | None
+    ) -> tuple[Truth, np.ndarray]:
+        """The objects in one mask for each class."""
+        regions, unknown = [], np.zeros(shape, bool)
+        for number, path in enumerate(paths, start=1):
+            values, odd = self._values(path, plane)
+            check_size(str(path), values.shape, shape)
+            unknown |= odd
+            if self.mask_type == "binary":
+                values = label_components(binary_mask(values, str(path)))
+            flat = renumber(values.astype(np.int32)).reshape(-1)
+            order = np.argsort(flat, kind="stable")
+            places = np.split(order, np.cumsum(np.bincount(flat))[:-1])[1:]
+            regions += [Region(str(path), pixels, number) for pixels in places]
+        painted = paint(regions, (shape[0], shape[1]), self.class_names)
+        return Truth(painted.labels, painted.classes, None, painted.overlaps), unknown
+
+    def _classes_of(self, name: str, values: np.ndarray, path: Path, table: Path) -> np.ndarray:
+        """The class of each id of a label map, as a table says."""
+        kinds = self._opened[table].get(name, {})
+        present = np.unique(values[values > 0]).tolist()
+        if lacking := [number for number in present if number not in kinds]:
+            raise UserError(
+                f"{table}: has no row for object {lacking[0]} of {path} (image {name!r}); add it"
+            )
+        if absent := sorted(kinds.keys() - set(present)):
+            raise UserError(f"{path}: holds no object {absent[0]}, of which {table} has a row")
+        numbers = [
+            number_of(
+                int(kinds[number]) if kinds[number].isdecimal() else kinds[number],
+                self.class_names,
+                f"{table}: object {number} of {name}",
+            )
+            for number in present
+        ]
+        return np.array([0, *numbers], np.uint8)
+
+    def _class_folders(self, place: Path) -> list[Path]:
+        """The folder of masks of each class, if there is one."""
+        folders = [place / name for name in self.class_names if self.mask_type != "classes"]
+        there = [folder for folder in folders if folder.is_dir()]
+        if there and len(there) < len(folders):
+            lacking = next(folder for folder in folders if folder not in there)
+            raise UserError(f"{lacking}: the folder of this class is missing; add it")
+        if there:
+            named = {folder.name for folder in there}
+            others = sorted(p.name for p in place.iterdir() if p.is_dir() and p.name not in named)
+            others = [name for name in others if not name.startswith(".")]
+            if others:
+                raise UserError(
+                    f"{place / others[0]}: a class that {self.option}classes does not name "
+                    f"({some_of(self.class_names)}); name all classes, or remove it"
+                )
+        return there
+
+    def _table_of_classes(self, place: Path, maps: Mapping[str, Path]) -> tuple[Path, ...]:
+        """The table of the classes of label maps, where they need one."""
+        if (
+            not self.class_names
+            or self.mask_type == "classes"
+            or all(map(is_outlines, maps.values()))
+        ):
+            return ()
+        tables = [place / OBJECTS, place.parent / OBJECTS]
+        if table := next((path for path in tables if path.is_file()), None):
+            if self.mask_type == "labels":
+                rows = read_objects(table)
+                names = matched(table, list(rows), maps)
+                self._opened[table] = {name: rows[own] for name, own in names.items()}
+                return (table,)
+            raise UserError(
+                f"{table}: tells the classes of ids; set {self.option}mask_type: labels"
+            )
+        raise UserError(
+            f"{place}: nothing tells the classes of its masks; make a folder for each, such as "
+            f"{place / self.class_names[0]}, add {OBJECTS} with image, object and class, or set "
+            f"{self.option}mask_type: classes"
+        )
+
+
+def _pixels(path: Path, plane: int | None) -> np.ndarray:
+    """A mask as :func:`read_mask` gives it, or one plane of a stack of masks."""
+    if plane is not None:
+        return open_stack(path).mask(plane)
+    return read_npz(path) if path.suffix.lower() == ".npz" else read_mask(path)
+
+
+def read_npz(path: Path) -> np.ndarray:
+    """The label map of an NPZ file, as :func:`read_mask`: its only array, or ``masks``, ``labels``.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "a.npz")
+    >>> np.savez(path, labels=np.int64([[0, 3]]), flows=np.zeros(4))
+    >>> read_npz(path).tolist()
+    [[0, 3]]
+    """
+    with decoding(path, "NPZ"):
+        data = path.read_bytes()
+        archive = zipfile.ZipFile(BytesIO(data))
+        arrays = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+        wanted = [key for key in _KEYS if key in arrays] or list(arrays)
+        if len(arrays) > 1 and len(wanted) != 1:
+            raise UserError(
+                f"{path}: holds the arrays {some_of(list(arrays))}; call the label map masks, or "
+                "save it alone"
+            )
+        if not arrays:
+            raise UserError(f"{path}: holds no array; save the label map again")
+        check_inflation(path, arrays[wanted[0]].file_size, len(data))
+        return decode_mask(archive.read(arrays[wanted[0]]), f"{path}: {wanted[0]}")
+
+
+def _beside(folders: list[Path], images: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
+    """The masks of each image in the folders of all classes; one that is missing: UserError."""
+    found = [find_maps(folder, images, images.values()) for folder in folders]
+    for name in sorted(set().union(*found)):
+        if lacking := [f for f, maps in zip(folders, found, strict=True) if name not in maps]:
+            raise UserError(
+                f"{lacking[0] / name}.*: no mask of class {lacking[0].name}; add it, all 0 where "
+                "the class is absent"
+            )
+    return {name: tuple(maps[name] for maps in found) for name in sorted(found[0])}

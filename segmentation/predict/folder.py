@@ -25,10 +25,10 @@ from segmentation.errors import Unwritten, UserError, printable
 from segmentation.io.files import sha256_of, write_table
 from segmentation.io.images import IMAGE_SUFFIXES
 from segmentation.io.listing import list_files, say_once
+from segmentation.io.run_lengths import RLE_COLUMNS
 from segmentation.io.stacks import open_planes
 from segmentation.io.tiff import decoding
 from segmentation.measurements import IMAGE_COLUMNS, OBJECT_COLUMNS
-from segmentation.predict.formats import RLE_COLUMNS
 from segmentation.predict.manifest import Manifest
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor

@@ -13,7 +13,6 @@ import numpy as np
 from roifile import ROI_TYPE, ImagejRoi
 from skimage.measure import label as label_regions
 
-RLE_COLUMNS = ("ImageId", "EncodedPixels")
 Ring = list[tuple[int, int]]
 
 

@@ -19,12 +19,12 @@ from segmentation.evaluation.overlays import tint
 from segmentation.io.files import fitting, write_bytes, writing
 from segmentation.io.images import write_image
 from segmentation.io.metadata import Calibration
+from segmentation.io.run_lengths import RLE_COLUMNS
 from segmentation.io.stacks import Planes
 from segmentation.io.windows import BandStore
 from segmentation.io.write import write_stack, write_tiff
 from segmentation.measurements import derived_measures, image_measures, measure_objects
 from segmentation.predict.formats import (
-    RLE_COLUMNS,
     FeatureWriter,
     add_rois,
     outlines,

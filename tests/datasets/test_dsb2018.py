@@ -11,9 +11,9 @@ import pytest
 
 from segmentation.data.splits import OfficialSplit, RandomSplit
 from segmentation.datasets.dsb2018 import DSB2018, DSB2018DataModule, kind
-from segmentation.datasets.kaggle import rle_decode, rle_encode
 from segmentation.datasets.synthetic import write_dsb2018
 from segmentation.errors import UserError
+from segmentation.io.run_lengths import rle_decode, rle_encode
 from segmentation.objects import label_components, renumber
 from tests.datasets.test_readers import refusal
 

@@ -13,11 +13,12 @@ from segmentation.data.cache import decoded
 from segmentation.data.datamodule import DataFiles
 from segmentation.data.sample import Sample
 from segmentation.data.splits import GroupSplit
-from segmentation.datasets.folder import FolderDataModule, FolderDataset, find_images, find_maps
+from segmentation.datasets.folder import FolderDataModule, FolderDataset
 from segmentation.datasets.synthetic import write_folder
 from segmentation.errors import UserError
 from segmentation.io.images import write_image
 from segmentation.io.listing import MASK_ENDINGS
+from segmentation.io.pairs import find_images, find_maps
 from segmentation.objects import label_components
 
 SIZE = (40, 56)

@@ -13,7 +13,6 @@ import tifffile
 
 from segmentation.__main__ import main
 from segmentation.datasets.bbbc039 import label_values
-from segmentation.datasets.kaggle import rle_decode
 from segmentation.datasets.synthetic import (
     write_bbbc039,
     write_dic_hela,
@@ -25,6 +24,7 @@ from segmentation.datasets.synthetic_cells import film
 from segmentation.datasets.synthetic_nerve import subject
 from segmentation.datasets.synthetic_nuclei import Kind, make_nuclei
 from segmentation.errors import UserError
+from segmentation.io.run_lengths import rle_decode
 from tests.helpers import refusal
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

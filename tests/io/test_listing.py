@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from segmentation.datasets.folder import find_images
 from segmentation.errors import UserError
 from segmentation.io.listing import key_of, list_files, partner_of
+from segmentation.io.pairs import find_images
 from segmentation.io.tree import Tree
 
 

@@ -19,8 +19,8 @@ from roifile import roiread
 import segmentation
 from segmentation.__main__ import main
 from segmentation.checkpoints import load_task
-from segmentation.datasets.kaggle import rle_encode
 from segmentation.io.images import read_image, read_mask
+from segmentation.io.run_lengths import rle_encode
 from tests.helpers import refusal
 from tests.predict.predicting import ALL, altered, argv, make_images, rows
 

@@ -13,7 +13,7 @@ from roifile import ImagejRoi, roiread
 from skimage.draw import polygon2mask
 from skimage.measure import label
 
-from segmentation.datasets.kaggle import rle_decode, rle_encode
+from segmentation.io.run_lengths import rle_decode, rle_encode
 from segmentation.predict.formats import (
     FeatureWriter,
     Ring,

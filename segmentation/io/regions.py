@@ -1,0 +1,89 @@
+"""Objects as annotation programs keep them, one by one, each as the pixels that belong to it."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from segmentation.errors import UserError
+from segmentation.objects import renumber
+
+# What QuPath and labelme call regions that must not be learned from.
+_NOT_ANNOTATED = ("Ignore*", "__ignore__")
+
+
+class Region(NamedTuple):
+    """One object of an image.
+
+    Attributes:
+        what: Names it in messages, its file before it.
+        pixels: int64 places in the rows of the image; some may come twice.
+        kind: Name of its class, or its number from 1; ``None`` where it has none.
+        annotated: ``False``: it is not known what is in it.
+    """
+
+    what: str
+    pixels: np.ndarray
+    kind: str | int | None = None
+    annotated: bool = True
+
+
+class Painted(NamedTuple):
+    """A label map of regions: see :class:`segmentation.io.truth.Truth`."""
+
+    labels: np.ndarray
+    classes: np.ndarray | None
+    overlaps: int  # pixels that several of them claim
+
+
+def paint(
+    regions: Iterable[Region], shape: tuple[int, int], class_names: tuple[str, ...]
+) -> Painted:
+    """Regions ► an (H, W) label map and their classes, if ``class_names`` says which there are.
+
+    Where regions overlap the later one wins; one that vanishes so keeps no id. Pixels that are not
+    annotated and belong to no object become -1. A region of another class, or of none, is a
+    :class:`UserError`.
+
+    >>> cells = [Region("a", np.array([0, 1])), Region("b", np.array([1, 2]))]
+    >>> labels, _, overlaps = paint(cells, (1, 4), ())
+    >>> labels.tolist(), overlaps
+    ([[1, 2, 2, 0]], 1)
+    """
+    labels = np.zeros(shape[0] * shape[1], np.int32)
+    several, unknown = np.zeros(labels.shape, bool), np.zeros(labels.shape, bool)
+    numbers = [0]
+    for region in regions:
+        if not region.annotated or region.kind in _NOT_ANNOTATED:
+            unknown[region.pixels] = True
+            continue
+        numbers.append(_number(region, class_names) if class_names else 0)
+        several[region.pixels] |= labels[region.pixels] > 0
+        labels[region.pixels] = len(numbers) - 1
+    labels[unknown & (labels == 0)] = -1
+    classes = class_of_ids(labels, np.array(numbers, np.uint8)) if class_names else None
+    return Painted(renumber(labels.reshape(shape)), classes, int(np.count_nonzero(several)))
+
+
+def class_of_ids(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The classes, (n + 1,) uint8, of the ids that :func:`renumber` gives: ``numbers`` of the old.
+
+    >>> class_of_ids(np.array([[0, 2, 2]]), np.uint8([0, 1, 3])).tolist()
+    [0, 3]
+    """
+    return np.asarray(numbers[np.union1d(0, labels[labels > 0])].astype(np.uint8))
+
+
+def number_of(kind: str | int | None, class_names: tuple[str, ...], what: str) -> int:
+    """The number of a class by its name; a :class:`UserError` for what is none of the classes."""
+    if isinstance(kind, str) and kind in class_names:
+        return class_names.index(kind) + 1
+    if isinstance(kind, int) and 0 < kind <= len(class_names):
+        return kind
+    named = ", ".join(f"{number} {name}" for number, name in enumerate(class_names, start=1))
+    has = "has no class" if kind is None else f"is of class {kind!r}"
+    raise UserError(f"{what} {has}, but data.classes names {named}; name all classes there")
+
+
+def _number(region: Region, class_names: tuple[str, ...]) -> int:
+    return number_of(region.kind, class_names, region.what)
