@@ -91,7 +91,7 @@ class Corrected(SegmentationDataset):
                     f"{what} is {sizes[0]} (H×W) where the image is {sizes[1]}; remove the entry"
                 )
             # Some readers judge the kind by the mask (with or without a nerve).
-            kinds.setdefault(int(np.count_nonzero(owner.labels)), owner.kind)
+            kinds.setdefault(int(np.count_nonzero(owner.labels > 0)), owner.kind)
             if labels is not None and owner.classes is not None:
                 raise UserError(f"{what} holds classes, is one of several; list one mask alone")
             labels = owner.labels if labels is None else union(labels, owner.labels)
@@ -106,11 +106,14 @@ def union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Instances whose foreground is the union of two (H, W) int32 label maps' foregrounds.
 
     Objects of ``first`` keep their pixels. Where more than half of an object of ``second`` lies in
-    one of them, its other pixels join that; otherwise they are an object of their own.
+    one of them, its other pixels join that; otherwise they are an object of their own. What neither
+    of them annotates remains -1.
 
     >>> union(np.array([[7, 7, 0, 0]]), np.array([[0, 0, 3, 3]])).tolist()
     [[1, 1, 2, 2]]
     """
+    unknown = (first < 0) & (second < 0)
+    first, second = np.maximum(first, 0), np.maximum(second, 0)
     columns, rows = int(first.max(initial=0)) + 1, int(second.max(initial=0)) + 1
     pairs = second.astype(np.intp) * columns + first
     overlap = np.bincount(pairs.reshape(-1), minlength=rows * columns).reshape(rows, columns)
@@ -120,7 +123,7 @@ def union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     joins = 2 * overlap[np.arange(rows), partner] > areas
     wanted = np.where(joins, partner, columns + np.arange(rows))
     wanted[0] = 0
-    return renumber(np.where(first > 0, first, wanted[second]))
+    return renumber(np.where(unknown, -1, np.where(first > 0, first, wanted[second])))
 
 
 def read_corrections(path: Path) -> Corrections:

@@ -270,11 +270,14 @@ class SegmentationDataModule(LightningDataModule):
         return class_levels((self.gray(sample.id) for sample in some), some, count)
 
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The prepared (H, W, C) uint8 image and its true (H, W) foreground, as scored."""
+        """The prepared (H, W, C) uint8 image and its truth, as scored.
+
+        The truth is (H, W) integers: 1 foreground, 0 background, -1 not annotated.
+        """
         sample = self.raw[self._places[name]]
         assert sample.labels is not None
         whole = replace(self.preprocess, crop=None, resize=None)
-        return whole.prepare(sample.image, sample.channels), sample.labels > 0
+        return whole.prepare(sample.image, sample.channels), np.sign(sample.labels)
 
     def _eval_loader(self, name: str) -> DataLoader[Batch]:
         rank, world = self._rank()

@@ -247,7 +247,8 @@ def facts_of(
     second = int(present[-2]) if len(present) > 1 else 0
     limit = int(np.iinfo(mask.dtype).max)
     regions = int(np.count_nonzero(areas * _SPECK >= largest[owner]))
-    about = (len(present), low, second, top, limit, regions, edge, lone, mask.size - area)
+    zeros = mask.size - area - int(np.count_nonzero(mask < 0))
+    about = (len(present), low, second, top, limit, regions, edge, lone, zeros)
     return MaskFacts(ids, *about, around, same)
 
 

@@ -122,7 +122,7 @@ class SegmentationDataset(Dataset[Sample], Source):
         return map(self.read, self.records)
 
     def plot(self, i: int) -> "Figure":
-        """Sample ``i`` as a picture, its objects outlined."""
+        """Sample ``i`` as a picture, its objects outlined, dark where it is not annotated."""
         from matplotlib.figure import Figure
         from skimage.segmentation import mark_boundaries
 
@@ -131,7 +131,8 @@ class SegmentationDataset(Dataset[Sample], Source):
             sample.image / max(1, sample.image.max()), (*sample.image.shape[:2], 3)
         )
         if sample.labels is not None:
-            shown = mark_boundaries(shown, sample.labels)
+            shown = mark_boundaries(shown, sample.labels.clip(0))
+            shown[sample.labels < 0] *= 0.5
         axes = (figure := Figure()).subplots()
         axes.imshow(shown)
         axes.set(title=sample.id, xticks=(), yticks=())

@@ -189,7 +189,8 @@ def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves | None]:
             both = torch.from_numpy(truth)[None], torch.from_numpy(found)[None]
             scored.update(*both, ids=[name], groups=[name.rpartition("/")[0]])
         if name in inputs.probabilities:
-            probs, mask = maps.read_probability(inputs.probabilities[name]), truth > 0
+            known = truth >= 0
+            probs, mask = maps.read_probability(inputs.probabilities[name])[known], truth[known] > 0
             pixels = torch.from_numpy(probs)[None], torch.from_numpy(mask)[None]
             hist = probability_histogram(*pixels).numpy()
             counted[name] = hist, calibration.reliability_counts(probs, mask)

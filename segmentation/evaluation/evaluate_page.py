@@ -59,6 +59,6 @@ def _shown_image(inputs: Inputs, name: str) -> str:
     size = max(1, round(height * scale)), max(1, round(width * scale))
     rgb = resize_image(rgb, size)
     truth, prediction = resize_labels(truth, size), resize_labels(prediction, size)
-    errors = tint(rgb, prediction > 0, truth > 0, 0.5)
+    errors = tint(rgb, prediction > 0, truth, 0.5)
     panels = outlined(rgb, truth), outlined(rgb, prediction), errors
     return data_url(in_a_row(*panels), lossless=True)

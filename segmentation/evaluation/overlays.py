@@ -13,6 +13,7 @@ OUTLINE = (255, 225, 25)
 TRUE_POSITIVE = (160, 32, 240)
 FALSE_NEGATIVE = (255, 225, 25)
 FALSE_POSITIVE = (0, 200, 0)
+UNKNOWN = (128, 128, 128)  # stripes over what is not annotated
 # Of channels, whose light adds up: the first two, magenta and green, anybody can tell apart.
 _CHANNELS = ((255, 0, 255), (0, 255, 0), (0, 128, 255), (255, 128, 0), (255, 255, 0))
 
@@ -46,7 +47,8 @@ def error_overlay(image: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -
 
     Args:
         image: (H, W, C) uint8, as :func:`composite` shows it.
-        predicted, truth: (H, W) bool.
+        predicted: (H, W) bool.
+        truth: (H, W) bool, or integers as :func:`tint` takes them.
     """
     rgb = composite(image)
     return in_a_row(rgb, tint(rgb, predicted, truth, 0.5))
@@ -59,12 +61,21 @@ def in_a_row(*panels: np.ndarray) -> np.ndarray:
 
 
 def tint(rgb: np.ndarray, predicted: np.ndarray, truth: np.ndarray, opacity: float) -> np.ndarray:
-    """Colour hits and errors of (H, W, 3) uint8; true negatives are left as they are."""
+    """Colour hits and errors of (H, W, 3) uint8; true negatives are left as they are.
+
+    ``truth`` is bool, or above 0 in objects and below 0 where it is not annotated: hatched.
+    """
+    unknown, truth = truth < 0, truth > 0
+    predicted = predicted & ~unknown
     colours = np.zeros((2, 2, 3), np.float32)  # [truth, predicted]
     colours[1, 1], colours[1, 0], colours[0, 1] = TRUE_POSITIVE, FALSE_NEGATIVE, FALSE_POSITIVE
     wanted = colours[truth.astype(np.intp), predicted.astype(np.intp)]
     alpha = opacity * (truth | predicted)[..., None]
     tinted: np.ndarray = (rgb * (1 - alpha) + wanted * alpha).round().astype(np.uint8)
+    if unknown.any():
+        rows, columns = np.nonzero(unknown)
+        stripes = (rows + columns) % 8 < 2
+        tinted[rows[stripes], columns[stripes]] = UNKNOWN
     return tinted
 
 

@@ -115,7 +115,7 @@ class StudyDataModule(SegmentationDataModule):
             return super().shown(name)
         sample = self.prepared[self._places[name]]
         assert sample.labels is not None
-        return sample.image, sample.labels > 0
+        return sample.image, np.sign(sample.labels)
 
     def _fixed(self, name: str, windows: TrainWindows, blank: bool = False) -> SampleStore:
         """What does not change from epoch to epoch, computed once and cached.
@@ -170,7 +170,7 @@ class TiledSamples:
         grid = range(division)
         self.tiles = [(i, r, c) for i in range(len(samples)) for r in grid for c in grid]
         if not keep_blank:
-            self.tiles = [t for t in self.tiles if (self._tile(*t).labels > 0).any()]  # type: ignore[operator]
+            self.tiles = [t for t in self.tiles if np.any(self._tile(*t).labels > 0)]  # type: ignore[operator]
             if not self.tiles:
                 raise UserError("data.blank: drop leaves nothing to train on; use keep")
 

@@ -27,7 +27,7 @@ from segmentation.training.signals import STATUS
 INIT_SECONDS, FINISH_SECONDS = 30, 120  # that W&B's server may keep a run waiting
 ASK_SECONDS = 5  # that it may keep one waiting that was asked to stop
 TABLE_IMAGES = 200  # in the table of test images; per_image.csv has all
-Picture = tuple[np.ndarray, np.ndarray, np.ndarray]  # image (H, W, C) uint8; prediction, truth bool
+Picture = tuple[np.ndarray, np.ndarray, np.ndarray]  # image; prediction; truth 1, 0, -1
 
 
 class MetricsLogger(CSVLogger):
@@ -213,8 +213,9 @@ def _layered(image: np.ndarray, mask: np.ndarray, truth: np.ndarray, name: str =
     """An image with prediction and truth as W&B's mask layers, to be switched on and off."""
     import wandb
 
+    names = {1: "foreground"} | ({255: "not annotated"} if (truth < 0).any() else {})
     layers = {
-        title: {"mask_data": layer.astype(np.uint8), "class_labels": {1: "foreground"}}
+        title: {"mask_data": layer.astype(np.uint8), "class_labels": names}
         for title, layer in (("prediction", mask), ("truth", truth))
     }
     rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image

@@ -143,7 +143,7 @@ class TestReport(Callback):
 def _picture(
     trainer: Trainer, masks: dict[str, bytes], name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The image (H, W, C) uint8, what was predicted and the truth, both (H, W) bool."""
+    """The image (H, W, C) uint8, what was predicted (H, W) bool, and the truth as shown."""
     data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
     image, truth = data.shown(name)
     bits = np.frombuffer(zlib.decompress(masks[name]), np.uint8)

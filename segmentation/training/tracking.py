@@ -105,7 +105,7 @@ class Tracking(Callback):
         places = np.linspace(0, count - 1, min(self.pictures, count)).round()
         if due and trainer.is_global_zero and batch_idx in places:
             mask = (outputs["foreground"][0] > pl_module.target.threshold).cpu().numpy()
-            truth = batch["labels"][0].cpu().numpy() > 0
+            truth = batch["labels"][0].sign().cpu().numpy()
             self._shown[batch["id"][0]] = _image(trainer, batch), mask, truth
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:

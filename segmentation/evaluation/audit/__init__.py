@@ -152,7 +152,7 @@ def make_audit(
             else None,
         },
         "distributions": distributions(facts),
-        "samples": [asdict(one) for one in facts],
+        "samples": [_row(one) for one in facts],
     }
     texts = (
         audit_page(report, store, facts, found),
@@ -174,6 +174,11 @@ def make_audit(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return report
+
+
+def _row(one: SampleFacts) -> dict[str, Any]:
+    """A sample's numbers; without a column of what is not annotated where all is."""
+    return {k: v for k, v in asdict(one).items() if v or k != "unannotated"}
 
 
 class _WithoutFaults:

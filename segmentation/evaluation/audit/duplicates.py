@@ -107,9 +107,14 @@ def fingerprint(image: np.ndarray) -> np.ndarray:
 
 
 def foreground_iou(one: np.ndarray | None, other: np.ndarray | None) -> float | None:
-    """Intersection over union of two label maps' foregrounds; 1 where both are empty."""
+    """Intersection over union of two label maps' foregrounds; 1 where both are empty.
+
+    Pixels that are not annotated in both are left out.
+    """
     if one is None or other is None:
         return None
+    known = (one >= 0) & (other >= 0)
+    one, other = one[known], other[known]
     both, either = (one > 0) & (other > 0), (one > 0) | (other > 0)
     return round(int(both.sum()) / int(either.sum()), 4) if either.any() else 1.0
 

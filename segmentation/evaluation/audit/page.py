@@ -71,7 +71,7 @@ def side_by_side(first: Sample, second: Sample) -> str:
     """
     (rgb, labels), (other_rgb, other) = _shrunk(first), _shrunk(second)
     bar = np.full((len(rgb), 4, 3), 255, np.uint8)
-    errors = tint(rgb, other > 0, labels > 0, opacity=0.6)
+    errors = tint(rgb, other > 0, np.where(other < 0, -1, labels), opacity=0.6)
     panels = [outlined(rgb, labels), bar, outlined(other_rgb, other), bar, errors]
     return data_url(np.hstack(panels))
 

@@ -48,6 +48,7 @@ class SampleFacts:
     cut: int | None = None  # objects that touch the image's border
     areas: tuple[int, ...] = ()  # pixels of each object
     flaws: tuple[Flaw, ...] = ()
+    unannotated: int = 0  # pixels; the shares are of the others
 
 
 def examine(sample: Sample, small: int) -> SampleFacts:
@@ -58,9 +59,10 @@ def examine(sample: Sample, small: int) -> SampleFacts:
     low, median, high = np.searchsorted(np.cumsum(values), shares).astype(float).tolist()
     if sample.labels is not None:
         areas, cut, flaws = examine_labels(sample.labels, small)
-        foreground = round(sum(areas) / sample.labels.size, 6)
+        unknown = int(np.count_nonzero(sample.labels < 0))
+        foreground = round(sum(areas) / max(1, sample.labels.size - unknown), 6)
         truth = {"objects": len(areas), "foreground": foreground, "cut": cut}
-        truth |= {"areas": tuple(areas), "flaws": tuple(flaws)}
+        truth |= {"areas": tuple(areas), "flaws": tuple(flaws), "unannotated": unknown}
     height, width, channels = image.shape
     return SampleFacts(
         sample.id,
@@ -83,9 +85,12 @@ def examine(sample: Sample, small: int) -> SampleFacts:
 def examine_labels(labels: np.ndarray, small: int) -> tuple[list[int], int, list[Flaw]]:
     """Areas of the objects of an (H, W) label map, how many touch the border, and the odd ones.
 
-    Components are 8-connected, holes are 4-connected and may hold another object.
+    Components are 8-connected, holes are 4-connected and may hold another object. Objects beside
+    what is not annotated (-1) are never odd: nobody knows how they go on.
     """
     areas, flaws, cut = [], [], 0
+    unknown = (labels < 0).astype(np.uint8)
+    beside = {*labels[cv2.dilate(unknown, np.ones((3, 3))) > 0].tolist()} if unknown.any() else ()
     for number, box in enumerate(find_objects(labels.astype(np.int32)), 1):
         if box is None:
             continue
@@ -99,7 +104,8 @@ def examine_labels(labels: np.ndarray, small: int) -> tuple[list[int], int, list
             "holes": (holes, holes > 0),
             "small": (area, area < small),
         }
-        flaws += [Flaw(what, n, number, x, y) for what, (n, is_odd) in odd.items() if is_odd]
+        if number not in beside:
+            flaws += [Flaw(what, n, number, x, y) for what, (n, is_odd) in odd.items() if is_odd]
     return areas, cut, flaws
 
 
@@ -154,10 +160,10 @@ def distributions(facts: Sequence[SampleFacts]) -> dict[str, Any]:
 def described(rows: pd.DataFrame) -> dict[str, Any]:
     """Samples, those with truth and with objects, objects, their median area, and the foreground.
 
-    The foreground is the share of all pixels with truth: the balance of the two classes.
+    The foreground is the share of all annotated pixels: the balance of the two classes.
     """
     truth, areas = rows[rows.objects.notna()], rows.areas.explode().dropna()
-    pixels = int((truth.height * truth.width).sum())
+    pixels = int((truth.height * truth.width - truth.unannotated).sum())
     return {
         "samples": len(rows),
         "with truth": len(truth),
