@@ -101,6 +101,11 @@ def test_union_of_instances() -> None:
     assert found.dtype == np.int32
 
 
+def test_what_one_of_them_annotates_is_annotated() -> None:
+    first, second = np.array([[5, 5, 0, -1, -1, -1]]), np.array([[-1, 2, -1, 2, 0, -1]])
+    assert union(first, second).tolist() == [[1, 1, 0, 2, 0, -1]]
+
+
 def test_union_of_random_maps() -> None:
     for seed in range(20):
         first, second = np.random.default_rng(seed).integers(0, 6, (2, 8, 9)).astype(np.int32)

@@ -7,6 +7,7 @@ from segmentation.evaluation.overlays import (
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
     TRUE_POSITIVE,
+    UNKNOWN,
     on_one_size,
     tint,
 )
@@ -25,6 +26,17 @@ def test_tint(opacity: float) -> None:
         mixed = rgb[0, place] * (1 - opacity) + np.array(colour) * opacity
         assert np.abs(tinted[0, place] - mixed).max() <= 0.5
     np.testing.assert_array_equal(tinted[0, 3], rgb[0, 3])  # a true negative keeps its own
+
+
+def test_what_is_not_annotated_is_hatched() -> None:
+    rgb = np.full((16, 16, 3), 9, np.uint8)
+    truth = np.zeros((16, 16), np.int32)
+    truth[:, 8:] = -1
+    truth[0, 0] = 7
+    tinted = tint(rgb, np.ones((16, 16), bool), truth, 1.0)
+    assert tuple(tinted[0, 0]) == TRUE_POSITIVE and tuple(tinted[0, 1]) == FALSE_POSITIVE
+    found = {tuple(colour) for colour in tinted[:, 8:].reshape(-1, 3).tolist()}
+    assert found == {UNKNOWN, (9, 9, 9)}  # neither right nor wrong
 
 
 def test_on_one_size() -> None:

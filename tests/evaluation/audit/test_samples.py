@@ -79,6 +79,16 @@ def test_pixels(dtype: type) -> None:
     assert (facts.objects, facts.areas, facts.foreground) == (1, (20,), 0.01)
 
 
+def test_shares_are_of_annotated_pixels() -> None:
+    labels = np.zeros((10, 10), np.int32)
+    labels[:, 5:] = -1
+    labels[2, 2], labels[4:6, 4] = 1, 2  # both are small, but the second may go on
+    areas, _, flaws = examine_labels(labels, small=4)
+    assert areas == [1, 2] and [flaw.object for flaw in flaws] == [1]
+    facts = examine(sample("a", np.zeros((10, 10, 1), np.uint8), labels), small=4)
+    assert facts.unannotated == 50 and facts.foreground == 3 / 50
+
+
 def test_without_truth_nothing_is_said_of_objects() -> None:
     facts = examine(sample("a", noise(0), None), small=10)
     assert facts.objects is facts.foreground is facts.cut is None
