@@ -65,7 +65,7 @@ def clean_objects(labels: np.ndarray, min_size: int, fill_holes: bool) -> np.nda
     if fill_holes:
         labels = fill_object_holes(labels)
     if min_size > 1:
-        known = labels.clip(0)
+        known = np.maximum(labels, 0)
         small = np.bincount(known.reshape(-1)) < min_size
         labels = np.where(small[known] & (labels > 0), 0, labels)
     return renumber(labels)

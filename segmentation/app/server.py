@@ -191,6 +191,10 @@ def result(predictor: Predictor, name: str, data: bytes, place: str) -> str:
         path.write_bytes(data)
         try:
             planes = open_planes(path)
+            if planes.axes:
+                raise UserError(
+                    f"{path}: a stack; the page takes one plane, segmentation predict all"
+                )
             if is_streamed(planes):
                 raise UserError(f"{path}: is too large for a page; use segmentation predict")
             wanted = Outputs(outputs, "tiff", True, True, True, False, True)

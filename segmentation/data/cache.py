@@ -275,7 +275,7 @@ def _write(file: Any, sample: Sample) -> StoredSample:
     if labels is not None:
         flat = labels.reshape(-1).astype(np.intp)
         unannotated = int(np.count_nonzero(flat < 0))
-        areas = np.bincount(flat.clip(0) if unannotated else flat)[1:]
+        areas = np.bincount(np.maximum(flat, 0) if unannotated else flat)[1:]
         objects = int(np.count_nonzero(areas))
         if objects:
             diameter = float(np.median(2 * np.sqrt(areas[areas > 0] / np.pi)))

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.masks import facts_of, why_not_binary
 from segmentation.data.sample import Record, Sample, SegmentationDataset
@@ -132,7 +134,7 @@ class FolderDataset(SegmentationDataset):
         facts = None
         if truth.values is not None:
             ids = self.mask_type != "binary"
-            facts = facts_of(truth.values, ids, image, None if ids else truth.labels.clip(0))
+            facts = facts_of(truth.values, ids, image, None if ids else np.maximum(truth.labels, 0))
             if not ids and facts.values > 1:
                 raise UserError(f"{record.masks[0]}: {why_not_binary(facts)}")
         return Sample(

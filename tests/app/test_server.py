@@ -172,6 +172,8 @@ def test_it_gives_what_predict_gives(
 
 TIFF = io.BytesIO()
 tifffile.imwrite(TIFF, np.zeros((40, 40), np.uint8))
+STACK = io.BytesIO()
+tifffile.imwrite(STACK, np.zeros((2, 20, 20), np.uint8), photometric="minisblack")
 
 
 @pytest.mark.parametrize(
@@ -183,6 +185,7 @@ tifffile.imwrite(TIFF, np.zeros((40, 40), np.uint8))
         ("x.tif", b"II*\x00", ">x.tif: "),
         ("x.png", b"", "an image file has 1 to 9,999 bytes, not 0"),
         ("x.png", b"x" * 10_000, "bytes, not 10000"),
+        ("a.tif", STACK.getvalue(), "a.tif: a stack; the page takes one plane"),
         ("a.tif", TIFF.getvalue(), "a.tif: is too large for a page; use segmentation"),
     ],
 )
