@@ -1,7 +1,7 @@
 """Measurements of objects, and counts of images, as rows of two tables."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,17 @@ IMAGE_COLUMNS = (
     "image", "plane", "objects", "foreground_pixels", "foreground_share", "mean_area",
     "median_area", "mean_area_um2", "pixel_height_um", "pixel_width_um",
 )  # fmt: skip
+
+
+def object_columns(names: Sequence[str] = ()) -> tuple[str, ...]:
+    """The columns of objects, with their class where classes have ``names``."""
+    return (*OBJECT_COLUMNS[:3], "class", *OBJECT_COLUMNS[3:]) if names else OBJECT_COLUMNS
+
+
+def image_columns(names: Sequence[str] = ()) -> tuple[str, ...]:
+    """The columns of images, with the number of objects of each class."""
+    return (*IMAGE_COLUMNS, *(f"objects/{name}" for name in names))
+
 
 # What scikit-image calls OBJECT_COLUMNS[2:16].
 _MEASURED = (
@@ -97,7 +108,10 @@ def derived_measures(
 
 
 def image_measures(
-    areas: np.ndarray, foreground_pixels: int, pixels: int, pixel_size: tuple[float, float] | None
+    areas: np.ndarray,
+    foreground_pixels: int,
+    pixels: int,
+    pixel_size: tuple[float, float] | None,
 ) -> dict[str, Any]:
     """The row of one plane of so many pixels, with :data:`IMAGE_COLUMNS` but image and plane.
 

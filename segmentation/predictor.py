@@ -229,6 +229,9 @@ class Predictor:
         found = self.decode(self.maps(pixels, channels, pixel_size), self.scale(pixel_size))
         if measurements:
             table = measurement_table(found.labels, pixels, pixel_size)
+            if found.classes is not None:
+                kinds = (found.classes[table["object"]] - 1).tolist()
+                table.insert(1, "class", [self.target.class_names[kind] for kind in kinds])
             found = replace(found, measurements=table)
         return found if probabilities or measurements else found.labels
 

@@ -21,12 +21,12 @@ from markupsafe import escape
 
 from segmentation.checkpoints import load
 from segmentation.errors import UserError, printable
-from segmentation.evaluation.overlays import data_url, to_rgb
+from segmentation.evaluation.overlays import class_legend, data_url, to_rgb
 from segmentation.evaluation.pages import render
 from segmentation.io.files import write_table
 from segmentation.io.images import IMAGE_SUFFIXES, read_image
 from segmentation.io.stacks import open_planes
-from segmentation.measurements import OBJECT_COLUMNS
+from segmentation.measurements import object_columns
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor
 
@@ -182,7 +182,7 @@ def result(predictor: Predictor, name: str, data: bytes, place: str) -> str:
     Files are written below ``place``, and gone when it returns.
     """
     name = re.sub(r"[^\w.\- ]", "_", Path(name).name)[-50:] or "image"
-    stem = Path(name).stem
+    stem, names = Path(name).stem, predictor.target.class_names
     if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"{name}: is no {', '.join(IMAGE_SUFFIXES)}; save it as one of these")
     rows = defaultdict[str, list[Any]](list)
@@ -200,7 +200,7 @@ def result(predictor: Predictor, name: str, data: bytes, place: str) -> str:
             wanted = Outputs(outputs, "tiff", True, True, True, False, True)
             writer = FileWriter(planes, wanted, name, stem)
             writer.write(predictor, lambda table, more: rows[table].extend(more))
-            write_table(outputs / "objects.csv", OBJECT_COLUMNS, rows["objects"])
+            write_table(outputs / "objects.csv", object_columns(names), rows["objects"])
         except UserError as error:
             text = str(error).replace(f"{folder}/", "")
             raise UserError(text if text.startswith(name) else f"{name}: {text}") from None
@@ -216,6 +216,7 @@ def result(predictor: Predictor, name: str, data: bytes, place: str) -> str:
         urls=[data_url(to_rgb(image)) for image in images],
         archive=base64.b64encode(archive.getvalue()).decode(),
         facts=[(key, str(value)) for key, value in rows["images"][0].items()],
-        head=SHOWN,
-        rows=[[row[key] for key in SHOWN] for row in rows["objects"]],
+        legend=class_legend(names),
+        head=(head := (*SHOWN[:1], "class", *SHOWN[1:]) if names else SHOWN),
+        rows=[[row[key] for key in head] for row in rows["objects"]],
     )

@@ -11,6 +11,11 @@ from segmentation.io.listing import some_of
 from segmentation.targets import Target
 
 
+def classes_of(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """(H, W) ids, -1 = not annotated, and the class of each id ► (H, W) int32 classes, -1 kept."""
+    return np.where(labels < 0, -1, classes.astype(np.int32)[np.maximum(labels, 0)])
+
+
 def class_counts(classes: np.ndarray, count: int) -> np.ndarray:
     """(n + 1,) class of each id ► (count + 1,) int64: how many objects each class has.
 

@@ -27,7 +27,7 @@ from segmentation.data.cache import (
     prepared,
     usable_cores,
 )
-from segmentation.data.classes import check_classes, class_levels
+from segmentation.data.classes import check_classes, class_levels, classes_of
 from segmentation.data.consistency import check_channels, leaking_stacks
 from segmentation.data.corrections import Corrected
 from segmentation.data.examples import (
@@ -272,12 +272,16 @@ class SegmentationDataModule(LightningDataModule):
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The prepared (H, W, C) uint8 image and its truth, as scored.
 
-        The truth is (H, W) integers: 1 foreground, 0 background, -1 not annotated.
+        The truth is (H, W) integers: 1 foreground, 0 background, -1 not annotated; classes instead
+        of 1 where the target tells them apart.
         """
         sample = self.raw[self._places[name]]
         assert sample.labels is not None
         whole = replace(self.preprocess, crop=None, resize=None)
-        return whole.prepare(sample.image, sample.channels), np.sign(sample.labels)
+        truth = np.sign(sample.labels)
+        if self.target.class_names and sample.classes is not None:
+            truth = classes_of(sample.labels, sample.classes)
+        return whole.prepare(sample.image, sample.channels), truth
 
     def _eval_loader(self, name: str) -> DataLoader[Batch]:
         rank, world = self._rank()

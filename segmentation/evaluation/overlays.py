@@ -14,6 +14,16 @@ TRUE_POSITIVE = (160, 32, 240)
 FALSE_NEGATIVE = (255, 225, 25)
 FALSE_POSITIVE = (0, 200, 0)
 UNKNOWN = (128, 128, 128)  # stripes over what is not annotated
+# Of classes: Okabe and Ito's, which colour-blind people can tell apart, too.
+_CLASSES = {
+    "orange": (230, 159, 0),
+    "light blue": (86, 180, 233),
+    "green": (0, 158, 115),
+    "yellow": (240, 228, 66),
+    "blue": (0, 114, 178),
+    "red": (213, 94, 0),
+    "pink": (204, 121, 167),
+}
 # Of channels, whose light adds up: the first two, magenta and green, anybody can tell apart.
 _CHANNELS = ((255, 0, 255), (0, 255, 0), (0, 128, 255), (255, 128, 0), (255, 255, 0))
 
@@ -45,12 +55,16 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
 def error_overlay(image: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The image, and beside it the image under the three colours: (H, 2 W + 4, 3) uint8, RGB.
 
+    Of classes: the image, the truth and the prediction, each class in its colour.
+
     Args:
         image: (H, W, C) uint8, as :func:`composite` shows it.
-        predicted: (H, W) bool.
-        truth: (H, W) bool, or integers as :func:`tint` takes them.
+        predicted: (H, W) bool, or uint8 classes.
+        truth: (H, W) bool, or integers as :func:`tint` takes them, or classes.
     """
     rgb = composite(image)
+    if predicted.dtype != bool:
+        return in_a_row(rgb, *(tint_classes(rgb, some, 0.6) for some in (truth, predicted)))
     return in_a_row(rgb, tint(rgb, predicted, truth, 0.5))
 
 
@@ -72,11 +86,39 @@ def tint(rgb: np.ndarray, predicted: np.ndarray, truth: np.ndarray, opacity: flo
     wanted = colours[truth.astype(np.intp), predicted.astype(np.intp)]
     alpha = opacity * (truth | predicted)[..., None]
     tinted: np.ndarray = (rgb * (1 - alpha) + wanted * alpha).round().astype(np.uint8)
-    if unknown.any():
-        rows, columns = np.nonzero(unknown)
-        stripes = (rows + columns) % 8 < 2
-        tinted[rows[stripes], columns[stripes]] = UNKNOWN
-    return tinted
+    return _hatched(tinted, unknown)
+
+
+def _hatched(rgb: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    rows, columns = np.nonzero(unknown)
+    stripes = (rows + columns) % 8 < 2
+    rgb[rows[stripes], columns[stripes]] = UNKNOWN
+    return rgb
+
+
+def class_colour(number: int) -> tuple[int, int, int]:
+    """The colour of a class 1…K as red, green, blue; every eighth has the same."""
+    return [*_CLASSES.values()][(number - 1) % len(_CLASSES)]
+
+
+def class_legend(names: Sequence[str]) -> str:
+    """Which class has which colour.
+
+    >>> class_legend(["tumour", "stroma"])
+    'tumour: orange, stroma: light blue'
+    """
+    colours = [*_CLASSES]
+    return ", ".join(f"{name}: {colours[i % len(colours)]}" for i, name in enumerate(names))
+
+
+def tint_classes(rgb: np.ndarray, classes: np.ndarray, opacity: float) -> np.ndarray:
+    """(H, W, 3) uint8, each pixel of an (H, W) class above 0 in its colour, below 0 hatched."""
+    unknown, classes = classes < 0, np.maximum(classes, 0)
+    count = int(classes.max(initial=0))
+    colours = np.array([(0, 0, 0), *(class_colour(i) for i in range(1, count + 1))], np.float32)
+    alpha = opacity * (classes > 0)[..., None]
+    tinted = (rgb * (1 - alpha) + colours[classes] * alpha).round().astype(np.uint8)
+    return _hatched(tinted, unknown)
 
 
 def on_one_size(images: Sequence[np.ndarray]) -> list[np.ndarray]:

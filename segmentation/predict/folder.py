@@ -22,13 +22,14 @@ from torch.utils.data import IterableDataset
 from segmentation import __version__
 from segmentation.checkpoints import find_device, load_ensemble
 from segmentation.errors import Unwritten, UserError, printable
+from segmentation.evaluation.overlays import class_legend
 from segmentation.io.files import sha256_of, write_table
 from segmentation.io.images import IMAGE_SUFFIXES
 from segmentation.io.listing import list_files, say_once
 from segmentation.io.run_lengths import RLE_COLUMNS
 from segmentation.io.stacks import open_planes
 from segmentation.io.tiff import decoding
-from segmentation.measurements import IMAGE_COLUMNS, OBJECT_COLUMNS
+from segmentation.measurements import image_columns, object_columns
 from segmentation.predict.manifest import Manifest
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor
@@ -66,7 +67,7 @@ def predict(
         output: Folder that gets masks/, objects.csv, images.csv and manifest.json.
         labels: Also labels/: each object its own number, 16 or 32 bits (tiff).
         probabilities: Also probabilities/: 16-bit TIFF, 65535 = certain foreground.
-        overlays: Also overlays/: the images with the objects tinted.
+        overlays: Also overlays/: the images with the objects tinted, each class in its colour.
         geojson: Also geojson/: outlines for QuPath.
         rle: Also rle.csv: run lengths as Kaggle wants them.
         rois: Also rois/: outlines for ImageJ's ROI Manager.
@@ -97,7 +98,7 @@ def predict(
     log.setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning on torch 2.15
     devices = trainer_devices or int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
-    writer = FolderWriter(manifest, outputs)
+    writer = FolderWriter(manifest, outputs, task.target.class_names)
     trainer = Trainer(
         accelerator="gpu" if where.type == "cuda" else where.type,
         devices=[where.index] if where.index is not None and devices == 1 else devices,
@@ -208,8 +209,8 @@ class FolderWriter(Callback):
         stop: Why nothing more can be written.
     """
 
-    def __init__(self, manifest: Manifest, outputs: Outputs) -> None:
-        self.manifest, self.outputs = manifest, outputs
+    def __init__(self, manifest: Manifest, outputs: Outputs, classes: Sequence[str] = ()) -> None:
+        self.manifest, self.outputs, self.classes = manifest, outputs, classes
         self.faults: dict[str, str] = {}
         self.stop: str | None = None
         self.thread, self._pending = ThreadPoolExecutor(1), Future[None]()
@@ -243,7 +244,7 @@ class FolderWriter(Callback):
         faults = {name: self.faults.get(name, printable(f"{name}: {gone}")) for name in missing}
         faults |= left_out
         folder = self.outputs.folder
-        tables = {"objects": OBJECT_COLUMNS, "images": IMAGE_COLUMNS}
+        tables = {"objects": object_columns(self.classes), "images": image_columns(self.classes)}
         tables |= {"rle": RLE_COLUMNS} if self.outputs.rle else {}
         try:
             if self.stop is not None:
@@ -256,6 +257,8 @@ class FolderWriter(Callback):
             far = f"{len(done)} of {len(names)} images are done, and the same command goes on there"
             raise UserError(f"{error}; {far}") from None
         print(f"masks     {folder / 'masks'} ({len(done)} images)")
+        if self.classes:
+            print(f"classes   {class_legend(self.classes)} in overlays; 1, 2, … in masks")
         print(f"tables    {folder / 'objects.csv'}, {folder / 'images.csv'}")
         for fault in faults.values():
             print(f"left out  {fault}", file=sys.stderr)

@@ -6,12 +6,14 @@ those at hand smooth the outlines, or take one object at a time.
 
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from roifile import ROI_TYPE, ImagejRoi
 from skimage.measure import label as label_regions
+
+from segmentation.evaluation.overlays import class_colour
 
 Ring = list[tuple[int, int]]
 
@@ -49,13 +51,25 @@ def outlines(labels: np.ndarray, origin: tuple[int, int] = (0, 0)) -> list[Outli
 
 
 class FeatureWriter:
-    """Writes GeoJSON (RFC 7946, in pixels instead of degrees) of objects; close it at the end."""
+    """Writes GeoJSON (RFC 7946, in pixels instead of degrees) of objects; close it at the end.
 
-    def __init__(self, file: BinaryIO) -> None:
+    ``names`` are those of classes, where the objects have some.
+    """
+
+    def __init__(self, file: BinaryIO, names: Sequence[str] = ()) -> None:
+        self._names = names
         self._file, self._before = file, '{"type":"FeatureCollection","features":['
 
-    def add(self, objects: Iterable[Outline], position: Mapping[str, int]) -> None:
-        """Append objects of the plane at a position, axis ► index, as QuPath's detections."""
+    def add(
+        self,
+        objects: Iterable[Outline],
+        position: Mapping[str, int],
+        classes: np.ndarray | None = None,
+    ) -> None:
+        """Append objects of the plane at a position, axis ► index, as QuPath's detections.
+
+        ``classes`` are those of all ids, (n + 1,).
+        """
         # QuPath counts pages without a meaning ("I") as times.
         time = position.get("T", position.get("I", 0))
         for outline in objects:
@@ -65,7 +79,11 @@ class FeatureWriter:
             geometry["coordinates"] = polygons[0] if single else polygons
             if position:
                 geometry["plane"] = {"c": -1, "z": position.get("Z", 0), "t": time}
-            about = {"objectType": "detection", "name": str(outline.label)}
+            about: dict[str, Any] = {"objectType": "detection", "name": str(outline.label)}
+            if classes is not None:
+                number = int(classes[outline.label])
+                kind = {"name": self._names[number - 1], "color": class_colour(number)}
+                about["classification"] = kind
             feature = {"type": "Feature", "geometry": geometry, "properties": about}
             text = json.dumps(feature, separators=(",", ":"))
             self._file.write(f"{self._before}{text}".encode())
@@ -77,15 +95,21 @@ class FeatureWriter:
 
 
 def add_rois(
-    archive: zipfile.ZipFile, objects: Iterable[Outline], plane: int, position: Mapping[str, int]
+    archive: zipfile.ZipFile,
+    objects: Iterable[Outline],
+    plane: int,
+    position: Mapping[str, int],
+    classes: np.ndarray | None = None,
 ) -> None:
     """Append one region of interest for each object of a plane to ImageJ's ROI Manager's zip file.
 
     A region of one ring holds exactly the object's pixels; holes and parts make it a composite one.
-    ``position`` is the plane's index along each axis; empty: the image has one plane alone.
+    ``position`` is the plane's index along each axis; empty: the image has one plane alone. The
+    number of the class, of all ids (n + 1,), is the region's group.
     """
     for outline in objects:
         roi = _roi(outline, plane, position)
+        roi.group = 0 if classes is None else int(classes[outline.label])
         archive.writestr(zipfile.ZipInfo(f"{roi.name}.roi"), roi.tobytes(), zipfile.ZIP_DEFLATED)
 
 

@@ -1,6 +1,6 @@
 """Label maps of images that are decoded in blocks of rows: objects joined across their borders."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from segmentation.io.windows import BandStore
 from segmentation.objects import label_components
+from segmentation.targets.base import winners
 
 _NO_BOX = np.array([2**31 - 1, 2**31 - 1, 0, 0], np.int32)  # of no pixels: grows with any
 MOST = 2**24  # pixels of an object's box (4096²) that is cut out; each takes some 60 bytes
@@ -60,6 +61,8 @@ class LabelMap:
             following. The ids are 1, 2, …, in the order in which :meth:`crops` shows the objects.
         boxes: (objects, 4) int32: top, left, and the first row and column beyond the object.
         too_large: Ids of objects whose boxes have more than ``MOST`` pixels.
+        classes: (objects + 1,) uint8, the class of each id by the votes of all its pixels, or
+            ``None``.
     """
 
     def __init__(self, store: BandStore, halo: int) -> None:
@@ -70,10 +73,18 @@ class LabelMap:
         self._pairs = [np.zeros((2, 0), np.int64)]  # of them that are one object
         self._areas = [np.zeros(1, np.int64)]
         self._boxes = [np.zeros((1, 4), np.int32)]
+        self._votes: list[np.ndarray] = []
+        self.classes: np.ndarray | None = None
 
-    def append(self, labels: np.ndarray, own: slice) -> None:
-        """Take the next block, (rows with the halo, W) ids ≥ 0, of which some rows are its own."""
+    def append(self, labels: np.ndarray, own: slice, votes: np.ndarray | None = None) -> None:
+        """Take the next block, (rows with the halo, W) ids ≥ 0, of which some rows are its own.
+
+        ``votes`` are those of the objects' pixels there, (n + 1, K), where they have classes.
+        """
         count = int(labels.max(initial=0))
+        if votes is not None:
+            self._votes.append(np.zeros((count, votes.shape[1])))
+            self._votes[-1][: len(votes) - 1] = votes[1:]
         labels = np.where(labels > 0, labels + self._count, 0).astype(np.int32)
         if self._below is not None:
             above = min(self._reach, own.start)
@@ -118,6 +129,11 @@ class LabelMap:
         self.areas, self.boxes = sizes[found][order], boxes[order]
         self._alone, self._block = alone[order], block[order]
         self.too_large = (np.flatnonzero((alone & (pixels > MOST))[order]) + 1).tolist()
+        if self._votes:
+            votes = np.concatenate([np.zeros((1, self._votes[0].shape[1])), *self._votes])
+            sums = np.zeros((len(sizes), votes.shape[1]))
+            np.add.at(sums, groups, votes)
+            self.classes = winners(sums[[groups[0], *found[order]]])
         ids = np.zeros(len(sizes), np.int32)
         ids[found[order]] = np.arange(1, len(order) + 1)
         self._ids = ids[groups]
@@ -126,10 +142,14 @@ class LabelMap:
         """The blocks, (rows, W) int32."""
         return (self._ids[part] for part in self._store)
 
+    def reader(self) -> Callable[[slice, slice], np.ndarray]:
+        """Reads ids of some rows and columns."""
+        read = self._store.reader()
+        return lambda rows, columns: self._ids[read(rows, columns)]
+
     def crops(self) -> Iterator[Crop]:
         """Show every object but those that are too large, once, in the order of their ids."""
-        read = self._store.reader()
-        count = len(self.areas)
+        read, count = self.reader(), len(self.areas)
         new = self._alone | (np.diff(self._block, prepend=-1) != 0)  # starts a crop
         for first, stop in pairwise([*np.flatnonzero(new).tolist(), count]):
             if stop in self.too_large:
@@ -137,7 +157,7 @@ class LabelMap:
             top, left = self.boxes[first:stop, :2].min(axis=0).tolist()
             bottom, right = self.boxes[first:stop, 2:].max(axis=0).tolist()
             rows, columns = slice(top, bottom), slice(left, right)
-            labels = self._ids[read(rows, columns)]
+            labels = read(rows, columns)
             labels[(labels <= first) | (labels > stop)] = 0
             yield Crop(rows, columns, labels)
 

@@ -43,8 +43,9 @@ class Rows(list[np.ndarray]):
 class WholeLabels(Rows):
     """An (H, W) int32 label map in memory, read as a :class:`LabelMap` is."""
 
-    def __init__(self, labels: np.ndarray) -> None:
+    def __init__(self, labels: np.ndarray, classes: np.ndarray | None = None) -> None:
         super().__init__([labels])
+        self.classes = classes
         areas = np.bincount(labels.reshape(-1))[1:]
         self.areas: np.ndarray = areas[areas > 0]
         self.boxes, self.too_large = np.zeros((0, 4), np.int32), list[int]()
@@ -70,7 +71,7 @@ def plane_in_memory(found: Prediction, image: np.ndarray, probabilities: bool) -
     """What was found in an (H, W, C) image that fits into memory."""
     kept = Rows([_sixteen_bits(found.probabilities)] if probabilities else [])
     mask = Rows([found.mask.astype(np.uint8) * 255])
-    labels = WholeLabels(found.labels)
+    labels = WholeLabels(found.labels, found.classes)
     return Plane(ArrayWindows(image), mask, labels, kept, int(found.mask.sum()))
 
 
@@ -122,10 +123,12 @@ def plane_on_disk(
     with progress(None, Path(image.name).name, height, leave=False) as bar:
         for several in zip(*pieces, strict=True):
             own = several[0][1]
-            found = decoder.decode(np.asarray(np.mean([one for one, _ in several], axis=0)))
+            probs = np.asarray(np.mean([one for one, _ in several], axis=0))
+            found = decoder.decode(probs)
             foreground_pixels += int(found.mask[own].sum())
             mask.append(found.mask[own].astype(np.uint8) * 255)
-            labels.append(found.labels, own)
+            votes = decoder.target.votes(probs[:, own], found.labels[own])
+            labels.append(found.labels, own, votes if votes.size else None)
             if probabilities:
                 kept.append(_sixteen_bits(found.probabilities[own]))
             bar.update(own.stop - own.start)

@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ import numpy as np
 
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import printable
-from segmentation.evaluation.overlays import tint
+from segmentation.evaluation.overlays import tint, tint_classes
 from segmentation.io.files import fitting, write_bytes, writing
 from segmentation.io.images import write_image
 from segmentation.io.metadata import Calibration
@@ -96,6 +96,7 @@ class FileWriter:
 
     def write(self, predictor: Predictor, add: AddRows) -> None:
         """Predict what was not found so far, write all, and give rows of tables to ``add``."""
+        self.classes = predictor.target.class_names
         with ExitStack() as stack:
             place = self.outputs.folder / "masks"
             store = stack.enter_context(BandStore(place)) if self.streamed else None
@@ -103,14 +104,14 @@ class FileWriter:
             self._geojson = self._rois = None
             if "geojson" in self.names:
                 file = stack.enter_context(writing(self.outputs.folder / self.names["geojson"]))
-                self._geojson = stack.enter_context(closing(FeatureWriter(file)))
+                self._geojson = stack.enter_context(closing(FeatureWriter(file, self.classes)))
             if "rois" in self.names:
                 file = stack.enter_context(writing(self.outputs.folder / self.names["rois"]))
                 self._rois = stack.enter_context(zipfile.ZipFile(file, "w"))
             masks, labels, probabilities, exact, most = [], [], [], True, 0
             for number, plane in enumerate(self._predicted(predictor, store)):
                 self._add(plane, number, add)
-                masks.append(plane.mask)
+                masks.append(_mask_rows(plane))
                 labels.append(plane.labels)
                 probabilities.append(plane.probabilities)
                 exact, most = exact and plane.exact, max(most, len(plane.labels.areas))
@@ -145,10 +146,15 @@ class FileWriter:
     def _add(self, plane: Plane, number: int, add: AddRows) -> None:
         """Measure, outline, encode and tint a plane."""
         pixel_size, labels = self.planes.calibration.pixel_size, plane.labels
+        kinds = labels.classes
         size, position = plane.image.shape[:2], self.planes.position(number)
         where = {"image": printable(self.name), "plane": number}
         image_id = f"{self.stem}#{number}" if self.planes.axes else self.stem
         counts = image_measures(labels.areas, plane.foreground_pixels, math.prod(size), pixel_size)
+        if kinds is not None:
+            numbers = np.bincount(kinds[1:], minlength=len(self.classes) + 1)[1:].tolist()
+            named = zip(self.classes, numbers, strict=True)
+            counts |= {f"objects/{name}": number for name, number in named}
         add("images", [{**where, **counts}])
         if self.outputs.rle and not len(labels.areas):  # that has a row as well
             add("rle", [dict(zip(RLE_COLUMNS, (image_id, ""), strict=True))])
@@ -156,12 +162,12 @@ class FileWriter:
             origin = (crop.rows.start, crop.columns.start)
             window = plane.image.read(crop.rows, crop.columns)
             measured = measure_objects(crop.labels, window, pixel_size, origin, size)
-            add("objects", [{**where, **row} for row in measured])
+            add("objects", [{**where, **row, **self._kind(kinds, row)} for row in measured])
             found = outlines(crop.labels, origin) if self._geojson or self._rois else []
             if self._geojson:
-                self._geojson.add(found, position)
+                self._geojson.add(found, position, kinds)
             if self._rois:
-                add_rois(self._rois, found, number, position)
+                add_rois(self._rois, found, number, position, kinds)
             if self.outputs.rle:
                 codes = run_lengths(crop.labels, origin, size[0])
                 add("rle", (dict(zip(RLE_COLUMNS, (image_id, c), strict=True)) for c in codes))
@@ -169,6 +175,7 @@ class FileWriter:
             top, left, bottom, right = labels.boxes[label - 1].tolist()
             row: dict[str, Any] = {"object": label, "area": int(labels.areas[label - 1])}
             row |= {"top": top, "left": left, "bottom": bottom, "right": right}
+            row |= self._kind(kinds, row)
             add("objects", [{**where, **row, **derived_measures(row, pixel_size, size)}])
             spans = f"object {label} spans {bottom - top}×{right - left} pixels"
             remedy = "too many to be outlined; objects.csv has its area and box"
@@ -176,17 +183,26 @@ class FileWriter:
         if self.outputs.overlays:
             self._tint(plane)
 
+    def _kind(self, kinds: np.ndarray | None, row: Mapping[str, Any]) -> dict[str, str]:
+        """The class of the object of a row, where it has one."""
+        return {} if kinds is None else {"class": self.classes[kinds[row["object"]] - 1]}
+
     def _tint(self, plane: Plane) -> None:
-        """Append the image with its mask tinted."""
+        """Append the image with its mask tinted, or its objects in the colours of their classes."""
         height, width = size = plane.image.shape[:2]
-        factor, read_mask = self._factor(size), plane.mask.reader()
+        kinds = plane.labels.classes
+        read_mask = (plane.mask if kinds is None else plane.labels).reader()
+        factor = self._factor(size)
         read = window_reader(Preprocess(channels=3), plane.image)
         step = factor * max(1, _BAND // factor)
         for top in range(0, height, step):
             rows = slice(top, min(top + step, height))
             rgb = read(rows, slice(0, width)).numpy().transpose(1, 2, 0)
-            inside = read_mask(rows, slice(0, width)) > 0
-            tinted = tint(rgb, inside, inside, opacity=0.4)
+            inside = read_mask(rows, slice(0, width))
+            if kinds is None:
+                tinted = tint(rgb, inside > 0, inside > 0, opacity=0.4)
+            else:
+                tinted = tint_classes(rgb, kinds[inside], opacity=0.5)
             small = (-(-width // factor), -(-len(rgb) // factor))
             self._overlay.append(cv2.resize(tinted, small, interpolation=cv2.INTER_AREA))
 
@@ -215,3 +231,10 @@ class FileWriter:
             write_bytes(path, write_stack(pixels, planes))
         else:
             write_image(path, pixels[0])
+
+
+def _mask_rows(plane: Plane) -> Iterable[np.ndarray]:
+    """A plane's mask in bands of rows, uint8: 0 or 255, or the classes of its objects."""
+    if (kinds := plane.labels.classes) is None:
+        return plane.mask
+    return (kinds[ids] for ids in plane.labels)

@@ -15,7 +15,7 @@ from segmentation.data.resize import resize_image
 from segmentation.errors import Unwritten, UserError
 from segmentation.evaluation import plots
 from segmentation.evaluation.calibration import pr_curve, roc_curve
-from segmentation.evaluation.overlays import data_url
+from segmentation.evaluation.overlays import class_legend, data_url
 from segmentation.evaluation.pages import render
 from segmentation.io.files import write_bytes
 from segmentation.io.images import read_image
@@ -85,6 +85,7 @@ def write_report(folder: Path) -> None:
         "validated": _validated(folder / "validation"),
         "images": _images(folder / "per_image.csv"),
         **{"text": text, "content": content, "embedded": _embedded, "better": better},
+        "class_legend": class_legend,
         **{"chart": chart, "curve": plots.curve, "pr_curve": pr_curve, "roc_curve": roc_curve},
     }
     write_bytes(folder / PAGE, render("run.html", **context).encode())

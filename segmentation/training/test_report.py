@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from segmentation.data.classes import nearest_level
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.examples import Batch
-from segmentation.evaluation.overlays import error_overlay, on_one_size
+from segmentation.evaluation.overlays import class_legend, error_overlay, on_one_size
 from segmentation.evaluation.pages import render
 from segmentation.evaluation.table import FILE, finite, summary, write_images
 from segmentation.io.files import write_bytes
@@ -66,8 +66,12 @@ class TestReport(Callback):
         """Score the baselines on the batch; the network was by the task."""
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         masks = (outputs["foreground"] > pl_module.target.threshold).cpu().numpy()
+        if pl_module.target.class_names:
+            pairs = zip(outputs["classes"], outputs["instances"].numpy(), strict=True)
+            masks = [classes[ids] for classes, ids in pairs]
         for name, mask in zip(batch["id"], masks, strict=True):
-            self.masks[name] = zlib.compress(np.packbits(mask).tobytes(), 1)
+            bits = np.packbits(mask) if mask.dtype == bool else mask
+            self.masks[name] = zlib.compress(bits.tobytes(), 1)
         truth = batch["labels"]
         grays = [data.gray(name) for name in batch["id"]]
         found = [label_components(otsu(gray)) for gray in grays]
@@ -117,6 +121,9 @@ class TestReport(Callback):
         print(render("test.txt", scores=scores), end="")
         print(f"\nscores    {self.folder / 'scores.json'}, {FILE}")
         says = "purple: right, yellow: missed, green: too much"
+        if "confusion" in scores:
+            names = scores["confusion"]["network"]["classes"][1:]
+            says = f"truth, prediction; {class_legend(names)}"
         print(f"overlays  {self.folder / 'overlays'} ({says})")
         if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
             print(f"weights   {best}")
@@ -143,8 +150,10 @@ class TestReport(Callback):
 def _picture(
     trainer: Trainer, masks: dict[str, bytes], name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The image (H, W, C) uint8, what was predicted (H, W) bool, and the truth as shown."""
+    """The image (H, W, C) uint8, what was predicted, (H, W) bool or classes, and the truth."""
     data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
     image, truth = data.shown(name)
     bits = np.frombuffer(zlib.decompress(masks[name]), np.uint8)
+    if bits.size == truth.size:  # classes, which are not packed
+        return image, bits.reshape(truth.shape), truth
     return image, np.unpackbits(bits, count=truth.size).reshape(truth.shape) > 0, truth

@@ -12,6 +12,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from segmentation.data.classes import classes_of
 from segmentation.data.examples import Batch
 from segmentation.data.resize import resize_image
 from segmentation.evaluation.overlays import error_overlay
@@ -56,7 +57,9 @@ class Tracking(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         for logger in _wandb(trainer) if not self._described else ():
-            logger.describe(self.folder, best_of(pl_module.target.class_names))
+            names = pl_module.target.class_names
+            logger.class_names = names or logger.class_names
+            logger.describe(self.folder, best_of(names))
         self._described = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -105,7 +108,11 @@ class Tracking(Callback):
         places = np.linspace(0, count - 1, min(self.pictures, count)).round()
         if due and trainer.is_global_zero and batch_idx in places:
             mask = (outputs["foreground"][0] > pl_module.target.threshold).cpu().numpy()
-            truth = batch["labels"][0].sign().cpu().numpy()
+            labels = batch["labels"][0].cpu().numpy()
+            truth = np.sign(labels)
+            if pl_module.target.class_names:
+                mask = outputs["classes"][0][outputs["instances"][0].numpy()]
+                truth = classes_of(labels, batch["classes"][0].cpu().numpy())
             self._shown[batch["id"][0]] = _image(trainer, batch), mask, truth
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
