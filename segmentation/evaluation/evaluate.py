@@ -1,8 +1,6 @@
 """Every score for two folders of masks or label maps, whatever tool they come from."""
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,52 +8,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from segmentation.data.masks import MaskFacts, facts_of
-from segmentation.errors import UserError
 from segmentation.evaluation import calibration, intervals, maps, table
+from segmentation.evaluation.inputs import Inputs, find_inputs, find_side
 from segmentation.evaluation.pages import render
 from segmentation.io.files import write_bytes
-from segmentation.io.images import read_image, read_mask
-from segmentation.io.listing import partner_of
-from segmentation.io.pairs import find_images, find_maps
-from segmentation.io.tree import check_root
+from segmentation.io.truth import Masks, TruthReader
+from segmentation.metrics.classes import confusions
 from segmentation.metrics.counts import TOLERANCE, probability_histogram
 from segmentation.metrics.scores import ranking_scores, scores_of
 from segmentation.metrics.table import ScoreTable
-from segmentation.objects import label_components, renumber, to_gray
 from segmentation.progress import progress
-from segmentation.targets import otsu
 
 METHOD, BASELINE = "prediction", "otsu"
 _CURVE_RESAMPLES = 1000  # of the sums of whole histograms
 # Names of the images with probabilities; their histograms (n, 2, bins) and reliability counts.
 Curves = tuple[list[str], np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is scored: names, sorted, and for each side name ► file; the last two may lack names."""
-
-    names: list[str]
-    truth: dict[str, Path]
-    prediction: dict[str, Path]
-    probabilities: dict[str, Path]
-    images: dict[str, Path]
-    instances: tuple[bool, bool]  # whether truth and prediction are label maps rather than masks
-    left_out: list[str]  # names that one side alone has
-    doubts: list[str]  # what is unlikely about the masks
-
-    def labels(self, name: str) -> list[np.ndarray]:
-        """Truth and prediction of an image as (H, W) int32 ids 1…n."""
-        sides = zip((self.truth, self.prediction), self.instances, strict=True)
-        maps = [(read_mask(side[name]), instances) for side, instances in sides]
-        return [renumber(m.astype(np.int32)) if i else label_components(m > 0) for m, i in maps]
-
-    def otsu(self, name: str, truth: np.ndarray) -> np.ndarray:
-        """Objects of an image by Otsu's threshold, (H, W) int32 ids as its truth."""
-        image = read_image(self.images[name])
-        _check_size(self.images[name], image, self.truth[name], truth.shape)
-        return label_components(otsu(to_gray(image)))
 
 
 def evaluate(
@@ -64,42 +31,58 @@ def evaluate(
     output: Path,
     probabilities: Path | None = None,
     images: Path | None = None,
-    labels: Literal["auto", "instances", "mask"] = "auto",
+    labels: Literal["auto", "instances", "mask", "classes"] = "auto",
     allow_missing: bool = False,
     allow: list[
         Literal["no_objects", "no_background", "inverted", "smooth", "reused_ids", "classes"]
     ]
     | None = None,
+    classes: list[str] | None = None,
+    ignore: int | None = None,
+    annotated: Path | None = None,
 ) -> None:
-    """Score a folder of masks or label maps, from any tool, against the truth.
+    """Score a folder of masks, label maps or outlines, from any tool, against the truth.
 
     Intervals are 95 % bootstrap intervals over images, or over the groups where there are two or
     more.
 
     Args:
-        truth: Masks or label maps: PNG, TIFF, BMP or NPY; subfolders are groups (subjects).
+        truth: Masks or label maps: PNG, TIFF, BMP, NPY or NPZ; subfolders are groups (subjects).
+            Or outlines: ImageJ's ROIs, GeoJSON, labelme's JSON; or one file: COCO's JSON, or run
+            lengths as CSV.
         prediction: The same names, whatever the suffix.
         output: Gets report.html, scores.json and per_image.csv.
         probabilities: Foreground probabilities: 8 or 16 bit (the largest value is 1), or float
             TIFF.
         images: Score Otsu's threshold on them, too, and show the worst ones under their outlines.
-        labels: What values mean: ids of objects, or foreground whose connected components are the
-            objects; auto finds out for each folder.
+        labels: What values mean: ids of objects, foreground whose connected components are the
+            objects, or classes, whose components are; auto finds out for each folder, but classes.
         allow_missing: Leave out what one folder alone has.
         allow: What is doubtful about the masks but right, by its word in the message.
+        classes: Names of the classes 1, 2, …, to score each; as values of masks (--labels classes),
+            as folders of masks, or as objects.csv or outlines tell them.
+        ignore: Value of the truth's pixels that are not annotated, which are not scored.
+        annotated: Folder of masks of what is annotated; the rest is not scored.
     """
-    folders = truth, prediction, probabilities, images
-    inputs = find_inputs(*folders, labels, allow_missing, allow or ())
+    kind: Masks = "classes" if labels == "classes" else "labels"
+    names = tuple(classes or ())
+    reader = TruthReader(kind, names, ignore, annotated, option="--")
+    wanted = find_side("--truth", truth, reader)
+    found = find_side(
+        "--prediction", prediction, TruthReader(kind, names, option="--"), wanted.files
+    )
+    inputs = find_inputs(wanted, found, probabilities, images, labels, allow_missing, allow or ())
     (mine, *baseline), curves = _scored(inputs)
-    says = ("8-connected components of binary masks", "instance ids of label maps")
     report: dict[str, Any] = {
         "images": len(inputs.names),
         "left_out": inputs.left_out,
         "doubts": inputs.doubts,
-        "objects": {k: says[i] for k, i in zip(("truth", METHOD), inputs.instances, strict=True)},
+        "objects": {"truth": inputs.truth.kind, METHOD: inputs.prediction.kind},
         "boundary_tolerance": int(TOLERANCE),
         **_totals(mine, curves),
     }
+    if inputs.truth.reader.class_names:
+        report["confusion"] = confusions(table.columns(mine))
     if baseline:
         report[BASELINE] = table.values_of(scores_of(table.columns(baseline[0])))
     from segmentation.evaluation.evaluate_page import evaluation_page
@@ -114,80 +97,27 @@ def evaluate(
     print(f"scores    {output / 'scores.json'}, {table.FILE}")
 
 
-def find_inputs(
-    truth: Path,
-    prediction: Path,
-    probabilities: Path | None,
-    images: Path | None,
-    labels: maps.Kind,
-    allow_missing: bool,
-    allow: Collection[str] = (),
-) -> Inputs:
-    """Pair the folders, and read every file once to see that it is what it should be."""
-    wanted = find_maps(check_root(truth, "check --truth"))
-    found = find_maps(check_root(prediction, "check --prediction"), wanted)
-    names = maps.pair(wanted, found, "--prediction", allow_missing)
-    left_out = set(wanted) ^ set(found)
-    probs: dict[str, Path] = {}
-    if probabilities is not None:
-        probs = find_maps(check_root(probabilities, "check --probabilities"), wanted)
-        scored = {name: wanted[name] for name in names}
-        common = maps.pair(scored, probs, "--probabilities", allow_missing)
-        left_out |= set(scored) ^ set(probs)
-        probs = {name: probs[name] for name in common}
-    shown = {} if images is None else find_images(check_root(images, "check --images"))
-    shown = {partner_of(name, wanted): path for name, path in shown.items()}
-    if images is not None and not shown.keys() & set(names):
-        raise UserError(
-            f"--images: none of its {len(shown)} files has the name of one of --truth (such as "
-            f"{next(iter(shown))} and {names[0]}); leave --images out, or rename them"
-        )
-    cautions = []
-    if shown and (without := [name for name in names if name not in shown]):
-        lacking = f"--images lacks {len(without)} of {len(names)} images ({without[0]}, say)"
-        cautions.append(f"{lacking}: Otsu's threshold is not scored")
-    facts: tuple[dict[Path, MaskFacts], dict[Path, MaskFacts]] = ({}, {})
-    alike = True
-    for name in progress(names, "checking"):
-        pixels = [read_mask(side[name]) for side in (wanted, found)]
-        for side, files, ids in zip(facts, (wanted, found), pixels, strict=True):
-            side[files[name]] = facts_of(ids, ids=True)
-        _check_size(found[name], pixels[1], wanted[name], pixels[0].shape)
-        alike = alike and np.array_equal(*pixels)
-        if name in probs:
-            pixels[1] = maps.read_probability(probs[name])
-            _check_size(probs[name], pixels[1], wanted[name], pixels[0].shape)
-    if probs:
-        maps.check_probabilities(list(probs.values()))
-    true, unlikely = maps.holds_instances(facts[0], labels, "--truth", allow)
-    predicted, more = maps.holds_instances(facts[1], labels, "--prediction", allow)
-    if alike:
-        cautions.append(
-            "every prediction is equal to its truth: is it the truth itself, or a copy?"
-        )
-    sides, doubts = (wanted, found, probs, shown), [*unlikely, *more, *cautions]
-    return Inputs(names, *sides, (true, predicted), sorted(left_out), doubts)
-
-
-def _check_size(path: Path, pixels: np.ndarray, truth: Path, size: tuple[int, ...]) -> None:
-    if pixels.shape[:2] != size:
-        here, there = (f"{height}×{width}" for height, width in (pixels.shape[:2], size))
-        raise UserError(
-            f"{path}: is {here} (H×W) but its truth {truth} is {there}; export both at one size"
-        )
-
-
 def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves | None]:
     """The table of the prediction and, with an image for each, of Otsu's threshold; the curves."""
     methods = [METHOD, *([BASELINE] if inputs.images.keys() >= set(inputs.names) else [])]
-    tables = {method: ScoreTable(boundary=True) for method in methods}
+    names = inputs.truth.reader.class_names
+    if names:  # a threshold tells no classes
+        methods = [METHOD]
+    tables = {method: ScoreTable(boundary=True, class_names=names) for method in methods}
     counted: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name in progress(inputs.names, "scoring"):
-        truth, prediction = inputs.labels(name)
+        true, predicted = inputs.read(name)
+        truth = true.labels
         for method, scored in tables.items():
-            found = prediction if method == METHOD else inputs.otsu(name, truth)
-            both = torch.from_numpy(truth)[None], torch.from_numpy(found)[None]
-            scored.update(*both, ids=[name], groups=[name.rpartition("/")[0]])
+            found = predicted.labels if method == METHOD else inputs.otsu(name, truth)
+            scored.update(
+                torch.from_numpy(truth)[None],
+                torch.from_numpy(found)[None],
+                ids=[name],
+                groups=[name.rpartition("/")[0]],
+                classes=[true.classes],
+                found_classes=[predicted.classes],
+            )
         if name in inputs.probabilities:
             known = truth >= 0
             probs, mask = maps.read_probability(inputs.probabilities[name])[known], truth[known] > 0

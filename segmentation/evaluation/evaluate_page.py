@@ -7,7 +7,8 @@ import pandas as pd
 
 from segmentation.data.resize import resize_image, resize_labels
 from segmentation.evaluation import calibration, plots
-from segmentation.evaluation.evaluate import Curves, Inputs
+from segmentation.evaluation.evaluate import Curves
+from segmentation.evaluation.inputs import Inputs
 from segmentation.evaluation.overlays import data_url, in_a_row, outlined, tint, to_rgb
 from segmentation.evaluation.pages import render
 from segmentation.io.images import read_image
@@ -48,12 +49,12 @@ def evaluation_page(
 
 def _shown_image(inputs: Inputs, name: str) -> str:
     """Outlines of truth and prediction, and the errors, side by side, as a PNG in a URL."""
-    truth, prediction = inputs.labels(name)
+    truth, prediction = (side.labels for side in inputs.read(name))
     height, width = truth.shape
     rgb = np.full((height, width, 3), 64, np.uint8)
     if name in inputs.images:
         image = read_image(inputs.images[name])
-        check_size(str(inputs.truth[name]), truth.shape, image.shape)
+        check_size(str(inputs.truth.path(name)), truth.shape, image.shape)
         rgb = to_rgb(image)
     scale = min(1.0, _LARGEST / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))

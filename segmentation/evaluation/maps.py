@@ -19,13 +19,13 @@ from segmentation.errors import UserError
 from segmentation.io.images import read_values
 from segmentation.io.listing import some_of
 
-Kind = Literal["auto", "instances", "mask"]
+Kind = Literal["auto", "instances", "mask", "classes"]
 
 _OF_IDS = ("smooth", "reused_ids", "classes")
 
 
 def pair(
-    truth: dict[str, Path], other: dict[str, Path], option: str, allow_missing: bool
+    truth: Mapping[str, object], other: Mapping[str, object], option: str, allow_missing: bool
 ) -> list[str]:
     """The names that both sides have; ``option`` is what the other side was given as."""
     common = sorted(truth.keys() & other.keys())

@@ -78,8 +78,8 @@ class TruthReader:
     ignore: int | None = None
     annotated: Path | None = None
     option: str = "data."
-    _opened: dict[Path, Any] = field(default_factory=dict, init=False, repr=False)
-    _names: dict[tuple[Path, str], str] = field(default_factory=dict, init=False, repr=False)
+    _opened: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
+    _names: dict[tuple[Path, str], str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names = self.class_names
@@ -88,13 +88,13 @@ class TruthReader:
             raise UserError(f"mask_type: {self.mask_type!r} must be one of {kinds}")
         if self.mask_type == "classes" and not names:
             raise UserError(
-                f"{self.option}mask_type: classes needs the names of the values 1, 2, …: set "
-                f"{self.option}classes, such as [tumour, stroma]"
+                f"{self._type('classes')} needs the names of the values 1, 2, …: set "
+                f"{self.option}classes, such as tumour and stroma"
             )
         if self.mask_type == "objects" and names:
             raise UserError(
                 f"{self.option}classes: one file an object has none; make a folder of masks for "
-                "each class, or set mask_type: classes"
+                f"each class, or set {self._type('classes')}"
             )
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UserError(f"{self.option}classes: {twice!r} is named twice; name each class once")
@@ -176,6 +176,16 @@ class TruthReader:
             classes = classes[np.union1d(0, labels[labels > 0])]
         values = None if values is None else np.where(unknown, 0, values)
         return Truth(renumber(labels), classes, values, truth.overlaps)
+
+    def _type(self, kind: Masks) -> str:
+        """How a type of masks is chosen, in messages."""
+        if self.option == "--":
+            return f"--labels {'instances' if kind == 'labels' else kind}"
+        return f"{self.option}mask_type: {kind}"
+
+    def needs_size(self, files: Sequence[Path]) -> bool:
+        """Whether an image's files may not tell its size by themselves: outlines and the like."""
+        return not files or files[0] in self._opened or is_outlines(files[0])
 
     def overlaps(
         self,
@@ -326,13 +336,11 @@ class TruthReader:
                 names = matched(table, list(rows), maps)
                 self._opened[table] = {name: rows[own] for name, own in names.items()}
                 return (table,)
-            raise UserError(
-                f"{table}: tells the classes of ids; set {self.option}mask_type: labels"
-            )
+            raise UserError(f"{table}: tells the classes of ids; set {self._type('labels')}")
         raise UserError(
             f"{place}: nothing tells the classes of its masks; make a folder for each, such as "
             f"{place / self.class_names[0]}, add {OBJECTS} with image, object and class, or set "
-            f"{self.option}mask_type: classes"
+            f"{self._type('classes')}"
         )
 
 

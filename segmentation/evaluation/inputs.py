@@ -1,0 +1,165 @@
+"""Two folders of masks, label maps or outlines as `evaluate` scores them: paired and checked."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from segmentation.data.masks import MaskFacts, facts_of
+from segmentation.errors import UserError
+from segmentation.evaluation import maps
+from segmentation.io.images import read_image
+from segmentation.io.listing import partner_of
+from segmentation.io.pairs import find_images, find_maps
+from segmentation.io.tree import check_root
+from segmentation.io.truth import Masks, Truth, TruthReader
+from segmentation.objects import label_components, to_gray
+from segmentation.progress import progress
+from segmentation.targets import otsu
+
+
+@dataclass(frozen=True)
+class Side:
+    """Truth or prediction: the files of each image, and how they are read."""
+
+    option: str
+    files: dict[str, tuple[Path, ...]]
+    reader: TruthReader
+
+    def path(self, name: str) -> Path:
+        """The file that an image's messages name."""
+        return next(iter(self.files[name]), Path(name))
+
+    @property
+    def kind(self) -> str:
+        """Where the objects come from."""
+        says: dict[Masks, str] = {
+            "binary": "8-connected components of binary masks",
+            "classes": "8-connected components of each class",
+        }
+        if self.reader.needs_size(next(iter(self.files.values()))):
+            return "outlines or run lengths, one object each"
+        return says.get(self.reader.mask_type, "instance ids of label maps")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is scored: names, sorted, and for each side their files; the last two may lack names."""
+
+    names: list[str]
+    truth: Side
+    prediction: Side
+    probabilities: dict[str, Path]
+    images: dict[str, Path]
+    left_out: list[str]  # names that one side alone has
+    doubts: list[str]  # what is unlikely about the masks
+
+    def read(self, name: str) -> tuple[Truth, Truth]:
+        """Truth and prediction of an image, of one size."""
+        return read_both(self.truth, self.prediction, name, self.images.get(name))
+
+    def otsu(self, name: str, truth: np.ndarray) -> np.ndarray:
+        """Objects of an image by Otsu's threshold, (H, W) int32 ids as its truth."""
+        image = read_image(self.images[name])
+        _check_size(self.images[name], image, self.truth.path(name), truth.shape)
+        return label_components(otsu(to_gray(image)))
+
+
+def find_inputs(
+    truth: Side,
+    prediction: Side,
+    probabilities: Path | None,
+    images: Path | None,
+    labels: maps.Kind,
+    allow_missing: bool,
+    allow: Collection[str] = (),
+) -> Inputs:
+    """Pair two sides, and read every file once to see that it is what it should be."""
+    wanted, found = truth.files, prediction.files
+    names = maps.pair(wanted, found, "--prediction", allow_missing)
+    left_out = set(wanted) ^ set(found)
+    probs: dict[str, Path] = {}
+    if probabilities is not None:
+        probs = find_maps(check_root(probabilities, "check --probabilities"), wanted)
+        scored = {name: wanted[name] for name in names}
+        common = maps.pair(scored, probs, "--probabilities", allow_missing)
+        left_out |= set(scored) ^ set(probs)
+        probs = {name: probs[name] for name in common}
+    shown = {} if images is None else find_images(check_root(images, "check --images"))
+    shown = {partner_of(name, wanted): path for name, path in shown.items()}
+    if images is not None and not shown.keys() & set(names):
+        raise UserError(
+            f"--images: none of its {len(shown)} files has the name of one of --truth (such as "
+            f"{next(iter(shown))} and {names[0]}); leave --images out, or rename them"
+        )
+    cautions = []
+    if shown and (without := [name for name in names if name not in shown]):
+        lacking = f"--images lacks {len(without)} of {len(names)} images ({without[0]}, say)"
+        cautions.append(f"{lacking}: Otsu's threshold is not scored")
+    sides, facts = (truth, prediction), (dict[Path, MaskFacts](), dict[Path, MaskFacts]())
+    alike = True
+    for name in progress(names, "checking"):
+        both = read_both(truth, prediction, name, shown.get(name))
+        for side, known, read in zip(sides, facts, both, strict=True):
+            if read.values is not None:
+                known[side.path(name)] = facts_of(read.values, ids=True)
+        compared = [read.labels if read.values is None else read.values for read in both]
+        alike = alike and bool(np.array_equal(compared[0], compared[1]))
+        if name in probs:
+            pixels = maps.read_probability(probs[name])
+            _check_size(probs[name], pixels, truth.path(name), both[0].labels.shape)
+    if probs:
+        maps.check_probabilities(list(probs.values()))
+    judged, doubts = list[Side](), list[str]()
+    for side, known in zip(sides, facts, strict=True):
+        ids, unlikely = True, list[str]()
+        if known:  # others can mean one thing only
+            ids, unlikely = maps.holds_instances(known, labels, side.option, allow)
+        reader = side.reader if ids else replace(side.reader, mask_type="binary")
+        judged.append(replace(side, reader=reader))
+        doubts += unlikely
+    if alike:
+        cautions.append(
+            "every prediction is equal to its truth: is it the truth itself, or a copy?"
+        )
+    true, predicted = judged
+    return Inputs(names, true, predicted, probs, shown, sorted(left_out), doubts + cautions)
+
+
+def read_both(one: Side, other: Side, name: str, image: Path | None) -> tuple[Truth, Truth]:
+    """The same image of two sides; :class:`UserError` where their sizes differ.
+
+    Outlines that do not tell its size take that of the other side, or of the image.
+    """
+    drawn = [side.reader.needs_size(side.files[name]) for side in (one, other)]
+    shape: tuple[int, ...] | None = None
+    if all(drawn) and image is not None:
+        shape = read_image(image).shape[:2]
+    read: dict[bool, Truth] = {}
+    for second in sorted((False, True), key=lambda second: drawn[second]):
+        side = other if second else one
+        size = (shape[0], shape[1]) if shape and drawn[second] else None
+        read[second] = side.reader.read(name, side.files[name], size)
+        shape = read[second].labels.shape
+    _check_size(other.path(name), read[True].labels, one.path(name), read[False].labels.shape)
+    return read[False], read[True]
+
+
+def find_side(option: str, place: Path, reader: TruthReader, names: Collection[str] = ()) -> Side:
+    """The files of a folder, or of one file for all images, by the names that the other side has.
+
+    ``option`` is what it was given as.
+    """
+    place = place.expanduser()
+    if not place.is_file():
+        check_root(place, f"check {option}")
+    return Side(option, reader.find(place, dict.fromkeys(names, Path())), reader)
+
+
+def _check_size(path: Path, pixels: np.ndarray, truth: Path, size: tuple[int, ...]) -> None:
+    if pixels.shape[:2] != size:
+        here, there = (f"{height}×{width}" for height, width in (pixels.shape[:2], size))
+        raise UserError(
+            f"{path}: is {here} (H×W) but its truth {truth} is {there}; export both at one size"
+        )
