@@ -41,10 +41,31 @@ _MEASURED = (
 _WHOLE = {"object", "area", "top", "left", "bottom", "right", "intensity_min", "intensity_max"}
 
 
+def channel_labels(count: int, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """What channels are called in tables: by their names or numbers; gray and RGB are not told.
+
+    >>> channel_labels(2), channel_labels(3), channel_labels(3, ("DAPI", "GFP", "Cy5"))
+    (('0', '1'), (), ('DAPI', 'GFP', 'Cy5'))
+    """
+    if count == 1 or (count == 3 and not names):
+        return ()
+    return tuple(names) or tuple(map(str, range(count)))
+
+
+def intensity_column(channel: str) -> str:
+    """The column of an object's mean intensity in one channel."""
+    return f"intensity_mean_{channel}"
+
+
 def measurement_table(
-    labels: np.ndarray, image: np.ndarray, pixel_size: tuple[float, float] | None = None
+    labels: np.ndarray,
+    image: np.ndarray,
+    pixel_size: tuple[float, float] | None = None,
+    channels: Sequence[str] = (),
 ) -> "pandas.DataFrame":
     """:func:`measure_objects` as a table; in µm only with a ``pixel_size``.
+
+    ``channels`` are names of the image's channels, where there are some.
 
     >>> labels = np.zeros((5, 6), np.int32)
     >>> labels[1:3, 2:6] = 1
@@ -55,7 +76,9 @@ def measurement_table(
     import pandas as pd  # takes half a second, and tables of files do without
 
     names = OBJECT_COLUMNS[2:] if pixel_size else OBJECT_COLUMNS[2:-2]
-    return pd.DataFrame(measure_objects(labels, image, pixel_size), columns=list(names))
+    apart = channel_labels(image.shape[2], channels)
+    rows = measure_objects(labels, image, pixel_size, channels=apart)
+    return pd.DataFrame(rows, columns=[*names, *map(intensity_column, apart)])
 
 
 def measure_objects(
@@ -64,6 +87,7 @@ def measure_objects(
     pixel_size: tuple[float, float] | None,
     origin: tuple[int, int] = (0, 0),
     size: tuple[int, ...] | None = None,
+    channels: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """One row for each object, with :data:`OBJECT_COLUMNS` but image and plane.
 
@@ -74,22 +98,35 @@ def measure_objects(
 
     Args:
         labels: (H, W) instance ids, 0 = background.
-        image: (H, W, C) as read; of colours the luminance is measured.
+        image: (H, W, C) as read; of colours the luminance is measured, of others their mean.
         pixel_size: (height, width) in µm; ``None``: those columns stay empty.
         origin: Row and column where both lie, if they are cut from a larger image.
         size: (H, W) of that image.
+        channels: What the image's channels are called, if each is to be measured, too: see
+            :func:`channel_labels`.
     """
     names = {key.partition("-")[0] for key in _MEASURED}
-    table = regionprops_table(labels, to_gray(image), properties=names)
+    gray = to_gray(image)
+    if channels:
+        gray = image.mean(axis=2).round().astype(image.dtype)
+    table = regionprops_table(labels, gray, properties=names)
+    means = np.zeros((len(channels), 0))
+    if channels:
+        flat, objects = labels.reshape(-1), table["label"]
+        areas = np.bincount(flat)[objects]
+        sums = [np.bincount(flat, image[..., i].reshape(-1)) for i in range(len(channels))]
+        means = np.stack([some[objects] / areas for some in sums])
     for axis, start in enumerate(origin):
         for name in (f"centroid-{axis}", f"bbox-{axis}", f"bbox-{axis + 2}"):
             table[name] = table[name] + start
-    rows = []
+    rows: list[dict[str, Any]] = []
     for values in zip(*(table[name].tolist() for name in _MEASURED), strict=True):
         row: dict[str, Any] = {
             name: int(value) if name in _WHOLE else round(value, 4)
             for name, value in zip(OBJECT_COLUMNS[2:16], values, strict=True)
         }
+        for name, mean in zip(channels, means[:, len(rows) : len(rows) + 1], strict=True):
+            row[intensity_column(name)] = round(float(mean[0]), 4)
         rows.append(row | derived_measures(row, pixel_size, size or labels.shape))
     return rows
 

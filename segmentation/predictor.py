@@ -123,6 +123,45 @@ class Predictor:
             raise UserError(f"{name}: its target is {theirs}, the first's {ours}; leave it out")
         self.members.append(other)
 
+    def adapt(
+        self,
+        channels: Sequence[int | str] | None = None,
+        pixel_size: float | None = None,
+        diameter: float | None = None,
+    ) -> None:
+        """Say what new images are like; what is ``None`` stays as it was in training.
+
+        Args:
+            channels: Numbers or names of the channels that show what those of the training images
+                do, in the same order.
+            pixel_size: In µm, of images whose files do not tell it.
+            diameter: Median diameter of the objects, in pixels.
+
+        Raises:
+            UserError: A network takes another number of channels, or a value is impossible.
+        """
+        for name, value in (("pixel_size", pixel_size), ("diameter", diameter)):
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"--{name} {value:g} must be positive")
+        members = (self, *self.members)
+        if diameter is not None and all(one.preprocess.diameter is None for one in members):
+            raise UserError(
+                "--diameter: the network was trained without preprocess.diameter, and sees images "
+                "at their own size; leave it out"
+            )
+        for one in members:
+            one.pixel_size = one.pixel_size if pixel_size is None else (pixel_size, pixel_size)
+            one.diameter = one.diameter if diameter is None else diameter
+            if channels is not None:
+                if len(channels) != (count := one.preprocess.in_channels):
+                    given = " ".join(map(str, channels))
+                    raise UserError(
+                        f"--channels {given}: {len(channels)} for a network that takes {count} "
+                        f"(trained on {one.preprocess.channels}); give {count}, in the same order"
+                    )
+                chosen = (int(c) if str(c).isdecimal() else c for c in channels)
+                one.preprocess = replace(one.preprocess, channels=tuple(chosen))
+
     def normalized(self, image: Tensor) -> Tensor:
         """The network's input: prepared (B, C, H, W) uint8 ► normalized, in its precision."""
         kind = next((p.dtype for p in self.net.parameters()), torch.float32)
@@ -228,7 +267,7 @@ class Predictor:
             one.net.eval()
         found = self.decode(self.maps(pixels, channels, pixel_size), self.scale(pixel_size))
         if measurements:
-            table = measurement_table(found.labels, pixels, pixel_size)
+            table = measurement_table(found.labels, pixels, pixel_size, channels)
             if found.classes is not None:
                 kinds = (found.classes[table["object"]] - 1).tolist()
                 table.insert(1, "class", [self.target.class_names[kind] for kind in kinds])

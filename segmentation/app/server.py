@@ -42,6 +42,9 @@ CLOSING = 10  # seconds that an image may still take when the server ends
 
 def serve(
     ckpt_path: list[Path],
+    channels: list[str] | None = None,
+    pixel_size: float | None = None,
+    diameter: float | None = None,
     device: str = "auto",
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -53,6 +56,9 @@ def serve(
 
     Args:
         ckpt_path: Written by fit, prune or export; the probabilities of several are averaged.
+        channels: Numbers (from 0) or names of the images' channels, as of predict.
+        pixel_size: µm, of images whose files do not tell it.
+        diameter: Of the objects in these images, in pixels, as of predict.
         device: auto, cpu, cuda, cuda:1, mps.
         host: Address to listen on (127.0.0.1: this machine alone).
         port: 0 takes a free one.
@@ -60,6 +66,7 @@ def serve(
     """
     title = ", ".join(path.name for path in ckpt_path)
     predictor = load(*ckpt_path, device=device, trust=trust or ())
+    predictor.adapt(channels, pixel_size, diameter)
     with server(predictor, title, host, port) as listening:
         print(f"http://{host}:{listening.server_port} (Ctrl-C ends it)", flush=True)
         listening.serve_forever()
@@ -200,7 +207,8 @@ def result(predictor: Predictor, name: str, data: bytes, place: str) -> str:
             wanted = Outputs(outputs, "tiff", True, True, True, False, True)
             writer = FileWriter(planes, wanted, name, stem)
             writer.write(predictor, lambda table, more: rows[table].extend(more))
-            write_table(outputs / "objects.csv", object_columns(names), rows["objects"])
+            more = [name for row in rows["columns"] for name in row["names"]]
+            write_table(outputs / "objects.csv", [*object_columns(names), *more], rows["objects"])
         except UserError as error:
             text = str(error).replace(f"{folder}/", "")
             raise UserError(text if text.startswith(name) else f"{name}: {text}") from None

@@ -212,9 +212,15 @@ class Preprocess:
             table = lifted[table]
         return np.asarray(table)
 
-    def check_windows(self) -> None:
-        """Refuse with a ``UserError`` what :meth:`prepare_window` cannot do."""
-        for name in ("clahe", "crop", "resize", "pixel_size", "diameter"):
+    def check_windows(self, scale: float = 1.0) -> None:
+        """Refuse with a ``UserError`` what :meth:`prepare_window` cannot do, such as magnify."""
+        if scale != 1:
+            name = "pixel_size" if self.pixel_size is not None else "diameter"
+            raise UserError(
+                f"model.preprocess.{name} magnifies it by {scale:.3g}, which needs the whole image "
+                "in memory; predict a smaller image, or one that was resampled before"
+            )
+        for name in ("clahe", "crop", "resize"):
             if getattr(self, name):
                 raise UserError(
                     f"model.preprocess.{name} needs the whole image in memory; predict a smaller "
@@ -309,7 +315,9 @@ class Preprocess:
             if count not in (1, 3) or (count > 1 and names):
                 raise UserError(
                     f"the image has {count} channels{named}, and preprocess.channels is "
-                    f"{self.channels}; say which ones are to be used, as in channels [0, 1]"
+                    f"{self.channels}; say which {self.in_channels} to use: predict --channels "
+                    f"{' '.join(map(str, range(self.in_channels)))}, or in training "
+                    "preprocess.channels"
                 )
             return _channels(image, self.in_channels)
         by_name, places = {name: place for place, name in enumerate(names)}, list[int]()
@@ -318,7 +326,7 @@ class Preprocess:
             if place >= count:
                 raise UserError(
                     f"there is no channel {channel} in the image, which has {count}{named}; choose "
-                    "others by preprocess.channels"
+                    "others by preprocess.channels, or in predict by --channels"
                 )
             places.append(place)
         return image if places == [*range(count)] else image[..., places]

@@ -165,6 +165,25 @@ def partner_of(name: str, partners: Container[str]) -> str:
     return bare
 
 
+def channel_files(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """nnU-Net's files ``NAME_0000``, ``NAME_0001``, … of each ``NAME``, where all have as many.
+
+    Empty where there is anything else, or more than 16 of one name: frames of a film, say.
+
+    >>> channel_files(["a_0000.png", "a_0001.png"]), channel_files(["a_0000.png", "b.png"])
+    ({'a': ('a_0000.png', 'a_0001.png')}, {})
+    """
+    cases: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        case, _, number = str(PurePosixPath(name).with_suffix("")).rpartition("_")
+        if number != f"{len(cases[case]):04}":
+            return {}
+        cases[case].append(name)
+    counts = {len(files) for files in cases.values()}
+    alike = len(counts) == 1 and 2 <= max(counts) <= 16
+    return {case: tuple(files) for case, files in cases.items()} if alike else {}
+
+
 def without_ending(name: str) -> str:
     """The name of the image whose mask is called ``name``; empty where it has no ending of one."""
     end = max((end for end in MASK_ENDINGS if name.endswith(end)), key=len, default="")

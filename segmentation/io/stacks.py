@@ -172,8 +172,8 @@ def open_planes(path: Path, *more: Path) -> Planes:
         first, names = files[0], tuple(map(str, range(len(files))))
         sizes = [file.size for file in files]
         size = first.size if None not in sizes else None
-        about = first.axes, first.lengths, size, names, first.calibration
-        return JoinedPlanes(path, *about, files)
+        scale = first.calibration
+        return JoinedPlanes(path, first.axes, first.lengths, size, names, scale, files)
     check_regular(path)
     with decoding(path), path.open("rb") as file:
         is_tiff = file.read(4) in TIFF_MAGIC
@@ -187,8 +187,8 @@ def open_planes(path: Path, *more: Path) -> Planes:
         size = size[::-1] if orientation(page) > 4 else size
         if layout.by_rows:
             size, count = (len(pages), size[0]), size[1]
-        about = size, channel_names(tiff, count), read_calibration(tiff)
-        return TiffPlanes(path, layout.axes, layout.lengths, *about, layout)
+        names, scale = channel_names(tiff, count), read_calibration(tiff)
+        return TiffPlanes(path, layout.axes, layout.lengths, size, names, scale, layout)
 
 
 def open_stack(path: Path, *more: Path) -> Planes:

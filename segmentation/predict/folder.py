@@ -21,11 +21,12 @@ from torch.utils.data import IterableDataset
 
 from segmentation import __version__
 from segmentation.checkpoints import find_device, load_ensemble
+from segmentation.data.preprocess import Preprocess
 from segmentation.errors import Unwritten, UserError, printable
 from segmentation.evaluation.overlays import class_legend
 from segmentation.io.files import sha256_of, write_table
 from segmentation.io.images import IMAGE_SUFFIXES
-from segmentation.io.listing import list_files, say_once
+from segmentation.io.listing import NNUNET, channel_files, list_files, say_once
 from segmentation.io.run_lengths import RLE_COLUMNS
 from segmentation.io.stacks import open_planes
 from segmentation.io.tiff import decoding
@@ -48,6 +49,9 @@ def predict(
     geojson: bool = False,
     rle: bool = False,
     rois: bool = False,
+    channels: list[str] | None = None,
+    pixel_size: float | None = None,
+    diameter: float | None = None,
     tta: bool = False,
     device: str = "auto",
     trainer_devices: int | None = None,
@@ -71,6 +75,11 @@ def predict(
         geojson: Also geojson/: outlines for QuPath.
         rle: Also rle.csv: run lengths as Kaggle wants them.
         rois: Also rois/: outlines for ImageJ's ROI Manager.
+        channels: Numbers (from 0) or names of the images' channels, as many as in training and in
+            the same order; by default those of the training.
+        pixel_size: µm, of images whose files do not tell it.
+        diameter: Of the objects in these images, in pixels, for a network trained with
+            preprocess.diameter; by default that of the training images.
         tta: Average over eight symmetries: better, 8 times slower.
         device: auto, cpu, cuda, cuda:1, mps.
         trainer_devices: Of this machine, each with a process of its own.
@@ -78,8 +87,12 @@ def predict(
         trust: Your own packages whose classes a checkpoint may name: their code runs.
     """
     outputs = Outputs(output, labels, probabilities, overlays, geojson, rle, rois)
-    stems, left_out = _named_files(data_images, output)
+    images, left_out = _images(data_images, output)
     task, where = load_ensemble(ckpt_path, tta, trust or ()), find_device(device)
+    task.predictor.adapt(channels, pixel_size, diameter)
+    joined = _joined(data_images, images, task.predictor.preprocess)
+    stems = _stems(data_images, images, joined)
+    about_images = {"channels": channels, "pixel_size": pixel_size, "diameter": diameter}
     members = (task.predictor, *task.predictor.members)
     settings = {
         "version": __version__,
@@ -88,6 +101,7 @@ def predict(
         "target": task.target.settings(),
         "tta": [one.tta for one in members],
         "outputs": {k: v for k, v in vars(outputs).items() if k != "folder"},
+        **{k: v for k, v in about_images.items() if v is not None},
     }
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {"numpy": np.__version__, "opencv": cv2.__version__}
@@ -114,7 +128,7 @@ def predict(
             print(f"ensemble  of {len(members)} checkpoints")
         manifest.write([], {}, complete=False)
         manifest.remove_partial_files()
-    files = FolderFiles(data_images, stems, writer, trainer)
+    files = FolderFiles(data_images, stems, joined, writer, trainer)
     try:
         trainer.predict(task, files, return_predictions=False)
     finally:
@@ -130,16 +144,24 @@ class ImageFile:
 
     Of a stack or a large image it gives nothing: those are read plane by plane or in windows while
     they are written. What is wrong with the file is raised by iterating.
+
+    Attributes:
+        channels: Names of the channels, where the file tells.
+        pixel_size: (height, width) in µm, where the file tells.
     """
 
-    def __init__(self, path: Path, name: str, stem: str) -> None:
+    def __init__(self, path: Path, name: str, stem: str, more: Sequence[Path] = ()) -> None:
         self.path, self.name, self.stem = path, name, stem
         self.pixels: list[np.ndarray] = []
+        self.channels: tuple[str, ...] = ()
+        self.pixel_size: tuple[float, float] | None = None
         self._error: UserError | None = None
         try:
             with decoding(path):
-                self.stamp = sha256_of(path)
-            self.planes = open_planes(path)
+                self.stamp = stamp_of(path, *more)
+            self.planes = open_planes(path, *more)
+            self.channels = self.planes.channels
+            self.pixel_size = self.planes.calibration.pixel_size
             if not self.planes.axes and not is_streamed(self.planes):
                 self.pixels = list(self.planes)
         except UserError as error:
@@ -155,17 +177,18 @@ class FolderFiles(IterableDataset[ImageFile]):
     """This process's share of the files that are not done; threads read the next ones ahead.
 
     ``stems`` gives for each image, by its path in the folder, the name of its results without a
-    suffix.
+    suffix; ``joined`` files with its further channels.
     """
 
     def __init__(
         self,
         folder: Path,
         stems: Mapping[str, str],
+        joined: Mapping[str, Sequence[str]],
         writer: "FolderWriter",
         trainer: Trainer,
     ) -> None:
-        self.folder, self.stems = folder, stems
+        self.folder, self.stems, self.joined = folder, stems, joined
         self.writer, self.trainer = writer, trainer
 
     def __iter__(self) -> Iterator[ImageFile]:
@@ -185,7 +208,10 @@ class FolderFiles(IterableDataset[ImageFile]):
                 bar.update()
 
     def _open(self, name: str) -> ImageFile:
-        return ImageFile(self.folder / name, name, self.stems[name])
+        return ImageFile(self.folder / name, name, self.stems[name], self._more(name))
+
+    def _more(self, name: str) -> list[Path]:
+        return [self.folder / other for other in self.joined.get(name, ())]
 
     def _todo(self) -> list[str]:
         with ThreadPoolExecutor(8) as threads:
@@ -194,9 +220,9 @@ class FolderFiles(IterableDataset[ImageFile]):
             return [name for name, is_done in zip(self.stems, done, strict=True) if not is_done]
 
     def _is_done(self, name: str) -> bool:
-        path = self.folder / name
+        paths = self.folder / name, *self._more(name)
         try:
-            return self.writer.manifest.is_done(name, self.stems[name], lambda: sha256_of(path))
+            return self.writer.manifest.is_done(name, self.stems[name], lambda: stamp_of(*paths))
         except (OSError, UserError):  # it is said when its turn comes
             return False
 
@@ -244,7 +270,8 @@ class FolderWriter(Callback):
         faults = {name: self.faults.get(name, printable(f"{name}: {gone}")) for name in missing}
         faults |= left_out
         folder = self.outputs.folder
-        tables = {"objects": object_columns(self.classes), "images": image_columns(self.classes)}
+        objects = (*object_columns(self.classes), *self.manifest.more_columns(done))
+        tables = {"objects": objects, "images": image_columns(self.classes)}
         tables |= {"rle": RLE_COLUMNS} if self.outputs.rle else {}
         try:
             if self.stop is not None:
@@ -281,11 +308,13 @@ class FolderWriter(Callback):
             self.faults[file.name] = str(error) if named else printable(f"{file.path}: {error}")
 
 
-def _named_files(folder: Path, output: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Every image below a folder: its relative path ► the name of its results, without suffix.
+def stamp_of(*paths: Path) -> str:
+    """What an image in one or several files is known by."""
+    return "|".join(map(sha256_of, paths))
 
-    And the folder ► what is left out that a person meant to be predicted.
-    """
+
+def _images(folder: Path, output: Path) -> tuple[list[str], dict[str, str]]:
+    """Every image below a folder, and the folder ► what is left out that a person meant."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images; check --data.images")
     if output.resolve().is_relative_to(folder.resolve()):
@@ -299,16 +328,43 @@ def _named_files(folder: Path, output: Path) -> tuple[dict[str, str], dict[str, 
     if not images:
         kinds, told = ", ".join(IMAGE_SUFFIXES), told and f" ({told})"
         raise UserError(f"{folder}: holds no images ({kinds}){told}; check the path")
-    names = {name: printable(PurePosixPath(name).with_suffix("")) for name in images}
+    if not listing.missed:
+        say_once(told)
+    return images, {str(folder): told} if listing.missed else {}
+
+
+def _joined(folder: Path, images: list[str], preprocess: Preprocess) -> dict[str, tuple[str, ...]]:
+    """Files of one channel that are channels of one image: the first ► the others.
+
+    Only for a network that takes more channels than one such file has.
+    """
+    cases = channel_files(images) if isinstance(preprocess.channels, tuple) else {}
+    if not cases or preprocess.channels in ((0,), ("0",)):
+        return {}
+    try:
+        first = next(iter(open_planes(folder / images[0])))
+    except UserError:  # it is said when its turn comes
+        return {}
+    if first.shape[2] > 1:
+        return {}
+    print(f"joined    {len(images)} files to {len(cases)} images: _0000, _0001, … are channels")
+    return {files[0]: files[1:] for files in cases.values()}
+
+
+def _stems(folder: Path, images: list[str], joined: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Relative path of each image ► the name of its results, without suffix."""
+    others = {other for files in joined.values() for other in files}
+    names = {}
+    for name in (name for name in images if name not in others):
+        bare = str(PurePosixPath(name).with_suffix(""))
+        names[name] = printable(bare.removesuffix(NNUNET) if name in joined else bare)
     # Some file systems do not tell upper from lower case, or one way to write ä from another.
     taken = Counter(_folded(name) for pair in names.items() for name in pair)
     stems = {p: s if taken[_folded(s)] == 1 else printable(p) for p, s in names.items()}
     for stem, count in Counter(stems.values()).items():
         if count > 1:
             raise UserError(f"{folder / stem}: two files are called so once escaped; rename one")
-    if not listing.missed:
-        say_once(told)
-    return stems, {str(folder): told} if listing.missed else {}
+    return stems
 
 
 def _folded(name: str) -> str:

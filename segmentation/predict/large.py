@@ -11,7 +11,7 @@ import torch
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
 from segmentation.inference import Read
-from segmentation.io.stacks import Windows
+from segmentation.io.stacks import Planes, Windows
 from segmentation.io.windows import BandStore
 from segmentation.predict.label_map import Crop, LabelMap, overlapping_blocks
 from segmentation.predictor import TILE, Prediction, Predictor
@@ -80,6 +80,7 @@ def plane_on_disk(
     predictor: Predictor,
     image: Windows,
     store: Callable[[], BandStore],
+    planes: Planes | None = None,
     *,
     probabilities: bool = False,
     tile: int = TILE,
@@ -94,6 +95,7 @@ def plane_on_disk(
         predictor: In evaluation mode, on its device.
         image: The image, best with as many rows kept as ``tile``.
         store: Opens a place for what is found, three times; who calls closes it.
+        planes: What the file tells of its channels and of its scale.
         probabilities: Whether to keep them.
         tile: In pixels.
         halo: Rows that are decoded beyond each block. Objects that are smaller come out as if
@@ -101,9 +103,10 @@ def plane_on_disk(
     """
     size = height, width = image.shape[:2]
     pieces, exact = [], True
+    names, pixel_size = (planes.channels, planes.calibration.pixel_size) if planes else ((), None)
     for one in (predictor, *predictor.members):
         try:
-            one.preprocess.check_windows()
+            one.preprocess.check_windows(one.scale(pixel_size))
         except UserError as error:
             raise UserError(f"{image.name}: {error}") from None
         if getattr(one.net, "whole_image", False):
@@ -112,7 +115,7 @@ def plane_on_disk(
                 "image; predict a smaller image"
             )
         tiling, same = one.tiling(size, tile)
-        bands = one.bands(window_reader(one.preprocess, image), size, tiling)
+        bands = one.bands(window_reader(one.preprocess, image, names), size, tiling)
         pieces.append(overlapping_blocks(bands, height, max(_BLOCK // width, halo), halo))
         exact &= same
     decoder = copy.copy(predictor)

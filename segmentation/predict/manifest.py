@@ -68,6 +68,17 @@ class Manifest:
                 why = "is broken; delete it, and start the same command again"
                 raise UserError(f"{self._state(image)}: {why}") from None
 
+    def more_columns(self, images: Iterable[str]) -> list[str]:
+        """The columns that objects of some images have; the first row of an image tells them."""
+        names: dict[str, None] = {}
+        for image in images:
+            with contextlib.suppress(*_BROKEN), self._state(image).open(encoding="utf-8") as file:
+                file.readline(_LONGEST)
+                table, row = json.loads(file.readline(_LONGEST))
+                if table == "columns":
+                    names |= dict.fromkeys(map(str, row["names"]))
+        return list(names)
+
     @contextlib.contextmanager
     def recording(
         self, image: str, stem: str, stamp: str, outputs: Iterable[str]

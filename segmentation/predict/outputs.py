@@ -15,7 +15,7 @@ import numpy as np
 
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import printable
-from segmentation.evaluation.overlays import tint, tint_classes
+from segmentation.evaluation.overlays import composite, tint, tint_classes
 from segmentation.io.files import fitting, write_bytes, writing
 from segmentation.io.images import write_image
 from segmentation.io.metadata import Calibration
@@ -23,7 +23,13 @@ from segmentation.io.run_lengths import RLE_COLUMNS
 from segmentation.io.stacks import Planes
 from segmentation.io.windows import BandStore
 from segmentation.io.write import write_stack, write_tiff
-from segmentation.measurements import derived_measures, image_measures, measure_objects
+from segmentation.measurements import (
+    channel_labels,
+    derived_measures,
+    image_measures,
+    intensity_column,
+    measure_objects,
+)
 from segmentation.predict.formats import (
     FeatureWriter,
     add_rois,
@@ -97,6 +103,9 @@ class FileWriter:
     def write(self, predictor: Predictor, add: AddRows) -> None:
         """Predict what was not found so far, write all, and give rows of tables to ``add``."""
         self.classes = predictor.target.class_names
+        chosen = predictor.preprocess.channels
+        self._shown = Preprocess(chosen if isinstance(chosen, tuple) else "rgb")
+        self._pixel_size = self.planes.calibration.pixel_size or predictor.pixel_size
         with ExitStack() as stack:
             place = self.outputs.folder / "masks"
             store = stack.enter_context(BandStore(place)) if self.streamed else None
@@ -134,19 +143,24 @@ class FileWriter:
             image, found = self.found
             yield plane_in_memory(found, image, wanted)
         elif store is None:
+            size = planes.calibration.pixel_size
             for image in planes:
-                yield plane_in_memory(predictor.decode(predictor.maps(image)), image, wanted)
+                maps = predictor.maps(image, planes.channels, size)
+                yield plane_in_memory(predictor.decode(maps, predictor.scale(size)), image, wanted)
         else:
             for number in range(len(planes)):
                 with planes.windows(number, TILE) as windows:
                     # One file for all: many planes would meet the limit of open files.
                     place = partial(BandStore, self.outputs.folder / "masks", beside=store)
-                    yield plane_on_disk(predictor, windows, place, probabilities=wanted)
+                    yield plane_on_disk(predictor, windows, place, planes, probabilities=wanted)
 
     def _add(self, plane: Plane, number: int, add: AddRows) -> None:
         """Measure, outline, encode and tint a plane."""
-        pixel_size, labels = self.planes.calibration.pixel_size, plane.labels
+        pixel_size, labels = self._pixel_size, plane.labels
         kinds = labels.classes
+        channels = channel_labels(plane.image.shape[2], self.planes.channels)
+        if channels and number == 0:
+            add("columns", [{"names": [intensity_column(name) for name in channels]}])
         size, position = plane.image.shape[:2], self.planes.position(number)
         where = {"image": printable(self.name), "plane": number}
         image_id = f"{self.stem}#{number}" if self.planes.axes else self.stem
@@ -161,7 +175,7 @@ class FileWriter:
         for crop in labels.crops():
             origin = (crop.rows.start, crop.columns.start)
             window = plane.image.read(crop.rows, crop.columns)
-            measured = measure_objects(crop.labels, window, pixel_size, origin, size)
+            measured = measure_objects(crop.labels, window, pixel_size, origin, size, channels)
             add("objects", [{**where, **row, **self._kind(kinds, row)} for row in measured])
             found = outlines(crop.labels, origin) if self._geojson or self._rois else []
             if self._geojson:
@@ -193,11 +207,11 @@ class FileWriter:
         kinds = plane.labels.classes
         read_mask = (plane.mask if kinds is None else plane.labels).reader()
         factor = self._factor(size)
-        read = window_reader(Preprocess(channels=3), plane.image)
+        read = window_reader(self._shown, plane.image, self.planes.channels)
         step = factor * max(1, _BAND // factor)
         for top in range(0, height, step):
             rows = slice(top, min(top + step, height))
-            rgb = read(rows, slice(0, width)).numpy().transpose(1, 2, 0)
+            rgb = composite(read(rows, slice(0, width)).numpy().transpose(1, 2, 0))
             inside = read_mask(rows, slice(0, width))
             if kinds is None:
                 tinted = tint(rgb, inside > 0, inside > 0, opacity=0.4)

@@ -11,7 +11,7 @@ import pytest
 
 from segmentation.errors import UserError
 from segmentation.io.files import write_bytes
-from segmentation.predict.folder import _named_files
+from segmentation.predict.folder import _images, _stems
 from tests.regressions.conftest import Result, picture, write_png
 
 LONG = "x" * 246
@@ -96,7 +96,7 @@ def test_names_that_only_escaping_makes_alike_are_refused(tmp_path: Path) -> Non
     for name in ("a\x1b.png", "a\\x1b.png"):
         write_png(tmp_path / "d" / name, picture(0)[0])
     with pytest.raises(UserError, match="two files are called so once escaped; rename one"):
-        _named_files(tmp_path / "d", tmp_path / "out")
+        _stems(tmp_path / "d", _images(tmp_path / "d", tmp_path / "out")[0], {})
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "ä" * 127, "y" * 251 + ".csv"])
