@@ -12,6 +12,7 @@ from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import Splitter
 from segmentation.datasets.folder_images import join_channels, per_plane
 from segmentation.errors import UserError
+from segmentation.io.annotators import Annotators
 from segmentation.io.files import stamps_of
 from segmentation.io.listing import MASK_ENDINGS
 from segmentation.io.pairs import find_images
@@ -33,7 +34,8 @@ class FolderDataset(SegmentationDataset):
         root: Folder that holds both.
         images: Name of the images' folder.
         masks: Name of the masks' folder, or of one file for all images: COCO's JSON, or run lengths
-            as CSV.
+            as CSV. Several are annotators: the truth is what they agree on, see
+            :func:`segmentation.io.annotators.agree`.
         mask_type: ``"binary"`` (0 and one other value: connected components become objects),
             ``"labels"`` (each object its own value), ``"objects"`` (``masks/NAME/*``: one binary
             file per object, or an empty folder), ``"classes"`` (values 1…K are classes:
@@ -59,7 +61,7 @@ class FolderDataset(SegmentationDataset):
         self,
         root: str | Path,
         images: str = "images",
-        masks: str = "masks",
+        masks: str | Sequence[str] = "masks",
         mask_type: Masks = "binary",
         classes: Sequence[str] = (),
         ignore: int | None = None,
@@ -68,27 +70,39 @@ class FolderDataset(SegmentationDataset):
         self.root, self.images, self.masks, self.mask_type = root, images, masks, mask_type
         self.class_names = tuple(classes)
         region = None if annotated is None else Path(root).expanduser() / annotated
-        self.reader = TruthReader(mask_type, self.class_names, ignore, region)
+        about = mask_type, self.class_names, ignore, region
+        self.reader: TruthReader | Annotators
+        if isinstance(masks, str):
+            self.reader = TruthReader(*about)
+        else:
+            self.reader = Annotators(masks, [TruthReader(*about) for _ in masks])
         self.name = f"folder-{Path(root).expanduser().resolve().name}-{mask_type}"
 
     def index(self) -> Sequence[Record]:
         """Every image, with its mask; a missing partner is a :class:`UserError`."""
-        root = check_root(self.root, f"it should hold {self.images}/ and {self.masks}/")
-        place, remedy = root / self.masks, "check the names of the two folders"
-        if not place.is_file():
-            check_root(place, remedy)
-        one = (root / self.images).resolve() in (place.resolve(), place.resolve().parent)
-        images = find_images(check_root(root / self.images, remedy), masks_beside=one)
-        if root / self.images in place.parents:
-            images = {k: path for k, path in images.items() if place not in path.parents}
-        masks = self.reader.find(place, images)
+        names = [self.masks] if isinstance(self.masks, str) else self.masks
+        root = check_root(self.root, f"it should hold {self.images}/ and {'/, '.join(names)}/")
+        places, remedy = [root / name for name in names], "check the names of the two folders"
+        for place in places:
+            if not place.is_file():
+                check_root(place, remedy)
+        own = (root / self.images).resolve()
+        beside = any(own in (place.resolve(), place.resolve().parent) for place in places)
+        images = find_images(check_root(root / self.images, remedy), masks_beside=beside)
+        for place in places:
+            if root / self.images in place.parents:
+                images = {k: path for k, path in images.items() if place not in path.parents}
+        if isinstance(self.reader, Annotators):
+            masks = self.reader.find(places, images)
+        else:
+            masks = self.reader.find(places[0], images)
         if not masks:
             raise UserError(
-                f"{place}: holds images and masks, but no NAME_mask beside NAME; rename the "
+                f"{places[0]}: holds images and masks, but no NAME_mask beside NAME; rename the "
                 "masks, or keep them in another folder and set data.masks"
             )
         joined, masks = join_channels(images, masks)
-        self._check_partners(root / self.images, place, joined, masks)
+        self._check_partners(root / self.images, places[0], joined, masks)
         files = {file for name, one in joined.items() for file in (*one, *masks[name])}
         stamps = dict(zip(files, stamps_of(list(files)), strict=True))
         records = list[Record]()
@@ -148,11 +162,21 @@ class FolderDataset(SegmentationDataset):
             pixel_size=planes.calibration.pixel_size,
         )
 
+    def opinions(self, name: str) -> dict[str, np.ndarray]:
+        """What each of several annotators says of a sample: (H, W) int32 ids; else nothing."""
+        if not isinstance(self.reader, Annotators):
+            return {}
+        record = next(record for record in self.records if record.id == name)
+        found = self.reader.opinions(name, record.masks, self._shape(record), record.plane)
+        return {who: one.labels for who, one in zip(self.reader.names, found, strict=True)}
+
     def overlaps(self, record: Record) -> int:
         """Pixels of a sample that several of its masks claim; the label map cannot tell."""
-        image = open_stack(Path(record.image)).plane(record.plane or 0)
-        shape = image.shape[0], image.shape[1]
-        return self.reader.overlaps(record.id, record.masks, shape, record.plane)
+        return self.reader.overlaps(record.id, record.masks, self._shape(record), record.plane)
+
+    def _shape(self, record: Record) -> tuple[int, int]:
+        height, width, _ = open_stack(Path(record.image)).plane(record.plane or 0).shape
+        return height, width
 
 
 class FolderDataModule(SegmentationDataModule):
@@ -161,7 +185,8 @@ class FolderDataModule(SegmentationDataModule):
     Args:
         root: Folder that holds both folders.
         images: Name of the images' folder.
-        masks: Name of the masks' folder, or of a file for all images (COCO, run lengths).
+        masks: Name of the masks' folder, or of a file for all images (COCO, run lengths). A list
+            names the folders of several annotators.
         mask_type: ``binary``, ``labels``, ``objects`` (one file per object) or ``classes``.
         classes: Names of the classes 1, 2, …; folders, objects.csv or outlines may tell them, too.
         ignore: Value of pixels that are not annotated, such as 255.
@@ -174,7 +199,7 @@ class FolderDataModule(SegmentationDataModule):
         self,
         root: str,
         images: str = "images",
-        masks: str = "masks",
+        masks: str | list[str] = "masks",
         mask_type: Masks = "binary",
         classes: list[str] | None = None,
         ignore: int | None = None,

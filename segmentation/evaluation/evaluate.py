@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 
 from segmentation.evaluation import calibration, intervals, maps, table
-from segmentation.evaluation.inputs import Inputs, find_inputs, find_side
+from segmentation.evaluation.annotators import annotator_scores
+from segmentation.evaluation.inputs import Inputs, agreed, find_inputs, find_side
 from segmentation.evaluation.pages import render
 from segmentation.io.files import write_bytes
 from segmentation.io.truth import Masks, TruthReader
@@ -26,7 +27,7 @@ Curves = tuple[list[str], np.ndarray, np.ndarray]
 
 
 def evaluate(
-    truth: Path,
+    truth: list[Path],
     prediction: Path,
     output: Path,
     probabilities: Path | None = None,
@@ -49,7 +50,8 @@ def evaluate(
     Args:
         truth: Masks or label maps: PNG, TIFF, BMP, NPY or NPZ; subfolders are groups (subjects).
             Or outlines: ImageJ's ROIs, GeoJSON, labelme's JSON; or one file: COCO's JSON, or run
-            lengths as CSV.
+            lengths as CSV. Several are annotators: what they agree on is scored, and each, and they
+            against each other.
         prediction: The same names, whatever the suffix.
         output: Gets report.html, scores.json and per_image.csv.
         probabilities: Foreground probabilities: 8 or 16 bit (the largest value is 1), or float
@@ -66,12 +68,13 @@ def evaluate(
     """
     kind: Masks = "classes" if labels == "classes" else "labels"
     names = tuple(classes or ())
-    reader = TruthReader(kind, names, ignore, annotated, option="--")
-    wanted = find_side("--truth", truth, reader)
-    found = find_side(
-        "--prediction", prediction, TruthReader(kind, names, option="--"), wanted.files
-    )
-    inputs = find_inputs(wanted, found, probabilities, images, labels, allow_missing, allow or ())
+    readers = [TruthReader(kind, names, ignore, annotated, option="--") for _ in truth]
+    sides = [find_side("--truth", *one) for one in zip(truth, readers, strict=True)]
+    reader = TruthReader(kind, names, option="--")
+    found = find_side("--prediction", prediction, reader, sides[0].files)
+    how = probabilities, images, labels, allow_missing, allow or ()
+    each = [find_inputs(side, found, *how) for side in sides]
+    inputs = each[0] if len(each) == 1 else agreed(each, truth)
     (mine, *baseline), curves = _scored(inputs)
     report: dict[str, Any] = {
         "images": len(inputs.names),
@@ -83,6 +86,8 @@ def evaluate(
     }
     if inputs.truth.reader.class_names:
         report["confusion"] = confusions(table.columns(mine))
+    if len(each) > 1:
+        report["annotators"] = annotator_scores(inputs)
     if baseline:
         report[BASELINE] = table.values_of(scores_of(table.columns(baseline[0])))
     from segmentation.evaluation.evaluate_page import evaluation_page
@@ -93,6 +98,8 @@ def evaluate(
     table.write_images(output / table.FILE, pd.concat([mine, *baseline], ignore_index=True))
     write_bytes(output / "scores.json", json.dumps(table.finite(report), indent=1).encode())
     print(render("evaluate.txt", report=report, baseline=report.get(BASELINE)), end="")
+    if len(each) > 1:
+        print(render("annotators.txt", rows=report["annotators"]), end="")
     print(f"\npage      {output / 'report.html'}")
     print(f"scores    {output / 'scores.json'}, {table.FILE}")
 

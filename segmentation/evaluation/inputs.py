@@ -1,6 +1,6 @@
 """Two folders of masks, label maps or outlines as `evaluate` scores them: paired and checked."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 from segmentation.data.masks import MaskFacts, facts_of
 from segmentation.errors import UserError
 from segmentation.evaluation import maps
+from segmentation.io.annotators import Annotators
 from segmentation.io.images import read_image
 from segmentation.io.listing import partner_of
 from segmentation.io.pairs import find_images, find_maps
@@ -25,7 +26,7 @@ class Side:
 
     option: str
     files: dict[str, tuple[Path, ...]]
-    reader: TruthReader
+    reader: TruthReader | Annotators
 
     def path(self, name: str) -> Path:
         """The file that an image's messages name."""
@@ -38,6 +39,9 @@ class Side:
             "binary": "8-connected components of binary masks",
             "classes": "8-connected components of each class",
         }
+        if isinstance(self.reader, Annotators):
+            first = replace(self, reader=self.reader.readers[0])
+            return f"what {', '.join(self.reader.names)} agree on; {first.kind}"
         if self.reader.needs_size(next(iter(self.files.values()))):
             return "outlines or run lengths, one object each"
         return says.get(self.reader.mask_type, "instance ids of label maps")
@@ -116,8 +120,9 @@ def find_inputs(
         ids, unlikely = True, list[str]()
         if known:  # others can mean one thing only
             ids, unlikely = maps.holds_instances(known, labels, side.option, allow)
-        reader = side.reader if ids else replace(side.reader, mask_type="binary")
-        judged.append(replace(side, reader=reader))
+        if not ids and isinstance(side.reader, TruthReader):
+            side = replace(side, reader=replace(side.reader, mask_type="binary"))
+        judged.append(side)
         doubts += unlikely
     if alike:
         cautions.append(
@@ -125,6 +130,24 @@ def find_inputs(
         )
     true, predicted = judged
     return Inputs(names, true, predicted, probs, shown, sorted(left_out), doubts + cautions)
+
+
+def agreed(each: Sequence[Inputs], places: Sequence[Path]) -> Inputs:
+    """The inputs whose truth is what several annotators agree on, from those of each of them.
+
+    They are called as the last part of their ``places``, if that tells them apart.
+    """
+    names = [place.name for place in places]
+    if len(set(names)) < len(names):
+        names = [str(place) for place in places]
+    common = [name for name in each[0].names if all(name in one.names for one in each)]
+    readers = [one.truth.reader for one in each]
+    reader = Annotators(names, [one for one in readers if isinstance(one, TruthReader)])
+    files = reader.join([{name: one.truth.files[name] for name in common} for one in each])
+    left_out = {*each[0].names, *(name for one in each for name in one.left_out)} - {*common}
+    doubts = list(dict.fromkeys(doubt for one in each for doubt in one.doubts))
+    side = Side("--truth", files, reader)
+    return replace(each[0], names=common, truth=side, left_out=sorted(left_out), doubts=doubts)
 
 
 def read_both(one: Side, other: Side, name: str, image: Path | None) -> tuple[Truth, Truth]:

@@ -36,8 +36,8 @@ def shifted(folder: Path, shifts: dict[str, int]) -> Path:
     return write(folder, {name: grid(shift) for name, shift in shifts.items()})
 
 
-def scored(truth: Path, prediction: Path, output: Path, **more: Any) -> dict[str, Any]:
+def scored(truth: Path | list[Path], prediction: Path, output: Path, **more: Any) -> dict[str, Any]:
     """What ``scores.json`` holds of an evaluation."""
-    evaluate(truth, prediction, output, **more)
+    evaluate(truth if isinstance(truth, list) else [truth], prediction, output, **more)
     report: dict[str, Any] = json.loads((output / "scores.json").read_text())
     return report

@@ -91,3 +91,29 @@ def test_what_is_not_annotated_is_not_scored(tmp_path: Path) -> None:
     write_image(tmp_path / "k/b.tif", np.zeros_like(region))
     with pytest.raises(UserError, match=r"b\.tif: no pixel is annotated; remove the image"):
         scored(wanted, found, tmp_path / "o", annotated=known)
+
+
+def test_several_annotators(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second one marks squares a row lower; the prediction is what both mark."""
+    one = truth(tmp_path / "expert1", "ab")
+    other = write(tmp_path / "expert2", {n: np.uint8(255 * (grid(1) > 0)) for n in "ab"}, ".png")
+    both = np.where(grid(1) > 0, grid(), 0).astype(np.uint16)
+    found = write(tmp_path / "p", dict.fromkeys("ab", both))
+    report = scored([one, other], found, tmp_path / "o")
+    assert report["prediction"]["iou"] == report["prediction"]["ap50"] == 1
+    rows = {tuple(row.pop("between")): row for row in report["annotators"]}
+    ious = {pair: row["iou"] for pair, row in rows.items()}
+    assert ious == {
+        ("prediction", "expert1"): pytest.approx(5 / 6),
+        ("prediction", "expert2"): pytest.approx(5 / 6),
+        ("expert1", "expert2"): pytest.approx(5 / 7),
+    }
+    assert rows["expert1", "expert2"]["ap50"] == 1
+    printed = capsys.readouterr().out
+    assert "expert1 and expert2                          0.7143     0.7143     0.8333" in printed
+    assert "what expert1, expert2 agree on; instance ids of label maps" in printed
+    (other / "b.png").unlink()
+    with pytest.raises(UserError, match=r"--prediction: 1 files have no partner in --truth: b"):
+        scored([one, other], found, tmp_path / "o")
+    report = scored([one, other], found, tmp_path / "o", allow_missing=True)
+    assert report["images"] == 1 and report["left_out"] == ["b"]
