@@ -17,6 +17,7 @@ from segmentation.datasets.synthetic import write_dsb2018
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TRAINING = ["--steps=2", "--width=4", "--batch-size=2"]
 ON_IMAGES = {
+    "annotation": ["--images=12", "--epochs=1", "--draws=8", "--width=4", "--targets=Foreground"],
     "cache": ["--images=4"],
     "duplicates": [],
     "logging_cost": TRAINING,

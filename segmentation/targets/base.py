@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 
 from segmentation.errors import UserError
@@ -43,8 +44,14 @@ class Target(ABC):
 
     @property
     def background(self) -> tuple[float, ...]:
-        """Logits of a pixel that is background for certain, one a channel."""
-        return (-CERTAIN,) * self.classes
+        """Logits of a pixel that is background for certain, one a channel.
+
+        All are low, or that of the first channel is high: what gives the lesser foreground.
+        """
+        low = (-CERTAIN,) * (self.classes - 1)
+        every = torch.tensor([(-CERTAIN, *low), (CERTAIN, *low)])
+        least = self.foreground(self.probabilities(every[..., None, None])).flatten().argmin()
+        return tuple(every[least].tolist())
 
     @abstractmethod
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:

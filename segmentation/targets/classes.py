@@ -9,7 +9,7 @@ from torch import Tensor
 from segmentation.errors import UserError
 from segmentation.objects import label_components
 from segmentation.score_names import BACKGROUND
-from segmentation.targets.base import CERTAIN, Target
+from segmentation.targets.base import Target
 
 MOST = 255  # classes: of one byte a pixel
 
@@ -49,10 +49,6 @@ class Classes(Target):
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(H, W) int64 classes 0…K; what losses of several classes take."""
         return class_map(labels, classes)
-
-    @property
-    def background(self) -> tuple[float, ...]:
-        return (CERTAIN, *[-CERTAIN] * len(self.class_names))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax, in float32 also where the logits are not."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from segmentation.errors import UserError
 from segmentation.objects import label_components, watershed_from_seeds
-from segmentation.targets.base import CERTAIN, Target, check_share
+from segmentation.targets.base import Target, check_share
 from segmentation.targets.border_weights import rims, square_filter, within_size
 
 
@@ -61,10 +61,6 @@ class Contour(Target):
         self._inside = {"straddling": half, "inner": width, "outer": 0}[position]
         self._outside = {"straddling": width - half, "inner": 0, "outer": width}[position]
         self._between = half if position == "outer" else self._inside
-
-    @property
-    def background(self) -> tuple[float, ...]:
-        return (CERTAIN, -CERTAIN, -CERTAIN)
 
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(H, W) int64: 0 background, 1 interior, 2 contour; what losses take as classes."""
