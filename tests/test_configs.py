@@ -8,7 +8,12 @@ import yaml
 from segmentation.__main__ import main
 from segmentation.data.corrections import Corrected
 from segmentation.datasets.dsb2018 import DSB2018
-from segmentation.datasets.synthetic import write_bbbc039, write_dic_hela, write_ultrasound_nerve
+from segmentation.datasets.synthetic import (
+    write_bbbc039,
+    write_classes,
+    write_dic_hela,
+    write_ultrasound_nerve,
+)
 from segmentation.experiments.reproduce import data_root
 from tests.helpers import CONFIGS
 
@@ -52,6 +57,7 @@ def roots(
         "dsb2018": dsb_root,
         "data": dsb_root,
         "mine": folder_root,
+        "classes": write_classes(new("classes"), 9, size=(64, 64)),
         "dic_hela": write_dic_hela(new("dic_hela"), 8, (64, 64)),
         "bbbc039": write_bbbc039(new("bbbc039"), 24, (512, 640)),
         "ultrasound_nerve": write_ultrasound_nerve(new("nerve"), 24),
@@ -83,7 +89,8 @@ def test_an_experiment_takes_a_real_step(
     root = roots[folder]
     smaller = next(words for start, words in SMALLER.items() if name(path).startswith(start))
     data = []
-    if root in (roots["dsb2018"], roots["mine"]) and "reproduce/c" not in name(path):
+    small = [roots[one] for one in ("dsb2018", "mine", "classes")]
+    if root in small and "reproduce/c" not in name(path):
         data = ["--data.split.val=2", "--data.split.test=3"]
     if root == roots["mine"]:
         data += ["--data.mask_type=labels"]

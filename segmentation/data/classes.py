@@ -25,6 +25,17 @@ def class_counts(classes: np.ndarray, count: int) -> np.ndarray:
     return np.bincount(classes[1:], minlength=count + 1).astype(np.int64)
 
 
+def class_totals(store: SampleStore, names: Sequence[str] = ()) -> dict[str, int]:
+    """How many objects of each class a store holds; without ``names`` by number, if it has any."""
+    every = [sample.classes for sample in store if sample.classes is not None]
+    if not every:
+        return {}
+    count = max(len(names), max(int(classes.max(initial=0)) for classes in every))
+    total = sum(class_counts(classes, count) for classes in every)
+    keys = [*names, *(str(i) for i in range(len(names) + 1, count + 1))]
+    return dict(zip(keys, np.asarray(total)[1:].tolist(), strict=True))
+
+
 def class_levels(grays: Iterable[np.ndarray], truth: Iterable[Sample], count: int) -> np.ndarray:
     """The mean gray value of the pixels of each class 1…``count``; NaN for one without any.
 

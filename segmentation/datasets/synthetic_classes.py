@@ -25,11 +25,11 @@ class _Kind(NamedTuple):
 
 
 _KINDS = (
-    _Kind((4, 6.5), (1, 1.25), (0.35, 0.9), 0.03),
-    _Kind((6, 8.5), (2.6, 4), (0.3, 0.75), 0.03),
-    _Kind((10, 14), (1, 1.4), (0.2, 0.65), 0.3),
+    _Kind((3.5, 7), (1, 1.6), (0.2, 0.7), 0.08),
+    _Kind((4.5, 8.5), (1.7, 3.2), (0.15, 0.55), 0.08),
+    _Kind((6.5, 11), (1, 1.7), (0.1, 0.45), 0.2),
 )
-_COVERAGE = 0.22  # of the field by cells
+_COVERAGE = 0.2  # of the field by cells
 _GAP = 2  # pixels at least between two of one kind: a class map keeps them apart
 
 
@@ -67,5 +67,5 @@ def cells_of_classes(rng: Rng, shape: Shape) -> tuple[np.ndarray, np.ndarray, np
         labels[inside], kinds[inside] = len(classes) - 1, number
         light[inside] = brightness * (1 + kind.texture * grain[inside])
     ground = 0.12 + 0.08 * clouds(rng, shape, 40.0)
-    image = blur(light, 0.8) + ground + rng.normal(0, 0.03, shape)
+    image = blur(light, 1.2) + ground + rng.normal(0, 0.05, shape)
     return np.clip(image, 0, 1).astype(np.float32), labels, np.uint8(classes)

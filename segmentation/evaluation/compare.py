@@ -20,7 +20,15 @@ from segmentation.metrics.counts import PIXELS
 from segmentation.metrics.scores import Score, better, scores_of
 
 SUBJECTS = ("network", "prediction")  # the method of `test`, and that of `evaluate`
-DEFAULT = ("image_iou", "iou", "image_ap", "ap50", "seg")  # printed, of those there are
+DEFAULT = (
+    "image_iou",
+    "iou",
+    "image_ap",
+    "ap50",
+    "seg",
+    "class_iou",
+    "class_pq",
+)  # printed, of those there are
 FIELDS = (
     *("score", "better", "name", "runs", "images", "value", "low", "high", "sd_over_runs"),
     *("difference", "difference_low", "difference_high", "p"),

@@ -15,6 +15,7 @@ import yaml
 from markupsafe import Markup
 
 from segmentation.data.cache import SampleStore, StoredSample, decoded, map_ordered, usable_cores
+from segmentation.data.classes import class_totals
 from segmentation.data.datamodule import DataFiles
 from segmentation.data.masks import doubts
 from segmentation.data.sample import PARTS, Record, Source, Split, straddling
@@ -37,7 +38,7 @@ _MODULES = {
     "bbbc039": ("BBBC039DataModule", ()),
     "dic_hela": ("DICHeLaDataModule", ("truth",)),
     "ultrasound_nerve": ("UltrasoundNerveDataModule", ()),
-    "folder": ("FolderDataModule", ("images", "masks", "mask_type")),
+    "folder": ("FolderDataModule", ("images", "masks", "mask_type", "classes")),
 }
 
 
@@ -54,7 +55,8 @@ def audit(
     small: int = 10,
     images: str | None = None,
     masks: str | None = None,
-    mask_type: Literal["binary", "labels", "objects"] | None = None,
+    mask_type: Literal["binary", "labels", "objects", "classes"] | None = None,
+    classes: list[str] | None = None,
     truth: Literal["gold", "silver", "best"] | None = None,
 ) -> int:
     """Duplicates, leaks, faulty labels and distributions of a data set, as a page and a JSON.
@@ -73,6 +75,7 @@ def audit(
         images: Of a folder: name of the images' folder.
         masks: Of a folder: name of the masks' folder.
         mask_type: Of a folder: what a mask holds.
+        classes: Of a folder: names of the classes 1, 2, ….
         truth: Of dic_hela: which.
 
     Raises:
@@ -86,7 +89,8 @@ def audit(
         if not allowed:
             raise UserError(f"--{name} {value}: must be at least 0, and near and agree at most 1")
     module, own = _MODULES[dataset]
-    given = {"images": images, "masks": masks, "mask_type": mask_type, "truth": truth}
+    given: dict[str, Any] = {"images": images, "masks": masks, "mask_type": mask_type}
+    given |= {"truth": truth, "classes": classes}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
         if name not in own:
@@ -133,6 +137,7 @@ def make_audit(
     contradicting = [pair for pair in found.pairs if pair.iou is not None and pair.iou < agree]
     overlaps: Callable[[Record], int] | None = getattr(source, "overlaps", None)
     pixels = map_ordered(overlaps, records, usable_cores()) if overlaps else ()
+    classes = class_totals(store, getattr(source, "class_names", ()))
     report = {
         "dataset": source.name,
         "settings": {"near": near, "agree": agree, "small": small},
@@ -146,6 +151,7 @@ def make_audit(
             "no_truth": [one.id for one in facts if one.objects is None],
             "objects": sum(one.objects or 0 for one in facts),
             "cut": sum(one.cut or 0 for one in facts),
+            **({"classes": classes} if classes else {}),
             **{what: sum(f.what == what for one in facts for f in one.flaws) for what in FLAWS},
             "overlaps": {r.id: n for r, n in zip(records, pixels, strict=False) if n}
             if overlaps

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from segmentation.__main__ import main
 from segmentation.data.sample import Record, Split
 from segmentation.data.splits import GroupSplit, RandomSplit
+from segmentation.datasets.synthetic import write_classes
 from segmentation.errors import UserError
 from segmentation.evaluation.audit import FILES, make_audit, read_split, readable
-from segmentation.io.images import write_image
+from segmentation.io.images import read_mask, write_image
 from tests.evaluation.audit.listed import Listed, block, noise, sample
 from tests.helpers import refusal
 
@@ -228,3 +230,21 @@ def test_bad_input_of_the_command(
     argv = ["audit", "folder", "--root", str(folder_root), "--output", str(tmp_path / "out")]
     assert says in refusal(capsys, [*argv, *more])
     assert not (tmp_path / "out").exists()
+
+
+def test_objects_of_each_class_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_classes(tmp_path / "data", 4, size=(64, 64))
+    output = tmp_path / "audit"
+    more = ["--mask_type=classes", "--classes", "round", "long", "large", "huge"]
+    assert main(["audit", "folder", f"--root={root}", f"--output={output}", *more]) == 0
+    found = json.loads((output / "audit.json").read_text())["labels"]["classes"]
+    maps = [read_mask(path) for path in sorted((root / "masks").iterdir())]
+    counts = {
+        name: sum(int(ndimage.label(one == i, np.ones((3, 3)))[1]) for one in maps)
+        for i, name in enumerate(("round", "long", "large", "huge"), start=1)
+    }
+    assert found == counts and min([*found.values()][:3]) > 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{counts['long']} of which of class long" in printed and "0 of which" in printed
