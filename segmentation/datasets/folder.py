@@ -1,6 +1,7 @@
 """Anybody's own images and masks: two folders, matched by name."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -162,13 +163,22 @@ class FolderDataset(SegmentationDataset):
             pixel_size=planes.calibration.pixel_size,
         )
 
+    @property
+    def annotators(self) -> tuple[str, ...]:
+        """Their names, where there are several."""
+        return self.reader.names if isinstance(self.reader, Annotators) else ()
+
     def opinions(self, name: str) -> dict[str, np.ndarray]:
         """What each of several annotators says of a sample: (H, W) int32 ids; else nothing."""
         if not isinstance(self.reader, Annotators):
             return {}
-        record = next(record for record in self.records if record.id == name)
+        record = self._by_id[name]
         found = self.reader.opinions(name, record.masks, self._shape(record), record.plane)
         return {who: one.labels for who, one in zip(self.reader.names, found, strict=True)}
+
+    @cached_property
+    def _by_id(self) -> dict[str, Record]:
+        return {record.id: record for record in self.records}
 
     def overlaps(self, record: Record) -> int:
         """Pixels of a sample that several of its masks claim; the label map cannot tell."""

@@ -36,10 +36,12 @@ class AnnotatorScores:
     What one of a pair has not annotated counts in neither's favour.
     """
 
-    def __init__(self, names: Sequence[str], method: str) -> None:
+    def __init__(
+        self, names: Sequence[str], method: str, device: torch.device | str = "cpu"
+    ) -> None:
         self.names, self.method = tuple(names), method
         pairs = [(method, name) for name in self.names] + list(combinations(self.names, 2))
-        self._tables = {pair: ScoreTable() for pair in pairs}
+        self._tables = {pair: ScoreTable().to(device) for pair in pairs}
 
     def update(self, name: str, found: np.ndarray, opinions: Mapping[str, np.ndarray]) -> None:
         """Add an image: (H, W) int32 ids ≥ 0 that were found, and those of each annotator."""
@@ -50,7 +52,10 @@ class AnnotatorScores:
             scored.update(*both, ids=[name])
 
     def report(self) -> list[dict[str, Any]]:
-        """One row for each pair: ``between`` and the scores over all images."""
+        """One row for each pair: ``between`` and the scores over all images.
+
+        Under DDP all processes must call it.
+        """
         rows: list[dict[str, Any]] = []
         for pair, scored in self._tables.items():
             values = table.values_of(scores_of(table.columns(scored.rows())))

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from segmentation.data.classes import nearest_level
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.examples import Batch
+from segmentation.evaluation.annotators import AnnotatorScores
 from segmentation.evaluation.overlays import class_legend, error_overlay, on_one_size
 from segmentation.evaluation.pages import render
 from segmentation.evaluation.table import FILE, finite, summary, write_images
@@ -34,7 +35,8 @@ class TestReport(Callback):
     Beside the network stand Otsu's threshold, on the same images as read, before any
     preprocessing, with its connected components as objects; and the prediction of nothing, which
     shows what the policy for empty images is worth. With classes, each of Otsu's components has the
-    class whose mean brightness in train is nearest. Each score has its 95 % bootstrap interval,
+    class whose mean brightness in train is nearest. Of several annotators, the network is scored
+    against each, too, and they against each other. Each score has its 95 % bootstrap interval,
     over groups where the data has any.
 
     Args:
@@ -48,6 +50,7 @@ class TestReport(Callback):
         self.folder, self.pictures = folder, pictures
         self.baselines: dict[str, ScoreTable] = {}
         self.levels = np.zeros(0)  # mean gray value of each class in train
+        self.annotators: AnnotatorScores | None = None  # where the truth is several people's
         self.masks: dict[str, bytes] = {}  # packed predictions of the network, for their pictures
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -57,6 +60,9 @@ class TestReport(Callback):
             name: ScoreTable(boundary=True, class_names=names).to(device) for name in METHODS[1:]
         }
         self.masks = {}
+        source = getattr(trainer.datamodule, "source", None)  # type: ignore[attr-defined]
+        people = getattr(source, "annotators", ())
+        self.annotators = AnnotatorScores(people, METHODS[0], device) if people else None
         if names:
             self.levels = trainer.datamodule.class_levels(len(names))  # type: ignore[attr-defined]
 
@@ -72,6 +78,10 @@ class TestReport(Callback):
         for name, mask in zip(batch["id"], masks, strict=True):
             bits = np.packbits(mask) if mask.dtype == bool else mask
             self.masks[name] = zlib.compress(bits.tobytes(), 1)
+        if self.annotators is not None:
+            opinions: Any = data.source  # a folder's
+            for name, ids in zip(batch["id"], outputs["instances"].numpy(), strict=True):
+                self.annotators.update(name, ids, opinions.opinions(name))
         truth = batch["labels"]
         grays = [data.gray(name) for name in batch["id"]]
         found = [label_components(otsu(gray)) for gray in grays]
@@ -93,6 +103,7 @@ class TestReport(Callback):
         logged = {name: float(value) for name, value in table.compute().items()}
         for frame, method in zip(frames, METHODS, strict=True):
             frame.insert(0, "method", method)
+        people = self.annotators.report() if self.annotators is not None else []
         masks = self.masks
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
@@ -100,14 +111,19 @@ class TestReport(Callback):
             masks = {name: mask for part in gathered for name, mask in part.items()}
         self.baselines, self.masks = {}, {}
         if trainer.is_global_zero:
-            self._write(trainer, pd.concat(frames, ignore_index=True), masks, logged)
+            self._write(trainer, pd.concat(frames, ignore_index=True), masks, logged, people)
 
     def _write(
-        self, trainer: Trainer, frame: pd.DataFrame, masks: dict[str, bytes], logged: dict[str, Any]
+        self,
+        trainer: Trainer,
+        frame: pd.DataFrame,
+        masks: dict[str, bytes],
+        logged: dict[str, Any],
+        people: list[dict[str, Any]],
     ) -> None:
         scores = summary(frame)
         scores["network"] |= logged  # AUROC needs the probabilities
-        scores = finite(scores)
+        scores = finite(scores | ({"annotators": people} if people else {}))
         write_bytes(self.folder / "scores.json", json.dumps(scores, indent=1).encode())
         write_images(self.folder / FILE, frame)
         ours = frame[frame["method"] == "network"]
@@ -119,6 +135,8 @@ class TestReport(Callback):
             if isinstance(logger, RobustWandbLogger):
                 logger.log_test(ours.to_dict("records"), partial(_picture, trainer, masks))
         print(render("test.txt", scores=scores), end="")
+        if people:
+            print(render("annotators.txt", rows=people), end="")
         print(f"\nscores    {self.folder / 'scores.json'}, {FILE}")
         says = "purple: right, yellow: missed, green: too much"
         if "confusion" in scores:

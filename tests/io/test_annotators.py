@@ -1,16 +1,22 @@
 """What several annotators agree on."""
 
+import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from segmentation.__main__ import main
 from segmentation.data.cache import decoded
 from segmentation.datasets.folder import FolderDataset
+from segmentation.datasets.synthetic import write_folder
 from segmentation.errors import UserError
+from segmentation.evaluation.table import read_images
 from segmentation.io.annotators import Annotators
-from segmentation.io.images import write_image
+from segmentation.io.images import read_mask, write_image
 from segmentation.io.truth import TruthReader
+from tests.helpers import arguments
 
 FIRST = np.uint8([[1, 1, 0, 2, 2, 0], [1, 1, 0, 2, 2, 0]])
 SECOND = np.uint8([[0, 3, 0, 3, 3, 0], [0, 3, 0, 3, 9, 0]])
@@ -62,3 +68,29 @@ def test_what_annotators_lack(tmp_path: Path) -> None:
         FolderDataset(root, masks=["e1", "e2"])[0]
     with pytest.raises(UserError, match="annotators: e1, e1 must be two or more different ones"):
         Annotators(["e1", "e1"], [TruthReader(), TruthReader()])
+
+
+def test_a_test_scores_the_annotators_too(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", 6, size=(48, 56))
+    for path in (root / "masks").iterdir():
+        mask = read_mask(path)
+        write_image(root / "e1" / path.name, mask)
+        write_image(root / "e2" / path.name, cv2.dilate(mask, np.ones((3, 3), np.uint8)))
+    argv = arguments("fit", root, tmp_path / "runs", "--data.masks=[e1,e2]", config="folder.yaml")
+    assert main([arg for arg in argv if "split" not in arg]) == 0
+    (file,) = (tmp_path / "runs").glob("*/*/scores.json")
+    scores = json.loads(file.read_text())
+    pairs = [row["between"] for row in scores["annotators"]]
+    assert pairs == [["network", "e1"], ["network", "e2"], ["e1", "e2"]]
+    wanted = [
+        read_mask(root / e / f"{name}.png") > 0 for e in ("e1", "e2") for name in tested(file)
+    ]
+    first, second = np.stack(wanted).reshape(2, -1)
+    iou = (first & second).sum() / (first | second).sum()
+    assert scores["annotators"][2]["iou"] == pytest.approx(iou)
+
+
+def tested(file: Path) -> list[str]:
+    """The images of a run's scores."""
+    frame = read_images(file.with_name("per_image.csv"))
+    return sorted(set(frame["id"]))
