@@ -62,7 +62,7 @@ def main() -> None:
             part = SampleSubset(store, raw, range(len(store))[::step][: args.images])
             crop = None if resize else (CROP, CROP)
             windows = TrainWindows(recipe, crop, (1.0, 1.0), 0)
-            examples = TrainSet(part, Foreground(), windows, settings.in_channels)
+            examples = TrainSet(part, Foreground(), windows, settings)
             pairs = in_memory(part, resize)
             arms[f"{recipe}: package"] = partial(run_package, examples, args.draws)
             arms[f"{recipe}: bare albumentations"] = bare(recipe, pairs, crop, args.draws)

@@ -4,8 +4,8 @@ Albumentations seeds itself once a process, so that workers and epochs repeat ea
 caller's generator decides everything: the same (seed, epoch, index) gives the same pixels in any
 worker, on any number of processes.
 
-Dtypes: images are uint8 with 1 or 3 channels, which is what ``Preprocess.prepare`` gives and every
-transform accepts (CLAHE, noise and colour jitter refuse uint16). Labels are of any integer dtype;
+Dtypes: images are uint8 with any number of channels, which is what ``Preprocess.prepare`` gives;
+CLAHE, noise and colour jitter refuse uint16. Labels are of any integer dtype;
 they are only ever moved, never interpolated, so that no id comes out that did not go in.
 """
 
@@ -52,9 +52,13 @@ class CoarseElastic(A.DualTransform):  # type: ignore[misc]
 
     def apply(self, img: np.ndarray, method: int = cv2.INTER_LINEAR, **maps: Any) -> np.ndarray:
         """Deform an image, linearly interpolated."""
-        moved = cv2.remap(
-            img, maps["map_x"], maps["map_y"], method, borderMode=cv2.BORDER_REFLECT_101
-        )
+        whole = img.reshape(*img.shape[:2], -1)
+        border = {"borderMode": cv2.BORDER_REFLECT_101}
+        parts = [  # OpenCV takes four channels at once
+            cv2.remap(whole[..., i : i + 4], maps["map_x"], maps["map_y"], method, **border)
+            for i in range(0, whole.shape[2], 4)
+        ]
+        moved = parts[0] if len(parts) == 1 else np.dstack(parts)
         return moved.reshape(img.shape)
 
     def apply_to_mask(self, mask: np.ndarray, *_: Any, **maps: Any) -> np.ndarray:
@@ -154,31 +158,35 @@ RECIPES: dict[str, Callable[[], list[A.BasicTransform]]] = {
         _affine(rotate=180, shift=0.1, scale=(0.9, 1.1)),
     ],
 }
-_COLOUR_ONLY = (A.HueSaturationValue, A.ToGray)
+_RGB_ONLY = (A.HueSaturationValue, A.ToGray)
+_GRAY_OR_RGB = (A.CLAHE,)  # it equalises the lightness of colours
 
 
 class Augmentation:
     """A named recipe over (H, W, C) uint8 images, (H, W) integer labels and float32 weights.
 
     Labels and weights are never interpolated, so that a weight stays with its pixel's label.
-    Transforms of colour are left out for one-channel images.
+    Changes of hue and of saturation are left out for channels that are not red, green and blue, and
+    CLAHE for those that are not gray either; all else is done to any number of channels alike.
 
     Args:
         recipe: One of ``RECIPES``.
-        channels: Of the images, 1 or 3.
+        channels: How many the images have.
+        rgb: Whether three of them are red, green and blue.
 
     Raises:
         UserError: There is no such recipe.
     """
 
-    def __init__(self, recipe: str, channels: int = 3) -> None:
+    def __init__(self, recipe: str, channels: int = 3, rgb: bool = True) -> None:
         if recipe not in RECIPES:
             raise UserError(
                 f"augmentation: no recipe is called {recipe!r}; choose from {', '.join(RECIPES)}"
             )
         steps = RECIPES[recipe]()
-        if channels == 1:
-            steps = [step for step in steps if not isinstance(step, _COLOUR_ONLY)]
+        if channels != 3 or not rgb:
+            without = _RGB_ONLY if channels == 1 else (*_RGB_ONLY, *_GRAY_OR_RGB)
+            steps = [step for step in steps if not isinstance(step, without)]
         # Of an oblong, those symmetries of the square that do not exchange height and width.
         oblong = [s for x in steps for s in (_flips(0.5) if isinstance(x, A.D4) else [x])]
         # Not as a list of masks, which would come back in one common dtype.

@@ -233,7 +233,7 @@ class SegmentationDataModule(LightningDataModule):
         if weight is not None:  # computed once and cached
             about = (part.places, "weighted", weight.key, self.cache)
             samples = derived(store, lambda i: weigh(store[i], weight), *about)
-        return TrainSet(samples, self.target, self.windows, self.preprocess.in_channels)
+        return TrainSet(samples, self.target, self.windows, self.preprocess)
 
     def evaluation_set(self, name: str) -> EvalSet:
         """The examples of ``val`` or ``test``."""

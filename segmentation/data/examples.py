@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from segmentation.data.annotated import AnnotatedPixels
 from segmentation.data.augment import Augmentation, random_crop
 from segmentation.data.cache import SampleStore, StoredSample
+from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Sample
 from segmentation.data.samplers import Draw
 from segmentation.targets import Target
@@ -116,14 +117,15 @@ class TrainWindows:
 class TrainSet(Dataset[dict[str, Any]]):
     """One seed per (run, epoch, sample); each item is one example of a :class:`Batch`.
 
-    Without ``windows`` the samples are taken as they are; ``channels`` are those of the images.
+    Without ``windows`` the samples are taken as they are; ``preprocess`` made their images.
     """
 
     def __init__(
-        self, samples: Samples, target: Target, windows: TrainWindows | None, channels: int
+        self, samples: Samples, target: Target, windows: TrainWindows | None, preprocess: Preprocess
     ) -> None:
         self.samples, self.target, self.windows = samples, target, windows
-        self.augmentation = Augmentation(windows.augmentation, channels) if windows else None
+        about = preprocess.in_channels, preprocess.channels == "rgb"
+        self.augmentation = Augmentation(windows.augmentation, *about) if windows else None
         self.pixels = AnnotatedPixels(samples.entries)
 
     def __len__(self) -> int:

@@ -97,7 +97,7 @@ class StudyDataModule(SegmentationDataModule):
         if self.division > 1 or self.blank == "drop":
             samples = TiledSamples(samples, self.division, self.blank != "drop")
         windows = self.windows if self.copies is None else None
-        return TrainSet(samples, self.target, windows, self.preprocess.in_channels)
+        return TrainSet(samples, self.target, windows, self.preprocess)
 
     def evaluation_set(self, name: str) -> EvalSet:
         samples: Samples = self.parts[name]

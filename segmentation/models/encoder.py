@@ -31,8 +31,9 @@ def load_encoder(net: nn.Module, path: str | Path) -> None:
     """Start a network's ``encoder`` from weights that timm, torchvision or smp published.
 
     The file is a state dict, of torch.save or safetensors. Tensors that the encoder lacks (the
-    classifier's) are left out. A file that cannot be read, lacks a tensor or has one of another
-    shape is a :class:`UserError`.
+    classifier's) are left out. Weights for three channels are adapted to another number, see
+    :func:`adapt_channels`. A file that cannot be read, lacks a tensor or has one of another shape
+    is a :class:`UserError`.
     """
     option = "model.net.encoder_weights"
     encoder = getattr(net, "encoder", None)
@@ -46,16 +47,31 @@ def load_encoder(net: nn.Module, path: str | Path) -> None:
     fitting: dict[str, Tensor] = {}
     for name, own in encoder.state_dict().items():
         found = theirs.get(_plain(name.removeprefix("model.")))  # of timm's, within smp's wrapper
+        found = adapt_channels(found, own) if isinstance(found, Tensor) else found
         if isinstance(found, Tensor) and found.shape == own.shape:
             fitting[name] = found
         elif not name.endswith("num_batches_tracked"):  # which old files lack
             fault = f"has it as {tuple(found.shape)}" if isinstance(found, Tensor) else "lacks it"
             raise UserError(
                 f"{option}: {path} is not of this encoder, whose {name} is {tuple(own.shape)} "
-                f"({fault}); choose the file published for its encoder_name, with in_channels: 3"
+                f"({fault}); choose the file published for its encoder_name"
             )
     # Not load_state_dict of smp's encoders: some answer nothing and expect a classifier.
     nn.Module.load_state_dict(encoder, fitting, strict=False)
+
+
+def adapt_channels(weights: Tensor, own: Tensor) -> Tensor:
+    """A first convolution's weights for three channels as those for ``own``'s number.
+
+    As segmentation-models-pytorch does: summed for one channel; else repeated in turn, and scaled
+    by 3 / channels. Others are returned as they are.
+    """
+    (_, theirs, *window), (_, count, *wanted) = weights.shape + (0,) * 2, own.shape + (0,) * 2
+    if weights.ndim != 4 or theirs != 3 or count == 3 or window != wanted:
+        return weights
+    if count == 1:
+        return weights.sum(1, keepdim=True)
+    return weights[:, [i % 3 for i in range(count)]] * (3 / count)
 
 
 def _plain(name: str) -> str:

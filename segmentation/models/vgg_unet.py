@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segmentation.errors import UserError
 from segmentation.models.blocks import ConvBlock, SegmentationNet, check_positive, init_weights
-from segmentation.models.encoder import read_state_dict
+from segmentation.models.encoder import adapt_channels, read_state_dict
 
 STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # multiples of the width, convolutions
 TORCHVISION = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # the 13 in its `features`
@@ -25,7 +25,7 @@ class VGGUNet(SegmentationNet):
     parameters at the default size.
 
     Args:
-        in_channels: 3 with `weights` (gray frames are repeated).
+        in_channels: `weights` are made for 3, and adapted to others.
         width: channels at full resolution, from which all others follow; 64 with `weights`.
         frozen: how many convolutions from the input on do not learn (published: 8, that is up to
             conv4_1), which makes sense with `weights` or a checkpoint only.
@@ -53,11 +53,8 @@ class VGGUNet(SegmentationNet):
         super().__init__(in_channels, classes, stride=32)
         if not 0 <= frozen <= len(TORCHVISION):
             raise ValueError(f"frozen must be from 0 to {len(TORCHVISION)}, got {frozen}")
-        if weights is not None and (in_channels, width) != (3, 64):
-            raise ValueError(
-                f"weights={weights} are for in_channels=3 and width=64, got {in_channels} and "
-                f"{width}; preprocess.channels=3 repeats gray images"
-            )
+        if weights is not None and width != 64:
+            raise ValueError(f"weights={weights} are for width=64, got {width}")
         self.frozen = frozen
         self.pool = nn.MaxPool2d(2)
         self.encoder = nn.ModuleList()
@@ -92,6 +89,7 @@ def _fill(convolutions: list[nn.Conv2d], weights: str) -> None:
     for index, convolution in zip(TORCHVISION, convolutions, strict=True):
         for name, own in convolution.named_parameters():
             theirs = state.get(f"features.{index}.{name}")
+            theirs = adapt_channels(theirs, own) if isinstance(theirs, Tensor) else theirs
             if not isinstance(theirs, Tensor) or theirs.shape != own.shape:
                 raise UserError(
                     f"model.net.weights: {weights} is not a state dict of torchvision's VGG-16 "

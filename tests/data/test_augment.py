@@ -16,7 +16,7 @@ from segmentation.data.augment import RECIPES, Augmentation, random_crop
 from segmentation.errors import UserError
 
 every_recipe = pytest.mark.parametrize("recipe", RECIPES)
-every_channels = pytest.mark.parametrize("channels", [1, 3])
+every_channels = pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
 
 
 def scene(height: int = 64, width: int = 64, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +85,29 @@ def test_image_and_labels_move_alike(recipe: str, channels: int) -> None:
         if odd.size and even.size:
             # Noise has a σ of at most 16 of 255; brightness changes for all pixels alike.
             assert np.percentile(odd, 2) > np.percentile(even, 98)
+
+
+@pytest.mark.parametrize(
+    ("channels", "rgb"), [(1, True), (2, True), (3, True), (3, False), (6, True)]
+)
+def test_what_exists_for_colours_alone_is_left_out(channels: int, rgb: bool) -> None:
+    text = "".join(repr(Augmentation(recipe, channels, rgb)) for recipe in RECIPES)
+    assert ("HueSaturation" in text) == ("ToGray" in text) == (channels == 3 and rgb)
+    assert ("CLAHE" in text) == (channels == 1 or (channels == 3 and rgb))
+    assert "GaussNoise" in text and "RandomGamma" in text
+
+
+def test_every_channel_moves_alike() -> None:
+    """Also where OpenCV takes four channels at once: a channel is deformed as if alone."""
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 6), np.uint8)
+    labels = np.zeros((64, 64), np.uint8)
+    for recipe in ("dic_keras", "ultrasound"):
+        for seed in range(6):
+            rng = np.random.default_rng
+            whole = Augmentation(recipe, 6)(image, labels, None, rng(seed))[0]
+            three = Augmentation(recipe, 3, rgb=False)(image[..., 3:], labels, None, rng(seed))[0]
+            # OpenCV rounds otherwise for another number of channels.
+            assert np.abs(whole[..., 3:].astype(int) - three).max() < 6
 
 
 def test_decisions_are_independent(monkeypatch: pytest.MonkeyPatch) -> None:
