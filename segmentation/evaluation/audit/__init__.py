@@ -33,12 +33,13 @@ from segmentation.io.files import read_json
 
 FILES = ("audit.html", "audit.json", "corrections.yaml")
 # What is read: the data module, and those of its own options that the reader needs.
+_TRUTH = ("classes", "ignore", "annotated")
 _MODULES = {
     "dsb2018": ("DSB2018DataModule", ()),
     "bbbc039": ("BBBC039DataModule", ()),
     "dic_hela": ("DICHeLaDataModule", ("truth",)),
     "ultrasound_nerve": ("UltrasoundNerveDataModule", ()),
-    "folder": ("FolderDataModule", ("images", "masks", "mask_type", "classes")),
+    "folder": ("FolderDataModule", ("images", "masks", "mask_type", *_TRUTH)),
 }
 
 
@@ -57,6 +58,8 @@ def audit(
     masks: str | None = None,
     mask_type: Literal["binary", "labels", "objects", "classes"] | None = None,
     classes: list[str] | None = None,
+    ignore: int | None = None,
+    annotated: str | None = None,
     truth: Literal["gold", "silver", "best"] | None = None,
 ) -> int:
     """Duplicates, leaks, faulty labels and distributions of a data set, as a page and a JSON.
@@ -76,6 +79,8 @@ def audit(
         masks: Of a folder: name of the masks' folder.
         mask_type: Of a folder: what a mask holds.
         classes: Of a folder: names of the classes 1, 2, ….
+        ignore: Of a folder: value of pixels that are not annotated.
+        annotated: Of a folder: name of a folder of masks of what is annotated.
         truth: Of dic_hela: which.
 
     Raises:
@@ -90,7 +95,7 @@ def audit(
             raise UserError(f"--{name} {value}: must be at least 0, and near and agree at most 1")
     module, own = _MODULES[dataset]
     given: dict[str, Any] = {"images": images, "masks": masks, "mask_type": mask_type}
-    given |= {"truth": truth, "classes": classes}
+    given |= {"truth": truth, "classes": classes, "ignore": ignore, "annotated": annotated}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
         if name not in own:
