@@ -17,9 +17,10 @@ from common import Report, add_root, arguments, dsb2018
 from lightning import Trainer, seed_everything
 
 from segmentation.data.cache import decoded
-from segmentation.data.datamodule import DataFiles, Sampling, SegmentationDataModule
+from segmentation.data.datamodule import DataFiles, SegmentationDataModule
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Record, Sample, SegmentationDataset, Split
+from segmentation.data.samplers import Sampling
 from segmentation.losses import BCEDice, BCEDiceDistance, WeightedCrossEntropy
 from segmentation.models import UNet
 from segmentation.targets import Contour, Distance, Foreground, Target

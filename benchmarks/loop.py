@@ -29,8 +29,9 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from segmentation.data.datamodule import DataFiles, Sampling, SegmentationDataModule
+from segmentation.data.datamodule import DataFiles, SegmentationDataModule
 from segmentation.data.preprocess import Preprocess
+from segmentation.data.samplers import Sampling
 from segmentation.data.splits import RandomSplit
 from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.losses import BCEDice

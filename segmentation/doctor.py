@@ -122,7 +122,8 @@ def speed_test(seconds: float, crop: int = 256) -> Iterator[str]:
     import torch
 
     from segmentation.data.cache import usable_cores
-    from segmentation.data.datamodule import DataFiles, Sampling
+    from segmentation.data.datamodule import DataFiles
+    from segmentation.data.samplers import Sampling
     from segmentation.datasets.folder import FolderDataModule
     from segmentation.datasets.synthetic import write_folder
     from segmentation.models import UNet

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from lightning import Trainer
 
-from segmentation.data.datamodule import Sampling
+from segmentation.data.samplers import Sampling
 from segmentation.experiments.tune import Search
 from segmentation.targets import Foreground, Target
 from segmentation.training.test_report import TestReport

@@ -20,11 +20,12 @@ from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import PARTS, Split
 from segmentation.data.seen import trained_on
 from segmentation.errors import UserError
+from segmentation.fitting import check_fit
 from segmentation.losses import BCEDice, DeepSupervision
 from segmentation.schedules import WarmupCosine
 from segmentation.score_names import LOGGED
 from segmentation.targets import Foreground
-from segmentation.task import Schedule, check_fit
+from segmentation.task import Schedule
 from tests.tiny import (
     PREPROCESS,
     Scripted,

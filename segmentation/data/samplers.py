@@ -7,6 +7,41 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import DistributedSampler
 
+from segmentation.data.cache import StoredSample
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which training images are drawn, and how often.
+
+    Attributes:
+        balance: 0 shows each image once an epoch. Above 0 images are drawn at random with
+            probability ∝ (pixels / images of its kind) ^ balance: rare kinds and large images more
+            often. 0.5 evens kinds out by the square root. Annotated pixels are counted.
+        balance_empty: Draw images with and without objects equally often.
+        length: Draws per epoch; the number of training examples by default.
+        seed: Of order, crops and augmentation, ≥ 0; ``null`` takes ``seed_everything``'s.
+    """
+
+    balance: float = 0.0
+    balance_empty: bool = False
+    length: int | None = None
+    seed: int | None = None
+
+    def weights(self, entries: Sequence[StoredSample]) -> list[float] | None:
+        """How often each example is drawn, relative to the others; ``None``: each once."""
+        if self.balance == 0 and not self.balance_empty:
+            return None
+        counts = Counter(entry.kind for entry in entries)
+        sizes = [np.prod(entry.image[1][:2]) - entry.unannotated for entry in entries]
+        pixels = [size / counts[e.kind] for size, e in zip(sizes, entries, strict=True)]
+        weights = np.array(pixels, dtype=float) ** self.balance
+        empty = np.array([entry.objects == 0 for entry in entries])
+        if self.balance_empty and empty.any() and not empty.all():
+            for half in (empty, ~empty):
+                weights[half] /= weights[half].sum()
+        return [float(weight) for weight in weights]
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:

@@ -22,8 +22,9 @@ from segmentation.checkpoints import load_task, read_checkpoint
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.seen import trained_on
 from segmentation.errors import UserError
+from segmentation.fitting import check_loss
 from segmentation.models.encoder import is_file, load_encoder, unreachable
-from segmentation.task import SegmentationTask, check_loss
+from segmentation.task import SegmentationTask
 from segmentation.training import messages, run_folder
 from segmentation.training.arguments import composed
 from segmentation.training.log_progress import LogProgress

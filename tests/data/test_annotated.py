@@ -10,8 +10,9 @@ import torch
 
 from segmentation.data.annotated import AnnotatedPixels
 from segmentation.data.augment import RECIPES, Augmentation, random_crop
-from segmentation.data.datamodule import DataFiles, Sampling, SegmentationDataModule
+from segmentation.data.datamodule import DataFiles, SegmentationDataModule
 from segmentation.data.sample import Record, Sample
+from segmentation.data.samplers import Sampling
 from segmentation.data.splits import ListSplit
 from segmentation.errors import UserError
 from segmentation.targets import Distance, Foreground

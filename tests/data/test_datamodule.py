@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segmentation.data.datamodule import DataFiles, Sampling, SegmentationDataModule
+from segmentation.data.datamodule import DataFiles, SegmentationDataModule
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Record, Sample
+from segmentation.data.samplers import Sampling
 from segmentation.data.splits import ListSplit, RandomSplit
 from segmentation.datasets.dsb2018 import DSB2018DataModule
 from segmentation.datasets.folder import FolderDataModule

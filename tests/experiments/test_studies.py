@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segmentation.data.datamodule import Sampling
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Record, Sample, SegmentationDataset
+from segmentation.data.samplers import Sampling
 from segmentation.data.splits import RandomSplit
 from segmentation.errors import UserError
 from segmentation.experiments.studies import GridTiles, SameTiles, StudyDataModule

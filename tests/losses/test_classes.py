@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
+from segmentation.fitting import check_fit, check_loss
 from segmentation.losses import (
     BCEDice,
     BCEDiceDistance,
@@ -19,7 +20,6 @@ from segmentation.losses import (
     WeightedCrossEntropy,
 )
 from segmentation.targets import Classes, Contour, Distance, Foreground, Target, WithClasses
-from segmentation.task import check_fit, check_loss
 
 G = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(2, 4, 8, 9, generator=G)

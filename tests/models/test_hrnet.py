@@ -10,9 +10,9 @@ from torch import nn
 
 from segmentation.data.preprocess import Preprocess
 from segmentation.experiments.studies import GridTiles
+from segmentation.fitting import check_fit
 from segmentation.inference import network_stride, padded
 from segmentation.targets import Foreground
-from segmentation.task import check_fit
 
 from .base import assert_all_parameters_learn
 
