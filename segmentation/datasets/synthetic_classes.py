@@ -39,7 +39,7 @@ def cells_of_classes(rng: Rng, shape: Shape) -> tuple[np.ndarray, np.ndarray, np
     Cells of different kinds may touch. A side under 32 pixels is a ``ValueError``.
 
     >>> image, labels, classes = cells_of_classes(np.random.default_rng(0), (64, 80))
-    >>> image.shape, labels.max() + 1 == len(classes), sorted(set(classes.tolist()))
+    >>> image.shape, len(classes) == int(labels.max()) + 1, sorted(set(classes.tolist()))
     ((64, 80), True, [0, 1, 2, 3])
     """
     if min(shape) < 32:
