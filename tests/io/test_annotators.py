@@ -82,15 +82,8 @@ def test_a_test_scores_the_annotators_too(tmp_path: Path) -> None:
     scores = json.loads(file.read_text())
     pairs = [row["between"] for row in scores["annotators"]]
     assert pairs == [["network", "e1"], ["network", "e2"], ["e1", "e2"]]
-    wanted = [
-        read_mask(root / e / f"{name}.png") > 0 for e in ("e1", "e2") for name in tested(file)
-    ]
+    names = sorted(set(read_images(file.with_name("per_image.csv"))["id"]))
+    wanted = [read_mask(root / e / f"{name}.png") > 0 for e in ("e1", "e2") for name in names]
     first, second = np.stack(wanted).reshape(2, -1)
     iou = (first & second).sum() / (first | second).sum()
     assert scores["annotators"][2]["iou"] == pytest.approx(iou)
-
-
-def tested(file: Path) -> list[str]:
-    """The images of a run's scores."""
-    frame = read_images(file.with_name("per_image.csv"))
-    return sorted(set(frame["id"]))
