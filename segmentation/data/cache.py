@@ -333,7 +333,8 @@ def _with_tuples(row: dict[str, Any]) -> dict[str, Any]:
     if (facts := row.pop("facts", None)) is not None:
         facts = MaskFacts(*facts)
         facts = facts._replace(low=tuple(facts.low))
-    plain = {k: v and tuple(v) for k, v in row.items() if k in ("channels", "pixel_size")}
+    named = {k: v for k, v in row.items() if k in ("channels", "pixel_size")}
+    plain = {k: None if v is None else tuple(v) for k, v in named.items()}
     places = {
         k: (v[0], tuple(v[1]), v[2])
         for k, v in row.items()

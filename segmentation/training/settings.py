@@ -14,6 +14,7 @@ from jsonargparse import get_loader, set_loader
 from jsonargparse.typing import register_type
 from lightning.pytorch.cli import LightningArgumentParser
 
+from segmentation.data.cache import usable_cores
 from segmentation.errors import UserError
 from segmentation.keys import dotted
 from segmentation.training.messages import one_line, shortened
@@ -81,6 +82,12 @@ def check_ranges(config: Any) -> None:
             wanted = f"from {least} to {most}" if most < math.inf else f"at least {least}"
             wanted = "above 0" if least == math.ulp(0) else wanted
             raise UserError(f"{key}: {number} must be {wanted}")
+    devices, most = str(value("trainer.devices")), 4 * usable_cores()
+    if devices.isdigit() and int(devices) > most and not torch.cuda.is_available():
+        raise UserError(  # before they are started, which would stall the machine
+            f"trainer.devices: {devices} processes on {usable_cores()} core(s), without a GPU; set "
+            f"at most {most}"
+        )
     for key in _GROUPS:
         if value(key) is None:
             raise UserError(f"{key}: must not be null; leave it out, or give its keys")

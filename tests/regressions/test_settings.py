@@ -112,6 +112,7 @@ def test_a_mistyped_key_is_told_in_a_moment() -> None:
         ("--model.optimizer.lr=.nan", "model.optimizer: Invalid learning rate: nan"),
         ("--model.optimizer.weight_decay=-1", "model.optimizer: Invalid weight_decay value: -1.0"),
         ("--model.net.width=0", "model.net: UNet: width must be at least 1, got 0"),
+        ("--trainer.devices=9999", "trainer.devices: 9999 processes on"),
         ("--trainer.accumulate_grad_batches=0", "accumulate_grad_batches: 0 must be at least 1"),
         ("--trainer.gradient_clip_val=-1", "trainer.gradient_clip_val: -1 must be at least 0"),
         ("--trainer.val_check_interval=0", "trainer.val_check_interval: 0 must be above 0"),
