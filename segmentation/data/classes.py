@@ -13,7 +13,7 @@ from segmentation.targets import Target
 
 def classes_of(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """(H, W) ids, -1 = not annotated, and the class of each id ► (H, W) int32 classes, -1 kept."""
-    return np.where(labels < 0, -1, classes.astype(np.int32)[np.maximum(labels, 0)])
+    return np.asarray(np.where(labels < 0, -1, classes.astype(np.int32)[np.maximum(labels, 0)]))
 
 
 def class_counts(classes: np.ndarray, count: int) -> np.ndarray:
@@ -63,7 +63,7 @@ def nearest_level(gray: np.ndarray, labels: np.ndarray, levels: np.ndarray) -> n
     ids = labels.reshape(-1)
     sums, sizes = np.bincount(ids, gray.reshape(-1)), np.bincount(ids)
     far = np.abs((sums / np.maximum(sizes, 1))[:, None] - np.nan_to_num(levels, nan=np.inf))
-    kinds = (far.argmin(axis=1) + 1).astype(np.uint8)
+    kinds: np.ndarray = (far.argmin(axis=1) + 1).astype(np.uint8)
     kinds[0] = 0
     return kinds
 

@@ -98,8 +98,8 @@ class Corrected(SegmentationDataset):
             classes = owner.classes
         if labels is None:
             return sample
-        about = {"classes": classes, "kind": kinds[max(kinds)], "facts": None}
-        return replace(sample, labels=labels, **about)
+        kind = kinds[max(kinds)]
+        return replace(sample, labels=labels, classes=classes, kind=kind, facts=None)
 
 
 def union(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -53,7 +53,8 @@ def cells_of_classes(rng: Rng, shape: Shape) -> tuple[np.ndarray, np.ndarray, np
             break
         number = 1 + int(rng.integers(3))
         kind = _KINDS[number - 1]
-        radius, aspect, brightness = (rng.uniform(*kind[i]) for i in range(3))
+        spans = (kind.radius, kind.aspect, kind.brightness)
+        radius, aspect, brightness = (rng.uniform(low, high) for low, high in spans)
         axes = radius * aspect**0.5, radius / aspect**0.5
         y, x = rng.uniform((0, 0), shape)
         cell = np.zeros(shape, np.uint8)
@@ -68,4 +69,4 @@ def cells_of_classes(rng: Rng, shape: Shape) -> tuple[np.ndarray, np.ndarray, np
         light[inside] = brightness * (1 + kind.texture * grain[inside])
     ground = 0.12 + 0.08 * clouds(rng, shape, 40.0)
     image = blur(light, 1.2) + ground + rng.normal(0, 0.05, shape)
-    return np.clip(image, 0, 1).astype(np.float32), labels, np.uint8(classes)
+    return np.clip(image, 0, 1).astype(np.float32), labels, np.array(classes, np.uint8)

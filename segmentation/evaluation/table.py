@@ -88,7 +88,7 @@ def summary(frame: pd.DataFrame) -> dict[str, Any]:
             kind: {"images": len(some), **values_of(scores_of(columns(some)))}
             for kind, some in mine.groupby("kind")
         }
-    if names_in(frame):
+    if names_in(map(str, frame)):
         matrices = {str(m): confusions(columns(mine)) for m, mine in frame.groupby("method")}
         result["confusion"] = matrices
     # Of any method, for all have the same images.

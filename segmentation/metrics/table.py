@@ -123,7 +123,10 @@ class ScoreTable(Metric):
             ]
             maps = zip(rows, truth.cpu().numpy(), found, *both, strict=True)
             count = len(self.class_names)
-            rows = [np.append(row, class_counts(*these, count)) for row, *these in maps]
+            rows = [
+                np.append(row, class_counts(one, other, true, predicted_as, count))
+                for row, one, other, true, predicted_as in maps
+            ]
         texts = [some or [""] * len(rows) for some in (ids, kinds, groups)]
         lines = "".join(f"{json.dumps(one)}\n" for one in zip(*texts, strict=True))
         self.counts.append(torch.tensor(np.ravel(rows), dtype=torch.int64, device=self.device))

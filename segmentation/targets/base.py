@@ -140,7 +140,7 @@ def winners(votes: np.ndarray) -> np.ndarray:
     >>> winners(np.array([[9.0, 9.0], [0.2, 0.1], [1.0, 3.0]])).tolist()
     [0, 1, 2]
     """
-    won = (votes.argmax(axis=1) + 1).astype(np.uint8)
+    won: np.ndarray = (votes.argmax(axis=1) + 1).astype(np.uint8)
     won[0] = 0
     return won
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from segmentation.data.classes import nearest_level
@@ -53,9 +53,9 @@ class TestReport(Callback):
         self.annotators: AnnotatorScores | None = None  # where the truth is several people's
         self.masks: dict[str, bytes] = {}  # packed predictions of the network, for their pictures
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         device = pl_module.device
-        names = pl_module.target.class_names  # type: ignore[union-attr]
+        names = pl_module.target.class_names
         self.baselines = {
             name: ScoreTable(boundary=True, class_names=names).to(device) for name in METHODS[1:]
         }
@@ -87,12 +87,12 @@ class TestReport(Callback):
         found = [label_components(otsu(gray)) for gray in grays]
         labels = torch.from_numpy(np.stack(found))
         about = (None, batch["id"], batch["kind"], batch["group"])
-        kinds = [[], []]
+        kinds: list[list[np.ndarray]] = [[], []]
         if pl_module.target.class_names:
             pairs = zip(grays, found, strict=True)
             nearest = [nearest_level(gray, ids, self.levels) for gray, ids in pairs]
             kinds = [nearest, [np.zeros(1, np.uint8)] * len(nearest)]
-        classes = batch.get("classes", ())
+        classes: Any = batch.get("classes", ())
         self.baselines["otsu"].update(truth, labels.to(truth.device), *about, classes, kinds[0])
         self.baselines["nothing"].update(truth, torch.zeros_like(truth), *about, classes, kinds[1])
 

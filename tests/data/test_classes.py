@@ -10,9 +10,10 @@ from segmentation.data.classes import class_levels
 from segmentation.data.datamodule import DataFiles, SegmentationDataModule
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import RandomSplit
+from segmentation.datasets.synthetic_classes import NAMES
 from segmentation.errors import UserError
 from segmentation.targets import Classes, Foreground, Target
-from tests.cells import NAMES, Cells
+from tests.cells import Cells
 
 
 def module(cache: Path, source: Cells, target: Target, **more: Any) -> SegmentationDataModule:

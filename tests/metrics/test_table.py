@@ -51,7 +51,17 @@ def samples() -> list[Sample]:
 def filled(some: list[Sample], start: int = 0, **more: Any) -> ScoreTable:
     table = ScoreTable(**more)
     for number, sample in enumerate(some, start=start):
-        table.update(*sample, ids=[f"{number:02}é"], kinds=["kind"], groups=[str(number % 3)])
+        about: dict[str, Any] = {
+            "ids": [f"{number:02}é"],
+            "kinds": ["kind"],
+            "groups": [str(number % 3)],
+        }
+        if table.class_names:  # those of true objects repeat, those of predicted ones less often
+            numbers = [torch.arange(int(side.max()) + 1) for side in sample[:2]]
+            about |= {"classes": [numbers[0] % 3 + 1], "found_classes": [numbers[1] // 2 % 3 + 1]}
+            for side in about["classes"] + about["found_classes"]:
+                side[0] = 0
+        table.update(*sample, **about)
     return table
 
 
@@ -190,9 +200,9 @@ def test_order_and_batches_do_not_matter_to_the_bit() -> None:
     some = [sample for sample in samples() if sample[0].shape == (1, 128, 160)]
     wanted = values(filled(some))
     assert repr(values(filled(some[::-1]))) == repr(wanted)
-    stacked = [torch.cat(parts) for parts in zip(*some, strict=True)]
+    truth, labels, probs = (torch.cat(parts) for parts in zip(*some, strict=True))
     table = ScoreTable()
-    table.update(*stacked)
+    table.update(truth, labels, probs)
     assert repr(values(table)) == repr(wanted)
 
 
@@ -250,6 +260,7 @@ SHARES = {  # of the 13 samples, by number of processes
     "none on one": {1: [13], 2: [0, 13], 3: [6, 0, 7]},
 }
 WORLDS = (1, 2, 3)
+CLASSES = ("a", "b", "c")
 GROUPS: list[Any] = []  # kept: torch 2.6 can hang in the destructor of a group
 
 
@@ -263,7 +274,7 @@ def work(rank: int, folder: Path) -> None:
         for name, shares in SHARES.items():
             start = sum(shares[world][:rank])
             some = samples()[start : start + shares[world][rank]]
-            table = filled(some, start, boundary=True)
+            table = filled(some, start, boundary=True, class_names=CLASSES)
             frame = table.rows()
             found = values(table), frame, table.rows()
             (folder / f"{name}, {rank} of {world}").write_bytes(pickle.dumps(found))
@@ -284,7 +295,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("name", SHARES)
 def test_same_table_on_any_number_of_processes(folder: Path, name: str, world: int) -> None:
-    whole = filled(samples(), boundary=True)
+    whole = filled(samples(), boundary=True, class_names=CLASSES)
+    assert 0 < whole.compute()["class_pq"] < 1
     for rank in range(world):
         found = pickle.loads((folder / f"{name}, {rank} of {world}").read_bytes())
         assert found[0] == values(whole)  # bit for bit

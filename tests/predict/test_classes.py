@@ -104,7 +104,7 @@ def test_every_output_carries_the_class(checkpoint: Path, tmp_path: Path) -> Non
         number = of_id[int(feature["properties"]["name"])]
         expected = {"name": NAMES[number - 1], "color": list(class_colour(number))}
         assert feature["properties"]["classification"] == expected
-    regions = roiread(out / "rois/a.zip")
+    regions: Any = roiread(out / "rois/a.zip")
     assert {int(roi.name): roi.group for roi in regions} == of_id
     tinted = read_image(out / "overlays/a.png").astype(int)
     shown = image.astype(float)

@@ -110,7 +110,7 @@ def test_settings_of_the_decoding_are_those_of_the_objects() -> None:
         "objects": inner.settings(),
     }
     with pytest.raises(AttributeError, match="nothing"):
-        _ = target.nothing  # type: ignore[attr-defined]
+        _ = target.nothing
 
 
 @pytest.mark.parametrize(
