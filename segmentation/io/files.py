@@ -101,9 +101,17 @@ def check_inflation(name: object, size: int, stored: int) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; of a pipe or a device :class:`UserError`."""
+    """SHA-256 of a file, in hexadecimal; of a pipe or a device :class:`UserError`.
+
+    Of an OME-Zarr, which is a folder, that of all names and contents in it.
+    """
     check_regular(path)
     digest = hashlib.sha256()  # hashlib.file_digest takes twice the time for a small file
+    if path.suffix.lower() == ".zarr" and path.is_dir():
+        for part in sorted(part for part in path.rglob("*") if part.is_file()):
+            name = part.relative_to(path).as_posix()
+            digest.update(f"{name} {sha256_of(part)}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
     with path.open("rb", buffering=0) as file:
         while block := file.read(2**20):
             digest.update(block)

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imagecodecs
@@ -30,6 +31,8 @@ from segmentation.io.tiff import (
     upright,
 )
 
+# What bioio reads, where it is installed: the microscopes' own files.
+MICROSCOPE_SUFFIXES = (".czi", ".nd2", ".lif")
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
 
 _KINDS = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"BM": "BMP", b"\x93NUMPY": "NPY"}
@@ -40,6 +43,11 @@ _PNG_PALETTE = b"\3"
 _ORIENTATION = 0x0112  # EXIF's tag
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns beyond it, and raises at twice as many
 getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # what it would print is said by a UserError
+
+
+def is_zarr(path: str | Path) -> bool:
+    """Whether a path is that of an OME-Zarr, which is a folder."""
+    return Path(path).suffix.lower() == ".zarr" and Path(path).is_dir()
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -55,6 +63,9 @@ def read_image(path: str | Path) -> np.ndarray:
     >>> read_image(path).shape, int(read_mask(path).max())
     ((2, 3, 1), 7)
     """
+    if is_zarr(path) or Path(path).suffix.lower() in MICROSCOPE_SUFFIXES:
+        image: np.ndarray = _only_plane(path).plane(0)
+        return image
     return decode_image(_read_bytes(path), str(path))
 
 
@@ -64,6 +75,9 @@ def read_mask(path: str | Path) -> np.ndarray:
     Of a palette the values are the indices; one bit is read as 0 and 255. A JPEG, which changes
     values, colours, fractions, and ids that are negative or beyond 2^31 - 1 are refused.
     """
+    if is_zarr(path):
+        mask: np.ndarray = _only_plane(path).mask(0)
+        return mask
     return decode_mask(_read_bytes(path), str(path))
 
 
@@ -153,6 +167,16 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
         kind = path.suffix or "nothing"
         raise UserError(f"{path}: cannot encode {pixels.dtype} as {kind}; use .png or .tif")
     write_bytes(path, data.tobytes())
+
+
+def _only_plane(path: str | Path) -> Any:
+    """An OME-Zarr or a microscope's file of one plane; others are refused."""
+    from segmentation.io.stacks import open_planes  # which imports this
+
+    planes = open_planes(Path(path))
+    if (count := len(planes)) > 1:
+        raise UserError(f"{path}: a stack of {count} planes; give images of one plane")
+    return planes
 
 
 def _read_bytes(path: str | Path) -> bytes:

@@ -6,11 +6,12 @@ import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Container, Sequence
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from segmentation.errors import printable
-from segmentation.io.images import IMAGE_SUFFIXES
+from segmentation.io.images import IMAGE_SUFFIXES, MICROSCOPE_SUFFIXES
 
 # What programs append to the name of an image for its mask.
 MASK_ENDINGS: tuple[str, ...] = ("_mask", "_masks", "_cp_masks", "_label", "_labels", "_seg")
@@ -30,7 +31,7 @@ _IMAGES = re.compile(
     r"\.(avif|bif|btf|czi|dcm|dm3|dm4|dng|eps|exr|fits|flex|gif|h5|hdf5|heic|ics|"
     r"ids|ims|j2k|jfif|jp2|jpe|jxl|lif|lsm|mat|mha|mhd|mrc|mrxs|n5|nd2|ndpi|"
     r"ndpis|nii|nii\.gz|npz|nrrd|obf|oib|oif|pbm|pdf|pgm|pict|ppm|psd|qptiff|scn|"
-    r"sld|stk|svg|svs|tf2|tf8|tga|vsi|webp|xcf|zarr|zvi)$"
+    r"sld|stk|svg|svs|tf2|tf8|tga|vsi|webp|xcf|zvi)$"
 )
 
 
@@ -46,7 +47,10 @@ class Listing(NamedTuple):
 
         ``NAME_masks`` beside ``NAME``, and Cellpose's ``NAME_seg.npy``, count as ``masks`` only.
         """
-        images = [n for n in self.files if PurePosixPath(n).suffix.lower() in IMAGE_SUFFIXES]
+        kinds: tuple[str, ...] = (*IMAGE_SUFFIXES, ".zarr")
+        if not masks and find_spec("bioio") is not None:
+            kinds += MICROSCOPE_SUFFIXES
+        images = [n for n in self.files if PurePosixPath(n).suffix.lower() in kinds]
         names = {key_of(name) for name in images}
         for name in sorted({*self.files} - {*images}):
             missed = _IMAGES.search(name.lower()) and key_of(name) not in names  # not exported
@@ -74,6 +78,8 @@ class Listing(NamedTuple):
         parts = []
         for what, names in sorted(self.passed_over.items()):
             remedy = ": save them as TIFF or PNG" if what == OTHER_IMAGES else ""
+            if remedy and any(name.lower().endswith(MICROSCOPE_SUFFIXES) for name in names):
+                remedy += ", or pip install 'biomedical-segmentation[bioio]'"
             parts.append(f"{what}: {len(names)} ({some_of(names)}{remedy})")
         return printable(f"{folder}: {'; '.join(parts)}") if parts else ""
 

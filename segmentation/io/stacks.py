@@ -12,7 +12,14 @@ import numpy as np
 
 from segmentation.errors import UserError
 from segmentation.io.files import check_regular
-from segmentation.io.images import as_ids, read_image, read_mask, sixteen_bits
+from segmentation.io.images import (
+    MICROSCOPE_SUFFIXES,
+    as_ids,
+    is_zarr,
+    read_image,
+    read_mask,
+    sixteen_bits,
+)
 from segmentation.io.layout import Layout, image_layout
 from segmentation.io.metadata import Calibration, channel_names, read_calibration
 from segmentation.io.tiff import (
@@ -175,6 +182,14 @@ def open_planes(path: Path, *more: Path) -> Planes:
         scale = first.calibration
         return JoinedPlanes(path, first.axes, first.lengths, size, names, scale, files)
     check_regular(path)
+    if is_zarr(path):
+        from segmentation.io.ome_zarr import open_zarr  # which imports this
+
+        return open_zarr(path)
+    if path.suffix.lower() in MICROSCOPE_SUFFIXES:
+        from segmentation.io.microscopes import open_microscope
+
+        return open_microscope(path)
     with decoding(path), path.open("rb") as file:
         is_tiff = file.read(4) in TIFF_MAGIC
     if not is_tiff:

@@ -43,7 +43,7 @@ def predict(
     ckpt_path: list[Path],
     data_images: Path,
     output: Path,
-    labels: Literal["tiff", "png"] | None = None,
+    labels: Literal["tiff", "png", "zarr"] | None = None,
     probabilities: bool = False,
     overlays: bool = False,
     geojson: bool = False,
@@ -69,7 +69,7 @@ def predict(
             objects are told apart as the first one says.
         data_images: Folder of PNG, TIFF (stacks too), JPEG or BMP images; subfolders are kept.
         output: Folder that gets masks/, objects.csv, images.csv and manifest.json.
-        labels: Also labels/: each object its own number, 16 or 32 bits (tiff).
+        labels: Also labels/: each object its own number, 16 or 32 bits (tiff, or zarr: OME-Zarr).
         probabilities: Also probabilities/: 16-bit TIFF, 65535 = certain foreground.
         overlays: Also overlays/: the images with the objects tinted, each class in its colour.
         geojson: Also geojson/: outlines for QuPath.

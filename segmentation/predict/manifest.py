@@ -14,6 +14,7 @@ from typing import Any
 
 from segmentation.errors import UserError, printable
 from segmentation.io.files import fitting, read_json, write_bytes, writing
+from segmentation.io.ome_zarr import remove_zarr
 
 _KINDS = ("masks", "labels", "probabilities", "overlays", "geojson", "rois")  # subfolders
 _LONGEST = 2**20  # characters of a record
@@ -48,7 +49,7 @@ class Manifest:
             with self._state(image).open(encoding="utf-8") as file:
                 record: dict[str, Any] = json.loads(file.readline(_LONGEST))
             names = list(record["outputs"])
-            ours = all(self._is_ours(name) and (self.folder / name).is_file() for name in names)
+            ours = all(self._is_ours(name) and _is_there(self.folder / name) for name in names)
             texts = (record[key] for key in ("image", "stem", "stamp"))
             return record if ours and all(isinstance(text, str) for text in texts) else None
         except (*_BROKEN, OSError):
@@ -102,7 +103,7 @@ class Manifest:
         outputs = (self.record(image) or {}).get("outputs", ())
         for path in (*(self.folder / name for name in outputs), self._state(image)):
             try:
-                path.unlink(missing_ok=True)
+                remove_zarr(path) if path.suffix == ".zarr" else path.unlink(missing_ok=True)
             except OSError as error:
                 raise UserError(
                     f"{path}: cannot be replaced ({error.strerror}); use another --output"
@@ -126,7 +127,7 @@ class Manifest:
         """Remove the half-written temporary files of an interrupted run."""
         with contextlib.suppress(OSError):
             for partial in self.folder.rglob(".*.part"):
-                partial.unlink(missing_ok=True)
+                remove_zarr(partial)
 
     def _is_ours(self, name: str) -> bool:
         """Whether a name is of a file that predict writes, in this folder and nowhere else."""
@@ -153,3 +154,8 @@ class Manifest:
                     f"{self.folder}: holds predictions with {name} {other:.200}, not {ours:.200}; "
                     "use another --output"
                 )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether an output is there: a file, or an OME-Zarr, which is a folder."""
+    return path.is_dir() if path.suffix == ".zarr" else path.is_file()

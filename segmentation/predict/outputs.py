@@ -19,6 +19,7 @@ from segmentation.evaluation.overlays import composite, tint, tint_classes
 from segmentation.io.files import fitting, write_bytes, writing
 from segmentation.io.images import write_image
 from segmentation.io.metadata import Calibration
+from segmentation.io.ome_zarr import write_labels
 from segmentation.io.run_lengths import RLE_COLUMNS
 from segmentation.io.stacks import Planes
 from segmentation.io.windows import BandStore
@@ -50,12 +51,12 @@ _BAND = 64  # rows that are tinted at once
 class Outputs:
     """What is written for each image beside its mask, below ``folder``: options of ``predict``.
 
-    Labels are TIFF all the same where PNG cannot hold them: a stack, more than 65,535 objects, or
-    what is streamed. Overlays are PNG, or TIFF of a stack.
+    Labels are PNG, TIFF, or within an OME-Zarr; TIFF all the same where PNG cannot hold them: a
+    stack, more than 65,535 objects, or what is streamed. Overlays are PNG, or TIFF of a stack.
     """
 
     folder: Path
-    labels: Literal["tiff", "png"] | None = None
+    labels: Literal["tiff", "png", "zarr"] | None = None
     probabilities: bool = False
     overlays: bool = False
     geojson: bool = False
@@ -89,9 +90,10 @@ class FileWriter:
         suffix, usual = planes.path.suffix, ".tif" if planes.axes else ".png"
         lossless = suffix.lower() in (_LOSSLESS[:2] if planes.axes else _LOSSLESS)
         few = found is not None and int(found[1].labels.max(initial=0)) <= 65535
+        png = outputs.labels == "png" and few
         suffixes = {
-            "masks": suffix if lossless else usual,
-            "labels": ".png" if outputs.labels == "png" and few else ".tif",
+            "masks": suffix if lossless else ".tif" if self.streamed else usual,
+            "labels": ".zarr" if outputs.labels == "zarr" else ".png" if png else ".tif",
             "probabilities": ".tif",
             "overlays": usual,
             "geojson": ".geojson",
@@ -236,6 +238,9 @@ class FileWriter:
         path, planes, rgb = self.outputs.folder / self.names[kind], self.planes, len(shape) == 3
         if rgb and self.streamed:  # its pixels may be larger
             planes = replace(planes, calibration=Calibration(planes.calibration.layout))
+        if path.suffix == ".zarr":
+            write_labels(path, (*planes.lengths, *shape), np.dtype(dtype), bands, planes)
+            return
         tiff = path.suffix.lower() in (".tif", ".tiff")
         if tiff and self.streamed:
             write_tiff(path, (*planes.lengths, *shape), np.dtype(dtype), bands, planes, rgb)

@@ -36,11 +36,12 @@ def test_what_is_no_image_is_counted_and_named(tmp_path: Path) -> None:
     touch(tmp_path, ".DS_Store", "Thumbs.db", "sub/@eaDir/a.png/x.jpg", "._a.png", "desktop.ini")
     touch(tmp_path, "a_cp_masks.png", "a_seg.npy", "e_seg.npy", "sub/f_mask.png")
     listing = list_files(tmp_path)
-    assert listing.images() == ["A.TIF", "a.png", "sub/f_mask.png"]
+    assert listing.images() == ["A.TIF", "a.png", "d.zarr", "sub/f_mask.png"]
     assert listing.missed
     assert listing.tell(tmp_path) == (
         f"{tmp_path}: hidden or system files: 5 (.DS_Store, ._a.png, Thumbs.db and 2 more); "
-        "images of kinds that are not read: 3 (b.LIF, c.svg, d.zarr: save them as TIFF or PNG); "
+        "images of kinds that are not read: 2 (b.LIF, c.svg: save them as TIFF or PNG, or pip "
+        "install 'biomedical-segmentation[bioio]'); "
         "masks beside their images: 3 (a_cp_masks.png, a_seg.npy, e_seg.npy); "
         "other files: 2 (a.czi, notes.txt)"
     )

@@ -1,12 +1,14 @@
 """Images of many channels and of known scale: the network sees what it was trained on."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from segmentation import load
 from segmentation.__main__ import main
@@ -202,6 +204,53 @@ def test_pixel_size_of_the_file(
     )
     wanted = load(scaled).predict(twice, pixel_size=(0.25, 0.25))
     np.testing.assert_array_equal(read_mask(tmp_path / "out/labels/x.tif"), wanted)
+
+
+def write_zarr(path: Path, image: np.ndarray) -> Path:
+    """By the letter of NGFF 0.5."""
+    group = zarr.create_group(path, zarr_format=3)
+    group.create_array("0", data=image, chunks=(1, 64, 64))
+    axes = [{"name": "c", "type": "channel"}]
+    axes += [{"name": n, "type": "space", "unit": "micrometer"} for n in "yx"]
+    scale = [{"type": "scale", "scale": [1.0, 0.25, 0.25]}]
+    level = {"path": "0", "coordinateTransformations": scale}
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [{"axes": axes, "datasets": [level]}],
+        "omero": {"channels": [{"label": name} for name in NAMES]},
+    }
+    return path
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_ome_zarr_in_and_out(
+    streamed: bool, chooses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, images, out = nuclei(size=(150, 210)), tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    write_zarr(images / "a.ome.zarr", image)
+    if streamed:
+        monkeypatch.setattr(outputs, "STREAMED", 1000)
+    command = argv(chooses, images, out, "--labels", "zarr", "--overlays")
+    assert main(command) == 0
+    wanted = load(chooses).predict(np.moveaxis(image, 0, 2), channels=NAMES)
+    labels = read_mask(out / "labels/a.ome.zarr")
+    np.testing.assert_array_equal(labels > 0, wanted > 0)
+    assert len(np.unique(labels)) == len(np.unique(wanted)) > 5
+    table = rows(out / "objects.csv")
+    assert float(table[0]["area_um2"]) == pytest.approx(int(table[0]["area"]) / 16)
+    assert table[0]["intensity_mean_Cy5"]
+    mask = out / f"masks/a.ome.{'tif' if streamed else 'png'}"
+    np.testing.assert_array_equal(read_mask(mask) > 0, wanted > 0)
+    group = zarr.open_group(out / "labels/a.ome.zarr", mode="r")
+    assert group["labels"].attrs["labels"] == ["segmentation"]
+    before = (out / "labels/a.ome.zarr").stat().st_mtime_ns
+    assert main(command) == 0  # done already
+    assert (out / "labels/a.ome.zarr").stat().st_mtime_ns == before
+    shutil.rmtree(images / "a.ome.zarr")
+    write_zarr(images / "a.ome.zarr", image[:, ::-1])
+    assert main(command) == 0  # anew
+    assert (out / "labels/a.ome.zarr").stat().st_mtime_ns > before
 
 
 def test_a_diameter_without_use_is_refused(checkpoint: Path) -> None:
