@@ -181,8 +181,10 @@ class FolderDataset(SegmentationDataset):
         return {record.id: record for record in self.records}
 
     def overlaps(self, record: Record) -> int:
-        """Pixels of a sample that several of its masks claim; the label map cannot tell."""
-        return self.reader.overlaps(record.id, record.masks, self._shape(record), record.plane)
+        """Pixels of a sample that several of its objects claim; the label map cannot tell."""
+        drawn = self.reader.needs_size(list(map(Path, record.masks)))
+        shape = self._shape(record) if drawn else None
+        return self.reader.overlaps(record.id, record.masks, shape, record.plane)
 
     def _shape(self, record: Record) -> tuple[int, int]:
         height, width, _ = open_stack(Path(record.image)).plane(record.plane or 0).shape

@@ -62,8 +62,8 @@ class CocoFile:
         self.names = list(self._images)
 
     def size(self, name: str) -> tuple[int, int] | None:
-        about = self._images[name]
-        return (about["height"], about["width"]) if about.get("height") else None
+        height, width = (self._images[name].get(side) for side in ("height", "width"))
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def regions(self, name: str, shape: tuple[int, int]) -> list[Region]:
         about = self._images[name]

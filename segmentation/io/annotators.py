@@ -98,7 +98,7 @@ class Annotators:
         self,
         name: str,
         files: Sequence[str | Path],
-        shape: tuple[int, int],
+        shape: tuple[int, int] | None,
         plane: int | None = None,
     ) -> int:
         """Pixels that several objects of one annotator claim, over all of them."""

@@ -1,5 +1,6 @@
 """Outlines of objects, one file an image: ImageJ's ROIs, QuPath's GeoJSON, labelme's JSON."""
 
+import logging
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,17 @@ from segmentation.io.listing import TRUTH_SUFFIXES, is_junk
 from segmentation.io.raster import check_inside, fill_ellipse, fill_rings
 from segmentation.io.regions import Region
 from segmentation.io.tiff import decoding
+
+
+class _Damage(logging.Handler):
+    """What roifile would merely log of a damaged file is an error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ValueError(record.getMessage())
+
+
+logging.getLogger("roifile").addHandler(_Damage())
+logging.getLogger("roifile").propagate = False
 
 _PIXELS = "only areas have pixels: draw it as a polygon, or delete it"
 

@@ -12,6 +12,8 @@ import numpy as np
 from segmentation.errors import UserError
 from segmentation.io.run_lengths import spread
 
+_FARTHEST = 1e9  # a coordinate
+
 
 def fill_rings(rings: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     """The pixels inside some rings, as int64 places in the rows of an (H, W) image.
@@ -52,8 +54,8 @@ def check_inside(points: np.ndarray, shape: tuple[int, int], what: str) -> None:
     They must be finite, and the middle of their box must lie within the image: what is drawn by
     hand may reach beyond its border.
     """
-    if not np.isfinite(points).all():
-        raise UserError(f"{what} has coordinates that are no numbers; draw it again")
+    if not (np.abs(points) < _FARTHEST).all():
+        raise UserError(f"{what} has coordinates that are no numbers of pixels; draw it again")
     low, high = points.min(axis=0), points.max(axis=0)
     if ((low + high < 0) | (low + high > 2 * np.array(shape[::-1]))).any():
         spans = " and ".join(

@@ -25,7 +25,7 @@ from segmentation.io.outlines import is_outlines, read_outlines, size_of_outline
 from segmentation.io.pairs import find_maps, find_objects
 from segmentation.io.regions import Region, number_of, paint
 from segmentation.io.stacks import open_stack
-from segmentation.io.tiff import decoding
+from segmentation.io.tiff import MOST_PIXELS, decoding
 from segmentation.objects import (
     binary_mask,
     check_size,
@@ -191,12 +191,15 @@ class TruthReader:
         self,
         name: str,
         files: Sequence[str | Path],
-        shape: tuple[int, int],
+        shape: tuple[int, int] | None,
         plane: int | None = None,
     ) -> int:
-        """Pixels of an image that several of its objects claim."""
+        """Pixels of an image that several of its objects claim, which the label map cannot tell."""
         if self.mask_type == "objects":
             return count_overlap((str(path), read_mask(path)) for path in files)
+        paths = [Path(file) for file in files]
+        if not self.needs_size(paths) and len(paths) == 1:
+            return 0
         return self.read(name, files, shape, plane).overlaps
 
     def _read(
@@ -241,6 +244,10 @@ class TruthReader:
         stated = size_of_outlines(path) if opened is None else opened.size(own)
         if (shape := shape or stated) is None:
             raise UserError(f"{path}: does not tell the size of its image; give the images, too")
+        if min(shape) < 1 or shape[0] * shape[1] > MOST_PIXELS:
+            raise UserError(
+                f"{path}: tells an image of {shape[0]}×{shape[1]} (H×W); export it again"
+            )
         regions: list[Region] = (
             read_outlines(path, shape) if opened is None else opened.regions(own, shape)
         )

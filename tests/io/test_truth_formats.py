@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from pycocotools import mask as coco
 from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi, roiwrite
 from shapely.geometry import mapping
 from skimage.draw import polygon2mask
+from torch import nn
 
+from segmentation.data.preprocess import Preprocess
 from segmentation.datasets.folder import FolderDataset
 from segmentation.errors import UserError
 from segmentation.io.files import write_table
@@ -26,10 +29,12 @@ from segmentation.io.stacks import open_planes
 from segmentation.io.truth import TruthReader
 from segmentation.objects import label_components, renumber
 from segmentation.predict.outputs import FileWriter, Outputs
-from segmentation.predictor import Prediction
+from segmentation.predictor import Prediction, Predictor
+from segmentation.targets import Classes, Foreground
 from tests.predict.test_formats import MAPS
 
 SIZE = (40, 60)
+NAMES = ("red", "blue")
 RNG = np.random.default_rng(1)
 
 
@@ -45,27 +50,47 @@ def labels_of(data: FolderDataset) -> np.ndarray:
     return sample.labels
 
 
+def write_outputs(root: Path, labels: np.ndarray, classes: np.ndarray | None = None) -> None:
+    """All that ``predict`` writes of an image with these objects, below root/png and root/tiff."""
+    pixels = np.zeros((*labels.shape, 1), np.uint8)
+    write_image(root / "images/a.png", pixels[..., 0])
+    target = Foreground() if classes is None else Classes(NAMES)
+    predictor = Predictor(nn.Identity(), Preprocess("gray"), target)
+    found = pixels, Prediction(labels, labels > 0, (labels > 0).astype(np.float32), classes)
+    for kind in ("png", "tiff"):
+        outputs = Outputs(root / kind, kind, geojson=True, rle=True, rois=True)
+        writer = FileWriter(open_planes(root / "images/a.png"), outputs, "a.png", "a", found)
+        rows = defaultdict[str, list[Any]](list)
+        writer.write(predictor, lambda table, some, rows=rows: rows[table].extend(some))  # type: ignore[misc]
+        write_table(root / kind / "rle.csv", RLE_COLUMNS, rows["rle"])
+        write_table(root / kind / "objects.csv", list(rows["objects"][0]), rows["objects"])
+
+
 @pytest.mark.parametrize("labels", MAPS)
 def test_what_predict_writes_is_read_back(
     labels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labels = renumber(labels.astype(np.int32))
-    pixels = np.zeros((*labels.shape, 1), np.uint8)
-    write_image(tmp_path / "images/a.png", pixels[..., 0])
-    found = pixels, Prediction(labels, labels > 0, (labels > 0).astype(np.float32))
-    kinds: dict[str, list[Any]] = {}
-    for kind in ("png", "tiff"):
-        outputs = Outputs(tmp_path / kind, kind, geojson=True, rle=True, rois=True)
-        writer = FileWriter(open_planes(tmp_path / "images/a.png"), outputs, "a.png", "a", found)
-        writer.write(None, lambda kind, rows: kinds.setdefault(kind, []).extend(rows))  # type: ignore[arg-type]
-    half = kinds["rle"][: len(kinds["rle"]) // 2]
-    write_table(tmp_path / "rle.csv", RLE_COLUMNS, half)
-    for place in ("png/labels", "tiff/labels", "png/geojson", "png/rois", "rle.csv"):
+    write_outputs(tmp_path, labels)
+    for place in ("png/labels", "tiff/labels", "png/geojson", "png/rois", "png/rle.csv"):
         read = labels_of(FolderDataset(tmp_path, masks=place, mask_type="labels"))
         np.testing.assert_array_equal(read, labels, err_msg=place)
     read = labels_of(FolderDataset(tmp_path, masks="png/masks"))
     np.testing.assert_array_equal(read, label_components(labels > 0))
     assert "passed over" not in capsys.readouterr().err
+
+
+def test_classes_that_predict_writes_are_read_back(tmp_path: Path) -> None:
+    labels = renumber(MAPS[0].astype(np.int32))
+    classes = np.uint8([0, *np.arange(labels.max()) % 2 + 1])
+    write_outputs(tmp_path, labels, classes)
+    for place in ("png/labels", "tiff/labels", "png/geojson", "png/rois"):
+        (sample,) = FolderDataset(tmp_path, masks=place, mask_type="labels", classes=NAMES)
+        np.testing.assert_array_equal(sample.labels, labels, err_msg=place)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(sample.classes, classes, err_msg=place)  # type: ignore[arg-type]
+    (sample,) = FolderDataset(tmp_path, masks="png/masks", mask_type="classes", classes=NAMES)
+    assert sample.labels is not None and sample.classes is not None
+    np.testing.assert_array_equal(sample.classes[sample.labels], classes[labels])
 
 
 def test_the_pixels_of_random_shapes() -> None:
@@ -268,6 +293,12 @@ COCO: dict[str, Any] = {
         ("a.geojson", json.dumps(AWAY), r"feature 1 spans x 90 … 99 and y 0 … 9 and lies outside"),
         ("a.geojson", '{"type": "FeatureCollection"}', "lacks 'features'.; export it again"),
         ("a.geojson", "[[1]]", "not GeoJSON or labelme's JSON as it should be"),
+        (
+            "a.geojson",
+            json.dumps(AWAY).replace("90", "NaN"),
+            "feature 1 has coordinates that are n",
+        ),
+        ("a.roi", POINT.tobytes()[:-4], r"the file of ROIs is damaged \(.*exceeds data size"),
         ("a.geojson", "{", r"as it should be \(Expecting property name"),
         ("a.json", labelme([BARE]), r"shape 1 \(x\) has an outline of fewer than 3 corners"),
         ("a.json", labelme([], (9, 9)), r"a\.json: belongs to an image of 9×9 .* is 40×60; export"),

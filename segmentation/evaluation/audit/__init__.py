@@ -55,7 +55,7 @@ def audit(
     agree: float = 0.7,
     small: int = 10,
     images: str | None = None,
-    masks: str | None = None,
+    masks: list[str] | None = None,
     mask_type: Literal["binary", "labels", "objects", "classes"] | None = None,
     classes: list[str] | None = None,
     ignore: int | None = None,
@@ -76,7 +76,7 @@ def audit(
         agree: Masks of duplicates with an IoU below this contradict each other.
         small: List objects of fewer pixels than this.
         images: Of a folder: name of the images' folder.
-        masks: Of a folder: name of the masks' folder.
+        masks: Of a folder: name of the masks' folder, or of one file; several are annotators.
         mask_type: Of a folder: what a mask holds.
         classes: Of a folder: names of the classes 1, 2, ….
         ignore: Of a folder: value of pixels that are not annotated.
@@ -94,7 +94,8 @@ def audit(
         if not allowed:
             raise UserError(f"--{name} {value}: must be at least 0, and near and agree at most 1")
     module, own = _MODULES[dataset]
-    given: dict[str, Any] = {"images": images, "masks": masks, "mask_type": mask_type}
+    one = masks[0] if masks and len(masks) == 1 else masks
+    given: dict[str, Any] = {"images": images, "masks": one, "mask_type": mask_type}
     given |= {"truth": truth, "classes": classes, "ignore": ignore, "annotated": annotated}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
