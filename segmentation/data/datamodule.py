@@ -163,6 +163,7 @@ class SegmentationDataModule(LightningDataModule):
             self._check_crop(entry.image[1][:2] for entry in self.parts["train"].entries)
             self._check_duplicates()
             self._training = self.training_set()
+            self._tell(self._training.without_objects())
         if fits or stage == "validate":
             self._check("val")
         if stage == "test" or (fits and self.split.test):

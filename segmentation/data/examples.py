@@ -131,6 +131,18 @@ class TrainSet(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def without_objects(self, most: int = 64) -> list[str]:
+        """What is doubtful if some windows of partly annotated images teach background alone."""
+        some = sorted(self.pixels.partial)[:most]
+        if not some or any(self[i]["target"].any() for i in some):
+            return []
+        kind = type(self.target).__name__
+        return [
+            f"in {len(some)} training windows of images that are annotated in part {kind} finds "
+            "nothing but background to learn: annotate whole objects, or choose another "
+            "model.target, such as Foreground"
+        ]
+
     def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
         if isinstance(draw, int):  # Lightning's order, to overfit: the same windows every time
             draw = Draw(draw, epoch=0, repeat=0)

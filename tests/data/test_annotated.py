@@ -1,5 +1,6 @@
 """Images that are annotated in part: their windows, their augmentation, what a batch says."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from segmentation.data.sample import Record, Sample
 from segmentation.data.samplers import Sampling
 from segmentation.data.splits import ListSplit
 from segmentation.errors import UserError
-from segmentation.targets import Distance, Foreground
+from segmentation.targets import Distance, Foreground, Target
 from segmentation.targets.border_weights import BorderWeight
 from tests.data.test_augment import scene
 from tests.data.test_datamodule import under
@@ -126,6 +127,18 @@ def test_an_image_without_annotation_is_named(tmp_path: Path) -> None:
         UserError, match=r"^partly: m0 is in train but none of its pixels is annotated"
     ):
         under(data)
+
+
+@pytest.mark.parametrize(("target", "warned"), [(Foreground(), False), (Distance(), True)])
+def test_a_target_that_finds_no_object_is_told(
+    tmp_path: Path, target: Target, warned: bool
+) -> None:
+    data = module(tmp_path, Made(4), target=target, crop=48)  # larger than what is annotated
+    with pytest.warns(UserWarning) if warned else nullcontext() as told:
+        under(data)
+    if told:
+        says = "in 4 training windows of images that are annotated in part Distance finds nothing"
+        assert says in str(told[0].message)
 
 
 def test_draws_follow_the_annotated_pixels(tmp_path: Path) -> None:
