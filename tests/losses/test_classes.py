@@ -84,7 +84,7 @@ def test_pairs_are_sums_of_their_losses(objects: Target, loss: nn.Module) -> Non
     logits = torch.randn(1, target.classes, 8, 9, generator=G)
     both = ObjectsAndClasses(loss, classes=3, class_weight=0.5, class_weights=[1, 2, 1, 1])
     inner: Tensor = objects.encode(labels)[None]
-    head = WeightedCrossEntropy([1, 2, 1, 1])(logits[:, objects.classes :], encoded[:, -1].long())
+    head = CrossEntropyDice([1, 2, 1, 1])(logits[:, objects.classes :], encoded[:, -1].long())
     expected = loss(logits[:, : objects.classes], inner) + 0.5 * head
     assert both(logits, encoded) == pytest.approx(float(expected), abs=1e-6)
     weight = torch.rand(1, 8, 9, generator=G)
