@@ -77,11 +77,13 @@ def write_slide(path: Path, field: np.ndarray, side: int) -> None:
     write_tiff(path, (side, side), field.dtype, repeat(np.tile(field, (1, count)), count), planes)
 
 
-def predict(checkpoint: Path, folder: Path) -> tuple[float, float]:
+def predict(
+    checkpoint: Path, folder: Path, outputs: tuple[str, ...] = OUTPUTS
+) -> tuple[float, float]:
     """Seconds and the peak memory in GiB of ``segmentation predict``."""
     command = [
         *(sys.executable, "-m", "segmentation", "predict", "--ckpt_path", str(checkpoint)),
-        *("--data.images", str(folder / "images"), "--output", str(folder), *OUTPUTS),
+        *("--data.images", str(folder / "images"), "--output", str(folder), *outputs),
     ]
     start = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}

@@ -19,6 +19,7 @@ TRAINING = ["--steps=2", "--width=4", "--batch-size=2"]
 ON_IMAGES = {
     "annotation": ["--images=12", "--epochs=1", "--draws=8", "--width=4", "--targets=Foreground"],
     "cache": ["--images=4"],
+    "channels": ["--images=2", "--draws=4"],
     "duplicates": [],
     "logging_cost": TRAINING,
     "loop": TRAINING,
