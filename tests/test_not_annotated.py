@@ -18,7 +18,9 @@ from tests.tiny import Tiny, task
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-def test_a_run_on_partly_annotated_images(tmp_path: Path) -> None:
+def test_a_run_on_partly_annotated_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Scores, pictures and the report are of annotated pixels, in every method's rows."""
     data = module(tmp_path, Made(6), sampling=Sampling(length=8), batch_size=4)
     tiny = task(Tiny())
@@ -38,6 +40,7 @@ def test_a_run_on_partly_annotated_images(tmp_path: Path) -> None:
     rows = pd.read_csv(tmp_path / "per_image.csv")
     assert (rows[["tp", "fp", "fn", "tn"]].sum(axis=1) == 150).all() and len(rows) == 3
     assert list((tmp_path / "overlays").glob("*.png"))
+    assert "gray stripes: not annotated" in capsys.readouterr().out
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["nothing"]["iou"] == 0
 

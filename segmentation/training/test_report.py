@@ -51,6 +51,7 @@ class TestReport(Callback):
         self.baselines: dict[str, ScoreTable] = {}
         self.levels = np.zeros(0)  # mean gray value of each class in train
         self.annotators: AnnotatorScores | None = None  # where the truth is several people's
+        self.hatched = False
         self.masks: dict[str, bytes] = {}  # packed predictions of the network, for their pictures
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -142,6 +143,7 @@ class TestReport(Callback):
         if "confusion" in scores:
             names = scores["confusion"]["network"]["classes"][1:]
             says = f"truth, prediction; {class_legend(names)}"
+        says += "; gray stripes: not annotated" if self.hatched else ""
         print(f"overlays  {self.folder / 'overlays'} ({says})")
         if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
             print(f"weights   {best}")
@@ -161,6 +163,7 @@ class TestReport(Callback):
                 image, mask, truth = _picture(trainer, masks, name)
                 stem = f"{title}-{place}_iou{ious[name]:.3f}_{name.replace('/', '_')[:40]}"
                 overlays[stem] = error_overlay(image, mask, truth)
+                self.hatched |= bool((truth < 0).any())
                 write_image(self.folder / "overlays" / f"{stem}.png", overlays[stem])
         return overlays
 
