@@ -148,7 +148,9 @@ def _findings_of_ids(masks: Mapping[str, MaskFacts], binary: str) -> list[Findin
     if marked and not any(between):
         name, one = marked[0], masks[marked[0]]
         what = f"{name}: {one.top} beside {one.second} and less: not annotated, rather than an id?"
-        remedy = "Each value becomes an object; save what is none as 0"
+        remedy = (
+            f"Each value becomes an object; set {_beside(binary, 'ignore')} to it, or save it as 0"
+        )
         return [Finding("classes", True, f"{what} {remedy}")]
     wrapped = (n for n, one in masks.items() if one.values == one.limit < one.regions)
     if name := next(wrapped, ""):
@@ -166,13 +168,14 @@ def _findings_of_ids(masks: Mapping[str, MaskFacts], binary: str) -> list[Findin
             remedy = "a binary mask among maps of ids? Give each object a value of its own"
             return [Finding("reused_ids", refused, f"{where}; {remedy}")]
         if max(one.values for one in every) <= _CLASSES:
-            remedy = "classes? Save a mask of 0 and 255 of the one that is to be found"
+            other = _beside(binary, "classes")
+            remedy = f"classes? Set {other}, or save a mask of 0 and 255 of the one to be found"
             return [Finding("classes", refused, f"{where}; {remedy}")]
         remedy = "ids that are used again? Give each object a value of its own"
         return [Finding("reused_ids", refused, f"{where}; {remedy}")]
     if len(every) > 3 and len({one.low for one in every}) == 1 < one.values < 4:
         what = f"every mask holds the values {one.shown}: classes? Each becomes one object"
-        return [Finding("classes", False, f"{what}; if they are, save 0 and 255 of one class")]
+        return [Finding("classes", False, f"{what}; if they are, set {_beside(binary, 'classes')}")]
     return []
 
 
@@ -184,10 +187,19 @@ def why_not_binary(mask: MaskFacts, labels: str = "set mask_type: labels") -> st
         return f"{what}, and no pixel is 0; save the background as 0, the objects as 255"
     if mask.lone > _LONE[1] * mask.edge:
         return f"{what}: {_smooth(mask)}"
-    if _is_marked(mask) or mask.regions > _REUSE[0] * mask.values:
-        remedy = "save 0 and 255 of the one that is to be found, and what is not annotated as 0"
-        return f"{what}: classes? They are not told apart; {remedy}"
+    if _is_marked(mask):
+        return f"{what}: is {mask.top} what is not annotated? Set {_beside(labels, 'ignore')} to it"
+    if mask.regions > _REUSE[0] * mask.values:
+        remedy = f"Set {_beside(labels, 'classes')}, or save 0 and 255 of the one to be found"
+        return f"{what}: classes? {remedy}"
     return f"{what}; {labels} if each is one object (not a class), or save 0 and 255"
+
+
+def _beside(option: str, wanted: Literal["classes", "ignore"]) -> str:
+    """How classes and what is not annotated are set, of a config or of ``evaluate`` like option."""
+    if wanted == "ignore":
+        return "--ignore" if "--" in option else "data.ignore"
+    return "--labels classes" if "--" in option else "mask_type: classes"
 
 
 def _smooth(mask: MaskFacts) -> str:

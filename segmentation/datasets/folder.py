@@ -129,9 +129,10 @@ class FolderDataset(SegmentationDataset):
         if missing := found.keys() - masks.keys():
             name = min(missing)
             there = f"one that is there: {next(iter(masks), 'none')}"
+            lacks = f"no mask {folder / name}.*"
+            lacks = f"{folder} does not name it" if folder.is_file() else lacks
             raise UserError(
-                f"{found[name][0]}: no mask {folder / name}.*; add it or remove the image ({rule}; "
-                f"{there})"
+                f"{found[name][0]}: {lacks}; add it or remove the image ({rule}; {there})"
             )
         if alone := masks.keys() - found.keys():
             raise UserError(

@@ -325,7 +325,7 @@ def test_files_at_fault(name: str, content: str | bytes, says: str, tmp_path: Pa
             "row 2: run 1 9999 leaves an image of",
         ),
         ("a.csv", "Image\n", "lacks the column EncodedPixels"),
-        ("a.csv", "ImageId,EncodedPixels\nb,\n", r"images/a\.png: no mask .*a\.csv"),
+        ("a.csv", "ImageId,EncodedPixels\nb,\n", r"images/a\.png: .*a\.csv does not name it; add"),
         ("a.txt", "", r"a\.txt: one file for all images is COCO's \.json or a \.csv of run"),
     ],
 )

@@ -123,7 +123,7 @@ def test_a_few_odd_objects_are_no_doubt() -> None:
     [
         (picture(0)[1], r"holds 8 \(1, 2, 3, 4, …\); set mask_type: labels if each is one object"),
         (classes(picture(0)[1]), r"holds 2 \(1, 2\): classes\? .* save 0 and 255 of the one"),
-        (ignored(picture(0)[1]), r"classes\? .* and what is not annotated as 0"),
+        (ignored(picture(0)[1]), r"is 255 what is not annotated\? Set data\.ignore to it"),
         (1 + binary(picture(0)[1]) // 255, r"holds 2 \(1, 2\), and no pixel is 0; save the back"),
         (jpeg(picture(0)[1]), "values that change from pixel to pixel: .* once a JPEG"),
     ],
@@ -212,7 +212,7 @@ def test_evaluate_looks_at_the_truth(run: Callable[..., Result], tmp_path: Path)
     write_pairs(tmp_path / "binary")
     score = ("evaluate", "--output=out", "--truth")
     told = run(*score, "classes/masks", "--prediction=binary/masks")
-    assert told.status == 2 and "classes? Save a mask of 0 and 255" in told.line
+    assert told.status == 2 and "classes? Set --labels classes, or save" in told.line
     assert told.line.endswith("say --allow classes")
     told = run(*score, "empty/masks", "--prediction=empty/masks")
     assert told.status == 0 and "caution: none of the 8 mask(s) holds an object" in told.text
