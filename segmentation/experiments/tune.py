@@ -18,6 +18,7 @@ from segmentation.io.files import sha256_of, write_bytes
 from segmentation.metrics import OBJECT_SCORES, ScoreTable
 from segmentation.objects import clean_objects
 from segmentation.progress import progress
+from segmentation.score_names import MEANS
 from segmentation.targets import Target
 from segmentation.training.cli import run
 from segmentation.trust import class_names
@@ -35,7 +36,7 @@ def tune(*options: str, ckpt_path: Path, score: str = "image_ap") -> None:
 
     Args:
         ckpt_path: Written by fit.
-        score: What is to be highest: image_ap (Kaggle's), ap50, pq, aji, seg, image_iou, …
+        score: What is to be highest: image_ap (Kaggle's), ap50, pq, aji, seg, image_iou, class_pq…
     """
     command = ["validate", "--ckpt_path", str(ckpt_path), *options]
     run(command, [Tune(score)], tuned=False)
@@ -53,16 +54,18 @@ class Search:
         self.target, self.score = copy.copy(target), score
         self.probs: list[np.ndarray] = []  # (K, H, W) float16: half the memory, off by .0002
         self.truth: list[np.ndarray] = []
+        self.classes: list[np.ndarray | None] = []
         self.tried: list[dict[str, Any]] = []
         self._found: tuple[Any, list[np.ndarray]] = (None, [])
         self._scores: dict[tuple[Any, ...], float] = {}  # rounds come by the same settings again
         # Pixels count as foreground by their probability alone.
         self.names = ["threshold"] if score in PIXELS else list(target.tunable)
 
-    def add(self, probs: np.ndarray, truth: np.ndarray) -> None:
-        """Keep an image's (K, H, W) probabilities and (H, W) true ids."""
+    def add(self, probs: np.ndarray, truth: np.ndarray, classes: np.ndarray | None = None) -> None:
+        """Keep an image's (K, H, W) probabilities, (H, W) true ids and the class of each."""
         self.probs.append(probs.astype(np.float16))
         self.truth.append(truth.astype(np.int32))
+        self.classes.append(classes)
 
     def settings(self) -> dict[str, Any]:
         """The values that are chosen now."""
@@ -92,7 +95,8 @@ class Search:
 
     def _measured(self) -> float:
         target, pixels = self.target, self.score in PIXELS
-        table = ScoreTable(target.threshold, objects=False) if pixels else ScoreTable()
+        names = target.class_names if self.score in MEANS else ()
+        table = ScoreTable(target.threshold, not pixels, class_names=names)
         settings = {k: v for k, v in self.settings().items() if k not in CLEANING}
         if not pixels and settings != self._found[0]:  # only then are instances made anew
             labels = [target.instances(probs.astype(np.float32)) for probs in self.probs]
@@ -105,6 +109,9 @@ class Search:
                 found = self._found[1][i]
                 cleaned = clean_objects(found, target.min_size, target.fill_holes)
                 what = {"labels": torch.from_numpy(cleaned)[None]}
+                if names:
+                    kinds = target.classify(self.probs[i].astype(np.float32), cleaned)
+                    what |= {"classes": [self.classes[i]], "found_classes": [kinds]}
             table.update(torch.from_numpy(truth)[None], **what)
         return float(table.compute()[self.score])
 
@@ -113,8 +120,8 @@ class Tune(Callback):
     """During a validation: keep the probabilities, then search and write the sidecar."""
 
     def __init__(self, score: str) -> None:
-        if score not in (*OBJECTS, *PIXELS):
-            names = ", ".join((*OBJECTS[:4], "…", *PIXELS))
+        if score not in (*OBJECTS, *PIXELS, *MEANS):
+            names = ", ".join((*OBJECTS[:4], "…", *PIXELS, *MEANS))
             raise UserError(f"--score {score}: not a score to tune for; choose from {names}")
         self.score = score
 
@@ -129,6 +136,8 @@ class Tune(Callback):
             raise UserError(f"{self.path}: was trained without a config; tune in Python")
         own = decoding(config["init_args"]["target"]).get("init_args", {})
         target = copy.copy(pl_module.target)
+        if self.score in MEANS and not target.class_names:
+            raise UserError(f"--score {self.score}: the checkpoint tells no classes apart; use pq")
         signature = inspect.signature(type(getattr(target, "objects", target))).parameters
         for name in target.tunable:
             setattr(target, name, own.get(name, signature[name].default))
@@ -138,8 +147,10 @@ class Tune(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: int
     ) -> None:
         """Keep what the network says of each image."""
-        for probs, truth in zip(outputs["probs"], batch["labels"], strict=True):
-            self.search.add(probs.cpu().numpy(), truth.cpu().numpy())
+        classes: Any = batch.get("classes", [None] * len(batch["labels"]))
+        for probs, truth, kinds in zip(outputs["probs"], batch["labels"], classes, strict=True):
+            own = None if kinds is None else kinds.cpu().numpy()
+            self.search.add(probs.cpu().numpy(), truth.cpu().numpy(), own)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Search, write, and say what it was worth."""

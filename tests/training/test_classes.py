@@ -64,10 +64,10 @@ def test_a_training_scores_every_class(head: list[str], root: Path, tmp_path: Pa
     picture = next((run / "overlays").glob("*.png"))
     assert read_image(picture).shape == (64, 3 * 64 + 8, 3)
     (best,) = (run / "checkpoints").glob("best*.ckpt")
-    tune = arguments("tune", root, tmp_path, *head, f"--ckpt_path={best}", "--score=pq")
+    tune = arguments("tune", root, tmp_path, *head, f"--ckpt_path={best}", "--score=class_pq")
     assert main(tune) == 0
-    chosen = json.loads(best.with_suffix(".tuned.json").read_text())["target"]
-    assert ("seed" in chosen) == bool(head)
+    tuned = json.loads(best.with_suffix(".tuned.json").read_text())
+    assert ("seed" in tuned["target"]) == bool(head) and tuned["after"] >= tuned["before"]
     assert main(["compare", str(run), f"again={run}"]) == 2  # given twice
     out = tmp_path / "out"
     paths = [f"--ckpt_path={best}", f"--data.images={root / 'images'}", f"--output={out}"]
