@@ -61,8 +61,7 @@ class TestReport(Callback):
             name: ScoreTable(boundary=True, class_names=names).to(device) for name in METHODS[1:]
         }
         self.masks = {}
-        source = getattr(trainer.datamodule, "source", None)  # type: ignore[attr-defined]
-        people = getattr(source, "annotators", ())
+        people = getattr(_folder(trainer), "annotators", ())
         self.annotators = AnnotatorScores(people, METHODS[0], device) if people else None
         if names:
             self.levels = trainer.datamodule.class_levels(len(names))  # type: ignore[attr-defined]
@@ -80,9 +79,9 @@ class TestReport(Callback):
             bits = np.packbits(mask) if mask.dtype == bool else mask
             self.masks[name] = zlib.compress(bits.tobytes(), 1)
         if self.annotators is not None:
-            opinions: Any = data.source  # a folder's
+            folder = _folder(trainer)
             for name, ids in zip(batch["id"], outputs["instances"].numpy(), strict=True):
-                self.annotators.update(name, ids, opinions.opinions(name))
+                self.annotators.update(name, ids, folder.opinions(name))
         truth = batch["labels"]
         grays = [data.gray(name) for name in batch["id"]]
         found = [label_components(otsu(gray)) for gray in grays]
@@ -166,6 +165,12 @@ class TestReport(Callback):
                 self.hatched |= bool((truth < 0).any())
                 write_image(self.folder / "overlays" / f"{stem}.png", overlays[stem])
         return overlays
+
+
+def _folder(trainer: Trainer) -> Any:
+    """The dataset itself, which may have several annotators, without its corrections."""
+    source = getattr(trainer.datamodule, "source", None)  # type: ignore[attr-defined]
+    return getattr(source, "source", source)
 
 
 def _picture(
