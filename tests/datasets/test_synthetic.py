@@ -13,16 +13,19 @@ import tifffile
 
 from segmentation.__main__ import main
 from segmentation.datasets.bbbc039 import label_values
+from segmentation.datasets.folder import FolderDataset
 from segmentation.datasets.synthetic import (
     write_bbbc039,
+    write_classes,
     write_dic_hela,
     write_dsb2018,
     write_folder,
     write_ultrasound_nerve,
 )
 from segmentation.datasets.synthetic_cells import film
+from segmentation.datasets.synthetic_classes import NAMES, cells_of_classes
 from segmentation.datasets.synthetic_nerve import subject
-from segmentation.datasets.synthetic_nuclei import Kind, make_nuclei
+from segmentation.datasets.synthetic_nuclei import Kind, make_nuclei, quantise
 from segmentation.errors import UserError
 from segmentation.io.run_lengths import rle_decode
 from tests.helpers import refusal
@@ -253,3 +256,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (tmp_path / "file").touch()
     line = refusal(capsys, ["synthetic", "--output", str(tmp_path / "file" / "x")])
     assert "cannot be written (Not a directory); choose a folder" in line
+
+
+def test_cells_of_classes_are_read_as_they_were_drawn(tmp_path: Path) -> None:
+    root = write_classes(tmp_path, 2, size=(64, 80))
+    data = FolderDataset(root, mask_type="classes", classes=NAMES)
+    for index, sample in enumerate(data):
+        image, labels, classes = cells_of_classes(np.random.default_rng([0, 6, index]), (64, 80))
+        np.testing.assert_array_equal(sample.image[..., 0], quantise(image, 8))
+        assert sample.classes is not None and sample.labels is not None
+        np.testing.assert_array_equal(sample.classes[sample.labels], classes[labels])
+        assert sample.labels.max() == labels.max()  # no two of one kind became one
+    with pytest.raises(ValueError, match="at least 32"):
+        cells_of_classes(np.random.default_rng(0), (16, 80))
