@@ -36,7 +36,7 @@ NETWORKS = {
 def trained(name: str, more: tuple[str, ...], options: Any) -> Path:
     """The run's folder."""
     title = name.replace(" ", "_")
-    home = options.work / title
+    home: Path = options.work / title
     if done := sorted(home.glob("*/scores.json")):
         return done[-1].parent
     common = ["--config", "dsb2018/unet_small", "--data.root", str(options.root)]
@@ -68,10 +68,8 @@ def scores(run: Path, images: list[tuple[np.ndarray, np.ndarray]], told: str) ->
         elif told == "each image's own":
             model.diameter = own or usual
         found: Any = model.predict(image, probabilities=True)
-        maps = (labels, found.labels, found.probabilities)
-        table.update(
-            *(torch.from_numpy(np.ascontiguousarray(m))[None] for m in maps), [str(number)]
-        )
+        pair = torch.from_numpy(labels)[None], torch.from_numpy(found.labels)[None]
+        table.update(*pair, torch.from_numpy(found.probabilities)[None], ids=[str(number)])
     values = table.compute()
     return {name: float(values[name]) for name in ("image_iou", "iou", "ap50", "image_ap")}
 
@@ -101,7 +99,7 @@ def main() -> None:
             labels = renumber(resize_labels(sample.labels, new)).astype(np.int32)
             images.append((resize_image(sample.image, new), labels))
         for name, run in runs.items():
-            ways = ("nothing",)
+            ways: tuple[str, ...] = ("nothing",)
             if name == "one diameter":
                 ways = ("the training images' alone", "one number for all", "each image's own")
             for told in ways:

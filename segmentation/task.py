@@ -54,6 +54,7 @@ class Evaluated(TypedDict):
     foreground: Tensor  # (B, H, W) float32 probabilities
     instances: Tensor  # (B, H, W) int32 ids of the predicted objects, on the CPU
     classes: list[np.ndarray | None]  # (n + 1,) class of each, where classes are told apart
+    scale: float  # by which the image was magnified for the network
 
 
 class SegmentationTask(LightningModule):
@@ -284,7 +285,13 @@ class SegmentationTask(LightningModule):
         kinds = [target.classify(one, ids) for one, ids in zip(maps, decoded, strict=True)]
         of_classes = (batch["classes"], kinds) if target.class_names else ()
         table.update(batch["labels"], instances, foreground, *about, *of_classes)
-        return {"probs": probs, "foreground": foreground, "instances": instances, "classes": kinds}
+        return {
+            "probs": probs,
+            "foreground": foreground,
+            "instances": instances,
+            "classes": kinds,
+            "scale": scale,
+        }
 
     def as_scored(self, probs: Tensor, labels: Tensor) -> Tensor:
         """(B, K, H', W') probabilities at the size that is scored."""

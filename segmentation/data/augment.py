@@ -53,9 +53,9 @@ class CoarseElastic(A.DualTransform):  # type: ignore[misc]
     def apply(self, img: np.ndarray, method: int = cv2.INTER_LINEAR, **maps: Any) -> np.ndarray:
         """Deform an image, linearly interpolated."""
         whole = img.reshape(*img.shape[:2], -1)
-        border = {"borderMode": cv2.BORDER_REFLECT_101}
+        border, where = cv2.BORDER_REFLECT_101, (maps["map_x"], maps["map_y"])
         parts = [  # OpenCV takes four channels at once
-            cv2.remap(whole[..., i : i + 4], maps["map_x"], maps["map_y"], method, **border)
+            cv2.remap(whole[..., i : i + 4], *where, method, borderMode=border)
             for i in range(0, whole.shape[2], 4)
         ]
         moved = parts[0] if len(parts) == 1 else np.dstack(parts)

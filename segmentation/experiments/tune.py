@@ -55,14 +55,25 @@ class Search:
         self.probs: list[np.ndarray] = []  # (K, H, W) float16: half the memory, off by .0002
         self.truth: list[np.ndarray] = []
         self.classes: list[np.ndarray | None] = []
+        self.scales: list[float] = []
         self.tried: list[dict[str, Any]] = []
         self._found: tuple[Any, list[np.ndarray]] = (None, [])
         self._scores: dict[tuple[Any, ...], float] = {}  # rounds come by the same settings again
         # Pixels count as foreground by their probability alone.
         self.names = ["threshold"] if score in PIXELS else list(target.tunable)
 
-    def add(self, probs: np.ndarray, truth: np.ndarray, classes: np.ndarray | None = None) -> None:
-        """Keep an image's (K, H, W) probabilities, (H, W) true ids and the class of each."""
+    def add(
+        self,
+        probs: np.ndarray,
+        truth: np.ndarray,
+        classes: np.ndarray | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        """Keep an image's (K, H, W) probabilities, (H, W) true ids and the class of each.
+
+        ``scale`` is that by which it was magnified for the network.
+        """
+        self.scales.append(scale)
         self.probs.append(probs.astype(np.float16))
         self.truth.append(truth.astype(np.int32))
         self.classes.append(classes)
@@ -99,7 +110,8 @@ class Search:
         table = ScoreTable(target.threshold, not pixels, class_names=names)
         settings = {k: v for k, v in self.settings().items() if k not in CLEANING}
         if not pixels and settings != self._found[0]:  # only then are instances made anew
-            labels = [target.instances(probs.astype(np.float32)) for probs in self.probs]
+            both = zip(self.probs, self.scales, strict=True)
+            labels = [target.at_scale(s).instances(p.astype(np.float32)) for p, s in both]
             self._found = settings, labels
         for i, truth in enumerate(self.truth):
             if pixels:
@@ -107,7 +119,8 @@ class Search:
                 what: dict[str, Any] = {"probs": target.foreground(probs)}
             else:
                 found = self._found[1][i]
-                cleaned = clean_objects(found, target.min_size, target.fill_holes)
+                least = target.at_scale(self.scales[i]).min_size
+                cleaned = clean_objects(found, least, target.fill_holes)
                 what = {"labels": torch.from_numpy(cleaned)[None]}
                 if names:
                     kinds = target.classify(self.probs[i].astype(np.float32), cleaned)
@@ -150,7 +163,7 @@ class Tune(Callback):
         classes: Any = batch.get("classes", [None] * len(batch["labels"]))
         for probs, truth, kinds in zip(outputs["probs"], batch["labels"], classes, strict=True):
             own = None if kinds is None else kinds.cpu().numpy()
-            self.search.add(probs.cpu().numpy(), truth.cpu().numpy(), own)
+            self.search.add(probs.cpu().numpy(), truth.cpu().numpy(), own, outputs["scale"])
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Search, write, and say what it was worth."""

@@ -56,6 +56,17 @@ def test_the_settings_that_were_wrong_are_found() -> None:
     assert labels.max() == 3  # what it found is what decoding then does
 
 
+def test_settings_in_pixels_are_meant_at_the_networks_scale() -> None:
+    small = pair_of_discs()[::2, ::2]
+    found, alone = Search(Foreground(), "ap50"), Search(Foreground(), "ap50")
+    found.add(blurred(pair_of_discs())[:, ::2, ::2], small, scale=2.0)
+    alone.add(blurred(pair_of_discs())[:, ::2, ::2], small)
+    for search_, distance in ((found, 12), (alone, 6)):
+        search_.target.threshold, search_.target.min_size = 0.4, 12 if search_ is found else 3
+        search_.target.seed_distance = distance
+    assert found.value() == alone.value() > 0.5
+
+
 def test_pixels_are_a_matter_of_the_threshold_alone() -> None:
     found = search(Foreground(), "image_iou")
     assert found.run() > 0.98
