@@ -5,6 +5,7 @@ that was trained on tiles is wrapped in :class:`GridTiles`.
 """
 
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from segmentation.inference import network_stride
 from segmentation.models.blocks import check_positive
 from segmentation.objects import to_gray
 
-VERSION = 1  # raise when fixed copies get other pixels for the same settings
+VERSION = 2  # raise when fixed copies get other pixels for the same settings
 
 
 class StudyDataModule(SegmentationDataModule):
@@ -131,7 +132,7 @@ class StudyDataModule(SegmentationDataModule):
         if copies is not None:
             augmentation = Augmentation(windows.augmentation, self.preprocess.in_channels)
         numbers = [*range(copies or 1), *([-1] if blank else [])]
-        pixels = AnnotatedPixels(part.entries)
+        pixels, one_at_a_time = AnnotatedPixels(part.entries), threading.Lock()
         items = [(place, i, copy) for i, place in enumerate(part.places) for copy in numbers]
 
         def make(item: tuple[int, int, int]) -> Sample:
@@ -143,7 +144,8 @@ class StudyDataModule(SegmentationDataModule):
             if copies is not None:
                 assert sample.labels is not None
                 pixel = None if copy < 0 else pixels.draw(index, sample.labels, rng)
-                sample = windows.cut(sample, augmentation if copy > 0 else None, rng, pixel)
+                with one_at_a_time:  # the steps of a recipe keep their source of random numbers
+                    sample = windows.cut(sample, augmentation if copy > 0 else None, rng, pixel)
             if copy != 0:
                 sample = replace(sample, id=f"{sample.id}#{'blank' if copy < 0 else copy}")
             return sample if weight is None else weigh(sample, weight)

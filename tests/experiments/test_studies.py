@@ -1,8 +1,10 @@
 """Fixed copies, tiles, blank and empty images; every pixel of a stitched answer in its place."""
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segmentation.data.datamodule import DataFiles
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.samplers import Sampling
@@ -104,6 +107,22 @@ def test_copies_are_the_same_every_epoch_and_the_first_is_the_image_itself() -> 
         return b"".join(e[0]["image"].numpy().tobytes() for _, e in sorted(found.items()))
 
     assert images() == images() != images(seed=1) and images() != images(augmentation="light")
+
+
+def test_copies_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = []
+    interval = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1e-6)
+        for threads in (1, 8):
+            monkeypatch.setattr("segmentation.data.cache.usable_cores", lambda n=threads: n)
+            files = DataFiles(cache=str(tmp_path / str(threads)))
+            data = study(Coded(20), copies=12, augmentation="nuclei", files=files)
+            found.append([data._training.samples[i].image for i in range(len(data._training))])
+    finally:
+        sys.setswitchinterval(interval)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_copies_are_cropped_once_for_all_and_others_anew() -> None:
