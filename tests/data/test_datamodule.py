@@ -191,7 +191,8 @@ def test_lengths(dsb_root: Path) -> None:
 
 def test_weights_of_draws() -> None:
     def entry(kind: str, height: int, objects: int) -> Any:
-        return SimpleNamespace(kind=kind, image=(0, (height, 10, 1), "|u1"), objects=objects)
+        image = (0, (height, 10, 1), "|u1")
+        return SimpleNamespace(kind=kind, image=image, objects=objects, unannotated=0)
 
     entries = [entry("a", 10, 1), entry("a", 10, 0), entry("b", 40, 0)]
     assert Sampling().weights(entries) is None

@@ -95,7 +95,8 @@ def test_fit_follows_links_and_names_the_rest(
     assert list(ids(root)) == ["im0", "p2/im1"] == list(ids(root))
     assert capsys.readouterr().err == (
         f"passed over  {root}/images: images of kinds that are not read: 1 (raw.czi: save them "
-        "as TIFF or PNG); other files: 1 (\\x1b[31m.txt)\n"  # once
+        "as TIFF or PNG, or pip install 'biomedical-segmentation[bioio]'); other files: 1 "
+        "(\\x1b[31m.txt)\n"  # once
     )
     (root / "images/im9.png").symlink_to("/nowhere/im9.png")
     (root / "masks/im9.png").symlink_to(root / "masks/im0.png")
