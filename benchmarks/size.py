@@ -22,7 +22,7 @@ from segmentation.data.resize import resize_image, resize_labels, scaled_size
 from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.experiments.process import run_fit
 from segmentation.metrics import ScoreTable
-from segmentation.objects import renumber
+from segmentation.objects import median_diameter, renumber
 
 DIAMETER = 24.0
 SIZES = (0.5, 1.0, 2.0)
@@ -49,17 +49,10 @@ def trained(name: str, more: tuple[str, ...], options: Any) -> Path:
     return found[0]
 
 
-def disc_diameter(labels: np.ndarray) -> float | None:
-    """Median over the objects of the diameter of a disc of the same area."""
-    areas = np.bincount(labels.reshape(-1))[1:]
-    areas = areas[areas > 0]
-    return float(np.median(2 * np.sqrt(areas / np.pi))) if len(areas) else None
-
-
 def scores(run: Path, images: list[tuple[np.ndarray, np.ndarray]], told: str) -> dict[str, float]:
     """IoU per image and AP50 of one network, pooled; ``told`` is what it knows of the size."""
     model = segmentation.load(run / "checkpoints" / "best.ckpt", device="cpu")
-    diameters = [disc_diameter(labels) for _, labels in images]
+    diameters = [median_diameter(np.bincount(labels.reshape(-1))[1:]) for _, labels in images]
     usual = float(np.median([d for d in diameters if d is not None]))
     table = ScoreTable(model.target.threshold)
     for number, ((image, labels), own) in enumerate(zip(images, diameters, strict=True)):

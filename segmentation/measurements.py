@@ -106,27 +106,25 @@ def measure_objects(
             :func:`channel_labels`.
     """
     names = {key.partition("-")[0] for key in _MEASURED}
-    gray = to_gray(image)
-    if channels:
-        gray = image.mean(axis=2).round().astype(image.dtype)
+    gray = image.mean(axis=2).round().astype(image.dtype) if channels else to_gray(image)
     table = regionprops_table(labels, gray, properties=names)
-    means = np.zeros((len(channels), 0))
-    if channels:
-        flat, objects = labels.reshape(-1), table["label"]
-        areas = np.bincount(flat)[objects]
-        sums = [np.bincount(flat, image[..., i].reshape(-1)) for i in range(len(channels))]
-        means = np.stack([some[objects] / areas for some in sums])
+    flat, objects = labels.reshape(-1), table["label"]
+    means = np.zeros((len(objects), len(channels)))
+    for i in range(len(channels)):
+        sums = np.bincount(flat, image[..., i].reshape(-1))
+        means[:, i] = sums[objects] / table["area"]
     for axis, start in enumerate(origin):
         for name in (f"centroid-{axis}", f"bbox-{axis}", f"bbox-{axis + 2}"):
             table[name] = table[name] + start
     rows: list[dict[str, Any]] = []
-    for values in zip(*(table[name].tolist() for name in _MEASURED), strict=True):
+    measured = zip(*(table[name].tolist() for name in _MEASURED), strict=True)
+    for values, of_channels in zip(measured, means.tolist(), strict=True):
         row: dict[str, Any] = {
             name: int(value) if name in _WHOLE else round(value, 4)
             for name, value in zip(OBJECT_COLUMNS[2:16], values, strict=True)
         }
-        for name, mean in zip(channels, means[:, len(rows) : len(rows) + 1], strict=True):
-            row[intensity_column(name)] = round(float(mean[0]), 4)
+        for name, mean in zip(channels, of_channels, strict=True):
+            row[intensity_column(name)] = round(mean, 4)
         rows.append(row | derived_measures(row, pixel_size, size or labels.shape))
     return rows
 

@@ -189,6 +189,18 @@ def renumber(labels: np.ndarray) -> np.ndarray:
     return np.asarray((np.cumsum(present) - 1).astype(np.int32)[labels])
 
 
+def median_diameter(areas: np.ndarray) -> float | None:
+    """Median over objects of the diameter of a disc of the same area; ``None`` without objects.
+
+    ``areas`` are (n,) pixels of each id, 0 where there is no such object.
+
+    >>> round(median_diameter(np.array([0, 314, 0])))
+    20
+    """
+    areas = areas[areas > 0]
+    return float(np.median(2 * np.sqrt(areas / np.pi))) if len(areas) else None
+
+
 def to_gray(image: np.ndarray) -> np.ndarray:
     """(H, W, C) uint8 or uint16 ► (H, W) of the same type: colours by their luminance.
 

@@ -33,6 +33,7 @@ from platformdirs import user_cache_path
 from segmentation.data.masks import MaskFacts
 from segmentation.data.sample import Sample, Source
 from segmentation.errors import UserError
+from segmentation.objects import median_diameter
 from segmentation.progress import progress
 
 LAYOUT = 4  # raise when the format of a store changes
@@ -276,9 +277,7 @@ def _write(file: Any, sample: Sample) -> StoredSample:
         flat = labels.reshape(-1).astype(np.intp)
         unannotated = int(np.count_nonzero(flat < 0))
         areas = np.bincount(np.maximum(flat, 0) if unannotated else flat)[1:]
-        objects = int(np.count_nonzero(areas))
-        if objects:
-            diameter = float(np.median(2 * np.sqrt(areas[areas > 0] / np.pi)))
+        objects, diameter = int(np.count_nonzero(areas)), median_diameter(areas)
         kind = np.min_scalar_type(int(labels.max(initial=0)))
         kind = np.promote_types(kind, np.int8) if unannotated else kind
         labels = labels.astype(kind, copy=False)

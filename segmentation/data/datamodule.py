@@ -286,9 +286,15 @@ class SegmentationDataModule(LightningDataModule):
     @property
     def diameter(self) -> float | None:
         """Median over the training images of their objects' median diameter, in pixels."""
-        train = {*self.divided(self.raw.entries).train}
-        known = [e.diameter for e in self.raw.entries if e.id in train and e.diameter is not None]
+        known = [*self._diameters.values()]
         return float(np.median(known)) if known else None
+
+    @cached_property
+    def _diameters(self) -> dict[str, float]:
+        """Id ► median diameter of the objects of each training image that has any."""
+        train = {*self.divided(self.raw.entries).train}
+        each = ((entry.id, entry.diameter) for entry in self.raw.entries if entry.id in train)
+        return {name: diameter for name, diameter in each if diameter is not None}
 
     def _prepared(self) -> SampleStore:
         how = self.preprocess
@@ -305,12 +311,11 @@ class SegmentationDataModule(LightningDataModule):
         Training images by their own objects; others by the median of those, as their own truth
         must not help to find it.
         """
-        train, usual = {*self.divided(self.raw.entries).train}, self.diameter
-        scales = {}
+        usual, scales = self.diameter, {}
         for entry in self.raw.entries:
-            own = entry.diameter if entry.id in train else None
+            diameter = self._diameters.get(entry.id, usual)
             try:
-                scales[entry.id] = self.preprocess.scale(entry.pixel_size, own or usual)
+                scales[entry.id] = self.preprocess.scale(entry.pixel_size, diameter)
             except UserError as error:
                 raise UserError(f"{entry.id}: {error}") from None
         return scales

@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 
 from segmentation.errors import UserError
-
-MOST_PIXELS = 2**30  # of an image in memory
+from segmentation.io.tiff import MOST_PIXELS
 
 
 def scaled_size(shape: Sequence[int], scale: float) -> tuple[int, int]:

@@ -188,7 +188,10 @@ class FolderDataset(SegmentationDataset):
         return self.reader.overlaps(record.id, record.masks, shape, record.plane)
 
     def _shape(self, record: Record) -> tuple[int, int]:
-        height, width, _ = open_stack(Path(record.image)).plane(record.plane or 0).shape
+        planes = open_stack(Path(record.image))
+        if planes.size is not None:
+            return planes.size
+        height, width, _ = planes.plane(record.plane or 0).shape
         return height, width
 
 

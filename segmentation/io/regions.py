@@ -57,7 +57,7 @@ def paint(
         if not region.annotated or region.kind in _NOT_ANNOTATED:
             unknown[region.pixels] = True
             continue
-        numbers.append(_number(region, class_names) if class_names else 0)
+        numbers.append(number_of(region.kind, class_names, region.what) if class_names else 0)
         several[region.pixels] |= labels[region.pixels] > 0
         labels[region.pixels] = len(numbers) - 1
     labels[unknown & (labels == 0)] = -1
@@ -83,7 +83,3 @@ def number_of(kind: str | int | None, class_names: tuple[str, ...], what: str) -
     named = ", ".join(f"{number} {name}" for number, name in enumerate(class_names, start=1))
     has = "has no class" if kind is None else f"is of class {kind!r}"
     raise UserError(f"{what} {has}, but data.classes names {named}; name all classes there")
-
-
-def _number(region: Region, class_names: tuple[str, ...]) -> int:
-    return number_of(region.kind, class_names, region.what)

@@ -23,7 +23,7 @@ from segmentation.io.images import decode_mask, read_mask
 from segmentation.io.listing import some_of
 from segmentation.io.outlines import is_outlines, read_outlines, size_of_outlines
 from segmentation.io.pairs import find_maps, find_objects
-from segmentation.io.regions import Region, number_of, paint
+from segmentation.io.regions import Region, class_of_ids, number_of, paint
 from segmentation.io.stacks import open_stack
 from segmentation.io.tiff import MOST_PIXELS, decoding
 from segmentation.objects import (
@@ -173,7 +173,7 @@ class TruthReader:
             )
         classes = truth.classes
         if classes is not None:
-            classes = classes[np.union1d(0, labels[labels > 0])]
+            classes = class_of_ids(labels, classes)
         values = None if values is None else np.where(unknown, 0, values)
         return Truth(renumber(labels), classes, values, truth.overlaps)
 
