@@ -15,6 +15,7 @@ opened for ``KEEP_DAYS`` are removed; each opening is noted in the folder's modi
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -128,7 +129,7 @@ class SampleStore:
         if place is None:
             return None
         offset, shape, dtype = place
-        return np.asarray(self._data[offset : offset + _size(place)]).view(dtype).reshape(shape)
+        return np.ndarray(shape, dtype, self._data, offset)
 
 
 def cache_folder() -> Path:
@@ -324,7 +325,7 @@ def _remove_old(parent: Path) -> None:
 
 def _size(place: ArrayPlace) -> int:
     _, shape, dtype = place
-    return int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def _with_tuples(row: dict[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Foreground(Target):
 
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(1, H, W) uint8: 1 where an object is. Losses turn it into float32 on the device."""
-        return torch.from_numpy((separated(labels, self.gap) > 0).astype(np.uint8))[None]
+        return torch.from_numpy((separated(labels, self.gap) > 0).view(np.uint8))[None]
 
     def learnable(self, labels: np.ndarray) -> np.ndarray:
         """What is annotated; with a ``gap`` no object's pixels so near to what is not."""
