@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from skimage.measure import regionprops_table
 
+from segmentation.errors import UserError
 from segmentation.objects import to_gray
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _MEASURED = (
     "label", "area", "centroid-0", "centroid-1", "bbox-0", "bbox-1", "bbox-2", "bbox-3",
     "intensity_mean", "intensity_min", "intensity_max", "eccentricity", "solidity", "perimeter",
 )  # fmt: skip
+_MOST_SPECKS, _SPECK = 1_000_000, 4  # objects, pixels
 _WHOLE = {"object", "area", "top", "left", "bottom", "right", "intensity_min", "intensity_max"}
 
 
@@ -75,10 +77,25 @@ def measurement_table(
     """
     import pandas as pd  # takes half a second, and tables of files do without
 
+    check_objects(np.bincount(labels.reshape(-1))[1:])
     names = OBJECT_COLUMNS[2:] if pixel_size else OBJECT_COLUMNS[2:-2]
     apart = channel_labels(image.shape[2], channels)
     rows = measure_objects(labels, image, pixel_size, channels=apart)
     return pd.DataFrame(rows, columns=[*names, *map(intensity_column, apart)])
+
+
+def check_objects(areas: np.ndarray) -> None:
+    """Refuse noise: measuring millions of specks would take all memory and tell nothing.
+
+    Raises:
+        UserError: More than a million objects (``areas`` in pixels) of a median below 4 pixels.
+    """
+    areas = areas[areas > 0]
+    if len(areas) > _MOST_SPECKS and (median := float(np.median(areas))) < _SPECK:
+        raise UserError(
+            f"{len(areas):,} objects of {median:g} pixels in the median are noise: train the "
+            "network longer, or check that the image is like those that it was trained on"
+        )
 
 
 def measure_objects(

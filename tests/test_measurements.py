@@ -5,11 +5,14 @@ import math
 import numpy as np
 import pytest
 
+from segmentation.errors import UserError
 from segmentation.measurements import (
     IMAGE_COLUMNS,
     OBJECT_COLUMNS,
+    check_objects,
     image_measures,
     measure_objects,
+    measurement_table,
 )
 
 
@@ -83,3 +86,13 @@ def test_what_is_cut_out_is_measured_where_it_lies() -> None:
         crop = labels[rows, columns], image[rows, columns]
         assert measure_objects(*crop, (0.5, 0.5), origin, (40, 50)) == [whole[number]]
     assert [whole[number]["border"] for number in (4, 9, 2)] == [1, 1, 0]
+
+
+def test_millions_of_specks_are_noise() -> None:
+    check_objects(np.full(1_500_000, 4))  # small, but real
+    check_objects(np.ones(900_000, np.int64))
+    with pytest.raises(UserError, match="1,500,000 objects of 1 pixels in the median are noise"):
+        check_objects(np.ones(1_500_000, np.int64))
+    with pytest.raises(UserError, match="noise"):
+        labels = np.arange(1, 1_100_001, dtype=np.int32).reshape(1100, 1000)
+        measurement_table(labels, np.zeros((1100, 1000, 1), np.uint8))

@@ -26,6 +26,7 @@ from segmentation.io.windows import BandStore
 from segmentation.io.write import write_stack, write_tiff
 from segmentation.measurements import (
     channel_labels,
+    check_objects,
     derived_measures,
     image_measures,
     intensity_column,
@@ -159,6 +160,7 @@ class FileWriter:
     def _add(self, plane: Plane, number: int, add: AddRows) -> None:
         """Measure, outline, encode and tint a plane."""
         pixel_size, labels = self._pixel_size, plane.labels
+        check_objects(labels.areas)
         kinds = labels.classes
         channels = channel_labels(plane.image.shape[2], self.planes.channels)
         if channels and number == 0:
