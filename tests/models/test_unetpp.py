@@ -56,6 +56,15 @@ def test_training_returns_every_head(mode: Mode, image: Tensor) -> None:
     assert net.levels == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"mode": "fast", "head": 1}, {"deep_supervision": False}],
+    ids=["accurate", "fast", "one head"],
+)
+def test_every_parameter_gets_a_gradient(arguments: dict[str, Any], image: Tensor) -> None:
+    assert_all_parameters_learn(build(**arguments), image)
+
+
 def test_accurate_is_mean_sigmoid(image: Tensor) -> None:
     net = build()
     mean = torch.stack(net.head_logits(image)).sigmoid().mean(0)
