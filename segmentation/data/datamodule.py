@@ -26,7 +26,7 @@ from segmentation.data.cache import (
     prepared,
     usable_cores,
 )
-from segmentation.data.classes import check_classes, class_levels, classes_of
+from segmentation.data.classes import check_classes, class_levels
 from segmentation.data.consistency import check_channels, leaking_stacks
 from segmentation.data.corrections import Corrected
 from segmentation.data.examples import (
@@ -236,19 +236,17 @@ class SegmentationDataModule(LightningDataModule):
         some = [self.raw[i] for i in places[:: -(-len(places) // 200)]]
         return class_levels((self.gray(sample.id) for sample in some), some, count)
 
-    def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def shown(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """The prepared (H, W, C) uint8 image and its truth, as scored.
 
-        The truth is (H, W) integers: 1 foreground, 0 background, -1 not annotated; classes instead
-        of 1 where the target tells them apart.
+        The truth is (H, W) ids, 0 background, -1 not annotated; and, where the target tells classes
+        apart, (n + 1,) the class of each.
         """
         sample = self.raw[self._places[name]]
         assert sample.labels is not None
         whole = replace(self.preprocess, crop=None, resize=None)
-        truth = np.sign(sample.labels)
-        if self.target.class_names and sample.classes is not None:
-            truth = classes_of(sample.labels, sample.classes)
-        return whole.prepare(sample.image, sample.channels), truth
+        classes = sample.classes if self.target.class_names else None
+        return whole.prepare(sample.image, sample.channels), sample.labels, classes
 
     def _eval_loader(self, name: str) -> DataLoader[Batch]:
         rank, world = self._rank()

@@ -41,6 +41,7 @@ def evaluate(
     classes: list[str] | None = None,
     ignore: int | None = None,
     annotated: Path | None = None,
+    overlays: Literal["objects", "pixels"] = "objects",
 ) -> None:
     """Score a folder of masks, label maps or outlines, from any tool, against the truth.
 
@@ -65,6 +66,8 @@ def evaluate(
             as folders of masks, or as objects.csv or outlines tell them.
         ignore: Value of the truth's pixels that are not annotated, which are not scored.
         annotated: Folder of masks of what is annotated; the rest is not scored.
+        overlays: What the colours of pictures tell: objects (found, missed, false, merged, split)
+            or pixels (right, missed, too much).
     """
     kind: Masks = "classes" if labels == "classes" else "labels"
     names = tuple(classes or ())
@@ -92,7 +95,7 @@ def evaluate(
         report[BASELINE] = table.values_of(scores_of(table.columns(baseline[0])))
     from segmentation.evaluation.evaluate_page import evaluation_page
 
-    text = evaluation_page(report, inputs, mine, curves)
+    text = evaluation_page(report, inputs, mine, curves, overlays)
     # The page is by far the largest: where the disk has no room for it, nothing is written.
     write_bytes(output / "report.html", text.encode())
     table.write_images(output / table.FILE, pd.concat([mine, *baseline], ignore_index=True))

@@ -52,22 +52,6 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     return composite(display(image.shape[2]).prepare(image))
 
 
-def error_overlay(image: np.ndarray, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The image, and beside it the image under the three colours: (H, 2 W + 4, 3) uint8, RGB.
-
-    Of classes: the image, the truth and the prediction, each class in its colour.
-
-    Args:
-        image: (H, W, C) uint8, as :func:`composite` shows it.
-        predicted: (H, W) bool, or uint8 classes.
-        truth: (H, W) bool, or integers as :func:`tint` takes them, or classes.
-    """
-    rgb = composite(image)
-    if predicted.dtype != bool:
-        return in_a_row(rgb, *(tint_classes(rgb, some, 0.6) for some in (truth, predicted)))
-    return in_a_row(rgb, tint(rgb, predicted, truth, 0.5))
-
-
 def in_a_row(*panels: np.ndarray) -> np.ndarray:
     """Panels (H, W, 3) uint8 of one height, with white bars of four pixels between them."""
     bar = np.full((len(panels[0]), 4, 3), 255, np.uint8)
@@ -86,10 +70,11 @@ def tint(rgb: np.ndarray, predicted: np.ndarray, truth: np.ndarray, opacity: flo
     wanted = colours[truth.astype(np.intp), predicted.astype(np.intp)]
     alpha = opacity * (truth | predicted)[..., None]
     tinted: np.ndarray = (rgb * (1 - alpha) + wanted * alpha).round().astype(np.uint8)
-    return _hatched(tinted, unknown)
+    return hatched(tinted, unknown)
 
 
-def _hatched(rgb: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+def hatched(rgb: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 with gray stripes where (H, W) bool says so, in place."""
     rows, columns = np.nonzero(unknown)
     stripes = (rows + columns) % 8 < 2
     rgb[rows[stripes], columns[stripes]] = UNKNOWN
@@ -118,7 +103,7 @@ def tint_classes(rgb: np.ndarray, classes: np.ndarray, opacity: float) -> np.nda
     colours = np.array([(0, 0, 0), *(class_colour(i) for i in range(1, count + 1))], np.float32)
     alpha = opacity * (classes > 0)[..., None]
     tinted = (rgb * (1 - alpha) + colours[classes] * alpha).round().astype(np.uint8)
-    return _hatched(tinted, unknown)
+    return hatched(tinted, unknown)
 
 
 def on_one_size(images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -128,22 +113,32 @@ def on_one_size(images: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [np.pad(i, gap, constant_values=255) for i, gap in zip(images, gaps, strict=True)]
 
 
+def outline(labels: np.ndarray, width: int = 1) -> np.ndarray:
+    """Whether a pixel is among the outermost ``width`` ones of its object: (H, W) ids ► bool.
+
+    >>> outline(np.ones((3, 4), int)).astype(int).tolist()
+    [[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
+    """
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+    ids = np.pad(labels, width).astype(np.float32)  # OpenCV's filters do not know 32-bit integers
+    mixed = cv2.erode(ids, disc) != cv2.dilate(ids, disc)
+    return np.asarray((labels > 0) & mixed[width:-width, width:-width])
+
+
 def outlined(
     rgb: np.ndarray, labels: np.ndarray, colour: tuple[int, int, int] = OUTLINE
 ) -> np.ndarray:
     """(H, W, 3) uint8 with the outermost pixels of each object of (H, W) ids coloured."""
-    padded, inner = np.pad(labels, 1), np.ones(labels.shape, bool)
-    for y, x in ((0, 1), (2, 1), (1, 0), (1, 2)):
-        inner &= labels == padded[y:, x:][: len(labels), : labels.shape[1]]
     drawn = rgb.copy()
-    drawn[(labels > 0) & ~inner] = colour
+    drawn[outline(labels)] = colour
     return drawn
 
 
 def data_url(rgb: np.ndarray, lossless: bool = False) -> str:
-    """(H, W, 3) uint8 inside a URL: as a JPEG, or a PNG where colours have a meaning."""
+    """(H, W, 3) uint8 inside a URL: as a PNG, or a JPEG that keeps thin lines in their colours."""
     kind = "png" if lossless else "jpeg"
-    options = [] if lossless else [cv2.IMWRITE_JPEG_QUALITY, 80]
+    fine = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+    options = [] if lossless else [cv2.IMWRITE_JPEG_QUALITY, 85, *fine]
     done, data = cv2.imencode(f".{kind}", np.ascontiguousarray(rgb[..., ::-1]), options)
     assert done
     return f"data:image/{kind};base64," + base64.b64encode(data.tobytes()).decode()

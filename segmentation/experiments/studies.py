@@ -111,12 +111,12 @@ class StudyDataModule(SegmentationDataModule):
             return super().gray(name)
         return to_gray(self.preprocess.fit_image(self.raw[self._places[name]].image))
 
-    def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def shown(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         if self.native:
             return super().shown(name)
         sample = self.prepared[self._places[name]]
         assert sample.labels is not None
-        return sample.image, np.sign(sample.labels)
+        return sample.image, sample.labels, None
 
     def _fixed(self, name: str, windows: TrainWindows, blank: bool = False) -> SampleStore:
         """What does not change from epoch to epoch, computed once and cached.

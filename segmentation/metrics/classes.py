@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from segmentation.metrics.counts import (
+    KINDS,
     OBJECTS,
     PIXELS,
     UNIT,
@@ -46,7 +47,7 @@ def count_columns(names: Sequence[str]) -> list[str]:
 def is_count(column: str) -> bool:
     """Whether a column of the table holds counts rather than a score of the image."""
     kind, of_class, _ = column.partition("/")
-    return column in (*PIXELS, *OBJECTS) or bool(of_class and kind not in CLASS_SCORES)
+    return column in (*PIXELS, *OBJECTS, *KINDS) or bool(of_class and kind not in CLASS_SCORES)
 
 
 def names_in(columns: Iterable[str]) -> list[str]:

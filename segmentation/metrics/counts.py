@@ -27,6 +27,8 @@ OBJECTS = (
     *("true_objects", "predicted_objects", "tp_50_iou", "pq_tp", "pq_tp_iou", "seg_iou"),
     *("aji_intersection", "aji_union"),
 )
+# What became of the objects: counts of true ones, but for those that are false.
+KINDS = ("found", "missed", "false", "merged", "split")
 TOLERANCE = 2.0  # pixels by which a boundary may be off in the boundary F measure
 _DENSE = 1 << 22  # cells of a table that is counted in one go rather than sorted
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
@@ -35,14 +37,14 @@ _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 def image_counts(
     truth: np.ndarray, labels: np.ndarray | None, mask: np.ndarray, boundary: bool = False
 ) -> np.ndarray:
-    """The row of one image, int64: ``PIXELS``, then ``OBJECTS``, then boundary F and HD95.
+    """The row of one image, int64: ``PIXELS``, ``OBJECTS``, boundary F and HD95, ``KINDS``.
 
     Args:
         truth: (H, W) integer ids of the true objects, 0 = background, -1 = not annotated: such
             pixels count nowhere (see :func:`scored_objects`).
         labels: The same of the predicted objects; ``None`` leaves objects out.
         mask: (H, W) bool, the predicted foreground.
-        boundary: Whether to score outlines, too.
+        boundary: Whether to score outlines, too, and to count the kinds of objects.
 
     Raises:
         ValueError: The shapes differ, or ids are not integers.
@@ -61,11 +63,13 @@ def image_counts(
         truth = np.where(known, truth, 0)
     tp, found, wanted = (int(np.count_nonzero(some)) for some in (mask & true, mask, true))
     row = [tp, found - tp, wanted - tp, pixels - found - wanted + tp]
-    if labels is not None:
-        row += object_counts(overlaps(truth, labels)).tolist()
+    table = None if labels is None else overlaps(truth, labels)
+    if table is not None:
+        row += object_counts(table).tolist()
     if boundary:
         f, distance = boundary_scores(true, mask)
         row += [round(f / UNIT), round(distance / LENGTH_UNIT)]
+        row += [] if table is None else kind_counts(*object_kinds(table))
     return np.array(row, np.int64)
 
 
@@ -168,6 +172,45 @@ def matched_pairs(table: Overlaps) -> np.ndarray:
     for side in (table.i, table.j):
         matched = matched[np.unique(side[matched], return_index=True)[1]]
     return matched
+
+
+def object_kinds(table: Overlaps) -> tuple[np.ndarray, np.ndarray]:
+    """What became of each true and of each predicted object: (n,) and (m,) places in ``KINDS``.
+
+    Each is the first that it can be:
+
+    - found: it matches, the IoU being at least .5; these are the objects of ``tp_50``.
+    - merged: a predicted object that holds more than half of two or more true ones, and these.
+    - split: a true object in which two or more predicted ones lie with more than half of their
+      pixels, and these.
+    - missed, of a true object; false, of a predicted one.
+
+    >>> table = overlaps(np.array([[1, 1, 0, 2, 2, 3]]), np.array([[4, 4, 5, 6, 6, 6]]))
+    >>> [[KINDS[kind] for kind in side] for side in object_kinds(table)]
+    [['found', 'found', 'merged'], ['found', 'false', 'found']]
+    """
+    found, missed, false, merged, split = range(len(KINDS))
+    true = np.full(len(table.truth), missed)
+    predicted = np.full(len(table.prediction), false)
+    held = 2 * table.pixels > table.truth[table.i]  # each true object by one at most
+    within = 2 * table.pixels > table.prediction[table.j]
+    merges = np.bincount(table.j[held], minlength=len(predicted)) > 1
+    parted = np.bincount(table.i[within], minlength=len(true)) > 1
+    true[parted] = split
+    true[table.i[held & merges[table.j]]] = merged
+    matched = matched_pairs(table)
+    true[table.i[matched]] = found
+    predicted[table.j[within & (true[table.i] == split)]] = split
+    predicted[merges] = merged
+    predicted[table.j[matched]] = found
+    return true, predicted
+
+
+def kind_counts(true: np.ndarray, predicted: np.ndarray) -> list[int]:
+    """The ``KINDS`` of an image, from :func:`object_kinds`."""
+    counts = np.bincount(true, minlength=len(KINDS))
+    counts[2] = np.count_nonzero(predicted == 2)
+    return [int(count) for count in counts]
 
 
 def object_counts(table: Overlaps) -> np.ndarray:

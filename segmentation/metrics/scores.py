@@ -31,7 +31,7 @@ from functools import partial
 import numpy as np
 
 from segmentation.metrics.classes import class_scores, count_columns, is_count, names_in
-from segmentation.metrics.counts import LENGTH_UNIT, OBJECTS, PIXELS, THRESHOLDS, UNIT
+from segmentation.metrics.counts import KINDS, LENGTH_UNIT, OBJECTS, PIXELS, THRESHOLDS, UNIT
 from segmentation.score_names import LOGGED, OBJECT_SCORES, PIXEL_SCORES, logged
 
 _LOWER = ("hd95", "ece", "abs_count_error")
@@ -94,7 +94,7 @@ def ranking_scores(histogram: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def image_columns(rows: np.ndarray, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Counts and scores of images, (images, 4, 22 or 24), as the columns of ``per_image.csv``.
+    """Counts and scores of images, (images, 4, 22 or 29), as the columns of ``per_image.csv``.
 
     Where there are ``names`` of classes, their counts follow in each row.
     """
@@ -109,7 +109,7 @@ def image_columns(rows: np.ndarray, names: Sequence[str] = ()) -> dict[str, np.n
     columns |= dict(zip(OBJECTS, objects.T, strict=False))
     if more:
         columns |= class_scores(of_classes, names) | dict(zip(more, of_classes.T, strict=True))
-    return columns
+    return columns | dict(zip(KINDS, boundary[:, 2:].T, strict=False))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 from segmentation.metrics.classes import class_counts, count_columns
 from segmentation.metrics.counts import (
+    KINDS,
     OBJECTS,
     PIXELS,
     annotated,
@@ -34,7 +35,8 @@ class ScoreTable(Metric):
     Args:
         threshold: A pixel is predicted foreground if its probability is greater; in [0, 1].
         objects: Whether to score objects.
-        boundary: Whether to score outlines; only :meth:`rows` shows them.
+        boundary: Whether to score outlines and to count the kinds of objects, which only
+            :meth:`rows` shows.
         class_names: Of the objects' classes, to score each.
 
     Raises:
@@ -172,7 +174,8 @@ class ScoreTable(Metric):
         return super().update_called or distributed
 
     def _rows(self) -> np.ndarray:
-        width = len(PIXELS) + self.objects * len(OBJECTS) + self.boundary * 2
+        width = len(PIXELS) + self.objects * len(OBJECTS)
+        width += self.boundary * (2 + self.objects * len(KINDS))
         width += len(count_columns(self.class_names))
         return _joined(self.counts).numpy().astype(np.int64).reshape(-1, width)
 

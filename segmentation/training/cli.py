@@ -22,6 +22,7 @@ from segmentation.checkpoints import load_task, read_checkpoint
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.seen import trained_on
 from segmentation.errors import UserError
+from segmentation.evaluation.pictures import Colours
 from segmentation.fitting import check_loss
 from segmentation.models.encoder import is_file, load_encoder, unreachable
 from segmentation.task import SegmentationTask
@@ -65,6 +66,8 @@ class Run:
             to be uploaded later with ``wandb sync``; ``off`` keeps the CSV log alone.
         project: Of W&B.
         artifact: Give W&B the best checkpoint, too.
+        overlays: What the colours of pictures tell: ``objects`` (found, missed, false, merged,
+            split) or ``pixels`` (right, missed, too much).
         weights: Start from the weights of this checkpoint, with a new optimizer.
         ensemble: In ``test``: score the mean of the probabilities of ``--ckpt_path`` and these
             checkpoints. Members trained on test images are refused, those of other folds too.
@@ -79,6 +82,7 @@ class Run:
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     project: str = "biomedical-segmentation"
     artifact: bool = False
+    overlays: Colours = "objects"
     weights: str | None = None
     ensemble: list[str] | None = None
     resume: bool = False
@@ -274,13 +278,15 @@ class CLI(LightningCLI):
         if not keeps:
             every.remove(self.best)
             del self.trainer_defaults["callbacks"][-1]
-        every += [RunRecord(self.folder, self.config_text), TestReport(self.folder)]
+        every += [RunRecord(self.folder, self.config_text)]
+        every += [TestReport(self.folder, colours=settings.overlays)]
         every += [LearningRateMonitor("step")]
         if config.get("enable_progress_bar") is None and not sys.stdout.isatty():
             every += [LogProgress()] * (not any(isinstance(one, ProgressBar) for one in every))
             config["enable_progress_bar"] = False
         if not self.quick:
-            every += [Tracking(self.folder, settings.artifact), RunReport(self.folder)]
+            tracked = Tracking(self.folder, settings.artifact, colours=settings.overlays)
+            every += [tracked, RunReport(self.folder)]
         config["callbacks"] = every
         return super().instantiate_trainer(logger=loggers, default_root_dir=self.folder, **kwargs)
 

@@ -18,6 +18,8 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_warn
 
 from segmentation.evaluation.calibration import pr_curve, roc_curve
+from segmentation.evaluation.overlays import composite
+from segmentation.evaluation.pictures import Picture
 from segmentation.evaluation.table import ABOUT
 from segmentation.io.files import write_bytes
 from segmentation.metrics.classes import is_count
@@ -27,8 +29,6 @@ from segmentation.training.signals import STATUS
 INIT_SECONDS, FINISH_SECONDS = 30, 120  # that W&B's server may keep a run waiting
 ASK_SECONDS = 5  # that it may keep one waiting that was asked to stop
 TABLE_IMAGES = 200  # in the table of test images; per_image.csv has all
-# image; prediction, bool or classes; truth 1 (or classes), 0, -1
-Picture = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class MetricsLogger(CSVLogger):
@@ -121,7 +121,7 @@ class RobustWandbLogger(WandbLogger):
         if os.environ.get("WANDB_SWEEP_ID"):  # its agent says both, and W&B warns of ours
             del self._wandb_init["project"], self._wandb_init["id"]
         self.failed = False
-        self.class_names: tuple[str, ...] = ("foreground",)
+        self.class_names: tuple[str, ...] = ()
 
     @property
     @rank_zero_experiment
@@ -170,7 +170,7 @@ class RobustWandbLogger(WandbLogger):
         """Images by name; with a key each: images of one key should have one size."""
         images = enumerate(shown.items(), start=1)
         names = self.class_names
-        layered = {f"val/image_{i}": _layered(*p, names, name) for i, (name, p) in images}
+        layered = {f"val/image_{i}": _layered(p, names, name) for i, (name, p) in images}
         self.log_metrics(layered, step)
 
     @_attempted
@@ -183,7 +183,7 @@ class RobustWandbLogger(WandbLogger):
         scores = [name for name in rows[0] if name not in ABOUT and not is_count(name)]
         table = wandb.Table(columns=["image", "id", "kind", *scores])
         for row in sorted(rows, key=lambda row: float(row["iou"]))[:TABLE_IMAGES]:
-            shown = _layered(*picture(row["id"]), self.class_names)
+            shown = _layered(picture(row["id"]), self.class_names)
             table.add_data(shown, row["id"], row["kind"], *(row[name] for name in scores))
         self.log_metrics({"test/images": table})
 
@@ -213,24 +213,15 @@ class RobustWandbLogger(WandbLogger):
         self.experiment.log_artifact(artifact, aliases=["best"])
 
 
-def _layered(
-    image: np.ndarray,
-    mask: np.ndarray,
-    truth: np.ndarray,
-    classes: Sequence[str],
-    name: str = "",
-) -> Any:
+def _layered(picture: Picture, classes: Sequence[str], name: str = "") -> Any:
     """An image with prediction and truth as W&B's mask layers, to be switched on and off."""
     import wandb
 
-    names = dict(enumerate(classes, start=1))
-    names |= {255: "not annotated"} if (truth < 0).any() else {}
     layers = {
-        title: {"mask_data": layer.astype(np.uint8), "class_labels": names}
-        for title, layer in (("prediction", mask), ("truth", truth))
+        title: {"mask_data": layer, "class_labels": names}
+        for title, (layer, names) in picture.layers(classes).items()
     }
-    rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
-    return wandb.Image(rgb, caption=name, masks=layers)
+    return wandb.Image(composite(picture.image), caption=name, masks=layers)
 
 
 def _warn(what: str, error: BaseException, now: str) -> None:

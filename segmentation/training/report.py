@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from segmentation.evaluation import plots
 from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.overlays import class_legend, data_url
 from segmentation.evaluation.pages import render
+from segmentation.evaluation.pictures import Colours, legend
 from segmentation.io.files import write_bytes
 from segmentation.io.images import read_image
 from segmentation.metrics import better
@@ -86,6 +88,7 @@ def write_report(folder: Path) -> None:
         "images": _images(folder / "per_image.csv"),
         **{"text": text, "content": content, "embedded": _embedded, "better": better},
         "class_legend": class_legend,
+        "legend": legend(_colours(text("config.yaml"))),
         **{"chart": chart, "curve": plots.curve, "pr_curve": pr_curve, "roc_curve": roc_curve},
     }
     write_bytes(folder / PAGE, render("run.html", **context).encode())
@@ -117,6 +120,12 @@ def extremes(log: pd.DataFrame) -> dict[str, dict[str, float | None]]:
             known = epoch if math.isfinite(epoch) else None
             result[name] |= {"best": float(values[place]), "epoch": known}
     return result
+
+
+def _colours(config: str) -> Colours:
+    """What the colours of the pictures tell, of a run with this config."""
+    found = re.search(r"^  overlays: (\w+)$", config, re.MULTILINE)
+    return "pixels" if found and found[1] == "pixels" else "objects"
 
 
 def _tested(folder: Path) -> list[Path]:

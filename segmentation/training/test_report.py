@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from segmentation.data.classes import nearest_level
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.examples import Batch
 from segmentation.evaluation.annotators import AnnotatorScores
-from segmentation.evaluation.overlays import class_legend, error_overlay, on_one_size
+from segmentation.evaluation.overlays import class_legend, on_one_size
 from segmentation.evaluation.pages import render
+from segmentation.evaluation.pictures import LINES, Colours, Picture, legend_text, predicted_ids
 from segmentation.evaluation.table import FILE, finite, summary, write_images
 from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
@@ -27,6 +29,7 @@ from segmentation.targets import otsu
 from segmentation.training.loggers import RobustWandbLogger
 
 METHODS = ("network", "otsu", "nothing")
+Found = tuple[bytes, np.ndarray | None]  # packed ids, and the class of each
 
 
 class TestReport(Callback):
@@ -42,17 +45,19 @@ class TestReport(Callback):
     Args:
         folder: The run's folder.
         pictures: Overlays of so many of the worst, the median and the best images each.
+        colours: What the colours of the overlays tell.
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of its name
 
-    def __init__(self, folder: Path, pictures: int = 4) -> None:
+    def __init__(self, folder: Path, pictures: int = 4, colours: Colours = "objects") -> None:
         self.folder, self.pictures = folder, pictures
+        self.colours: Colours = colours
         self.baselines: dict[str, ScoreTable] = {}
         self.levels = np.zeros(0)  # mean gray value of each class in train
         self.annotators: AnnotatorScores | None = None  # where the truth is several people's
         self.hatched = False
-        self.masks: dict[str, bytes] = {}  # packed predictions of the network, for their pictures
+        self.found: dict[str, Found] = {}  # what the network predicted, for the pictures
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         device = pl_module.device
@@ -60,7 +65,7 @@ class TestReport(Callback):
         self.baselines = {
             name: ScoreTable(boundary=True, class_names=names).to(device) for name in METHODS[1:]
         }
-        self.masks = {}
+        self.found = {}
         people = getattr(_folder(trainer), "annotators", ())
         self.annotators = AnnotatorScores(people, METHODS[0], device) if people else None
         if names:
@@ -71,13 +76,9 @@ class TestReport(Callback):
     ) -> None:
         """Score the baselines on the batch; the network was by the task."""
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        masks = (outputs["foreground"] > pl_module.target.threshold).cpu().numpy()
-        if pl_module.target.class_names:
-            pairs = zip(outputs["classes"], outputs["instances"].numpy(), strict=True)
-            masks = [classes[ids] for classes, ids in pairs]
-        for name, mask in zip(batch["id"], masks, strict=True):
-            bits = np.packbits(mask) if mask.dtype == bool else mask
-            self.masks[name] = zlib.compress(bits.tobytes(), 1)
+        predicted = predicted_ids(outputs, pl_module.target.threshold, self.colours)
+        for name, ids, of_each in zip(batch["id"], predicted, outputs["classes"], strict=True):
+            self.found[name] = zlib.compress(ids.tobytes(), 1), of_each
         if self.annotators is not None:
             folder = _folder(trainer)
             for name, ids in zip(batch["id"], outputs["instances"].numpy(), strict=True):
@@ -104,20 +105,20 @@ class TestReport(Callback):
         for frame, method in zip(frames, METHODS, strict=True):
             frame.insert(0, "method", method)
         people = self.annotators.report() if self.annotators is not None else []
-        masks = self.masks
+        found = self.found
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, masks)
-            masks = {name: mask for part in gathered for name, mask in part.items()}
-        self.baselines, self.masks = {}, {}
+            torch.distributed.all_gather_object(gathered, found)
+            found = {name: one for part in gathered for name, one in part.items()}
+        self.baselines, self.found = {}, {}
         if trainer.is_global_zero:
-            self._write(trainer, pd.concat(frames, ignore_index=True), masks, logged, people)
+            self._write(trainer, pd.concat(frames, ignore_index=True), found, logged, people)
 
     def _write(
         self,
         trainer: Trainer,
         frame: pd.DataFrame,
-        masks: dict[str, bytes],
+        found: dict[str, Found],
         logged: dict[str, Any],
         people: list[dict[str, Any]],
     ) -> None:
@@ -127,28 +128,29 @@ class TestReport(Callback):
         write_bytes(self.folder / "scores.json", json.dumps(scores, indent=1).encode())
         write_images(self.folder / FILE, frame)
         ours = frame[frame["method"] == "network"]
-        overlays = self._overlays(trainer, dict(zip(ours["id"], ours["iou"], strict=True)), masks)
+        picture = partial(self._picture, trainer, found)
+        overlays = self._overlays(dict(zip(ours["id"], ours["iou"], strict=True)), picture)
         for logger in trainer.loggers:
             if overlays and isinstance(logger, WandbLogger):
                 shown = on_one_size([*overlays.values()])  # as W&B shows them
                 logger.log_image("test/overlays", shown, caption=[*overlays])
             if isinstance(logger, RobustWandbLogger):
-                logger.log_test(ours.to_dict("records"), partial(_picture, trainer, masks))
+                logger.log_test(ours.to_dict("records"), picture)
         print(render("test.txt", scores=scores), end="")
         if people:
             print(render("annotators.txt", rows=people), end="")
         print(f"\nscores    {self.folder / 'scores.json'}, {FILE}")
-        says = "purple: right, yellow: missed, green: too much"
+        says = legend_text(self.colours) + f"; {LINES}" * (self.colours == "objects")
         if "confusion" in scores:
             names = scores["confusion"]["network"]["classes"][1:]
-            says = f"truth, prediction; {class_legend(names)}"
+            says += f"; truth and prediction by class: {class_legend(names)}"
         says += "; gray stripes: not annotated" if self.hatched else ""
         print(f"overlays  {self.folder / 'overlays'} ({says})")
         if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
             print(f"weights   {best}")
 
     def _overlays(
-        self, trainer: Trainer, ious: dict[str, float], masks: dict[str, bytes]
+        self, ious: dict[str, float], picture: Callable[[str], Picture]
     ) -> dict[str, np.ndarray]:
         """Write the overlays of some images; returns them by their files' stems."""
         ranked = sorted(ious, key=lambda name: ious[name])
@@ -159,27 +161,23 @@ class TestReport(Callback):
         overlays = {}
         for title, some in picked.items():
             for place, name in enumerate(some, start=1):
-                image, mask, truth = _picture(trainer, masks, name)
+                shown = picture(name)
                 stem = f"{title}-{place}_iou{ious[name]:.3f}_{name.replace('/', '_')[:40]}"
-                overlays[stem] = error_overlay(image, mask, truth)
-                self.hatched |= bool((truth < 0).any())
+                overlays[stem] = shown.overlay()
+                self.hatched |= bool((shown.truth < 0).any())
                 write_image(self.folder / "overlays" / f"{stem}.png", overlays[stem])
         return overlays
+
+    def _picture(self, trainer: Trainer, found: dict[str, Found], name: str) -> Picture:
+        data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        image, truth, true_classes = data.shown(name)
+        packed, classes = found[name]
+        ids = np.frombuffer(zlib.decompress(packed), np.int32).reshape(truth.shape)
+        pair = None if true_classes is None or classes is None else (true_classes, classes)
+        return Picture(image, truth, ids, pair, self.colours)
 
 
 def _folder(trainer: Trainer) -> Any:
     """The dataset itself, which may have several annotators, without its corrections."""
     source = getattr(trainer.datamodule, "source", None)  # type: ignore[attr-defined]
     return getattr(source, "source", source)
-
-
-def _picture(
-    trainer: Trainer, masks: dict[str, bytes], name: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The image (H, W, C) uint8, what was predicted, (H, W) bool or classes, and the truth."""
-    data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    image, truth = data.shown(name)
-    bits = np.frombuffer(zlib.decompress(masks[name]), np.uint8)
-    if bits.size == truth.size:  # classes, which are not packed
-        return image, bits.reshape(truth.shape), truth
-    return image, np.unpackbits(bits, count=truth.size).reshape(truth.shape) > 0, truth

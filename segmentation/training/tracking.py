@@ -12,15 +12,14 @@ from lightning import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from segmentation.data.classes import classes_of
 from segmentation.data.examples import Batch
 from segmentation.data.resize import resize_image
-from segmentation.evaluation.overlays import error_overlay
+from segmentation.evaluation.pictures import Colours, Picture, predicted_ids
 from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
 from segmentation.metrics import better
 from segmentation.score_names import logged
-from segmentation.training.loggers import Picture, RobustWandbLogger
+from segmentation.training.loggers import RobustWandbLogger
 from segmentation.training.memory import peak_memory
 
 
@@ -41,12 +40,19 @@ class Tracking(Callback):
         artifact: Give W&B the best checkpoint at the end.
         pictures: How many validation images; evenly spaced, the same ones every time.
         every: Epochs from one picture to the next.
+        colours: What the colours of the pictures tell.
     """
 
     def __init__(
-        self, folder: Path, artifact: bool = False, pictures: int = 4, every: int = 5
+        self,
+        folder: Path,
+        artifact: bool = False,
+        pictures: int = 4,
+        every: int = 5,
+        colours: Colours = "objects",
     ) -> None:
         self.folder, self.artifact, self.pictures, self.every = folder, artifact, pictures, every
+        self.colours: Colours = colours
         # Over all parts of an interrupted training.
         self.spent = {"fit_seconds": 0.0, "cpu_seconds": 0.0, "train_seconds": 0.0, "images": 0.0}
         self._window = 0.0, 0.0  # images and seconds at the last log
@@ -107,19 +113,22 @@ class Tracking(Callback):
         count = int(trainer.num_val_batches[0])
         places = np.linspace(0, count - 1, min(self.pictures, count)).round()
         if due and trainer.is_global_zero and batch_idx in places:
-            mask = (outputs["foreground"][0] > pl_module.target.threshold).cpu().numpy()
             labels = batch["labels"][0].cpu().numpy()
-            truth = np.sign(labels)
-            if pl_module.target.class_names:
-                mask = outputs["classes"][0][outputs["instances"][0].numpy()]
-                truth = classes_of(labels, batch["classes"][0].cpu().numpy())
-            self._shown[batch["id"][0]] = _image(trainer, batch), mask, truth
+            classes = batch["classes"][0].cpu().numpy() if pl_module.target.class_names else None
+            predicted = predicted_ids(outputs, pl_module.target.threshold, self.colours)[0]
+            self._shown[batch["id"][0]] = Picture(
+                _image(trainer, batch),
+                labels,
+                predicted,
+                None if classes is None else (classes, outputs["classes"][0]),
+                self.colours,
+            )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         shown, self._shown = self._shown, {}
         for place, (name, picture) in enumerate(shown.items(), start=1):
             stem = f"{place}_{name.replace('/', '_')[:40]}_epoch{trainer.current_epoch:04}"
-            write_image(self.folder / "validation" / f"{stem}.png", error_overlay(*picture))
+            write_image(self.folder / "validation" / f"{stem}.png", picture.overlay())
         for logger in _wandb(trainer) if shown else ():
             logger.log_pictures(shown, trainer.global_step)
 

@@ -281,9 +281,9 @@ def test_scores_are_of_the_image_as_read(folder_root: Path) -> None:
     assert batch["image"].shape == batch["target"].shape == (1, 1, 20, 24)
     assert batch["labels"].shape == (1, 48, 64)
     (name,) = batch["id"]
-    image, truth = data.shown(name)
-    assert image.shape == (48, 64, 1)
-    np.testing.assert_array_equal(truth, batch["labels"][0].numpy() > 0)
+    image, truth, classes = data.shown(name)
+    assert image.shape == (48, 64, 1) and classes is None
+    np.testing.assert_array_equal(truth, batch["labels"][0].numpy())
     assert data.gray(name).dtype == np.uint16 and data.gray(name).shape == (48, 64)
 
 

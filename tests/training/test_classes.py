@@ -62,7 +62,7 @@ def test_a_training_scores_every_class(head: list[str], root: Path, tmp_path: Pa
     page = (run / "report.html").read_text()
     assert "truth in rows" in page and "round: orange, long: light blue, large: green" in page
     picture = next((run / "overlays").glob("*.png"))
-    assert read_image(picture).shape == (64, 3 * 64 + 8, 3)
+    assert read_image(picture).shape[1] == 4 * 6 * 64 + 3 * 4  # enlarged six times
     (best,) = (run / "checkpoints").glob("best*.ckpt")
     tune = arguments("tune", root, tmp_path, *head, f"--ckpt_path={best}", "--score=class_pq")
     assert main(tune) == 0

@@ -14,6 +14,7 @@ import pytest
 import wandb
 
 from segmentation.data.sample import Split
+from segmentation.evaluation.pictures import Picture
 from segmentation.training import loggers
 from segmentation.training.loggers import RobustWandbLogger, stopped_by_server
 from segmentation.training.run_folder import RunRecord
@@ -123,14 +124,15 @@ def test_an_offline_run_is_uploaded_whole(
     Tracking(folder).setup(trainer, tiny.task(), "fit")
     for step, score in enumerate((0.4, 0.9, 0.5)):
         logger.log_metrics({"val/iou": score, "val/loss": score}, step)
-    image, mask = np.zeros((6, 8, 1), np.uint8), np.eye(6, 8) > 0
-    logger.log_pictures({"a": (image, mask, ~mask)}, 2)
+    ids = np.eye(6, 8, dtype=np.int32)
+    picture = Picture(np.zeros((6, 8, 1), np.uint8), ids, 1 - ids)
+    logger.log_pictures({"a": picture}, 2)
     rows = [
         {"method": "network", "id": i, "kind": "", "tp": 1, "iou": v}
         for i, v in (("a", 1.0), ("b", 0.0))
     ]
     shown: list[str] = []
-    logger.log_test(rows, lambda name: (shown.append(name), (image, mask, mask))[1])  # type: ignore[func-returns-value]
+    logger.log_test(rows, lambda name: (shown.append(name), picture)[1])  # type: ignore[func-returns-value]
     logger.log_curves(COUNTS)
     (folder / "best.ckpt").write_bytes(b"weights")
     logger.upload(folder / "best.ckpt")

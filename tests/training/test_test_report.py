@@ -50,8 +50,8 @@ class Data:
         gray[[*hits, *errors]] = 200
         return gray.reshape(4, 10)
 
-    def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros((4, 10, 1), np.uint8), masks(*IMAGES[name][0])[1]
+    def shown(self, name: str) -> tuple[np.ndarray, np.ndarray, None]:
+        return np.zeros((4, 10, 1), np.uint8), masks(*IMAGES[name][0])[1].astype(np.int32), None
 
 
 def report(
@@ -78,7 +78,7 @@ def report(
         batch = {"id": some, "kind": kinds, "group": [""] * len(some), "labels": truth.int() * 7}
         instances = torch.from_numpy(np.stack([label_components(p) for p, _ in pairs]))
         table.update(truth.int(), instances, probs, some, kinds, [""] * len(some))
-        outputs = {"foreground": probs, "instances": instances}
+        outputs = {"foreground": probs, "instances": instances, "classes": [None] * len(some)}
         found.on_test_batch_end(trainer, task, outputs, batch, start)  # type: ignore[arg-type]
     return found, trainer, task
 

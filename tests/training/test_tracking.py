@@ -15,6 +15,7 @@ from lightning import Callback, LightningDataModule
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import nn
 
+from segmentation.data.resize import resize_image
 from segmentation.io.images import read_image
 from segmentation.metrics import ScoreTable
 from segmentation.metrics.scores import ranking_scores
@@ -32,10 +33,10 @@ class Data(LightningDataModule):
     def val_dataloader(self) -> Any:
         return tiny.loader(*(tiny.batch(1, seed=i, names=name) for i, name in enumerate("abcde")))
 
-    def shown(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def shown(self, name: str) -> tuple[np.ndarray, np.ndarray, None]:
         if name == "c":  # as if it were a copy
             raise KeyError(name)
-        return np.full((16, 24, 1), ord(name), np.uint8), np.zeros((16, 24), bool)
+        return np.full((16, 24, 1), ord(name), np.uint8), np.zeros((16, 24), np.int32), None
 
 
 class Recorder(DummyLogger):
@@ -90,10 +91,12 @@ def test_the_same_images_every_few_epochs(tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "validation").iterdir())
     assert names == [f"{n}_epoch{epoch:04}.png" for n in ("1_a", "2_c", "3_e") for epoch in (0, 2)]
     picture = read_image(tmp_path / "validation/3_e_epoch0002.png")
-    assert picture.shape == (16, 24 + 4 + 24, 3) and (picture[:, :24] == ord("e")).all()
+    size = 16 * 8, 24 * 8  # small images are enlarged
+    assert picture.shape[1] == 2 * size[1] + 4
+    assert (picture[: size[0], : size[1]] == ord("e")).all()
     copy = read_image(tmp_path / "validation/2_c_epoch0002.png")
     seen = tiny.batch(1, seed=2)["image"][0].permute(1, 2, 0).numpy()
-    assert (copy[:, :24] == seen).all()
+    assert (copy[: size[0], : size[1]] == resize_image(seen, size)).all()
 
 
 def other(zero: bool = True) -> Any:
