@@ -43,6 +43,11 @@ def load(
     >>> model = load("best.ckpt")  # doctest: +SKIP
     >>> labels = model.predict(image)  # doctest: +SKIP
     """
+    for path in paths:
+        if not isinstance(path, str | Path):
+            raise UserError(f"load: {path!r} is no path; give several as load(one, another)")
+    if not paths:
+        raise UserError("load: give the path of a checkpoint")
     return load_ensemble(paths, tta, trust).predictor.to(find_device(device))
 
 

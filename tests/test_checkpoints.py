@@ -214,3 +214,10 @@ def test_a_sidecar_holds_nothing_but_numbers(tmp_path: Path) -> None:
     sidecar(path).write_text(json.dumps(evil))
     with pytest.raises(UserError, match=r"x\.tuned\.json: cannot be read .*no numbers"):
         read_checkpoint(path)
+
+
+def test_load_wants_paths() -> None:
+    with pytest.raises(UserError, match="give the path of a checkpoint"):
+        load()
+    with pytest.raises(UserError, match=r"\['a.ckpt'\] is no path; give several as load\(one, "):
+        load(["a.ckpt"])  # type: ignore[arg-type]

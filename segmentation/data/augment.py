@@ -193,7 +193,6 @@ class Augmentation:
         self._square, self._oblong = (
             A.Compose(some, additional_targets={"weight": "mask"}) for some in (steps, oblong)
         )
-        self._empty = not steps
 
     def __repr__(self) -> str:
         """All steps with all their settings."""
@@ -207,15 +206,21 @@ class Augmentation:
         Raises:
             UserError: There are more than 65535 objects.
         """
-        if self._empty:
+        steps = (self._square if image.shape[0] == image.shape[1] else self._oblong).transforms
+        if not steps:
             return image, labels, weight
-        pipeline = self._square if image.shape[0] == image.shape[1] else self._oblong
         # One stream for all steps. Compose.set_random_seed gives every step the *same* seed, so
-        # that two steps with p = .5 would always be applied together.
-        pipeline.set_random_state(rng, random.Random(int(rng.integers(2**32))))
+        # that two steps with p = .5 would always be applied together. The steps are called one by
+        # one, because Compose checks everything after each, which takes as long as a flip.
+        chance = random.Random(int(rng.integers(2**32)))
+        chance.random()  # Compose's own draw, with which every training so far began
         small, ids = _warpable(labels)
-        more = {} if weight is None else {"weight": np.ascontiguousarray(weight)}
-        done = pipeline(image=image, mask=small, **more)
+        done = {"image": image, "mask": small}
+        if weight is not None:
+            done["weight"] = np.ascontiguousarray(weight)
+        for step in steps:
+            step.set_random_state(rng, chance)
+            done = step(**done)
         moved = done["mask"] if ids is None else ids[done["mask"]]
         moved = moved.astype(labels.dtype, copy=False)
         return done["image"].reshape(image.shape), moved, done.get("weight")
@@ -236,15 +241,14 @@ def random_crop(
     reflection. Results are views of the input where nothing had to be resized.
     """
     factor = float(np.exp(rng.uniform(*np.log(zoom))))
-    height, width = (max(1, round(side / factor)) for side in size)
-    before = [
-        max(0, lack - own) // 2 for lack, own in zip((height, width), labels.shape, strict=True)
-    ]
+    height, width = max(1, round(size[0] / factor)), max(1, round(size[1] / factor))
+    if pixel is not None:
+        lacks = max(0, height - labels.shape[0]), max(0, width - labels.shape[1])
+        pixel = pixel[0] + lacks[0] // 2, pixel[1] + lacks[1] // 2
     image, labels = pad_reflect(image, height, width), pad_reflect(labels, height, width)
-    top, left = (
-        _start(whole, side, None if pixel is None else pixel[axis] + before[axis], rng)
-        for axis, (whole, side) in enumerate(zip(labels.shape, (height, width), strict=True))
-    )
+    row, column = (None, None) if pixel is None else pixel
+    top = _start(labels.shape[0], height, row, rng)
+    left = _start(labels.shape[1], width, column, rng)
     window = np.s_[top : top + height, left : left + width]
     if weight is not None:
         weight = resize_labels(pad_reflect(weight, height, width)[window], size)
@@ -264,8 +268,10 @@ def pad_reflect(array: np.ndarray, height: int, width: int) -> np.ndarray:
     It is reflected as often as needed; a single row or column is repeated.
     """
     lacks = max(0, height - array.shape[0]), max(0, width - array.shape[1])
+    if not any(lacks):
+        return array
     pads = [(lack // 2, lack - lack // 2) for lack in lacks] + [(0, 0)] * (array.ndim - 2)
-    return np.pad(array, pads, mode="reflect") if any(lacks) else array
+    return np.pad(array, pads, mode="reflect")
 
 
 def _warpable(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
