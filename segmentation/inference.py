@@ -56,13 +56,21 @@ def padded(net: Callable[[Tensor], Tensor], image: Tensor, stride: int, least: i
     return net(wide)[..., top : top + height, left : left + width]
 
 
-def d4_mean(probabilities: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-    """Average over the four rotations of (B, C, H, W) images and of their mirror images."""
+def d4_mean(
+    probabilities: Callable[[Tensor], Tensor],
+    image: Tensor,
+    turned_back: Callable[[Tensor, int, bool], Tensor] | None = None,
+) -> Tensor:
+    """Average over the four rotations of (B, C, H, W) images and of their mirror images.
+
+    ``turned_back`` is :meth:`Target.turned_back`, for answers that have directions.
+    """
     total = None
     for mirrored in (False, True):
         source = image.flip(-1) if mirrored else image
         for turns in range(4):
             turned = probabilities(source.rot90(turns, (-2, -1))).rot90(-turns, (-2, -1))
+            turned = turned if turned_back is None else turned_back(turned, turns, mirrored)
             back = turned.flip(-1) if mirrored else turned
             total = back if total is None else total + back
     assert total is not None

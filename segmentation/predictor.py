@@ -328,5 +328,5 @@ class Predictor:
             return self.target.probabilities(logits)
 
         # Padded once for all symmetries: each in its own way, the same pixels would see others.
-        net = partial(d4_mean, answer) if tta else answer
+        net = partial(d4_mean, answer, turned_back=self.target.turned_back) if tta else answer
         return padded(net, self.normalized(image), self.stride, self.least)

@@ -70,6 +70,14 @@ class Target(ABC):
         """(B, classes, H, W) logits ► float32 values in 0…1 of the same shape: a sigmoid."""
         return logits.float().sigmoid()
 
+    def turned_back(self, probs: Tensor, turns: int, mirrored: bool) -> Tensor:
+        """Undo, in the values of pixels that are back in place, what turning an image did to them.
+
+        The image was mirrored (left and right exchanged) if ``mirrored``, then turned by ``turns``
+        quarters (``torch.rot90``). Values that have no direction stay.
+        """
+        return probs
+
     def foreground(self, probs: Tensor) -> Tensor:
         """(B, classes, H, W) probabilities ► (B, H, W) of being any object: the first channel."""
         return probs[:, 0]

@@ -73,6 +73,10 @@ class WithClasses(Target):
         inner, head = logits[:, : self.objects.classes], logits[:, self.objects.classes :]
         return torch.cat([self.objects.probabilities(inner), head.float().softmax(dim=1)], dim=1)
 
+    def turned_back(self, probs: Tensor, turns: int, mirrored: bool) -> Tensor:
+        inner, head = probs[:, : self.objects.classes], probs[:, self.objects.classes :]
+        return torch.cat([self.objects.turned_back(inner, turns, mirrored), head], dim=1)
+
     def foreground(self, probs: Tensor) -> Tensor:
         return self.objects.foreground(probs[:, : self.objects.classes])
 
