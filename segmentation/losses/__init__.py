@@ -15,6 +15,7 @@ of a loss without weights goes over all pixels: it is smaller by the annotated s
 """
 
 from segmentation.losses.classes import CrossEntropyDice, ObjectsAndClasses
+from segmentation.losses.flow import FlowLoss
 from segmentation.losses.pixels import (
     BCEDice,
     BCEDiceDistance,
@@ -30,6 +31,7 @@ __all__ = [
     "BCEDiceDistance",
     "CrossEntropyDice",
     "DeepSupervision",
+    "FlowLoss",
     "ObjectsAndClasses",
     "WeightedBCE",
     "WeightedCrossEntropy",

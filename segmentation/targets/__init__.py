@@ -9,6 +9,7 @@ from segmentation.targets.class_head import WithClasses
 from segmentation.targets.classes import Classes
 from segmentation.targets.contour import Contour
 from segmentation.targets.distance import Distance
+from segmentation.targets.flow import Flow
 from segmentation.targets.foreground import Foreground
 
-__all__ = ["Classes", "Contour", "Distance", "Foreground", "Target", "WithClasses", "otsu"]
+__all__ = ["Classes", "Contour", "Distance", "Flow", "Foreground", "Target", "WithClasses", "otsu"]

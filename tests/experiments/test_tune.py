@@ -16,7 +16,7 @@ from segmentation.__main__ import main
 from segmentation.checkpoints import load_task, read_checkpoint, sidecar
 from segmentation.errors import UserError
 from segmentation.experiments.tune import Search, Tune
-from segmentation.targets import Contour, Distance, Foreground, Target
+from segmentation.targets import Contour, Distance, Flow, Foreground, Target
 from segmentation.training.signals import STATUS
 from tests.helpers import arguments, fit, refusal, scores
 
@@ -93,7 +93,7 @@ def test_what_does_not_matter_stays() -> None:
     }
 
 
-@pytest.mark.parametrize("target", [Foreground(), Contour(), Distance()])
+@pytest.mark.parametrize("target", [Foreground(), Contour(), Distance(), Flow()])
 def test_every_tunable_setting_is_an_argument_that_takes_its_values(target: Target) -> None:
     for name, values in target.tunable.items():
         assert getattr(target, name) in values

@@ -16,10 +16,11 @@ from segmentation.losses import (
     BCEDiceDistance,
     CrossEntropyDice,
     DeepSupervision,
+    FlowLoss,
     ObjectsAndClasses,
     WeightedCrossEntropy,
 )
-from segmentation.targets import Classes, Contour, Distance, Foreground, Target, WithClasses
+from segmentation.targets import Classes, Contour, Distance, Flow, Foreground, Target, WithClasses
 
 G = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(2, 4, 8, 9, generator=G)
@@ -74,6 +75,7 @@ def test_a_batch_without_objects_has_a_gradient() -> None:
         (Foreground(), BCEDice()),
         (Contour(), WeightedCrossEntropy()),
         (Distance(), BCEDiceDistance()),
+        (Flow(), FlowLoss()),
     ],
 )
 def test_pairs_are_sums_of_their_losses(objects: Target, loss: nn.Module) -> None:

@@ -12,12 +12,13 @@ from segmentation.losses import (
     BCEDiceDistance,
     CrossEntropyDice,
     DeepSupervision,
+    FlowLoss,
     ObjectsAndClasses,
     WeightedBCE,
     WeightedCrossEntropy,
     WeightedFScore,
 )
-from segmentation.targets import Classes, Contour, Distance, Foreground, Target, WithClasses
+from segmentation.targets import Classes, Contour, Distance, Flow, Foreground, Target, WithClasses
 from segmentation.task import SegmentationTask
 from tests.tiny import PREPROCESS, sgd
 
@@ -27,6 +28,7 @@ CASES: list[tuple[nn.Module, Target]] = [
     (WeightedBCE(pos_weight=3), Foreground()),
     (WeightedFScore(), Foreground()),
     (BCEDiceDistance(), Distance()),
+    (FlowLoss(), Flow()),
     (WeightedCrossEntropy(), Contour()),
     (WeightedCrossEntropy([1, 0.5, 3]), Contour()),
     (CrossEntropyDice([1, 2, 1]), Classes(["a", "b"])),
@@ -50,6 +52,8 @@ def example(target: Target, count: int = 3) -> tuple[Tensor, dict[str, Any]]:
         3: (truth * 3).long(),
         4: torch.stack([truth < 0.4, truth * 3], 1).long(),
     }[target.classes]
+    if isinstance(target, Flow):
+        learned = torch.stack([(truth < 0.4).float(), *2 * [(truth < 0.4) * truth]], 1)
     annotated = torch.rand(count, 6, 8, generator=random) < 0.5
     annotated[-1] = False
     here = annotated if learned.ndim == 3 else annotated[:, None]

@@ -11,7 +11,7 @@ from segmentation.datasets.synthetic_nuclei import make_nuclei
 from segmentation.objects import label_components
 from segmentation.predict.label_map import LabelMap, matching_ids, overlapping_blocks
 from segmentation.predict.large import Rows
-from segmentation.targets import Contour, Distance, Foreground, Target
+from segmentation.targets import Contour, Distance, Flow, Foreground, Target
 
 Decode = Callable[[np.ndarray], np.ndarray]
 
@@ -74,7 +74,7 @@ def test_a_spiral_is_one_object_and_so_is_what_it_winds_around(turned: int) -> N
     assert len(merged(line, decode, 6, 1)[1]) == 1
 
 
-@pytest.mark.parametrize("target", [Contour(), Distance(), Foreground(seed_distance=4)])
+@pytest.mark.parametrize("target", [Contour(), Distance(), Flow(), Foreground(seed_distance=4)])
 @pytest.mark.parametrize("min_size", [0, 60])
 def test_touching_objects_smaller_than_the_halo_are_those_of_the_whole_image(
     target: Target, min_size: int

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from segmentation.errors import UserError
-from segmentation.targets import Classes, Contour, Distance, Foreground, Target, WithClasses
+from segmentation.targets import Classes, Contour, Distance, Flow, Foreground, Target, WithClasses
 
 NAMES = ["round", "long", "large"]
 
@@ -37,7 +37,7 @@ def certain(target: Target, labels: np.ndarray, classes: np.ndarray) -> np.ndarr
     return torch.cat([inner.float(), head.float()]).numpy()
 
 
-@pytest.mark.parametrize("objects", [Foreground(gap=1), Contour(width=1), Distance()])
+@pytest.mark.parametrize("objects", [Foreground(gap=1), Contour(width=1), Distance(), Flow()])
 def test_objects_and_their_classes_come_back(objects: Target) -> None:
     labels, classes = truth()
     target = WithClasses(objects, NAMES)

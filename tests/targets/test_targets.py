@@ -10,7 +10,7 @@ import torch
 
 from segmentation.errors import UserError
 from segmentation.metrics import overlaps
-from segmentation.targets import Contour, Distance, Foreground, otsu
+from segmentation.targets import Contour, Distance, Flow, Foreground, otsu
 
 
 def discs(height: int = 40, width: int = 60) -> np.ndarray:
@@ -80,10 +80,12 @@ def test_probabilities_and_foreground() -> None:
         ({"width": 0}, "width: 0 must be 1 to 100 pixels"),
         ({"width": 10**9}, "width: 1000000000 must be 1 to 100 pixels"),
         ({"position": "middle"}, "position: 'middle' must be"),
+        ({"flow_error": -1}, "flow_error: -1 must not be negative"),
+        ({"peak_distance": 0}, "peak_distance: 0 must be 1 pixel or more"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], says: str) -> None:
-    for target in (Foreground, Contour, Distance):
+    for target in (Foreground, Contour, Distance, Flow):
         if settings.keys() <= inspect.signature(target).parameters.keys():
             with pytest.raises(UserError, match=f"^target\\.{says}"):
                 target(**settings)
