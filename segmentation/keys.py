@@ -39,7 +39,7 @@ _GROUPS = {
 }
 # Where the classes are that may stand at a key, and which of them are none.
 _MODULES = {
-    "data": ("bbbc039", "dic_hela", "dsb2018", "folder", "ultrasound_nerve"),
+    "data": ("bbbc039", "dic_hela", "dsb2018", "dsb2018_stardist", "folder", "ultrasound_nerve"),
     "data.split": ("segmentation.data.splits",),
     "data.weight": ("segmentation.targets.border_weights",),
     "model.net": ("segmentation.models",),

@@ -10,6 +10,11 @@ OBJECT_SCORES = (
     *("ap50", "ap75", "ap90", "ap", "f1_50", "f1_70", "f1_90", "precision_50", "recall_50"),
     *("pq", "sq", "rq", "aji", "seg", "matched_iou", "count_error"),
 )
+# At StarDist's thresholds and their mean, as far as they are not among the above. Not logged.
+STARDIST_SCORES = (
+    *("ap60", "ap70", "ap80", "ap_50_90", "f1_60", "f1_80"),
+    *(f"{name}_{iou}" for iou in (60, 70, 80, 90) for name in ("precision", "recall")),
+)
 BACKGROUND = "background"  # what class 0 is called
 CLASS_SCORES = ("iou", "f1", "ap50", "pq")  # of single classes, as iou/NAME
 MEANS = tuple(f"class_{name}" for name in CLASS_SCORES)  # over the classes

@@ -12,6 +12,7 @@ from segmentation.datasets.synthetic import (
     write_bbbc039,
     write_classes,
     write_dic_hela,
+    write_dsb2018_stardist,
     write_ultrasound_nerve,
 )
 from segmentation.experiments.reproduce import data_root
@@ -59,6 +60,7 @@ def roots(
         "mine": folder_root,
         "classes": write_classes(new("classes"), 9, size=(64, 64)),
         "dic_hela": write_dic_hela(new("dic_hela"), 8, (64, 64)),
+        "dsb2018_stardist": write_dsb2018_stardist(new("stardist"), 24, (64, 64)),
         "bbbc039": write_bbbc039(new("bbbc039"), 24, (512, 640)),
         "ultrasound_nerve": write_ultrasound_nerve(new("nerve"), 24),
     }

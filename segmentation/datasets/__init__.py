@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from segmentation.datasets.bbbc039 import BBBC039 as BBBC039
     from segmentation.datasets.dic_hela import DICHeLa as DICHeLa
     from segmentation.datasets.dsb2018 import DSB2018 as DSB2018
+    from segmentation.datasets.dsb2018_stardist import DSB2018StarDist as DSB2018StarDist
     from segmentation.datasets.folder import FolderDataset as FolderDataset
     from segmentation.datasets.ultrasound_nerve import UltrasoundNerve as UltrasoundNerve
 
@@ -14,6 +15,7 @@ _MODULES = {
     "BBBC039": "bbbc039",
     "DICHeLa": "dic_hela",
     "DSB2018": "dsb2018",
+    "DSB2018StarDist": "dsb2018_stardist",
     "FolderDataset": "folder",
     "UltrasoundNerve": "ultrasound_nerve",
 }

@@ -48,7 +48,15 @@ with Path(__file__).with_name("official.yaml").open(encoding="utf-8") as table:
 
 
 def prepare(
-    dataset: Literal["dsb2018", "bbbc039", "dic_hela", "phc_u373", "fluo_hela", "ultrasound_nerve"],
+    dataset: Literal[
+        "dsb2018",
+        "dsb2018_stardist",
+        "bbbc039",
+        "dic_hela",
+        "phc_u373",
+        "fluo_hela",
+        "ultrasound_nerve",
+    ],
     /,
     root: Path,
     archive: Sequence[Path] | None = None,

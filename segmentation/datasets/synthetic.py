@@ -30,13 +30,19 @@ _KINDS: tuple[Kind, ...] = (
     *("fluorescence", "fluorescence", "histology", "fluorescence", "fluorescence", "fluorescence"),
 )
 _SIZES = ((256, 256), (256, 320), (200, 260), (256, 256))
-_TRAIN, _TEST, _FOLDER, _FILM, _SCREEN, _NECK, _CLASSES = range(7)
+_TRAIN, _TEST, _FOLDER, _FILM, _SCREEN, _NECK, _CLASSES, _STARDIST = range(8)
 
 
 def synthetic(
     output: Path,
     layout: Literal[
-        "dsb2018", "folder", "classes", "dic_hela", "bbbc039", "ultrasound_nerve"
+        "dsb2018",
+        "dsb2018_stardist",
+        "folder",
+        "classes",
+        "dic_hela",
+        "bbbc039",
+        "ultrasound_nerve",
     ] = "dsb2018",
     images: int = 60,
     seed: int = 0,
@@ -99,6 +105,23 @@ def write_dsb2018(
                 rows.append(f"{image_id},{code},{height},{width},Public\n")
     if test_images:
         _write_file(solution, "".join(rows))
+    return root
+
+
+def write_dsb2018_stardist(
+    root: Path, images: int = 40, size: Shape | None = None, seed: int = 0
+) -> Path:
+    """Write StarDist's part of DSB2018: gray fluorescence, label maps; a quarter are test images.
+
+    Ids have gaps.
+    """
+    _check_absent(root / "dsb2018")
+    for index in progress(range(images), "drawing"):
+        drawn, labels = _image_at(seed, _STARDIST, index, size, "fluorescence")
+        part = "test" if index >= images - images // 4 else "train"
+        image, truth = quantise(drawn[..., 0], 8), (2 * labels).astype(np.uint16)
+        for kind, pixels in (("images", image), ("masks", truth)):
+            _write_file(root / "dsb2018" / part / kind / f"{_hash(seed, index)}.tif", pixels)
     return root
 
 

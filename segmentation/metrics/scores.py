@@ -9,6 +9,8 @@ images, where a small image weighs as much as a large one.
   mean over .5, .55, … .95. The "average precision" of the Data Science Bowl 2018 (Caicedo et al.,
   Nature Methods 2019), which is no area under a curve; ``image_ap`` is Kaggle's score.
 - ``f1_50``, ``f1_70``, ``f1_90``, ``precision_50``, ``recall_50``: of objects, at these IoU.
+- At StarDist's thresholds .5, .6, … .9 (pooled only): ``ap60``, ``f1_60``, ``precision_60``,
+  ``recall_60`` and so on; ``ap_50_90``: the mean of AP over the five.
 - ``pq`` = ``sq`` × ``rq``: panoptic quality (Kirillov et al., CVPR 2019); mean IoU of the matches
   above .5, and their F1. Elsewhere a pair whose IoU *is* .5 matches (Kaggle asks for more).
 - ``aji``: aggregated Jaccard index (Kumar et al., IEEE Transactions on Medical Imaging 2017).
@@ -32,7 +34,7 @@ import numpy as np
 
 from segmentation.metrics.classes import class_scores, count_columns, is_count, names_in
 from segmentation.metrics.counts import KINDS, LENGTH_UNIT, OBJECTS, PIXELS, THRESHOLDS, UNIT
-from segmentation.score_names import LOGGED, OBJECT_SCORES, PIXEL_SCORES, logged
+from segmentation.score_names import LOGGED, OBJECT_SCORES, PIXEL_SCORES, STARDIST_SCORES, logged
 
 _LOWER = ("hd95", "ece", "abs_count_error")
 
@@ -70,6 +72,23 @@ def object_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
         (predicted - true).astype(np.float64),
     )
     return dict(zip(OBJECT_SCORES, scores, strict=True))
+
+
+def stardist_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """``STARDIST_SCORES`` from ``object_counts``: (..., 18) ► (...) float64 each.
+
+    >>> row = np.zeros(18, int)
+    >>> row[:10], row[10:12] = [2] * 5 + [1] * 5, 2  # two objects each, one found up to .7
+    >>> {k: round(float(v), 2) for k, v in stardist_scores(row).items() if k.startswith("ap")}
+    {'ap60': 1.0, 'ap70': 1.0, 'ap80': 0.33, 'ap_50_90': 0.73}
+    """
+    counts = np.moveaxis(np.asarray(counts), -1, 0)
+    tp, (true, predicted) = counts[: len(THRESHOLDS) : 2], counts[len(THRESHOLDS) :][:2]
+    ratio = partial(_ratio, empty=true + predicted == 0)
+    ap, f1 = ratio(tp, true + predicted - tp), ratio(2 * tp, true + predicted)
+    each = (part for found in tp[1:] for part in (ratio(found, predicted), ratio(found, true)))
+    scores = (ap[1], ap[2], ap[3], ap.mean(0), f1[1], f1[3], *each)
+    return dict(zip(STARDIST_SCORES, scores, strict=True))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, empty: np.ndarray) -> np.ndarray:
@@ -145,6 +164,7 @@ def scores_of(columns: Mapping[str, np.ndarray]) -> dict[str, Score]:
     for counts, names, pool in (
         (PIXELS, PIXEL_SCORES, pixel_scores),
         (OBJECTS, OBJECT_SCORES, object_scores),
+        (OBJECTS, STARDIST_SCORES, stardist_scores),
         (count_columns(classes), logged(classes)[len(LOGGED) :], of_classes),
     ):
         if names and set(counts) <= set(columns):

@@ -17,10 +17,12 @@ from segmentation.data.sample import Sample, SegmentationDataset
 from segmentation.datasets.bbbc039 import BBBC039DataModule
 from segmentation.datasets.dic_hela import DICHeLaDataModule
 from segmentation.datasets.dsb2018 import DSB2018DataModule
+from segmentation.datasets.dsb2018_stardist import DSB2018StarDistDataModule
 from segmentation.datasets.synthetic import (
     write_bbbc039,
     write_dic_hela,
     write_dsb2018,
+    write_dsb2018_stardist,
     write_ultrasound_nerve,
 )
 from segmentation.datasets.ultrasound_nerve import UltrasoundNerveDataModule
@@ -52,6 +54,15 @@ CASES = {
         ("stage1_train", "stage1_test"),
         "stage1_train/*/masks/*.png",
         10,
+    ),
+    "dsb2018_stardist": Case(
+        "DSB2018StarDist",
+        DSB2018StarDistDataModule,
+        lambda root: write_dsb2018_stardist(root, 12, SIZE),
+        ("dsb2018",),
+        "dsb2018/test/masks/*.tif",
+        12,
+        (8, 1, 3),
     ),
     "bbbc039": Case(
         "BBBC039",

@@ -19,6 +19,7 @@ from segmentation.datasets.synthetic import (
     write_classes,
     write_dic_hela,
     write_dsb2018,
+    write_dsb2018_stardist,
     write_folder,
     write_ultrasound_nerve,
 )
@@ -219,6 +220,7 @@ def test_nerve_layout(tmp_path: Path) -> None:
 # SHA-256 of all pixels of three images of each layout, seed 5: published scores depend on them.
 PIXELS = {
     write_dsb2018: "5ec8f74232a151d4",
+    write_dsb2018_stardist: "5f1d4c681e98c750",
     write_folder: "f3414c27974a3162",
     write_dic_hela: "c0f489b785751d2e",
     write_bbbc039: "749a1498f460943b",

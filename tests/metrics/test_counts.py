@@ -22,7 +22,12 @@ from segmentation.metrics.counts import (
     overlaps,
     probability_histogram,
 )
-from segmentation.metrics.scores import OBJECT_SCORES, object_scores, ranking_scores
+from segmentation.metrics.scores import (
+    OBJECT_SCORES,
+    object_scores,
+    ranking_scores,
+    stardist_scores,
+)
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SAID: dict[str, Any] = json.loads((FIXTURES / "object_scores.json").read_text())
@@ -66,6 +71,13 @@ def test_stardist_says_so(name: str) -> None:
     assert scores["ap"] == pytest.approx(np.mean(said["accuracy"][:10]))
     assert scores["precision_50"] == pytest.approx(said["precision"][0])
     assert scores["recall_50"] == pytest.approx(said["recall"][0])
+    more = stardist_scores(object_counts(table))
+    names = {"ap": "accuracy", "f1_": "f1", "precision_": "precision", "recall_": "recall"}
+    for name, theirs in names.items():
+        for percent in (60, 70, 80, 90):
+            if (found := more.get(f"{name}{percent}")) is not None:
+                assert found == pytest.approx(said[theirs][(percent - 50) // 5])
+    assert more["ap_50_90"] == pytest.approx(np.mean(said["accuracy"][:10:2]))
     assert scores["matched_iou"] == pytest.approx(said["mean_matched_score"][0], abs=1e-6)
     if not (table.iou == 0.5).any():  # which it counts, but the paper's PQ does not
         assert scores["pq"] == pytest.approx(said["panoptic_quality"][0], abs=1e-6)

@@ -36,6 +36,7 @@ FILES = ("audit.html", "audit.json", "corrections.yaml")
 _TRUTH = ("classes", "ignore", "annotated")
 _MODULES = {
     "dsb2018": ("DSB2018DataModule", ()),
+    "dsb2018_stardist": ("DSB2018StarDistDataModule", ()),
     "bbbc039": ("BBBC039DataModule", ()),
     "dic_hela": ("DICHeLaDataModule", ("truth",)),
     "ultrasound_nerve": ("UltrasoundNerveDataModule", ()),
@@ -44,7 +45,9 @@ _MODULES = {
 
 
 def audit(
-    dataset: Literal["dsb2018", "bbbc039", "dic_hela", "ultrasound_nerve", "folder"],
+    dataset: Literal[
+        "dsb2018", "dsb2018_stardist", "bbbc039", "dic_hela", "ultrasound_nerve", "folder"
+    ],
     /,
     *,
     root: str,
