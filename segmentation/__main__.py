@@ -4,12 +4,14 @@ import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 
 from segmentation import __version__
 from segmentation.commands import call, first_line
 from segmentation.errors import UserError
+from segmentation.terminal import coloured, take_level, verbose
 from segmentation.training.signals import STATUS, leaving
 
 COMMANDS = {
@@ -40,7 +42,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status, as the overview explains it."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = take_level(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview([*COMMANDS]))
         return 0 if words else 2
@@ -53,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise UserError(f"{word}: is not UTF-8; rename it, or give a link to it")
         return _dispatch(words)
     except UserError as error:
+        if verbose():
+            traceback.print_exc()
         return _refused(_line(error))
     except (RuntimeError, OSError) as error:
         from segmentation.training.messages import machine_gist
@@ -91,7 +95,9 @@ def _overview(names: list[str]) -> str:
             f"segmentation {__version__}: train, compare and apply segmentation networks\n",
             "usage: segmentation COMMAND [options]\n",
             *lines,
-            "\nsegmentation COMMAND --help tells more.",
+            "\nsegmentation COMMAND --help tells more. With any command:",
+            "  -q, --quiet     results, warnings and errors alone",
+            "  -v, --verbose   what libraries say, too, and where an error came from\n",
             "Exit status: 0 all is done; 1 something was left out, and is named; 2 bad input, told",
             "in one line; 130 interrupted by Ctrl-C, 143 by another signal.",
         ]
@@ -113,7 +119,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _refused(line: str) -> int:
-    line = f"segmentation: error: {line}"
+    line = f"segmentation: {coloured('error:', 'red', sys.stderr)} {line}"
     if tqdm := sys.modules.get("tqdm"):
         tqdm.tqdm.write(line, sys.stderr)  # on a line of its own, if a progress bar stands there
     else:

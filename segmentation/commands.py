@@ -25,6 +25,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from segmentation import keys
 from segmentation.errors import UserError, printable
 from segmentation.source import module_tree
+from segmentation.terminal import quiet
 
 _AT_FAULT = re.compile(r'Parser key "([^"]+)":.* value: (.*)')
 _PLAIN = {"Path": Path, "Literal": Literal, "Sequence": Sequence}  # what a signature may name
@@ -80,7 +81,7 @@ def _announce(
 ) -> None:
     """Say on stderr what begins and where it writes, for importing what is needed takes seconds."""
     first = all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
-    if not first or any(word.startswith(("--print_config", "--help")) for word in rest):
+    if quiet() or not first or any(word.startswith(("--print_config", "--help")) for word in rest):
         return
     what, place = (inspect.getdoc(stub) or "").partition("\n")[0], None
     if "options" in inspect.signature(stub).parameters:

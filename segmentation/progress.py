@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from segmentation.errors import printable
+from segmentation.terminal import quiet
 
 
 def progress(
@@ -15,19 +16,23 @@ def progress(
 ) -> "tqdm[Any]":
     """Iterate over ``items``, or count by ``update``, and say on stderr how far it is.
 
-    In a log the first line comes after two seconds, the next ones at ever longer intervals.
+    In a log the first line comes after two seconds, the next ones at ever longer intervals. With
+    ``--quiet`` nothing is said.
 
     Args:
         items: ``None`` where ``update`` is called instead.
         title: What is done, such as ``predicting``.
         total: How many there are, where ``items`` do not know.
-        options: Others of tqdm's, such as ``unit`` or ``leave``.
+        options: Others of tqdm's, such as ``unit`` or ``leave``; ``delay`` is that of a log's first
+            line.
 
     >>> list(progress("abc", "spelling"))
     ['a', 'b', 'c']
     """
     kind: Any = tqdm if sys.stderr.isatty() else _Lines
-    bar: tqdm[Any] = kind(items, printable(title), total, **{"dynamic_ncols": True, **options})
+    options |= {"delay": 0} if kind is tqdm else {}
+    options = {"dynamic_ncols": True, "disable": quiet(), **options}
+    bar: tqdm[Any] = kind(items, printable(title), total, **options)
     return bar
 
 
@@ -35,7 +40,7 @@ class _Lines(tqdm):  # type: ignore[type-arg]
     """Writes whole lines, at intervals of 2 s, 4 s, … to a minute."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{**options, "mininterval": 2, "delay": 2, "miniters": 0})
+        super().__init__(*args, **{"delay": 2, **options, "mininterval": 2, "miniters": 0})
 
     def __iter__(self) -> Iterator[Any]:
         with self:

@@ -63,8 +63,11 @@ def _trained(log: Path) -> float:
     """How far the training is that writes a log, 0…1."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
-        found = re.findall(rb"^training: (\d+) %", file.read(), re.MULTILINE)
-    return int(found[-1]) / 100 if found else 0.0
+        found = re.findall(rb"^Epoch +(\d+) of (\d+)(?:: (\d+) %)?", file.read(), re.MULTILINE)
+    if not found:
+        return 0.0
+    epoch, epochs, share = (int(number or 100) for number in found[-1])
+    return (epoch - 1 + share / 100) / epochs
 
 
 def read_finished(path: Path, names: Sequence[str] = ()) -> dict[str, Any]:

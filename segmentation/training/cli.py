@@ -2,7 +2,6 @@
 
 import errno
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,12 +25,13 @@ from segmentation.evaluation.pictures import Colours
 from segmentation.fitting import check_loss
 from segmentation.models.encoder import is_file, load_encoder, unreachable
 from segmentation.task import SegmentationTask
+from segmentation.terminal import quiet, verbose
 from segmentation.training import messages, run_folder
 from segmentation.training.arguments import composed
-from segmentation.training.log_progress import LogProgress
+from segmentation.training.console import Console
 from segmentation.training.loggers import MetricsLogger, RobustWandbLogger, has_account
 from segmentation.training.memory import keep_freed_memory
-from segmentation.training.report import RunReport
+from segmentation.training.report import PAGE, RunReport
 from segmentation.training.resume import ExactResume
 from segmentation.training.run_folder import RUN_FOLDER, RunRecord
 from segmentation.training.settings import Parser, ParserError, check_ranges, parser_gist
@@ -166,6 +166,14 @@ class CLI(LightningCLI):
         every = LightningCLI.subcommands()
         return {name: every[name] for name in ("fit", "validate", "test")}
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        own = {} if subcommand == "fit" else {"verbose": False}  # or Lightning prints every score
+        return super()._prepare_subcommand_kwargs(subcommand) | own
+
+    def before_fit(self) -> None:
+        if self.trainer.is_global_zero and not self.quick and not quiet():
+            print(f"report    {self.folder / PAGE}", flush=True)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Lightning's own version warns whenever arguments are handed over.
         self.config = parser.parse_args(args)
@@ -281,9 +289,13 @@ class CLI(LightningCLI):
         every += [RunRecord(self.folder, self.config_text)]
         every += [TestReport(self.folder, colours=settings.overlays)]
         every += [LearningRateMonitor("step")]
-        if config.get("enable_progress_bar") is None and not sys.stdout.isatty():
-            every += [LogProgress()] * (not any(isinstance(one, ProgressBar) for one in every))
-            config["enable_progress_bar"] = False
+        # Others' bars only where they were asked for.
+        theirs = any(isinstance(one, ProgressBar) for one in every)
+        bars = config.get("enable_progress_bar") is not False and not theirs
+        every.insert(2, Console(self.best, bars))
+        config["enable_progress_bar"] = theirs
+        if config.get("enable_model_summary") is None:
+            config["enable_model_summary"] = verbose()
         if not self.quick:
             tracked = Tracking(self.folder, settings.artifact, colours=settings.overlays)
             every += [tracked, RunReport(self.folder)]

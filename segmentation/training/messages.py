@@ -5,6 +5,7 @@ import re
 import warnings
 
 from segmentation.errors import first_of
+from segmentation.terminal import verbose
 
 _FEWER = "lower --data.batch_size, --data.crop or --data.num_workers"
 # What PyTorch and Lightning say, as a pattern ► what it means and what to do; {}: what was found.
@@ -70,9 +71,20 @@ def silence_noise() -> None:
         ".*LeafSpec",  # Lightning itself, on torch 2.15
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed", *_STARTS):
+        logging.getLogger(f"lightning.{name}").addFilter(_is_news)
+
+
+# Lightning's loggers of how processes are started.
+_STARTS = ("fabric.utilities.distributed", "pytorch.accelerators.cuda")
+# What it tells in every run: of this machine, of its services, of what it does next.
+_KNOWN = re.compile(
+    r"Tip:|configure_callbacks|^Seed set|^(GPU|TPU|HPU|IPU) available|^LOCAL_RANK|Tensor Cores|"
+    r"^Loading `train_dataloader`|`max_(epochs|steps)=.*reached|^Restoring states|^Restored all|"
+    r"^Loaded model weights|^Initializing distributed|^-{9,}|^distributed_backend|^All distributed"
+)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Lightning praises its services in every run, and tells of the task's own callbacks."""
-    return not re.search("Tip:|configure_callbacks", record.getMessage())
+    """Whether a note of Lightning's is of this run; with ``--verbose`` each is shown."""
+    return verbose() or not _KNOWN.search(record.getMessage())

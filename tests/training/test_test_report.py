@@ -181,18 +181,27 @@ def test_the_printed_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr().out
     assert "5 images" in printed and str(tmp_path / "scores.json") in printed
     assert "weights" not in printed  # there is no checkpoint
-    rows = {words[0]: words[1:] for line in printed.splitlines() if (words := line.split())}
-    for method, name in enumerate(METHODS):
-        wanted = [by_hand(method)[k] for k in ("image_iou", "image_f1", "iou", "mean_iou")]
-        assert rows[name][:4] == [f"{value:.4f}" for value in wanted]
-    assert rows["network"][4] == f"{scores['network']['auroc']:.4f}" and rows["otsu"][4] == "–"
-    low, high = scores["intervals"]["network"]["image_iou"]
-    assert rows["95"][3] == f"{low:.4f}" and rows["to"][0] == f"{high:.4f}"
+    lines = [line for line in printed.splitlines() if line.strip()]
+    assert max(map(len, lines[:13])) <= 80
+    rows = {line[:20].strip(): line[20:].replace("…", " ").split() for line in lines}
+    titles = {"image_iou": "IoU per image", "image_f1": "F1 per image", "iou": "IoU"}
+    titles["mean_iou"] = "IoU with background"
+    for name, title in titles.items():
+        ends = scores["intervals"]["network"][name]
+        wanted = [by_hand(0)[name], *ends, by_hand(1)[name], by_hand(2)[name]]
+        assert rows[title] == [f"{value:.4f}" for value in wanted]
+    assert rows["AUROC"] == [f"{scores['network']['auroc']:.4f}", "–", "–", "–"]
+    rows = {words[0]: words[1:] for line in lines if (words := line.split())}
     for kind, count in (("x", "3"), ("y", "2")):
         pairs = [by_hand(m, kind)[name] for name in ("image_iou", "iou") for m in (0, 1)]
         assert rows[kind][:5] == [count, *(f"{value:.4f}" for value in pairs)]
     scores["by_kind"] = {m: {"x": kinds["x"]} for m, kinds in scores["by_kind"].items()}
     assert "by kind" not in render("test.txt", scores=scores)  # one kind says nothing new
+    scores["as trained"] = scores["otsu"]
+    text = render("test.txt", scores=scores)
+    assert text.splitlines()[1].split()[4:] == [
+        *("tuned", "95", "%", "interval", "as", "trained", "Otsu", "nothing")
+    ]
 
 
 def test_pictures_go_to_wandb_and_the_best_checkpoint_is_named(
