@@ -66,6 +66,15 @@ class CoarseElastic(A.DualTransform):  # type: ignore[misc]
         return self.apply(mask, cv2.INTER_NEAREST, **maps)
 
 
+class StainJitter(A.HEStain):  # type: ignore[misc]
+    """Another hematoxylin and eosin stain, drawn from those of the literature; gray stays gray."""
+
+    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+        """Change the stain of a coloured (H, W, 3) image."""
+        gray = (img == img[..., :1]).all()
+        return img if gray else np.asarray(super().apply(img, **params))
+
+
 def _flips(p: float) -> list[A.BasicTransform]:
     return [A.HorizontalFlip(p=p), A.VerticalFlip(p=p)]
 
@@ -110,6 +119,18 @@ RECIPES: dict[str, Callable[[], list[A.BasicTransform]]] = {
         A.ToGray(p=0.05),
         A.GaussNoise(std_range=(0.01, 0.04), p=0.2),
         A.GaussianBlur(sigma_limit=(0.3, 1.0), blur_limit=0, p=0.1),
+    ],
+    # For stained tissue and bright fields of several laboratories: stain, light and focus differ.
+    "stains": lambda: [
+        A.D4(p=1),
+        StainJitter(method="random_preset", p=0.3),
+        A.HueSaturationValue(hue_shift_limit=12, sat_shift_limit=30, val_shift_limit=0, p=0.3),
+        A.Illumination(p=0.3),
+        A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.2, p=0.3),
+        A.RandomGamma(gamma_limit=(75, 135), p=0.3),
+        A.ToGray(p=0.1),
+        A.GaussNoise(std_range=(0.01, 0.04), p=0.2),
+        A.GaussianBlur(sigma_limit=(0.3, 1.5), blur_limit=0, p=0.15),
     ],
     # What the U-Net paper names: symmetries, smooth deformations, gray value variations.
     "elastic": lambda: [
@@ -158,7 +179,7 @@ RECIPES: dict[str, Callable[[], list[A.BasicTransform]]] = {
         _affine(rotate=180, shift=0.1, scale=(0.9, 1.1)),
     ],
 }
-_RGB_ONLY = (A.HueSaturationValue, A.ToGray)
+_RGB_ONLY = (A.HueSaturationValue, A.HEStain, A.ToGray)
 _GRAY_OR_RGB = (A.CLAHE,)  # it equalises the lightness of colours
 
 

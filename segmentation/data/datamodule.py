@@ -117,7 +117,7 @@ class SegmentationDataModule(LightningDataModule):
         super().__init__()
         sides = (crop, crop) if isinstance(crop, int) else crop
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if sampling.seed is None else sampling.seed
-        length, balance = sampling.length, sampling.balance
+        length, balance, pasted = sampling.length, sampling.balance, sampling.copy_paste
         for name, value, fits, wanted in (
             ("crop", crop, sides is None or min(sides) > 0, "positive"),
             ("zoom", zoom, 0 < zoom[0] <= zoom[1], "a range of positive magnifications"),
@@ -125,6 +125,8 @@ class SegmentationDataModule(LightningDataModule):
             ("sampling.balance", balance, balance >= 0, "at least 0"),
             ("sampling.length", length, length is None or length > 0, "positive"),
             ("sampling.seed", seed, seed >= 0, "at least 0"),
+            ("sampling.copy_paste", pasted, 0 <= pasted <= 1, "a probability"),
+            ("sampling.copy_paste", pasted, not (pasted and weight), "0 with data.weight"),
             ("batch_size", batch_size, batch_size > 0, "positive"),
             ("num_workers", num_workers, num_workers is None or num_workers >= 0, "at least 0"),
         ):
@@ -133,7 +135,7 @@ class SegmentationDataModule(LightningDataModule):
         self.fold = None if fold is None else _fold(fold)
         self.source = Corrected(source, files.corrections) if files.corrections else source
         self.splitter = split or RandomSplit()
-        self.windows = TrainWindows(augmentation, sides, zoom, seed)
+        self.windows = TrainWindows(augmentation, sides, zoom, seed, pasted)
         Augmentation(augmentation)  # an unknown name is refused before any work is done
         self.sampling, self.weight = sampling, weight
         self.batch_size, self.num_workers = batch_size, num_workers

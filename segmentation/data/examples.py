@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from segmentation.data.annotated import AnnotatedPixels
 from segmentation.data.augment import Augmentation, random_crop
 from segmentation.data.cache import SampleStore, StoredSample
+from segmentation.data.copy_paste import CopyPaste, paste
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Sample
 from segmentation.data.samplers import Draw
@@ -89,12 +90,14 @@ class TrainWindows:
             are annotated in part it holds an annotated pixel.
         zoom: Range of random magnification of the window.
         seed: Of the run.
+        copy_paste: Probability that objects of another image are pasted into a window.
     """
 
     augmentation: str
     crop: tuple[int, int] | None
     zoom: tuple[float, float]
     seed: int
+    copy_paste: float = 0.0
 
     def cut(
         self,
@@ -102,15 +105,24 @@ class TrainWindows:
         augmentation: Augmentation | None,
         rng: np.random.Generator,
         pixel: tuple[int, int] | None = None,
+        other: Sample | None = None,
     ) -> Sample:
-        """One window that holds ``pixel``, augmented unless ``augmentation`` is ``None``."""
+        """One window that holds ``pixel``, augmented unless ``augmentation`` is ``None``.
+
+        Objects of a window of ``other`` are pasted into it before.
+        """
         image, labels, weight = sample.image, sample.labels, sample.weight
         assert labels is not None  # checked for the whole part by the data module
         if self.crop is not None:
             about = self.crop, rng, self.zoom, pixel
             image, labels, weight = random_crop(image, labels, weight, *about)
-        if augmentation is not None:
-            image, labels, weight = augmentation(image, labels, weight, rng)
+        sample = replace(sample, image=image, labels=labels, weight=weight)
+        if other is not None:
+            sample = paste(sample, self.cut(other, None, rng), rng)
+        if augmentation is None:
+            return sample
+        assert sample.labels is not None
+        image, labels, weight = augmentation(sample.image, sample.labels, weight, rng)
         return replace(sample, image=image, labels=labels, weight=weight)
 
 
@@ -127,6 +139,7 @@ class TrainSet(Dataset[dict[str, Any]]):
         about = preprocess.in_channels, preprocess.channels == "rgb"
         self.augmentation = Augmentation(windows.augmentation, *about) if windows else None
         self.pixels = AnnotatedPixels(samples.entries)
+        self.copy_paste = CopyPaste(samples.entries, windows.copy_paste if windows else 0.0)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -151,7 +164,9 @@ class TrainSet(Dataset[dict[str, Any]]):
             rng = draw.rng(self.windows.seed)
             assert sample.labels is not None
             pixel = self.pixels.draw(draw.index, sample.labels, rng)
-            sample = self.windows.cut(sample, self.augmentation, rng, pixel)
+            partner = self.copy_paste.partner(draw.index, rng)
+            other = None if partner is None else self.samples[partner]
+            sample = self.windows.cut(sample, self.augmentation, rng, pixel, other)
         item = _example(sample, self.target, bool(self.pixels.partial))
         if sample.weight is not None:
             item["weight"] = torch.from_numpy(sample.weight.copy())

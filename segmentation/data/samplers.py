@@ -21,12 +21,15 @@ class Sampling:
         balance_empty: Draw images with and without objects equally often.
         length: Draws per epoch; the number of training examples by default.
         seed: Of order, crops and augmentation, ≥ 0; ``null`` takes ``seed_everything``'s.
+        copy_paste: Probability, 0…1, that objects of another training image of the same kind are
+            pasted into a window; see :class:`segmentation.data.copy_paste.CopyPaste`.
     """
 
     balance: float = 0.0
     balance_empty: bool = False
     length: int | None = None
     seed: int | None = None
+    copy_paste: float = 0.0
 
     def weights(self, entries: Sequence[StoredSample]) -> list[float] | None:
         """How often each example is drawn, relative to the others; ``None``: each once."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from segmentation.data import augment
-from segmentation.data.augment import RECIPES, Augmentation, random_crop
+from segmentation.data.augment import RECIPES, Augmentation, StainJitter, random_crop
 from segmentation.errors import UserError
 
 every_recipe = pytest.mark.parametrize("recipe", RECIPES)
@@ -360,3 +360,16 @@ def test_import_asks_no_network(tmp_path: Path) -> None:
         check=True,
     )
     assert "NETWORK" not in done.stdout and done.stdout.strip() and done.stderr == ""
+
+
+def test_stains_change_colours_and_leave_gray_images_gray() -> None:
+    rng = np.random.default_rng(0)
+    coloured = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    gray = np.repeat(coloured[..., :1], 3, 2)
+    jitter = StainJitter(method="random_preset", p=1)
+    assert np.array_equal(jitter(image=gray)["image"], gray)
+    assert not np.array_equal(jitter(image=coloured)["image"], coloured)
+    recipe, labels = Augmentation("stains"), np.zeros((64, 64), np.int32)
+    for seed in range(20):
+        done = recipe(gray, labels, None, np.random.default_rng(seed))[0]
+        assert done.std(axis=2).mean() < 12  # nothing but noise tells the channels apart
