@@ -17,6 +17,7 @@ from segmentation.data.sample import Sample
 from segmentation.errors import UserError
 
 LARGEST = 2**26  # pixels that the network sees at once (8192²)
+_SIZES = "resize", "pixel_size", "diameter", "magnification"  # of which one may be set
 VERSION = 2  # raise when prepare_sample() gives other pixels for the same settings
 
 
@@ -48,6 +49,8 @@ class Preprocess:
         pixel_size: µm. Every image is brought to pixels of this size, and must know its own.
         diameter: Pixels. Every image is magnified so that its objects have this median diameter;
             that of an image without truth must be known.
+        magnification: Every image is magnified so: outlines of small objects become sharper, at its
+            square in time.
         mean, std: Subtracted after scaling to 0…1, and divided by after that; one value for all
             channels or one a channel.
 
@@ -70,6 +73,7 @@ class Preprocess:
     resize: tuple[int, int] | None = None
     pixel_size: float | None = None
     diameter: float | None = None
+    magnification: float | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
@@ -94,6 +98,7 @@ class Preprocess:
             size is None or (len(size) == 2 and min(size) >= 1 and math.prod(size) <= LARGEST)
             for size in (self.crop, self.resize)
         )
+        magnified = self.magnification is None or 1 / 64 <= self.magnification <= 64
         for name, fits, wanted in (
             ("channels", channels, "gray, rgb, or a list of different numbers from 0 or names"),
             ("intensity", self.intensity in ("divide", "percentile"), "divide or percentile"),
@@ -108,11 +113,11 @@ class Preprocess:
             ("resize", resize, f"(height, width), both ≥ 1, of at most {LARGEST:,} pixels"),
             ("pixel_size", self.pixel_size is None or 0 < self.pixel_size < math.inf, "positive"),
             ("diameter", self.diameter is None or 1 <= self.diameter < math.inf, "at least 1"),
+            ("magnification", magnified, "within 1/64 … 64"),
         ):
             if not fits:
                 raise UserError(f"preprocess: {name} {getattr(self, name)!r} must be {wanted}")
-        sizes = ("resize", "pixel_size", "diameter")
-        if len(given := [name for name in sizes if getattr(self, name) is not None]) > 1:
+        if len(given := [name for name in _SIZES if getattr(self, name) is not None]) > 1:
             raise UserError(f"preprocess: {' and '.join(given)} exclude each other; set one")
 
     @property
@@ -124,8 +129,8 @@ class Preprocess:
 
     @property
     def rescales(self) -> bool:
-        """Whether images are magnified by what is known of them."""
-        return self.pixel_size is not None or self.diameter is not None
+        """Whether images are magnified."""
+        return any(getattr(self, name) is not None for name in _SIZES[1:])
 
     @property
     def key(self) -> str:
@@ -215,7 +220,7 @@ class Preprocess:
     def check_windows(self, scale: float = 1.0) -> None:
         """Refuse with a ``UserError`` what :meth:`prepare_window` cannot do, such as magnify."""
         if scale != 1:
-            name = "pixel_size" if self.pixel_size is not None else "diameter"
+            (name,) = (name for name in _SIZES if getattr(self, name) is not None)
             raise UserError(
                 f"model.preprocess.{name} magnifies it by {scale:.3g}, which needs the whole image "
                 "in memory; predict a smaller image, or one that was resampled before"
@@ -275,7 +280,7 @@ class Preprocess:
                     "give it by --diameter, in pixels"
                 )
             return _fitting_scale(self.diameter / diameter)
-        return 1.0
+        return self.magnification or 1.0
 
     def fit_labels(self, labels: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """(H, W) integer ids at an image's own size ► (H', W') at the size the network sees."""

@@ -189,6 +189,8 @@ def test_key_is_of_what_prepare_does() -> None:
         ({"channels": [-1]}, "channels"),
         ({"pixel_size": 0.0}, "pixel_size 0.0 must be positive"),
         ({"diameter": 30.0, "resize": (8, 8)}, "resize and diameter exclude each other"),
+        ({"diameter": 30.0, "magnification": 2.0}, "diameter and magnification exclude each"),
+        ({"magnification": 0.0}, "magnification 0.0 must be within 1/64"),
         ({"intensity": "minmax"}, "intensity 'minmax' must be divide or percentile"),
         ({"polarity": "light"}, "polarity 'light' must be keep or dark"),
         ({"low": 50.0, "high": 50.0}, "low 50.0 must be at least 0 and below high, 50.0"),
@@ -293,7 +295,9 @@ def test_many_channels_are_resized_alike(count: int) -> None:
 def test_pixel_size_and_diameter_magnify() -> None:
     assert Preprocess(pixel_size=0.5).scale((0.25, 0.25), None) == 0.5
     assert Preprocess(diameter=30).scale(None, 15.0) == 2.0
-    assert Preprocess().scale(None, None) == 1.0
+    assert Preprocess().scale(None, None) == 1.0 and not Preprocess().rescales
+    assert Preprocess(magnification=2.0).scale((0.5, 0.5), 9.0) == 2.0
+    assert Preprocess(magnification=2.0).rescales
     image, labels = np.zeros((40, 60, 1), np.uint8), np.zeros((40, 60), np.int32)
     image[10:20, 10:30], labels[10:20, 10:30] = 200, 1
     done = Preprocess("gray", pixel_size=0.5).prepare_sample(Sample("a", image, labels), 0.5)
