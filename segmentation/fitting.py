@@ -57,6 +57,11 @@ def check_fit(net: nn.Module, target: Target, preprocess: Preprocess) -> None:
             f"model.net takes {channels} channel(s) but model.preprocess makes "
             f"{preprocess.in_channels}; set net.in_channels or preprocess.channels"
         )
+    if target.in_pixels and preprocess.resize is not None:
+        raise UserError(
+            f"model.preprocess.resize: {type(target).__name__} learns lengths in pixels, which it "
+            "would stretch; crop (data.crop), or set preprocess.diameter or pixel_size instead"
+        )
     classes = getattr(net, "classes", None)
     if classes not in (None, target.classes):
         named = ", ".join((BACKGROUND, *target.class_names)) if target.class_names else ""

@@ -25,6 +25,7 @@ from segmentation.losses.pixels import (
     WeightedFScore,
     as_number,
 )
+from segmentation.losses.star_convex import StarConvexLoss
 
 __all__ = [
     "BCEDice",
@@ -33,6 +34,7 @@ __all__ = [
     "DeepSupervision",
     "FlowLoss",
     "ObjectsAndClasses",
+    "StarConvexLoss",
     "WeightedBCE",
     "WeightedCrossEntropy",
     "WeightedFScore",

@@ -11,5 +11,16 @@ from segmentation.targets.contour import Contour
 from segmentation.targets.distance import Distance
 from segmentation.targets.flow import Flow
 from segmentation.targets.foreground import Foreground
+from segmentation.targets.star_convex import StarConvex
 
-__all__ = ["Classes", "Contour", "Distance", "Flow", "Foreground", "Target", "WithClasses", "otsu"]
+__all__ = [
+    "Classes",
+    "Contour",
+    "Distance",
+    "Flow",
+    "Foreground",
+    "StarConvex",
+    "Target",
+    "WithClasses",
+    "otsu",
+]

@@ -30,6 +30,7 @@ class Target(ABC):
     classes: int  # channels of the network's output
     class_names: tuple[str, ...] = ()  # of the objects' classes 1…K, where they are told apart
     lengths: ClassVar[tuple[str, ...]] = ()  # arguments in pixels that decoding looks at
+    in_pixels: ClassVar[bool] = False  # whether the network answers lengths in pixels
     # The arguments that only decoding looks at, each with the values that ``tune`` tries.
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
         "threshold": (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8),

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class WithClasses(Target):
         self.objects, self.class_names = objects, checked_names(names)
         self.classes = objects.classes + len(self.class_names) + 1
         # Of this one's objects, though they are attributes of the class.
-        vars(self).update(tunable=objects.tunable, lengths=objects.lengths)
+        vars(self).update(tunable=objects.tunable, in_pixels=objects.in_pixels)
 
     def __getattr__(self, name: str) -> Any:
         """Settings of the decoding are those of ``objects``."""
@@ -82,6 +82,11 @@ class WithClasses(Target):
 
     def instances(self, probs: np.ndarray) -> np.ndarray:
         return self.objects.instances(probs[: self.objects.classes])
+
+    def at_scale(self, scale: float) -> Self:
+        other = copy.copy(self)
+        other.objects = self.objects.at_scale(scale)
+        return other
 
     def settings(self) -> dict[str, Any]:
         about = {"class": type(self).__name__, "class_names": self.class_names}

@@ -49,14 +49,19 @@ class Distance(Target):
 
     def learnable(self, labels: np.ndarray) -> np.ndarray:
         """What is annotated, but objects beside what is not: nobody knows where they end."""
-        near = square_filter((labels < 0).astype(np.uint8), 1, cv2.dilate) > 0
-        return (labels >= 0) & ~((labels > 0) & np.isin(labels, labels[near]))
+        return wholly_annotated(labels)
 
     def instances(self, probs: np.ndarray) -> np.ndarray:
         """(2, H, W) probabilities ► (H, W) int32 ids: summits, flooded over the foreground."""
         mask = probs[0] > self.threshold
         seeds = label_components(mask & (probs[1] > self.seed))
         return watershed_from_seeds(seeds, -probs[1], mask)
+
+
+def wholly_annotated(labels: np.ndarray) -> np.ndarray:
+    """(H, W) ids, -1 = not annotated ► bool: what is annotated, but objects beside what is not."""
+    near = square_filter((labels < 0).astype(np.uint8), 1, cv2.dilate) > 0
+    return (labels >= 0) & ~((labels > 0) & np.isin(labels, labels[near]))
 
 
 def relative_distance(labels: np.ndarray) -> np.ndarray:

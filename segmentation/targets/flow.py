@@ -13,7 +13,7 @@ from segmentation.errors import UserError
 from segmentation.losses.flow import FLOW_SCALE
 from segmentation.objects import label_components, local_maxima, renumber
 from segmentation.targets.base import CERTAIN, Target, check_natural
-from segmentation.targets.border_weights import square_filter
+from segmentation.targets.distance import wholly_annotated
 
 _STEPS, _DOUBLINGS = 8, 5  # 8 · 2⁵ = 256 steps of at most a pixel
 _SUPPORT = 11  # pixels that must flow to one place: Cellpose's too
@@ -72,8 +72,7 @@ class Flow(Target):
 
     def learnable(self, labels: np.ndarray) -> np.ndarray:
         """What is annotated, but objects beside what is not: nobody knows their centre."""
-        near = square_filter((labels < 0).astype(np.uint8), 1, cv2.dilate) > 0
-        return (labels >= 0) & ~((labels > 0) & np.isin(labels, labels[near]))
+        return wholly_annotated(labels)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Foreground in 0…1, and flows of about unit length; float32."""

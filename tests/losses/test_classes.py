@@ -18,9 +18,19 @@ from segmentation.losses import (
     DeepSupervision,
     FlowLoss,
     ObjectsAndClasses,
+    StarConvexLoss,
     WeightedCrossEntropy,
 )
-from segmentation.targets import Classes, Contour, Distance, Flow, Foreground, Target, WithClasses
+from segmentation.targets import (
+    Classes,
+    Contour,
+    Distance,
+    Flow,
+    Foreground,
+    StarConvex,
+    Target,
+    WithClasses,
+)
 
 G = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(2, 4, 8, 9, generator=G)
@@ -76,6 +86,7 @@ def test_a_batch_without_objects_has_a_gradient() -> None:
         (Contour(), WeightedCrossEntropy()),
         (Distance(), BCEDiceDistance()),
         (Flow(), FlowLoss()),
+        (StarConvex(rays=4, grid=1), StarConvexLoss()),
     ],
 )
 def test_pairs_are_sums_of_their_losses(objects: Target, loss: nn.Module) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from segmentation.targets import Contour, Distance, Flow, Foreground, Target
+from segmentation.targets import Contour, Distance, Flow, Foreground, StarConvex, Target
 from segmentation.targets.border_weights import BorderWeight, class_weights
 from tests.targets.test_targets import touching_discs
 
@@ -13,6 +13,7 @@ TARGETS = [
     Foreground(gap=2),
     Distance(),
     Flow(),
+    StarConvex(rays=8, grid=1),
     *(Contour(width, p) for width in (1, 2, 4) for p in ("straddling", "inner", "outer")),  # type: ignore[arg-type]
 ]
 
