@@ -15,6 +15,7 @@ of a loss without weights goes over all pixels: it is smaller by the annotated s
 """
 
 from segmentation.losses.classes import CrossEntropyDice, ObjectsAndClasses
+from segmentation.losses.edges import EdgeLoss
 from segmentation.losses.flow import FlowLoss
 from segmentation.losses.pixels import (
     BCEDice,
@@ -32,6 +33,7 @@ __all__ = [
     "BCEDiceDistance",
     "CrossEntropyDice",
     "DeepSupervision",
+    "EdgeLoss",
     "FlowLoss",
     "ObjectsAndClasses",
     "StarConvexLoss",
