@@ -28,7 +28,7 @@ COMMANDS = {
     "weights": "segmentation.targets.border_weights:weights",
     "prepare": "segmentation.datasets.download:prepare",
     "synthetic": "segmentation.datasets.synthetic:synthetic",
-    "init": "segmentation.config_files:init",
+    "init": "segmentation.experiments.plan.command:init",
     "evaluate": "segmentation.evaluation.evaluate:evaluate",
     "compare": "segmentation.evaluation.compare:compare",
     "audit": "segmentation.evaluation.audit:audit",

@@ -163,6 +163,8 @@ def _parser(name: str, stub: Callable[..., Any], named: list[inspect.Parameter])
         else:
             options |= {"type": kind}
         if parameter.kind is parameter.POSITIONAL_ONLY:
+            if parameter.default is not parameter.empty:
+                options |= {"nargs": "?", "default": parameter.default}
             parser.add_argument(parameter.name, **options)
             continue
         if parameter.default is parameter.empty:

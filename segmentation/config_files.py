@@ -219,21 +219,27 @@ def run_home(options: Sequence[str], configs: Sequence[str] = (), folds: int | N
     return Path(str(where["root"]), f"{where['name']}" + (f"-{folds}fold" if folds else ""))
 
 
-def init(config: str = "folder", /, output: Path = Path("config.yaml")) -> None:
-    """Write one of the shipped configs as one file, to start your own from.
-
-    Args:
-        config: Its name, such as ``folder`` or ``dsb2018/unet_small``.
-        output: The file; must not exist yet.
+def copy_config(config: str, output: Path) -> None:
+    """Write one of the shipped configs, put together, as one file that must not exist yet.
 
     Raises:
         UserError: No config is called so, or the file exists or cannot be written.
     """
-    merged: dict[str, Any] = {}
-    for part in read_parts(find_config(config)):
-        _merge(merged, part)
     text = f"# From the shipped config {config}. Train with: segmentation fit --config {output}\n"
-    text += yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
+    write_new(output, text + yaml.safe_dump(merged(config), sort_keys=False, allow_unicode=True))
+    print(output)
+
+
+def merged(config: str) -> dict[str, Any]:
+    """A config, put together of its parts, as one mapping."""
+    whole: dict[str, Any] = {}
+    for part in read_parts(find_config(config)):
+        _merge(whole, part)
+    return whole
+
+
+def write_new(output: Path, text: str) -> None:
+    """Write a text to a file that must not exist yet; a :class:`UserError` if it does."""
     try:
         with output.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -244,7 +250,6 @@ def init(config: str = "folder", /, output: Path = Path("config.yaml")) -> None:
         raise UserError(
             f"{output}: cannot be written ({error.strerror}); choose another --output"
         ) from None
-    print(output)
 
 
 def _merge(into: dict[str, Any], part: dict[str, Any]) -> None:

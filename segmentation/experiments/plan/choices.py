@@ -1,0 +1,456 @@
+"""What to train, from what was seen: pure functions, each choice with its reason.
+
+What the choices rest on was measured: see ``docs/results/choices.md``.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from segmentation.errors import UserError
+from segmentation.experiments.plan.facts import DataFacts, Machine
+
+STEPS = 1500  # a training that is worth its budget has as many
+LEAST = 150  # fewer learn nothing
+MARGIN = 0.08  # of the budget, kept for what takes longer than measured
+START, END, EPOCH = 12.0, 6.0, 0.3  # seconds: imports; the pages at the end; files after an epoch
+VALIDATION = 0.12  # of the time of the steps, at most
+CROWDED = 0.5  # share of objects that touch, from which the gaps between them are learned
+LARGE = 64  # pixels: objects of a greater diameter are seen at a smaller scale
+
+
+class Choice(NamedTuple):
+    """A key of the config, its value, and why in plain sentences."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+class Size(NamedTuple):
+    """What decides how long a step takes: of the network, of its training windows, of a batch."""
+
+    width: int
+    crop: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds, as measured here.
+
+    Attributes:
+        step: Of a training step.
+        image: Of an image of the validation.
+        fill: Of filling the cache and of what else comes before the first step.
+    """
+
+    step: float
+    image: float
+    fill: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A training that fits its budget.
+
+    Attributes:
+        epochs: How many.
+        steps: Of an epoch.
+        whole: Whether an epoch is all training images, once each.
+        seconds: What it is expected to take, the margin left aside.
+    """
+
+    epochs: int
+    steps: int
+    whole: bool
+    seconds: float
+
+    @property
+    def total(self) -> int:
+        """Steps of all epochs."""
+        return self.epochs * self.steps
+
+
+def sizes(facts: DataFacts, machine: Machine, pretrained: bool = False) -> list[Size]:
+    """What to choose from, the best first: the first with enough steps is taken, else the last."""
+    diameter = facts.diameter * scale(facts)
+    side = min(facts.smallest) * scale(facts)
+    best, small = (_side(share * diameter, side) for share in (14, 7))
+    widths, batch = ([64, 32, 16], 8) if machine.device == "cuda" else ([32, 16, 8], 4)
+    if pretrained:
+        widths = [16]
+    crops = [best] if machine.device == "cuda" else [best, small]
+    found = [Size(width, crop, batch) for width in widths[:-1] for crop in crops]
+    return list(dict.fromkeys([*found, Size(widths[-1], small, batch)]))
+
+
+def _side(wanted: float, side: float) -> int:
+    """A training window's: a multiple of 32 from 128 to 384, less in smaller images."""
+    most = max(32, int(side) // 32 * 32)
+    return min(384, max(128, math.ceil(wanted / 32) * 32), most)
+
+
+def scale(facts: DataFacts) -> float:
+    """By which the network sees images smaller: ½ or ¼ where objects are large.
+
+    Only where all images have one size, for that is what ``preprocess.resize`` asks.
+    """
+    if facts.sizes > 1 or facts.diameter < LARGE:
+        return 1.0
+    return 0.25 if facts.diameter >= 3 * LARGE else 0.5
+
+
+def enough(size: Size) -> int:
+    """Steps that a network of this size needs to be worth more than a smaller one."""
+    return STEPS * max(1, size.width // 16)
+
+
+def likely(size: Size, known: Size, speed: Speed) -> Speed:
+    """The speed of one size, from that of another: rather too fast, for it is measured then."""
+    work = [s.width**1.2 * s.crop**1.8 * s.batch for s in (size, known)]
+    return replace(speed, step=speed.step * work[0] / work[1])
+
+
+def schedule(facts: DataFacts, size: Size, speed: Speed, budget: float) -> Schedule:
+    """Epochs and steps that fill a budget.
+
+    Args:
+        facts: Of the data.
+        size: Of network, windows and batch.
+        speed: As measured with these.
+        budget: Seconds of the whole command.
+
+    Raises:
+        UserError: It is too small; the line says the least that makes sense.
+    """
+    validation = facts.val * speed.image + EPOCH
+    # Testing takes longer than validating: outlines are compared, too, and Otsu's threshold.
+    around = START + speed.fill + END + 2 * facts.test * speed.image + 2 * speed.image
+    usable = budget * (1 - MARGIN) - around
+    if usable < LEAST * speed.step + 4 * validation:
+        least = (around + LEAST * speed.step + 4 * validation) / (1 - MARGIN)
+        raise UserError(
+            f"--budget {spelled(budget)}: too small for this data on this machine: {LEAST} steps "
+            f"of {speed.step:.2g} s, the validation and the test take {spelled(least, up=True)}; "
+            "give at least that"
+        )
+    natural = max(1, facts.train // size.batch)
+    epochs = int(usable / (natural * speed.step + validation))
+    whole = 10 <= epochs <= 100 and validation <= 1.5 * VALIDATION * natural * speed.step
+    steps = natural
+    if not whole:
+        epochs = max(4, min(60, int(usable * VALIDATION / validation)))
+        steps = max(1, int((usable / epochs - validation) / speed.step))
+    return Schedule(epochs, steps, whole, around + epochs * (steps * speed.step + validation))
+
+
+def spelled(seconds: float, up: bool = False) -> str:
+    """A time as it is typed.
+
+    >>> spelled(90), spelled(1800), spelled(9000), spelled(61, up=True)
+    ('90s', '30m', '2h30m', '2m')
+    """
+    if up:
+        seconds = math.ceil(seconds / 60) * 60 if seconds > 60 else math.ceil(seconds / 10) * 10
+    if seconds % 60:
+        return f"{seconds:.0f}s"
+    hours, minutes = divmod(int(seconds) // 60, 60)
+    return "".join(f"{n}{unit}" for n, unit in ((hours, "h"), (minutes, "m")) if n)
+
+
+def choose_split(images: int, groups: list[str], stack: bool) -> list[Choice]:
+    """How images of one's own are divided, by the names of their groups, one an image.
+
+    Raises:
+        UserError: There are fewer than three images.
+    """
+    key = "data.init_args.split"
+    if images < 3:
+        raise UserError(
+            f"{images} image(s) with masks: at least 3 are needed, to train, to choose the epoch "
+            "and to test; cut a large one into several"
+        )
+    named = sorted({*groups} - {""})
+
+    def split(name: str, reason: str, **values: Any) -> list[Choice]:
+        chosen = {"class_path": f"segmentation.data.splits.{name}", "init_args": values}
+        return [Choice(key, chosen, reason)]
+
+    if len(named) >= 3:
+        share = max(0.15, 1 / len(named))
+        return split(
+            "GroupSplit",
+            f"split: the images are of {len(named)} groups (subfolders or stacks); whole groups "
+            "validate and test, for images of one group resemble each other.",
+            val=round(share, 3), test=round(share, 3), seed=0,
+        )  # fmt: skip
+    if len(named) == 2:
+        return split(
+            "SequenceSplit",
+            f"split: of the two groups {named[1]} tests, and the last images of {named[0]} "
+            "validate.",
+            val=0.15,
+        )
+    if stack:
+        return split(
+            "BlockSplit",
+            "split: all images are planes of one stack; blocks of them validate and test, with "
+            "gaps, for neighbours resemble each other. A second stack would be a fairer test.",
+            val=0.15, test=0.15,
+        )  # fmt: skip
+    most = 100  # to validate: more cost time in each epoch
+    return split(
+        "RandomSplit",
+        f"split: {images} images, no groups named; .15 of them validate (at most {most}) and .15 "
+        "test. If several come from one patient, plate or film, put them into one subfolder.",
+        val=0.15 if images * 0.15 <= most else most, test=0.15, seed=0,
+    )  # fmt: skip
+
+
+def choose(
+    facts: DataFacts,
+    machine: Machine,
+    size: Size,
+    pretrained: str | None = None,
+    steps: int = STEPS,
+) -> list[Choice]:
+    """All that does not depend on the time, in the order of the file."""
+    return [
+        *_trainer(machine),
+        Choice("model.class_path", "segmentation.task.SegmentationTask", ""),
+        *_windows(facts, machine, size),
+        *_network(facts, size, pretrained, steps),
+        *_target(facts),
+        *_seen(facts, pretrained),
+        *_optimizer(size, pretrained),
+    ]
+
+
+def choose_time(
+    facts: DataFacts, size: Size, speed: Speed, plan: Schedule, budget: float
+) -> list[Choice]:
+    """Epochs, and how many images an epoch has."""
+    found = [
+        Choice(
+            "trainer.max_epochs",
+            plan.epochs,
+            f"max_epochs {plan.epochs}: a step takes {speed.step:.2g} s here, the validation of "
+            f"{facts.val} images {facts.val * speed.image:.2g} s; {plan.epochs} epochs of "
+            f"{plan.steps} steps with start, cache and test take {plan.seconds / 60:.1f} of the "
+            f"{budget / 60:g} minutes asked for. The learning rate falls to 0 over all of them.",
+        )
+    ]
+    if not plan.whole:
+        found.append(
+            Choice(
+                "data.init_args.sampling.length",
+                plan.steps * size.batch,
+                f"length: an epoch is {plan.steps} batches of {size.batch} instead of the "
+                f"{facts.train} training images once each, so that validation takes about a tenth "
+                f"of the time and there are {plan.epochs} epochs to choose from.",
+            )
+        )
+    return found
+
+
+def _windows(facts: DataFacts, machine: Machine, size: Size) -> list[Choice]:
+    """Crop, magnification, augmentation, balance, batch."""
+    seen = f"objects have a median diameter of {facts.diameter:.0f} pixels"
+    if scale(facts) != 1:
+        seen += f" ({facts.diameter * scale(facts):.0f} as the network sees them)"
+    smallest = "×".join(map(str, facts.smallest))
+    found = [
+        Choice(
+            "data.init_args.crop",
+            size.crop,
+            f"crop {size.crop}: {seen}, the smallest image is {smallest}.",
+        ),
+        Choice(
+            "data.init_args.zoom",
+            [0.8, 1.25] if facts.classes else [0.7, 1.4],
+            "zoom: windows are magnified at random, "
+            + ("little, for size may tell the class." if facts.classes else "for other sizes."),
+        ),
+    ]
+    recipe, why = "nuclei", f"the background is {facts.background}; noise, blur, little brightness"
+    if facts.colour:
+        why = "the images have colours: hue and saturation vary, as stains do"
+    elif facts.background == "middle":
+        recipe, why = "cells", "the background is of middle gray, as in DIC and phase contrast"
+    found.append(Choice("data.init_args.augmentation", recipe, f"augmentation: {why}."))
+    if len(facts.kinds) > 1:
+        found.append(
+            Choice(
+                "data.init_args.sampling.balance",
+                0.25,
+                f"balance: {len(facts.kinds)} kinds of images ({', '.join(facts.kinds)}); the rare "
+                "ones and large images are drawn more often.",
+            )
+        )
+    if facts.empty > 0.3:
+        found.append(
+            Choice(
+                "data.init_args.sampling.balance_empty",
+                True,
+                f"balance_empty: {facts.empty:.0%} of the images hold no object; images with and "
+                "without are drawn equally often.",
+            )
+        )
+    why = "small batches learn more from the same images on a processor"
+    if machine.device == "cuda":
+        why = f"{machine.name} has {machine.memory:.0f} GiB"
+    found.append(Choice("data.init_args.batch_size", size.batch, f"batch {size.batch}: {why}."))
+    if machine.device == "cpu" and machine.cores == 1:
+        reason = "num_workers 0: there is one core, which a loading process would share."
+        found.append(Choice("data.init_args.num_workers", 0, reason))
+    return found
+
+
+def _network(facts: DataFacts, size: Size, pretrained: str | None, steps: int) -> list[Choice]:
+    key = "model.init_args.net"
+    classes = _outputs(facts)
+    if pretrained is None:
+        net = {"in_channels": _inputs(facts)[1], "classes": classes, "width": size.width}
+        chosen = {"class_path": "segmentation.models.UNet", "init_args": {**net, "depth": 5}}
+        need = enough(size)
+        reason = f"net: the budget gives {steps} steps, and a U-Net of width {size.width} needs "
+        reason += f"about {need}"
+        reason += "." if steps >= need else "; it is the smallest. A larger budget is worth it."
+        return [Choice(key, chosen, reason)]
+    chosen = {
+        "class_path": "segmentation.models.EncoderUNet",
+        "init_args": {
+            "encoder_name": "tu-tf_efficientnet_lite2",
+            "encoder_weights": pretrained,
+            "in_channels": 3,
+            "classes": classes,
+            "decoder_channels": [128, 64, 48, 32, 16],
+            "detail": 16,
+        },
+    }
+    return [Choice(key, chosen, "net: a pretrained encoder, as you asked.")]
+
+
+def _outputs(facts: DataFacts) -> int:
+    return 1 if not facts.classes else len(facts.classes) + 1
+
+
+def _target(facts: DataFacts) -> list[Choice]:
+    """The one place that says what is learned, and which score chooses the epoch."""
+    prefix, targets = "model.init_args.", "segmentation.targets."
+    values: dict[str, Any] = {}
+    about = ""
+    if facts.area >= 2:
+        values["min_size"] = facts.area // 2
+        about = f" 99 of 100 objects have {facts.area} pixels or more: below half of that they are "
+        about += "dropped."
+    if facts.classes:
+        values = {"names": [*facts.classes], **values}
+        chosen = {"class_path": targets + "Classes", "init_args": values}
+        reason = f"target: the class of each pixel, of {', '.join(facts.classes)}.{about}"
+        return [
+            Choice(prefix + "loss", {"class_path": "segmentation.losses.CrossEntropyDice"}, ""),
+            Choice(prefix + "target", chosen, reason),
+            Choice("checkpoint.monitor", "val/class_pq", "monitor: objects with their classes."),
+        ]
+    found = []
+    reason = f"target: object or background. {facts.touching:.0%} of the objects touch another"
+    if facts.touching > 0:
+        values["seed_distance"] = max(2, round(facts.diameter / 3))
+        reason += (
+            f": what comes out as one is cut at its waists, by seeds {values['seed_distance']}"
+        )
+        reason += " pixels apart"
+    if facts.touching >= CROWDED and not facts.unannotated:
+        values["gap"] = 1
+        reason += ", and a pixel of each is learned as background"
+        weight = {
+            "class_path": "segmentation.targets.border_weights.BorderWeight",
+            "init_args": {"w0": 10.0, "sigma": 5.0, "gap": 1},
+        }
+        why = f"weight: {facts.touching:.0%} of the objects touch; gaps between them count more."
+        found.append(Choice("data.init_args.weight", weight, why))
+    if facts.unannotated:
+        about += f" {facts.unannotated:.0%} of the pixels are not annotated and do not count."
+    loss = {"class_path": "segmentation.losses.BCEDice", "init_args": {"per_image": True}}
+    chosen = {"class_path": targets + "Foreground", "init_args": values}
+    found += [
+        Choice(prefix + "loss", loss, "loss: cross-entropy, and Dice of each image."),
+        Choice(prefix + "target", chosen, f"{reason}.{about}"),
+    ]
+    if facts.touching > 0:
+        why = "monitor: objects touch; the epoch that tells them apart best is kept."
+        found.append(Choice("checkpoint.monitor", "val/image_ap", why))
+    return found
+
+
+def _inputs(facts: DataFacts) -> tuple[Any, int, str]:
+    """``preprocess.channels``, how many these are, and why."""
+    if facts.channels[-1] not in (1, 3):
+        count = facts.channels[0]
+        return [*range(count)], count, f"channels: all {count} that the images have"
+    if facts.colour:
+        return "rgb", 3, "channels: the images have colours"
+    if facts.channels == (1,):
+        return "gray", 1, "channels: the images have one"
+    return "gray", 1, "channels: red, green and blue are equal in all images that were looked at"
+
+
+def _seen(facts: DataFacts, pretrained: str | None) -> list[Choice]:
+    """How images are prepared."""
+    prefix = "model.init_args.preprocess."
+    channels, _, why = _inputs(facts)
+    if pretrained is not None:
+        channels, why = "rgb", "channels: three, as the encoder was trained"
+    mean, std = (0.5, 0.5) if pretrained is not None else (facts.mean, max(0.05, facts.std))
+    found = [
+        Choice(prefix + "channels", channels, f"{why}."),
+        Choice(
+            prefix + "intensity",
+            "percentile",
+            f"intensity: the greatest value has {facts.bits} bits; each image is stretched between "
+            f"its percentiles, so that dim and bright ones look alike. The background is "
+            f"{facts.background}.",
+        ),
+        Choice(prefix + "mean", [mean], "mean and std: of the stretched training images, so that "
+               "the network sees mean 0 and deviation 1." if pretrained is None else
+               "mean and std: as the encoder was trained."),
+        Choice(prefix + "std", [std], ""),
+    ]  # fmt: skip
+    if (factor := scale(facts)) != 1:
+        found.append(
+            Choice(
+                prefix + "resize",
+                [round(side * factor) for side in facts.smallest],
+                f"resize: objects of {facts.diameter:.0f} pixels are seen at {factor:g} of their "
+                "size, so that one and its neighbours fit what the network sees.",
+            )
+        )
+    return found
+
+
+def _optimizer(size: Size, pretrained: str | None) -> list[Choice]:
+    rate = round(1.5e-3 * math.sqrt(size.batch / 4) * math.sqrt(16 / size.width), 5)
+    rate = 2e-3 if pretrained is not None else rate
+    adam = {"class_path": "torch.optim.AdamW", "init_args": {"lr": rate, "weight_decay": 0.01}}
+    cosine = {"class_path": "segmentation.schedules.WarmupCosine", "init_args": {"warmup": 0.1}}
+    reason = "lr: higher for a narrower network and a larger batch."
+    prefix = "model.init_args."
+    return [
+        Choice(prefix + "optimizer", adam, reason),
+        Choice(prefix + "lr_scheduler", cosine, "lr_scheduler: ends when the epochs end."),
+    ]
+
+
+def _trainer(machine: Machine) -> list[Choice]:
+    """Device and precision."""
+    half = machine.device == "cuda" and machine.half
+    where = f"{machine.cores} core(s), no GPU" if machine.device == "cpu" else machine.name
+    why = "bfloat16 halves time and memory" if half else "half precision gains nothing here"
+    return [
+        Choice("trainer.accelerator", "auto", ""),
+        Choice("trainer.devices", 1, f"devices: {where}, {machine.memory:.0f} GiB of memory."),
+        Choice("trainer.precision", "bf16-mixed" if half else "32-true", f"precision: {why}."),
+        Choice("trainer.gradient_clip_val", 1.0, ""),
+    ]
