@@ -154,7 +154,7 @@ def winners(votes: np.ndarray) -> np.ndarray:
     return won
 
 
-def check_natural(name: str, value: int) -> None:
+def check_natural(name: str, value: float) -> None:
     """Raise a :class:`UserError` unless a target's argument is 0 or more."""
     if value < 0:
         raise UserError(f"target.{name}: {value} must not be negative")

@@ -119,7 +119,7 @@ def object_flows(labels: np.ndarray) -> np.ndarray:
         own = np.append(False, large)[labels]
         half = object_flows(np.where(own, labels, 0)[::2, ::2]).repeat(2, 1).repeat(2, 2)
         half = half[:, : labels.shape[0], : labels.shape[1]] * own
-        return half + object_flows(np.where(own, 0, labels))
+        return np.asarray(half + object_flows(np.where(own, 0, labels)))
     # Boxes stand in an image of their own, where no object touches another.
     order = np.argsort(-steps, kind="stable")
     downs, acrosses, side = _placed(heights, widths, order)

@@ -17,7 +17,7 @@ def random_objects(seed: int, side: int = 96) -> np.ndarray:
     """Cells of a random division of the plane that touch, with some background between."""
     rng = np.random.default_rng(seed)
     points = rng.integers(0, side, (25, 2))
-    place = np.stack(np.mgrid[:side, :side], -1)
+    place = np.moveaxis(np.mgrid[:side, :side], 0, -1)
     distance = np.linalg.norm(place[:, :, None] - points, axis=-1)
     labels = np.where(distance.min(-1) < rng.uniform(8, 14), distance.argmin(-1) + 1, 0)
     return np.asarray(3 * labels, np.int32)  # ids may have gaps
