@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 
 def render(template: str, **context: Any) -> str:
@@ -12,7 +13,8 @@ def render(template: str, **context: Any) -> str:
 
     What the context gives is text and is escaped in HTML, unless it is :class:`markupsafe.Markup`
     (as the plots are). A whole page extends ``base.html``; tables, pictures and the like are macros
-    of ``macros.html``. Filters: ``number`` (four digits), ``grouped`` (thousands).
+    of ``macros.html``. Filters: ``number`` (four digits), ``grouped`` (thousands), ``short``
+    (of a long name its ends).
 
     Args:
         template: The file's name.
@@ -30,6 +32,35 @@ def number(value: float | None, form: str = ".4g") -> str:
     return "–" if value is None or not math.isfinite(value) else format(value, form)
 
 
+def duration(seconds: float) -> str:
+    """Such as ``3 h 5 min``.
+
+    >>> duration(11100), duration(130), duration(8)
+    ('3 h 5 min', '2 min', '8 s')
+    """
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def short(text: Any, limit: int = 28) -> Any:
+    """A word that is longer than ``limit`` by its two ends; the whole of it shows under the mouse.
+
+    >>> print(short("3" * 40 + ".png seen"))
+    <abbr title="3333333333333333333333333333333333333333.png">33333333333333333…333.png</abbr> seen
+    """
+    if not isinstance(text, str) or isinstance(text, Markup):
+        return text
+    keep = limit - 11
+    return Markup(" ").join(
+        Markup('<abbr title="{0}">{1}…{2}</abbr>').format(word, word[:keep], word[-7:])
+        if len(word) > limit
+        else word
+        for word in text.split(" ")
+    )
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -39,5 +70,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "grouped": "{:,}".format}
+    environment.filters |= {"number": number, "grouped": "{:,}".format, "short": short}
     return environment

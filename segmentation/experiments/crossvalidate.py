@@ -13,11 +13,12 @@ from segmentation.config_files import find_config, read_parts, run_home
 from segmentation.data.sample import PARTS
 from segmentation.errors import UserError
 from segmentation.evaluation.table import FILE, finite, read_images, summary, write_images
+from segmentation.experiments.page import RunsPage
 from segmentation.experiments.process import FINISHED, read_finished, run_fit
 from segmentation.io.files import write_bytes
 from segmentation.progress import progress
 
-STATE = "crossvalidation.json"
+STATE, PAGE = "crossvalidation.json", "crossvalidation.html"
 
 
 def crossvalidate(
@@ -36,8 +37,9 @@ def crossvalidate(
     Args:
         config: Config files, as for fit.
         folds: How many.
-        output: Folder for the runs, their logs, crossvalidation.json and .csv, and per_image.csv
-            and scores.json of all images as a run has them; beside the config's runs by default.
+        output: Folder for the runs, their logs, crossvalidation.html (rewritten while the folds
+            run), .json and .csv, and per_image.csv and scores.json of all images as a run has
+            them; beside the config's runs by default.
 
     Raises:
         UserError: The output cannot be written, or holds something else; or an image was not tested
@@ -53,27 +55,34 @@ def crossvalidate(
     words = [*(yaml.safe_dump(part, sort_keys=False) for part in parts), *options]
     done, failed = _finished(output, words, folds), 0
     state = {"arguments": words, "folds": folds, "runs": done}
-    bar = progress(None, "", folds, initial=len(done), smoothing=0)
-    for fold in range(folds):
-        home = output / f"fold{fold}"
-        if str(fold) in done or (failed > 1 and not done):
-            continue  # of others that fail, the reason is most likely the same
-        arguments = [
-            *(f"--config={c}" for c in config),
-            *options,
-            f"--data.fold={fold}/{folds}",
-            # The name that trackers show is that of the experiment, and then of the fold.
-            f"--run.root={output.parent}",
-            f"--run.name={output.name}/{home.name}",
-        ]
-        log = output / "logs" / f"{home.name}.log"
-        if (fitted := run_fit(arguments, home, log, f"fold {fold + 1} of {folds}", bar)) is None:
-            failed += 1
-            continue
-        run, seconds = fitted
-        done[str(fold)] = {"run": str(run.relative_to(output)), "seconds": round(seconds, 1)}
-        write_bytes(output / STATE, json.dumps(state, indent=1).encode())
-    bar.close()
+    titles = [f"fold {fold + 1} of {folds}" for fold in range(folds)]
+    page = RunsPage(output / PAGE, f"Cross-validation: {output.name}", titles)
+    for number, known in done.items():
+        page.end(titles[int(number)], (output / known["run"], known["seconds"]))
+    print(f"page      {page.path} (rewritten while the folds run)", flush=True)
+    with page, progress(None, "", folds, initial=len(done), smoothing=0) as bar:
+        for fold in range(folds):
+            home = output / f"fold{fold}"
+            if str(fold) in done or (failed > 1 and not done):
+                continue  # of others that fail, the reason is most likely the same
+            arguments = [
+                *(f"--config={c}" for c in config),
+                *options,
+                f"--data.fold={fold}/{folds}",
+                # The name that trackers show is that of the experiment, and then of the fold.
+                f"--run.root={output.parent}",
+                f"--run.name={output.name}/{home.name}",
+            ]
+            log = output / "logs" / f"{home.name}.log"
+            page.begin(titles[fold], home)
+            fitted = run_fit(arguments, home, log, titles[fold], bar, page.tick)
+            page.end(titles[fold], fitted)
+            if fitted is None:
+                failed += 1
+                continue
+            run, seconds = fitted
+            done[str(fold)] = {"run": str(run.relative_to(output)), "seconds": round(seconds, 1)}
+            write_bytes(output / STATE, json.dumps(state, indent=1).encode())
     if failed:
         print(
             f"{len(done)} of {folds} folds are done and kept; nothing is pooled before all "
@@ -87,6 +96,11 @@ def crossvalidate(
         row: Any = scores.loc[method, name]
         about[method][name] = finite({"folds": row.iloc[:folds].tolist(), **row.iloc[folds:]})
     write_bytes(output / STATE, json.dumps(state | {"scores": about}, indent=1).encode())
+    page.scores = read_finished(output / FINISHED)
+    ours: Any = scores.loc["network"]
+    rows = [[name, *values] for name, values in zip(ours.index, ours.to_numpy(), strict=True)]
+    page.more = {"title": "Scores by fold", "head": ["", *ours.columns], "rows": finite(rows)}
+    page.write()
     print(f"\nScores of {folds} folds, by fold and pooled over all images\n{folds_table(scores)}")
     print(f"\nscores    {output / 'crossvalidation.csv'}, {STATE}; per_image.csv for compare")
     weights: list[str] = []

@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,12 @@ FINISHED = "scores.json"  # a run that has it was trained and tested
 
 
 def run_fit(
-    arguments: Sequence[str], home: Path, log: Path, title: str, bar: "tqdm[Any]"
+    arguments: Sequence[str],
+    home: Path,
+    log: Path,
+    title: str,
+    bar: "tqdm[Any]",
+    tick: Callable[[float], None] = lambda _: None,
 ) -> tuple[Path, float] | None:
     """Train and test, and wait for it.
 
@@ -28,6 +33,7 @@ def run_fit(
         log: Gets what is printed; a ``UserError`` if it cannot be written.
         title: What it is called in the bar, and when it fails, which is said in one line.
         bar: Counts such runs.
+        tick: Is told every second how far the training is, 0…1.
 
     Returns:
         The run's folder and how long it took in seconds; ``None`` if it failed.
@@ -44,7 +50,9 @@ def run_fit(
         while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(1)
-            bar.update(begun + _trained(log) - bar.n)
+            trained = _trained(log)
+            bar.update(begun + trained - bar.n)
+            tick(trained)
     finally:  # interrupted: it leaves a checkpoint to go on from
         process.terminate()
         with suppress(subprocess.TimeoutExpired):

@@ -13,7 +13,7 @@ A row is an experiment's config with a block ``reproduces`` that says what it re
 import json
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from segmentation.config_files import find_config, read_parts, read_yaml
 from segmentation.errors import UserError
+from segmentation.experiments.page import RunsPage
 from segmentation.experiments.process import FINISHED, read_finished, run_fit
 from segmentation.io.files import write_bytes
 from segmentation.progress import progress
@@ -82,7 +83,8 @@ def reproduce(
 
     Args:
         what: A system, such as b, or one of its rows: b/augmented.
-        output: Folder for the runs, their logs, results.json and a table.
+        output: Folder for the runs, their logs, results.json, a table, and a page that is rewritten
+            while they run.
         budget: smoke is two steps of each; cpu what two cores can bear; full as published.
         seeds: Of training, 0 by default; the split stays.
         data: Folder that holds dsb2018, bbbc039, …
@@ -98,15 +100,26 @@ def reproduce(
     failed = False
     every = {f"{row.key} {budget} {seed}": (row, seed) for row in rows for seed in seeds or [0]}
     missing = [key for key in every if key not in done]
-    with progress(None, "", len(missing), smoothing=0) as bar:
+    path = output / f"{rows[0].path.parent.name}-{budget}"
+    page = RunsPage(path.with_suffix(".html"), f"Reproduction: {what}, {budget}", [*every])
+    page.more = {"title": "Published and measured, scores in %", "head": HEADER}
+    page.more["rows"] = published_rows(rows, budget, done)
+    for key in every.keys() - set(missing):
+        page.end(key, (output / done[key]["run"], done[key]["seconds"]))
+    print(f"page      {page.path} (rewritten while the runs do)", flush=True)
+    with page, progress(None, "", len(missing), smoothing=0) as bar:
         for key in missing:
-            if found := _run(*every[key], budget, data, output, bar):
+            row, seed = every[key]
+            page.begin(key, output / "runs" / _name(row, budget, seed))
+            if found := _run(row, seed, budget, data, output, bar, page.tick):
                 done[key] = found
                 write_bytes(results, json.dumps(done, indent=1).encode())
             failed |= found is None
+            page.more["rows"] = published_rows(rows, budget, done)
+            page.end(key, (output / found["run"], found["seconds"]) if found else None)
     text = published_table(rows, budget, done)
     print(text)
-    write_bytes(output / f"{rows[0].path.parent.name}-{budget}.md", f"{text}\n".encode())
+    write_bytes(path.with_suffix(".md"), f"{text}\n".encode())
     return int(failed)
 
 
@@ -143,10 +156,20 @@ def _row(path: Path) -> PublishedRow:
         ) from None
 
 
+def _name(row: PublishedRow, budget: str, seed: int) -> str:
+    return f"{row.key}/{budget}-seed{seed}"
+
+
 def _run(
-    row: PublishedRow, seed: int, budget: str, data: Path, output: Path, bar: "tqdm[Any]"
+    row: PublishedRow,
+    seed: int,
+    budget: str,
+    data: Path,
+    output: Path,
+    bar: "tqdm[Any]",
+    tick: Callable[[float], None],
 ) -> dict[str, Any] | None:
-    name = f"{row.key}/{budget}-seed{seed}"
+    name = _name(row, budget, seed)
     log = output / "logs" / f"{name.replace('/', '-')}.log"
     root = output / "runs"
     option, folder = data_root(row.path)
@@ -157,7 +180,7 @@ def _run(
         *("--run.wandb=off", f"--seed_everything={seed}"),
         *row.arguments(budget),
     ]
-    if (fitted := run_fit(arguments, root / name, log, title, bar)) is None:
+    if (fitted := run_fit(arguments, root / name, log, title, bar, tick)) is None:
         return None
     run, seconds = fitted
     scores = json.loads((run / FINISHED).read_text())
@@ -173,7 +196,22 @@ def _run(
 
 
 def published_table(rows: Sequence[PublishedRow], budget: str, done: dict[str, Any]) -> str:
-    """The rows as a Markdown table: published beside measured (mean ± standard deviation).
+    """:func:`published_rows` as a Markdown table."""
+    lines = [
+        f"Budget: {budget}. Scores in %, mean ± standard deviation over n seeds.",
+        "",
+        f"| {' | '.join(HEADER)} |",
+        f"|{'---|' * len(HEADER)}",
+    ]
+    return "\n".join(
+        [*lines, *(f"| {' | '.join(c)} |" for c in published_rows(rows, budget, done))]
+    )
+
+
+def published_rows(
+    rows: Sequence[PublishedRow], budget: str, done: dict[str, Any]
+) -> list[list[str]]:
+    """The cells of each row: published beside measured (mean ± standard deviation).
 
     ``done`` holds the runs as :func:`reproduce` keeps them, by row, budget and seed.
     """
@@ -183,12 +221,7 @@ def published_table(rows: Sequence[PublishedRow], budget: str, done: dict[str, A
         spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
         return f"{statistics.mean(known):.1f}{spread}" if known else "–"
 
-    lines = [
-        f"Budget: {budget}. Scores in %, mean ± standard deviation over n seeds.",
-        "",
-        f"| {' | '.join(HEADER)} |",
-        f"|{'---|' * len(HEADER)}",
-    ]
+    found = []
     for row in rows:
         runs = [v for k, v in done.items() if k.startswith(f"{row.key} {budget} ")]
         names = list(row.published)
@@ -196,15 +229,16 @@ def published_table(rows: Sequence[PublishedRow], budget: str, done: dict[str, A
             format(statistics.mean(run[name] for run in runs) / unit, form) if runs else "–"
             for name, unit, form in COSTS
         ]
-        cells = [
-            *(row.row, row.divided(budget), "yes" if row.leak else "no", " / ".join(names)),
-            " / ".join(percent([row.published[name]]) for name in names),
-            " / ".join(percent([run["scores"].get(name) for run in runs]) for name in names),
-            " / ".join(percent([run["otsu"].get(name) for run in runs[:1]]) for name in names),
-            *(str(len(runs)), *means),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        found.append(
+            [
+                *(row.row, row.divided(budget), "yes" if row.leak else "no", " / ".join(names)),
+                " / ".join(percent([row.published[name]]) for name in names),
+                " / ".join(percent([run["scores"].get(name) for run in runs]) for name in names),
+                " / ".join(percent([run["otsu"].get(name) for run in runs[:1]]) for name in names),
+                *(str(len(runs)), *means),
+            ]
+        )
+    return found
 
 
 def data_root(path: Path) -> tuple[str, str]:

@@ -3,12 +3,16 @@
 import json
 import math
 import re
+import time
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from markupsafe import Markup
 
@@ -17,7 +21,7 @@ from segmentation.errors import Unwritten, UserError
 from segmentation.evaluation import plots
 from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.overlays import class_legend, data_url
-from segmentation.evaluation.pages import render
+from segmentation.evaluation.pages import duration, render
 from segmentation.evaluation.pictures import Colours, legend
 from segmentation.io.files import write_bytes
 from segmentation.io.images import read_image
@@ -29,33 +33,66 @@ _WIDEST, _EPOCHS = 964, 5  # pixels of a picture; pictures of one validation ima
 
 
 class RunReport(Callback):
-    """Writes ``report.html`` and ``summary.json`` after a training, after a test, and before dying.
+    """Writes ``report.html`` and ``summary.json`` after each epoch, after a test, and before dying.
 
-    What fails here, but for a full disk, is said and stops nothing: the page can be made again from
-    the same files.
+    Where the page is, is said when a training begins. It takes some 40 ms of processor time, and
+    10 for each picture that is new on it. What fails here, but for a full disk, is said and stops
+    nothing: the page can be made again from the same files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._start = 0.0, 0  # when the training began here, and at which step
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start = time.monotonic(), trainer.global_step
+        if trainer.is_global_zero:
+            print(f"report    {self.folder / PAGE} (rewritten after each epoch)", flush=True)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Rather than at the end of an epoch, when its training loss is not logged yet.
+        self._write(trainer, None, self._running(trainer))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str | None) -> None:
+        self._write(trainer, stage)
+
+    def _running(self, trainer: Trainer, state: str = "Training") -> dict[str, Any]:
+        """How far the training is: ``share`` from 0 to 1, and ``about`` in words."""
+        began, first = self._start
+        total, step = trainer.estimated_stepping_batches, trainer.global_step
+        share = step / total if math.isfinite(total) and total else 0.0
+        epochs = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+        about = f"{state}: epoch {trainer.current_epoch + 1}{epochs}"
+        if step > first and share and state == "Training":
+            left = (time.monotonic() - began) * (total - step) / (step - first)
+            about += f", about {duration(left)} left"
+        about += f" ({datetime.now():%Y-%m-%d %H:%M:%S})"
+        return {"share": share, "about": about, "stopped": state != "Training"}
+
+    def _write(
+        self, trainer: Trainer, stage: str | None, running: dict[str, Any] | None = None
+    ) -> None:
         if not trainer.is_global_zero or not (self.folder / "config.yaml").exists():
             return
         try:
             for logger in trainer.loggers:
                 logger.save()  # what the CSV log still holds back
-            write_report(self.folder)
+            write_report(self.folder, running)
         except Exception as error:
             if isinstance(error, Unwritten) and stage:
                 raise
             rank_zero_warn(f"{self.folder / PAGE}: not written ({one_line(str(error))})")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self.teardown(trainer, pl_module, None)
+        training = trainer.state.fn == TrainerFn.FITTING
+        self._write(trainer, None, self._running(trainer, "Interrupted") if training else None)
 
 
-def write_report(folder: Path) -> None:
-    """Make the page of a run, finished or not; files that are missing are left out."""
+def write_report(folder: Path, running: dict[str, Any] | None = None) -> None:
+    """Make the page of a run, finished or not; files that are missing are left out.
+
+    ``running`` says of a training at work how far it is: ``share`` and ``about``.
+    """
 
     def text(name: str) -> str:
         path = folder / name
@@ -71,21 +108,23 @@ def write_report(folder: Path) -> None:
     def chart(title: str, axis: str, names: list[str], log_scale: bool = False) -> Markup:
         """A name that ends in ``-`` or ``/`` stands for all that begin so."""
         shown = [c for n in names for c in metrics if c == n or (n[-1] in "-/" and c.startswith(n))]
-        lines: Any = {c: log[[axis, c]].dropna().to_numpy().tolist() for c in shown}
+        lines: Any = {c: _points(log, axis, c) for c in shown}
         return plots.chart(title, axis, lines, log_scale)
 
     log, scores = read_metrics(folder / "metrics.csv"), content("scores.json")
     metrics, counts = extremes(log), content("test_curves.json")
     found = {"finished": bool(scores), "metrics": metrics}
     write_bytes(folder / SUMMARY, json.dumps(found, indent=1).encode())
+    images = _images(folder / "per_image.csv")
     context = {
+        "running": running,
         "title": f"{folder.parent.name}/{folder.name}",
         "scores": scores,
         "metrics": metrics,
         "counts": np.array([counts["foreground"], counts["background"]]) if counts else None,
-        "tested": _tested(folder / "overlays"),
+        "tested": _tested(folder / "overlays", images),
         "validated": _validated(folder / "validation"),
-        "images": _images(folder / "per_image.csv"),
+        "images": images,
         **{"text": text, "content": content, "embedded": _embedded, "better": better},
         "class_legend": class_legend,
         "legend": legend(_colours(text("config.yaml"))),
@@ -99,23 +138,32 @@ def read_metrics(path: Path) -> pd.DataFrame:
     if not path.exists() or not path.stat().st_size:
         return pd.DataFrame()
     table = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace")
-    numbers: Any = table.apply(pd.to_numeric, errors="coerce").astype(float)
-    finite: pd.DataFrame = numbers.where(np.isfinite(numbers))
-    return finite
+    for name in table.select_dtypes(exclude="number"):  # a row that was cut off
+        table[name] = pd.to_numeric(table[name], errors="coerce")
+    values = table.to_numpy(float)
+    return pd.DataFrame(np.where(np.isfinite(values), values, np.nan), columns=table.columns)
+
+
+def _points(log: pd.DataFrame, *names: str) -> list[list[float]]:
+    """The rows of some columns that have all of them."""
+    values = np.stack([log[name].to_numpy() for name in names], axis=1)
+    found: list[list[float]] = values[np.isfinite(values).all(axis=1)].tolist()
+    return found
 
 
 def extremes(log: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     """Last and, where one can say so, best value of each metric, and the best's epoch."""
     result: dict[str, dict[str, float | None]] = {}
     for name in sorted(set(log.columns) - {"step", "epoch"}):
-        if (values := log[name].dropna()).empty:
+        if not (points := _points(log, name)):
             continue
-        result[name] = {"last": float(values.iloc[-1])}
+        result[name] = {"last": points[-1][0]}
         stage, _, score = name.partition("/")
         loss = score.startswith("loss")
         kind = "lower" if loss else better(score)
         if loss or (stage == "val" and kind != "near 0"):
-            place: Any = values.idxmin() if kind == "lower" else values.idxmax()
+            values = log[name].to_numpy()
+            place = int(np.nanargmin(values) if kind == "lower" else np.nanargmax(values))
             epoch = float(log["epoch"][place])
             known = epoch if math.isfinite(epoch) else None
             result[name] |= {"best": float(values[place]), "epoch": known}
@@ -128,11 +176,18 @@ def _colours(config: str) -> Colours:
     return "pixels" if found and found[1] == "pixels" else "objects"
 
 
-def _tested(folder: Path) -> list[Path]:
+def _tested(folder: Path, images: list[Any]) -> list[tuple[Path, str]]:
+    """Pictures with what they are of."""
+    names = {image["id"].replace("/", "_")[:40]: image["id"] for image in images}
     paths = sorted(folder.glob("*.png"), key=lambda p: ("wmb".find(p.name[0]), p.name))
     # The worst of few images are the best of them, too.
     once = {path.stem.partition("_")[2]: path for path in reversed(paths)}
-    return [*reversed(once.values())]
+    found = []
+    for path in reversed(once.values()):
+        title, _, rest = path.stem.partition("_iou")
+        iou, _, name = rest.partition("_")
+        found.append((path, f"{title.replace('-', ' ')} · IoU {iou} · {names.get(name, name)}"))
+    return found
 
 
 def _validated(folder: Path) -> dict[str, list[Path]]:
@@ -154,8 +209,13 @@ def _images(path: Path) -> list[Any]:
     return table.sort_values("iou", kind="stable").to_dict("records")
 
 
-def _embedded(path: Path) -> str:
+def _embedded(path: Path) -> Markup:
+    return _encoded(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(64)  # the pictures of a page that is written again and again
+def _encoded(path: Path, _time: int) -> Markup:
     rgb = read_image(path)
     height, width = rgb.shape[:2]
     size = (max(1, height * _WIDEST // width), _WIDEST)
-    return data_url(resize_image(rgb, size) if width > _WIDEST else rgb)
+    return Markup(data_url(resize_image(rgb, size) if width > _WIDEST else rgb))

@@ -14,6 +14,7 @@ from segmentation.evaluation.table import clusters, read_images
 from segmentation.io.images import write_image
 from tests.evaluation.folders import grid, scored, shifted, truth, write
 from tests.helpers import refusal
+from tests.pages import check_page
 
 SHIFTS = {"a": 0, "b": 0, "c": 1, "d": 1, "e": 2, "f": 3}
 IOUS = np.array([1, 1, 5 / 7, 5 / 7, 4 / 8, 3 / 9])
@@ -59,6 +60,7 @@ def test_page_is_sound_and_stands_alone(tmp_path: Path) -> None:
     images = write(tmp_path / "i", {n: (grid() > 0) * np.uint8(99) for n in names}, ".png")
     scored(tmp_path / "t", tmp_path / "p", tmp_path / "out", probabilities=probs, images=images)
     text = (tmp_path / "out" / "report.html").read_text()
+    check_page(text)
     pictures = [ElementTree.fromstring(svg) for svg in re.findall("(?s)<svg.*?</svg>", text)]
     assert len(pictures) > 13
     assert len(re.findall('<img src="data:image/png;base64,', text)) == 4

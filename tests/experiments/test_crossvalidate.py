@@ -12,6 +12,7 @@ import pytest
 
 from segmentation.__main__ import main
 from tests.helpers import CONFIGS, TINY, refusal
+from tests.pages import check_page
 
 COLUMNS = ("method", "id", "kind", "group", "tp", "fp", "fn", "tn", "iou", "ap")
 
@@ -69,6 +70,9 @@ def test_folds_are_trained_and_pooled(
 
     weights = " ".join(str(run / "checkpoints/best.ckpt") for run in runs)
     assert f"segmentation predict --ckpt_path {weights} " in printed
+    page = (out / "crossvalidation.html").read_text()
+    check_page(page)
+    assert "2 of 2 done" in page and f"{scores['network']['image_iou']:.3f}" in page
     assert main(argv) == 0  # nothing is run again
     again, told = capfd.readouterr()
     assert again.strip() and again == printed and "fold 1 of" not in told

@@ -10,6 +10,7 @@ import yaml
 from segmentation.__main__ import main
 from segmentation.experiments.reproduce import PublishedRow, find_rows, published_table
 from tests.helpers import CONFIGS, TINY, refusal
+from tests.pages import check_page
 
 ROWS = sorted(CONFIGS.glob("reproduce/*/*.yaml"))
 
@@ -71,6 +72,9 @@ def test_runs_go_on_and_end_in_a_published_table(
     assert good[5].count("±") == 2 and good[6] == " / ".join(
         f"{100 * first['otsu'][name]:.1f}" for name in ("iou", "f1")
     )
+    page = (tmp_path / "out/z-cpu.html").read_text()
+    check_page(page)
+    assert "1 of 2 done, 1 failed" in page and "50.0 / –" in page
     assert (tmp_path / "out/z-cpu.md").read_text().strip() in printed.out
 
 

@@ -2,15 +2,21 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from lightning import Callback
 
 from segmentation.io.images import write_image
+from segmentation.training.loggers import MetricsLogger
 from segmentation.training.report import PAGE, SUMMARY, RunReport, read_metrics, write_report
+from tests import tiny
+from tests.pages import check_page
+from tests.training.test_tracking import Data
 
 METRICS = """epoch,lr-AdamW,step,train/grad_norm,train/loss_epoch,val/count_error,val/iou,val/loss
 ,0.1,0,,,,,
@@ -93,10 +99,36 @@ def test_the_page_says_what_the_files_say(run: Path) -> None:
     assert "Validation, objects" not in text  # nothing of them was logged
     assert not re.search(r'(?:src|href)="(?!data:|#)', text) and "<script" not in text
     # A picture of each test image, though it is among the worst and the best.
-    assert text.count("<img") == 2 + 5
-    assert "worst-1_iou0.1_bad" in text and "best-2_iou0.1_bad" not in text
+    tags = check_page(text)
+    assert sum(tag == "img" for tag, _ in tags) == 2 + 5
+    # First what matters, last what identifies the code.
+    places = [text.index(f">{word}") for word in ("Training</h2", "Test images</h2", "Settings")]
+    assert places == sorted(places) and places[-1] < text.index("abc123")
+    assert "worst 1 · IoU 0.1 · bad" in text and "best 2" not in text
     epochs = re.findall(r"<figcaption>epoch (\d+)", text)
     assert epochs[0] == "0" and epochs[-1] == "35" and len(epochs) == 5
+
+
+@pytest.mark.parametrize("otsu", [0.4375, 0.9])
+def test_the_page_opens_with_a_headline(run: Path, otsu: float) -> None:
+    scores = json.loads((run / "scores.json").read_text())
+    scores["network"]["image_iou"], scores["otsu"]["image_iou"] = 0.8125, otsu
+    scores["intervals"]["network"]["image_iou"] = [0.7, 0.9]
+    (run / "scores.json").write_text(json.dumps(scores))
+    text = written(run)
+    head = text[text.index("<h1>") : text.index("<h2>")]
+    for fact in ("0.812", "0.700 … 0.900", f"Otsu’s threshold: {otsu:.3f}", "2 test images"):
+        assert fact in head
+    assert ('class="bad"' in head) == (otsu > 0.8125)
+
+
+def test_long_names_are_shortened_and_whole_under_the_mouse(run: Path) -> None:
+    name = 32 * "0123456789abcdef"[:4]
+    (run / "per_image.csv").write_text(TABLE.replace("bad", name))
+    write_image(run / f"overlays/worst-1_iou0.1_{name[:40]}.png", np.zeros((8, 20, 3), np.uint8))
+    tags = check_page(written(run))
+    titles = [known.get("title") for tag, known in tags if tag == "abbr"]
+    assert titles.count(name) == 2  # in the table, and under its picture
 
 
 def test_best_values_and_not_the_last(run: Path) -> None:
@@ -130,10 +162,55 @@ def test_a_row_that_was_cut_off(tmp_path: Path) -> None:
     assert log.to_dict("list") == {"epoch": [0], "step": [1], "val/iou": [0.5]}
 
 
+class Reader(Callback):
+    """Reads the page in each epoch, and ends the training in the third one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pages: list[str] = []
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.pages.append((self.folder / PAGE).read_text())
+        if len(self.pages) == 3:
+            raise RuntimeError
+
+
+def test_the_page_is_written_anew_in_each_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").touch()
+    reader = Reader(tmp_path)
+    callbacks = [RunReport(tmp_path), reader]
+    some = tiny.trainer(max_epochs=4, callbacks=callbacks, logger=MetricsLogger(tmp_path))
+    with pytest.raises(RuntimeError):
+        some.fit(tiny.task(), datamodule=Data())
+    assert f"report    {tmp_path / PAGE}" in capsys.readouterr().out
+    for number, text in enumerate(reader.pages, start=1):
+        tags = check_page(text)
+        assert f"Training: epoch {number} of 4" in text
+        assert ("progress", f"{(number - 1) / 4:.3f}") in [(t, k.get("value")) for t, k in tags]
+    assert "Best val/ap50" in reader.pages[1] and "Best val/ap50" not in reader.pages[0]
+    text = (tmp_path / PAGE).read_text()
+    check_page(text)
+    assert "Interrupted: epoch 3 of 4" in text and "http-equiv" not in text
+
+
+def test_a_page_is_whole_whenever_its_writer_is_killed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = written(run)
+    monkeypatch.setattr(Path, "replace", lambda *_: sys.exit(137))  # all but the last step is done
+    (run / "scores.json").unlink()
+    with pytest.raises(SystemExit):
+        write_report(run)
+    assert (run / PAGE).read_text() == before
+
+
 def trainer(zero: bool = True) -> Any:
     saved: list[str] = []
     logger = SimpleNamespace(save=lambda: saved.append("csv"))
-    return SimpleNamespace(is_global_zero=zero, loggers=[logger], saved=saved)
+    state = SimpleNamespace(fn="test")
+    return SimpleNamespace(is_global_zero=zero, loggers=[logger], saved=saved, state=state)
 
 
 def test_after_a_training_and_before_dying(run: Path, tmp_path: Path) -> None:
