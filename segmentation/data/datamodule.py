@@ -138,6 +138,7 @@ class SegmentationDataModule(LightningDataModule):
         self.windows = TrainWindows(augmentation, sides, zoom, seed, pasted)
         Augmentation(augmentation)  # an unknown name is refused before any work is done
         self.sampling, self.weight = sampling, weight
+        self.drawn_more: dict[str, float] = {}  # id ► by which; see HardExamples
         self.batch_size, self.num_workers = batch_size, num_workers
         self.allow, self._told = frozenset(files.allow), set[str]()
         self.cache = None if files.cache is None else Path(files.cache)
@@ -211,9 +212,13 @@ class SegmentationDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Augmented windows, in an order drawn anew each epoch; an incomplete batch is dropped."""
         data, sampling = self._training, self.sampling
-        about = self.windows.seed, sampling.weights(data.samples.entries), sampling.length
+        about = self.windows.seed, self.drawn(), sampling.length
         sampler = TrainSampler(len(data), *about, *self._rank())
         return self._loader(data, sampler, min(self.batch_size, len(sampler)), drop_last=True)
+
+    def drawn(self) -> list[float] | None:
+        """How often each training example is drawn, relative to the others; ``None``: each once."""
+        return self.sampling.weights(self._training.samples.entries, self.drawn_more)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Each validation image once."""

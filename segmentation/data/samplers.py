@@ -1,7 +1,7 @@
 """Which sample comes when: decided by (seed, epoch) alone, whatever the number of processes."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +31,14 @@ class Sampling:
     seed: int | None = None
     copy_paste: float = 0.0
 
-    def weights(self, entries: Sequence[StoredSample]) -> list[float] | None:
-        """How often each example is drawn, relative to the others; ``None``: each once."""
-        if self.balance == 0 and not self.balance_empty:
+    def weights(
+        self, entries: Sequence[StoredSample], more: Mapping[str, float] | None = None
+    ) -> list[float] | None:
+        """How often each example is drawn, relative to the others; ``None``: each once.
+
+        ``more`` multiplies that of the ids it names.
+        """
+        if self.balance == 0 and not self.balance_empty and not more:
             return None
         counts = Counter(entry.kind for entry in entries)
         sizes = [np.prod(entry.image[1][:2]) - entry.unannotated for entry in entries]
@@ -43,6 +48,8 @@ class Sampling:
         if self.balance_empty and empty.any() and not empty.all():
             for half in (empty, ~empty):
                 weights[half] /= weights[half].sum()
+        if more:
+            weights *= [more.get(entry.id, 1.0) for entry in entries]
         return [float(weight) for weight in weights]
 
 

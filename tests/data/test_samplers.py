@@ -2,11 +2,13 @@
 
 import pickle
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from segmentation.data.samplers import Draw, TrainSampler
+from segmentation.data.samplers import Draw, Sampling, TrainSampler
 
 
 def epoch(sampler: TrainSampler, number: int) -> list[Draw]:
@@ -94,3 +96,14 @@ def test_an_epoch_goes_on_where_it_was_left(weights: list[float] | None, world: 
         assert list(sampler) == whole[2][5:]
         assert len(sampler) == 24 // world
         assert epoch(sampler, 3) == whole[3]
+
+
+def test_more_multiplies_what_the_balance_says() -> None:
+    entries: Any = [
+        SimpleNamespace(id=i, kind="", image=(0, (8, 8, 1), "|u1"), unannotated=0, objects=1)
+        for i in "abc"
+    ]
+    assert Sampling().weights(entries) is None and Sampling().weights(entries, {}) is None
+    assert Sampling().weights(entries, {"b": 2.5}) == [1.0, 2.5, 1.0]
+    weights = Sampling(balance=1.0).weights(entries, {"a": 0.5})
+    assert weights is not None and np.allclose(np.array(weights) / weights[1], [0.5, 1, 1])
