@@ -34,6 +34,7 @@ class Console(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Say what is trained on what."""
         self.began, self.first_step = time.monotonic(), trainer.global_step
+        self.on_train_epoch_start(trainer, pl_module)  # one that goes on has no other
         if not trainer.is_global_zero or quiet():
             return
         if (split := getattr(trainer.datamodule, "split", None)) is not None:  # type: ignore[attr-defined]
