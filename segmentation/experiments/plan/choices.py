@@ -92,13 +92,8 @@ def _side(wanted: float, side: float) -> int:
 
 
 def scale(facts: DataFacts) -> float:
-    """By which the network sees images smaller: ½ or ¼ where objects are large.
-
-    Only where all images have one size, for that is what ``preprocess.resize`` asks.
-    """
-    if facts.sizes > 1 or facts.diameter < LARGE:
-        return 1.0
-    return 0.25 if facts.diameter >= 3 * LARGE else 0.5
+    """By which the network sees images smaller: ½ or ¼ where objects are large."""
+    return 1.0 if facts.diameter < LARGE else 0.5 if facts.diameter < 3 * LARGE else 0.25
 
 
 def enough(size: Size) -> int:
@@ -342,7 +337,7 @@ def _target(facts: DataFacts) -> list[Choice]:
     values: dict[str, Any] = {}
     about = ""
     if facts.area >= 2:
-        values["min_size"] = facts.area // 2
+        values["min_size"] = int(facts.area * scale(facts) ** 2 / 2)
         about = f" 99 of 100 objects have {facts.area} pixels or more: below half of that they are "
         about += "dropped."
     if facts.classes:
@@ -357,7 +352,7 @@ def _target(facts: DataFacts) -> list[Choice]:
     found = []
     reason = f"target: object or background. {facts.touching:.0%} of the objects touch another"
     if facts.touching > 0:
-        values["seed_distance"] = max(2, round(facts.diameter / 3))
+        values["seed_distance"] = max(2, round(facts.diameter * scale(facts) / 3))
         reason += (
             f": what comes out as one is cut at its waists, by seeds {values['seed_distance']}"
         )
@@ -419,14 +414,9 @@ def _seen(facts: DataFacts, pretrained: str | None) -> list[Choice]:
         Choice(prefix + "std", [std], ""),
     ]  # fmt: skip
     if (factor := scale(facts)) != 1:
-        found.append(
-            Choice(
-                prefix + "resize",
-                [round(side * factor) for side in facts.smallest],
-                f"resize: objects of {facts.diameter:.0f} pixels are seen at {factor:g} of their "
-                "size, so that one and its neighbours fit what the network sees.",
-            )
-        )
+        why = f"magnification: objects of {facts.diameter:.0f} pixels are seen at {factor:g} of "
+        why += "their size, so that one and its neighbours fit what the network sees."
+        found.append(Choice(prefix + "magnification", factor, why))
     return found
 
 

@@ -109,8 +109,10 @@ def test_windows_follow_the_objects_and_stay_within_the_images() -> None:
     small = replace(FACTS, smallest=(100, 90))
     assert {size.crop for size in sizes(small, CPU)} == {64}
     large = replace(FACTS, diameter=100.0, smallest=(512, 512))
-    assert model(large, "preprocess")["resize"] == [256, 256]
-    assert "resize" not in model(replace(large, sizes=2), "preprocess")
+    assert model(large, "preprocess")["magnification"] == 0.5
+    # What decoding looks at is meant at the network's scale.
+    assert model(large, "target")["init_args"] == {"min_size": 5, "seed_distance": 17}
+    assert "magnification" not in model(FACTS, "preprocess")
 
 
 def test_every_choice_of_weight_has_a_reason() -> None:
