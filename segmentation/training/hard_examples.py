@@ -46,6 +46,7 @@ class HardExamples(Callback):
         self._restored: list[Losses] = []  # the same of each process, from a checkpoint
         self._output: Any = None
         self._hook: Any = None
+        self._data: Any = None  # the data module
 
     def factors(self) -> dict[str, float]:
         """By which each image is drawn more or less often."""
@@ -53,11 +54,12 @@ class HardExamples(Callback):
         relative = {name: (loss / mean) ** self.power for name, loss in self.losses.items() if mean}
         return {k: min(max(v, 1 / self.most), self.most) for k, v in relative.items()}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._data = trainer.datamodule  # type: ignore[attr-defined]
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the first order is drawn, in a training that goes on as well."""
         if len(self._restored) == trainer.world_size:
             self._seen = [(ids, torch.tensor(v)) for ids, v in self._restored[trainer.global_rank]]
-        trainer.datamodule.drawn_more = self.factors()  # type: ignore[attr-defined]
         self._hook = pl_module.net.register_forward_hook(self._keep)  # type: ignore[union-attr]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -71,11 +73,10 @@ class HardExamples(Callback):
             for name, value in zip(ids, values, strict=True):
                 self.losses[name] = _KEPT * self.losses.get(name, value) + (1 - _KEPT) * value
         self._seen.clear()
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        data.drawn_more = self.factors()
+        self._data.drawn_more = self.factors()
         sampler = getattr(trainer.train_dataloader, "sampler", None)
         if isinstance(sampler, TrainSampler):  # not one that Lightning put in its place
-            sampler.weights = data.drawn()
+            sampler.weights = self._data.drawn()
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -90,6 +91,7 @@ class HardExamples(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.losses, self._restored = dict(state_dict["losses"]), state_dict["seen"]
+        self._data.drawn_more = self.factors()  # before the data are loaded
 
     def _keep(self, module: Any, inputs: Any, output: Any) -> None:
         if module.training:
