@@ -85,14 +85,18 @@ def train(job: peer.Job) -> dict[str, Any]:
     trainer = get_trainer_from_args("1", "2d", 0, device=torch.device("cpu"))
     trainer.on_train_start()
     trainer.lr_scheduler = Falling(trainer.optimizer, trainer.initial_lr, job)
+
+    def step() -> Any:
+        trainer.lr_scheduler.step()
+        return trainer.train_step(next(trainer.dataloader_train))
+
     steps, validation = 0, 0.0
-    while job.left() > validation:
+    while steps == 0 or job.left() > validation:
         trainer.on_epoch_start()
         trainer.on_train_epoch_start()
-        found: list[Any] = []
+        found = [step()]
         while len(found) < STEPS and job.left() > validation:
-            trainer.lr_scheduler.step()
-            found.append(trainer.train_step(next(trainer.dataloader_train)))
+            found.append(step())
         steps += len(found)
         trainer.on_train_epoch_end(found)
         start = job.spent()
