@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from segmentation.__main__ import main
+from segmentation.config_files import read_parts
 from segmentation.data.corrections import Corrected
 from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.datasets.synthetic import (
@@ -136,3 +137,11 @@ def test_corrections_fit_the_real_data(path: Path, real_data: Path) -> None:
     source = DSB2018(str(real_data / "dsb2018"))
     kept = Corrected(source, path).index()
     assert (len(source.index()), len(kept)) == (670, 546)
+
+
+@pytest.mark.parametrize("system", ["a/unetpp", "a/sound", *(f"{s}/_base" for s in "bcde")])
+def test_published_protocols_keep_their_decoding_and_their_epoch(system: str) -> None:
+    parts = read_parts(CONFIGS / f"reproduce/{system}.yaml")
+    assert [part["run"]["tune"] for part in parts if "tune" in part.get("run", {})] == [False]
+    pixels = all("Foreground" in str(p["model"]) for p in parts if "target" in str(p.get("model")))
+    assert pixels or any("monitor" in part.get("checkpoint", {}) for part in parts)

@@ -122,6 +122,7 @@ def read_entries(specs: Sequence[str]) -> list[Entry]:
             if not (found := [method for method in SUBJECTS if method in methods]):
                 raise UserError(f"{file}: has no rows of method network or prediction")
             runs.append(methods.pop(found[0]))
+            methods.pop("as trained", None)  # the same network, decoded otherwise: no baseline
             reference = entries[0].runs[0] if entries else runs[0]
             _check_same(path, runs[-1], next(iter(used.values())), reference)
             for other, images in methods.items():

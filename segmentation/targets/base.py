@@ -31,6 +31,8 @@ class Target(ABC):
     class_names: tuple[str, ...] = ()  # of the objects' classes 1…K, where they are told apart
     lengths: ClassVar[tuple[str, ...]] = ()  # arguments in pixels that decoding looks at
     in_pixels: ClassVar[bool] = False  # whether the network answers lengths in pixels
+    # What of the validation chooses the epoch: what ``fit`` then tunes the decoding for.
+    monitor: str = "val/image_ap"
     # The arguments that only decoding looks at, each with the values that ``tune`` tries.
     tunable: ClassVar[Mapping[str, Sequence[Any]]] = {
         "threshold": (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8),

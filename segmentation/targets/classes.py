@@ -35,6 +35,8 @@ class Classes(Target):
     [[0, 1, 2]]
     """
 
+    monitor = "val/iou"  # it learns pixels
+
     def __init__(
         self,
         names: Sequence[str],

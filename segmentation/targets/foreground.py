@@ -33,6 +33,7 @@ class Foreground(Target):
     """
 
     classes = 1
+    monitor = "val/iou"  # it learns pixels
     lengths = ("seed_distance",)
     tunable: ClassVar[dict[str, Any]] = {
         **Target.tunable,

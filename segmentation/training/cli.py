@@ -2,20 +2,19 @@
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 import yaml
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from segmentation.checkpoints import load_task, read_checkpoint
 from segmentation.data.datamodule import SegmentationDataModule
@@ -29,7 +28,13 @@ from segmentation.terminal import quiet, verbose
 from segmentation.training import messages, run_folder
 from segmentation.training.arguments import composed
 from segmentation.training.console import Console
-from segmentation.training.loggers import MetricsLogger, RobustWandbLogger, has_account
+from segmentation.training.loggers import (
+    MetricsLogger,
+    RobustWandbLogger,
+    has_account,
+    listed,
+    more_loggers,
+)
 from segmentation.training.memory import keep_freed_memory
 from segmentation.training.report import PAGE, RunReport
 from segmentation.training.resume import ExactResume
@@ -41,18 +46,23 @@ from segmentation.training.tracking import Tracking
 from segmentation.training.trial import (
     check_monitors,
     check_optimizer,
+    refuse_other_optimizer,
     told,
     unbuilt,
     without_finders,
 )
+from segmentation.training.tuning import check_score, tune_best
 from segmentation.trust import bounded, class_names
 
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
-BEST = LAST | {"filename": "best", "monitor": "val/iou", "mode": "max"}
+BEST = LAST | {"filename": "best", "monitor": "auto", "mode": "max"}
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Lightning's, under a name of its own: the config may hold others with the same settings."""
+    """Lightning's, under a name of its own: the config may hold others with the same settings.
+
+    Its ``monitor`` is ``auto`` by default: what the target says, ``Target.monitor``.
+    """
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,8 @@ class Run:
             agent, id that no process works on, from the very batch; it starts anew where there is
             none. For jobs that are requeued: the same command every time.
         save_every: Minutes between checkpoints to resume from; SIGTERM and SIGUSR1 leave one too.
+        tune: ``fit`` ends by choosing the decoding of the best checkpoint on the validation images,
+            as ``segmentation tune`` does, for this score; true is image_ap, false: as trained.
     """
 
     root: str = "runs"
@@ -87,6 +99,7 @@ class Run:
     ensemble: list[str] | None = None
     resume: bool = False
     save_every: float = 10.0
+    tune: bool | str = True
 
 
 def run(
@@ -213,7 +226,7 @@ class CLI(LightningCLI):
                     f"{path}: cannot be trained on, its optimizer was left out; start anew from "
                     "its weights with --run.weights"
                 )
-            _refuse_other_optimizer(self.plain_config["model"], known.get("config") or {})
+            refuse_other_optimizer(self.plain_config["model"], known.get("config") or {})
 
     def instantiate_classes(self) -> None:
         wrong = (ValueError, TypeError, KeyError, ImportError, MisconfigurationException)
@@ -239,6 +252,7 @@ class CLI(LightningCLI):
         if self.subcommand == "fit":
             check_optimizer(self.model)
             check_monitors(self.trainer, self.model, self.best)
+            check_score("run.tune:", self._tuned_for(), self.model.target)
         self.model.config = self.plain_config["model"]
         settings: Run = self._get(self.config_init, "run")
         if settings.ensemble and self.subcommand != "test":
@@ -260,6 +274,8 @@ class CLI(LightningCLI):
         settings: Run = self._get(self.config_init, "run")
         config = self._get(self.config_init, "trainer")
         self.best: RunCheckpoint = self._get(self.config_init, "checkpoint")
+        if self.best.monitor == "auto":
+            self.best.monitor = self.model.target.monitor
         self.quick = bool(config.get("fast_dev_run"))  # nothing is kept
         if settings.artifact and settings.wandb == "off":
             raise UserError("run.artifact is for W&B, and run.wandb is off; leave one of them out")
@@ -274,20 +290,20 @@ class CLI(LightningCLI):
             named = {"name": f"{settings.name}/{self.folder.name}", "project": settings.project}
             made = {"id": run_id, "config": self.plain_config}
             loggers.append(RobustWandbLogger(self.folder, offline=not online, **named, **made))
-        loggers += _more_loggers(config.get("logger"), self.folder)
+        loggers += more_loggers(config.get("logger"), self.folder)
         # It says what is due before a batch, so it comes before all others; and the checkpoint that
         # is tested before others that the config may keep: Lightning asks the first.
         every: list[Callback] = [ExactResume(csv, settings.save_every, kept), self.best]
         chosen, resumed = (
-            _listed(config["callbacks"]),
+            listed(config["callbacks"]),
             self.config[self.subcommand].get("ckpt_path"),
         )
         every += without_finders(chosen) if resumed and kept else chosen
         if not keeps:
             every.remove(self.best)
             del self.trainer_defaults["callbacks"][-1]
-        every += [RunRecord(self.folder, self.config_text)]
-        every += [TestReport(self.folder, colours=settings.overlays)]
+        self.report = TestReport(self.folder, colours=settings.overlays)
+        every += [RunRecord(self.folder, self.config_text), self.report]
         every += [LearningRateMonitor("step")]
         # Others' bars only where they were asked for.
         theirs = any(isinstance(one, ProgressBar) for one in every)
@@ -311,11 +327,20 @@ class CLI(LightningCLI):
                 raise
             raise line from error
 
+    def _tuned_for(self) -> str:
+        """The score for which ``fit`` tunes the decoding; none where it does not."""
+        score = self._get(self.config_init, "run").tune
+        return "image_ap" if score is True else score or ""
+
     def after_fit(self) -> None:
-        """Test the best checkpoint, as the numbers that a run is known by."""
+        """Tune and test the best checkpoint, as the numbers that a run is known by."""
         if self.quick or self.trainer.interrupted:
             return
-        zero = self.trainer.is_global_zero
+        zero, score = self.trainer.is_global_zero, self._tuned_for()
+        # Without a validation there is no best: the last weights are tested as they are.
+        best = self.best.best_model_path or None
+        if best and score:
+            self.report.untuned = tune_best(self.trainer, self.model, best, score)
         untested = "" if self.datamodule.split.test else "The split holds no test images"
         if self.trainer.limit_test_batches == 0:
             untested = "trainer.limit_test_batches is 0"
@@ -323,8 +348,6 @@ class CLI(LightningCLI):
             if zero:
                 print(f"{untested}: nothing was tested.")
         else:
-            # Without a validation there is no best: the last weights are tested as they are.
-            best = self.best.best_model_path or None
             if zero and not self.trainer.global_step:
                 print("Nothing was trained: the network is tested as it began.")
             elif best is None and zero:
@@ -337,39 +360,6 @@ class CLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
         if zero:
             run_folder.finish(self.folder)
-
-
-def _more_loggers(chosen: Any, folder: Path) -> list[Logger]:
-    """What ``--trainer.logger`` asks for beside the run's own: ``true`` is TensorBoard."""
-    if chosen is True:
-        try:
-            return [TensorBoardLogger(folder, name="", version="tensorboard")]
-        except ModuleNotFoundError as error:
-            gist = messages.one_line(str(error))
-            raise UserError(f"trainer.logger: true is TensorBoard ({gist}); install it") from None
-    return _listed(chosen)
-
-
-def _listed(chosen: Any) -> list[Any]:
-    """What may be given as one or as several, or not at all."""
-    return [] if not chosen else list(chosen) if isinstance(chosen, Iterable) else [chosen]
-
-
-def _refuse_other_optimizer(typed: dict[str, Any], known: dict[str, Any]) -> None:
-    """Resuming restores the optimiser's state, and with it the old values, in silence."""
-    for part in ("optimizer", "lr_scheduler"):
-        values: list[Any] = [
-            pd.json_normalize({part: model.get("init_args", {}).get(part)}).to_dict("records")[0]
-            for model in (typed, known)
-        ]
-        new, old = values
-        for key in sorted(new.keys() | old.keys()):
-            if new.get(key) != old.get(key):
-                raise UserError(
-                    f"model.{key.replace('init_args.', '')} is {new.get(key)} but the checkpoint's "
-                    f"is {old.get(key)}, which resuming restores; leave it, or train anew from the "
-                    "weights with --run.weights FILE"
-                )
 
 
 def fit(*options: str) -> None:

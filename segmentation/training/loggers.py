@@ -5,7 +5,7 @@ import json
 import netrc
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import requests
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_warn
 
+from segmentation.errors import UserError
 from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.overlays import composite
 from segmentation.evaluation.pictures import Picture
@@ -29,6 +30,22 @@ from segmentation.training.signals import STATUS
 INIT_SECONDS, FINISH_SECONDS = 30, 120  # that W&B's server may keep a run waiting
 ASK_SECONDS = 5  # that it may keep one waiting that was asked to stop
 TABLE_IMAGES = 200  # in the table of test images; per_image.csv has all
+
+
+def more_loggers(chosen: Any, folder: Path) -> list[Logger]:
+    """What ``--trainer.logger`` asks for beside the run's own: ``true`` is TensorBoard."""
+    if chosen is True:
+        try:
+            return [TensorBoardLogger(folder, name="", version="tensorboard")]
+        except ModuleNotFoundError as error:
+            gist = one_line(str(error))
+            raise UserError(f"trainer.logger: true is TensorBoard ({gist}); install it") from None
+    return listed(chosen)
+
+
+def listed(chosen: Any) -> list[Any]:
+    """What may be given as one or as several, or not at all."""
+    return [] if not chosen else list(chosen) if isinstance(chosen, Iterable) else [chosen]
 
 
 class MetricsLogger(CSVLogger):

@@ -68,6 +68,7 @@ def silence_noise() -> None:
         "The dirpath has changed",  # a run's checkpoints are in its own folder
         "Checkpoint directory .* exists and is not empty",  # of a run that goes on
         r"It is recommended to use `self\.log\(.*sync_dist",  # scores are sums over processes
+        "Be aware that when using `ckpt_path`",  # callbacks of the training, for its best weights
         ".*LeafSpec",  # Lightning itself, on torch 2.15
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -25,10 +25,11 @@ from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
 from segmentation.metrics import ScoreTable
 from segmentation.objects import label_components
-from segmentation.targets import otsu
+from segmentation.targets import Target, otsu
 from segmentation.training.loggers import RobustWandbLogger
 
 METHODS = ("network", "otsu", "nothing")
+UNTUNED = "as trained"  # the network, decoded as before fit tuned that
 Found = tuple[bytes, np.ndarray | None]  # packed ids, and the class of each
 
 
@@ -41,6 +42,8 @@ class TestReport(Callback):
     class whose mean brightness in train is nearest. Of several annotators, the network is scored
     against each, too, and they against each other. Each score has its 95 % bootstrap interval,
     over groups where the data has any.
+
+    Where ``fit`` has tuned the decoding, ``as trained`` is what the network says without that.
 
     Args:
         folder: The run's folder.
@@ -57,6 +60,7 @@ class TestReport(Callback):
         self.levels = np.zeros(0)  # mean gray value of each class in train
         self.annotators: AnnotatorScores | None = None  # where the truth is several people's
         self.hatched = False
+        self.untuned: Target | None = None  # scored, too, where the decoding was tuned in this run
         self.found: dict[str, Found] = {}  # what the network predicted, for the pictures
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -65,6 +69,9 @@ class TestReport(Callback):
         self.baselines = {
             name: ScoreTable(boundary=True, class_names=names).to(device) for name in METHODS[1:]
         }
+        if self.untuned is not None:
+            table = ScoreTable(self.untuned.threshold, boundary=True, class_names=names)
+            self.baselines[UNTUNED] = table.to(device)
         self.found = {}
         people = getattr(_folder(trainer), "annotators", ())
         self.annotators = AnnotatorScores(people, METHODS[0], device) if people else None
@@ -96,13 +103,22 @@ class TestReport(Callback):
         classes: Any = batch.get("classes", ())
         self.baselines["otsu"].update(truth, labels.to(truth.device), *about, classes, kinds[0])
         self.baselines["nothing"].update(truth, torch.zeros_like(truth), *about, classes, kinds[1])
+        if self.untuned is not None:
+            target, probs = self.untuned.at_scale(outputs["scale"]), outputs["probs"]
+            maps = probs.cpu().numpy()
+            found = [target.decode(one) for one in maps]
+            labels = torch.from_numpy(np.stack(found)).to(truth.device)
+            kinds[0] = [target.classify(*both) for both in zip(maps, found, strict=True)]
+            foreground = target.foreground(probs)
+            more = (*about[1:], classes, kinds[0])
+            self.baselines[UNTUNED].update(truth, labels, foreground, *more)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Bring the processes' rows together; the first process writes."""
         table = pl_module.test_table  # the task resets it after this hook
         frames = [one.rows() for one in (table, *self.baselines.values())]
         logged = {name: float(value) for name, value in table.compute().items()}
-        for frame, method in zip(frames, METHODS, strict=True):
+        for frame, method in zip(frames, (METHODS[0], *self.baselines), strict=True):
             frame.insert(0, "method", method)
         people = self.annotators.report() if self.annotators is not None else []
         found = self.found

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import lightning
+import pandas as pd
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -107,6 +108,23 @@ def without_finders(callbacks: list[Callback]) -> list[Callback]:
             "with, which was printed then; set data.batch_size to it, and begin anew without it"
         )
     return [callback for callback in callbacks if not isinstance(callback, LearningRateFinder)]
+
+
+def refuse_other_optimizer(typed: dict[str, Any], known: dict[str, Any]) -> None:
+    """Resuming restores the optimiser's state, and with it the old values, in silence."""
+    for part in ("optimizer", "lr_scheduler"):
+        values: list[Any] = [
+            pd.json_normalize({part: model.get("init_args", {}).get(part)}).to_dict("records")[0]
+            for model in (typed, known)
+        ]
+        new, old = values
+        for key in sorted(new.keys() | old.keys()):
+            if new.get(key) != old.get(key):
+                raise UserError(
+                    f"model.{key.replace('init_args.', '')} is {new.get(key)} but the checkpoint's "
+                    f"is {old.get(key)}, which resuming restores; leave it, or train anew from the "
+                    "weights with --run.weights FILE"
+                )
 
 
 def told(error: Exception, trainer: Trainer, task: LightningModule) -> UserError | None:

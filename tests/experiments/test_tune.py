@@ -15,9 +15,9 @@ import torch
 from segmentation.__main__ import main
 from segmentation.checkpoints import load_task, read_checkpoint, sidecar
 from segmentation.errors import UserError
-from segmentation.experiments.tune import Search, Tune
 from segmentation.targets import Contour, Distance, Flow, Foreground, Target
 from segmentation.training.signals import STATUS
+from segmentation.training.tuning import Search
 from tests.helpers import arguments, fit, refusal, scores
 
 
@@ -42,6 +42,29 @@ def search(target: Target, score: str = "image_ap") -> Search:
     made = Search(target, score)
     made.add(blurred(pair_of_discs()), pair_of_discs())
     return made
+
+
+def test_two_processes_choose_what_one_does(tmp_path: Path) -> None:
+    """One has all the images, the other none."""
+    labels, other = pair_of_discs(), pair_of_discs()[::-1].copy()
+    alone = Search(Foreground(), "image_iou")  # of the threshold alone: a few settings
+    for truth in (labels, other):
+        alone.add(blurred(truth), truth)
+    wanted = alone.run(), alone.settings()
+    torch.multiprocessing.spawn(_search_in, (tmp_path / "rank", ([labels, other], [])), nprocs=2)
+    for rank in range(2):
+        assert torch.load(f"{tmp_path / 'rank'}{rank}") == wanted
+
+
+def _search_in(rank: int, place: Path, shares: Any) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{place}.meeting", rank=rank, world_size=2
+    )
+    mine = Search(Foreground(), "image_iou")
+    for truth in shares[rank]:
+        mine.add(blurred(truth), truth)
+    torch.save((mine.run(silent=True), mine.settings()), f"{place}{rank}")
+    torch.distributed.destroy_process_group()
 
 
 def test_the_settings_that_were_wrong_are_found() -> None:
@@ -149,7 +172,7 @@ def test_the_command_writes_a_sidecar_that_test_and_predict_follow(
 def test_a_signal_during_the_search_ends_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no batch that it could wait for, and nothing half-written."""
 
-    def told(_: Search) -> float:
+    def told(*_: Any) -> float:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
         return 1.0
@@ -186,8 +209,6 @@ def test_what_cannot_be_tuned_is_said(
     assert "--score beauty: not a score to tune for; choose from image_ap50" in refusal(
         capsys, argv
     )
-    with pytest.raises(UserError, match=r"set trainer\.devices to 1"):
-        Tune("image_ap").on_validation_start(type("T", (), {"world_size": 2})(), None)
 
 
 def test_an_ensemble_is_the_mean_of_its_members(run: Path, dsb_root: Path, tmp_path: Path) -> None:
@@ -226,3 +247,52 @@ def test_members_that_do_not_fit_or_have_seen_the_test_are_refused(
     )
     line = refusal(capsys, arguments("fit", dsb_root, tmp_path, f"--run.ensemble=[{other}]"))
     assert "--run.ensemble is of test alone" in line
+
+
+def test_fit_ends_by_tuning_and_tests_both(
+    dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = "--model.target.threshold=0.7"
+    folder = fit(dsb_root, tmp_path / "a", "--run.tune=image_iou", typed)
+    printed = capsys.readouterr().out
+    best = folder / "checkpoints/best.ckpt"
+    content = json.loads(sidecar(best).read_text())
+    assert content["score"] == "image_iou" and content["images"] == 2
+    numbers = f"{content['before']:.4f} as trained, {content['after']:.4f} tuned on 2 images"
+    assert f"val/image_iou {numbers}" in printed
+    both = scores(folder)
+    assert "as trained" in both and both["network"]["iou"] != both["as trained"]["iou"]
+    assert "tuned    95 % interval as trained" in printed
+
+    # What predict and test follow is what was tested as tuned; and the rest is as without.
+    argv = arguments("test", dsb_root, tmp_path / "tested", f"--ckpt_path={best}")
+    assert main(argv) == 0
+    (tested,) = (tmp_path / "tested").glob("*/*")
+    assert scores(tested)["network"] == both["network"]
+    plain = fit(dsb_root, tmp_path / "b", "--run.tune=false", typed)
+    assert not sidecar(plain / "checkpoints/best.ckpt").exists()
+    untuned = both["as trained"]
+    assert untuned == {name: scores(plain)["network"][name] for name in untuned}
+    one, other = (
+        read_checkpoint(run / "checkpoints/best.ckpt", tuned=False) for run in (folder, plain)
+    )
+    assert all(torch.equal(w, other["state_dict"][k]) for k, w in one["state_dict"].items())
+    logs = [(run / "metrics.csv").read_text().splitlines()[:-1] for run in (folder, plain)]
+    assert len(logs[0]) == len(logs[1]), "the validation of the search is not logged"
+
+
+def test_a_score_that_cannot_be_tuned_for_is_told_before_the_training(
+    dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for score, said in (
+        ("beauty", "run.tune: beauty: not a score to tune for; choose from image_ap50"),
+        ("class_pq", "run.tune: class_pq: the checkpoint tells no classes apart; use pq"),
+    ):
+        assert said in refusal(capsys, arguments("fit", dsb_root, tmp_path, f"--run.tune={score}"))
+
+
+def test_a_quick_trial_and_images_without_objects_are_not_tuned(
+    dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments("fit", dsb_root, tmp_path / "q", "--trainer.fast_dev_run=true")) == 0
+    assert "decoding" not in capsys.readouterr().out
