@@ -31,7 +31,7 @@ _TOP = {
 _UNSAID = ("c", "help", "h", "weights_only", "verbose", "_wandb")
 # The classes behind the groups of keys; another class_path of a config stands instead.
 _GROUPS = {
-    "run": "segmentation.training.cli.Run",
+    "run": "segmentation.training.settings.Run",
     "checkpoint": "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
     "trainer": "lightning.pytorch.trainer.trainer.Trainer",
     "data": "segmentation.data.datamodule.SegmentationDataModule",

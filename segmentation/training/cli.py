@@ -4,10 +4,9 @@ import errno
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from lightning import Trainer
@@ -20,7 +19,6 @@ from segmentation.checkpoints import load_task, read_checkpoint
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.seen import trained_on
 from segmentation.errors import UserError
-from segmentation.evaluation.pictures import Colours
 from segmentation.fitting import check_loss
 from segmentation.models.encoder import is_file, load_encoder, unreachable
 from segmentation.task import SegmentationTask
@@ -32,14 +30,16 @@ from segmentation.training.loggers import (
     MetricsLogger,
     RobustWandbLogger,
     has_account,
+    keep_files,
     listed,
     more_loggers,
+    parts_of,
 )
 from segmentation.training.memory import keep_freed_memory
 from segmentation.training.report import PAGE, RunReport
 from segmentation.training.resume import ExactResume
 from segmentation.training.run_folder import RUN_FOLDER, RunRecord
-from segmentation.training.settings import Parser, ParserError, check_ranges, parser_gist
+from segmentation.training.settings import Parser, ParserError, Run, check_ranges, parser_gist
 from segmentation.training.signals import leaving
 from segmentation.training.test_report import TestReport
 from segmentation.training.tracking import Tracking
@@ -63,43 +63,6 @@ class RunCheckpoint(ModelCheckpoint):
 
     Its ``monitor`` is ``auto`` by default: what the target says, ``Target.monitor``.
     """
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where a run is kept and tracked.
-
-    Attributes:
-        root: Folder of all runs.
-        name: Of the experiment; each run gets a folder of its own in ``root/name``.
-        wandb: ``auto`` is online with an account (WANDB_API_KEY or a login), otherwise offline,
-            to be uploaded later with ``wandb sync``; ``off`` keeps the CSV log alone.
-        project: Of W&B.
-        artifact: Give W&B the best checkpoint, too.
-        overlays: What the colours of pictures tell: ``objects`` (found, missed, false, merged,
-            split) or ``pixels`` (right, missed, too much).
-        weights: Start from the weights of this checkpoint, with a new optimizer.
-        ensemble: In ``test``: score the mean of the probabilities of ``--ckpt_path`` and these
-            checkpoints. Members trained on test images are refused, those of other folds too.
-        resume: ``fit`` goes on with the newest unfinished run of this name, config and, under W&B's
-            agent, id that no process works on, from the very batch; it starts anew where there is
-            none. For jobs that are requeued: the same command every time.
-        save_every: Minutes between checkpoints to resume from; SIGTERM and SIGUSR1 leave one too.
-        tune: ``fit`` ends by choosing the decoding of the best checkpoint on the validation images,
-            as ``segmentation tune`` does, for this score; true is image_ap, false: as trained.
-    """
-
-    root: str = "runs"
-    name: str = "unnamed"
-    wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    project: str = "biomedical-segmentation"
-    artifact: bool = False
-    overlays: Colours = "objects"
-    weights: str | None = None
-    ensemble: list[str] | None = None
-    resume: bool = False
-    save_every: float = 10.0
-    tune: bool | str = True
 
 
 def run(
@@ -184,8 +147,12 @@ class CLI(LightningCLI):
         return super()._prepare_subcommand_kwargs(subcommand) | own
 
     def before_fit(self) -> None:
+        for logger in self.others:
+            logger.log_hyperparams(
+                {k: self.plain_config[k] for k in ("seed_everything", "data", "model")}
+            )
         if self.trainer.is_global_zero and not self.quick and not quiet():
-            print(f"report    {self.folder / PAGE}", flush=True)
+            print(f"report    {self.folder / PAGE} (rewritten after each epoch)", flush=True)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Lightning's own version warns whenever arguments are handed over.
@@ -287,10 +254,16 @@ class CLI(LightningCLI):
         loggers: list[Logger] = [csv := MetricsLogger(self.folder)]
         if settings.wandb != "off" and not self.quick:
             online = settings.wandb == "online" or (settings.wandb == "auto" and has_account())
-            named = {"name": f"{settings.name}/{self.folder.name}", "project": settings.project}
+            named: dict[str, Any] = {
+                "name": f"{settings.name}/{self.folder.name}",
+                "project": settings.project,
+            }
+            named["group"] = settings.name.rpartition("/")[0] or settings.name
+            named["tags"] = [*parts_of(self.model, self.datamodule), *settings.tags]
             made = {"id": run_id, "config": self.plain_config}
             loggers.append(RobustWandbLogger(self.folder, offline=not online, **named, **made))
-        loggers += more_loggers(config.get("logger"), self.folder)
+        self.others = more_loggers(config.get("logger"), self.folder)
+        loggers += self.others
         # It says what is due before a batch, so it comes before all others; and the checkpoint that
         # is tested before others that the config may keep: Lightning asks the first.
         every: list[Callback] = [ExactResume(csv, settings.save_every, kept), self.best]
@@ -359,11 +332,18 @@ class CLI(LightningCLI):
                 print(f"No epoch is best, for {watched}: the last weights are tested.")
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
         if zero:
+            keep_files(
+                self.trainer.loggers, self.folder, self._get(self.config_init, "run").artifact
+            )
             run_folder.finish(self.folder)
+
+    def after_test(self) -> None:
+        if self.trainer.is_global_zero:
+            keep_files(self.trainer.loggers, self.folder)
 
 
 def fit(*options: str) -> None:
-    """Train, keep the best and the last checkpoint, and test the best.
+    """Train, keep the best and the last checkpoint, tune how the best decodes, and test it.
 
     Every key of the config can be set here too, and what is typed wins over the files:
 
@@ -377,6 +357,7 @@ def fit(*options: str) -> None:
       --trainer.precision bf16-mixed
       --run.name NAME --run.root DIR   the run's folder is DIR/NAME/<time>
       --run.wandb auto|online|offline|off
+      --run.tune false                 decode as trained
       --ckpt_path FILE                 resume this training
       --seed_everything 1
       --print_config                   show the whole config and stop

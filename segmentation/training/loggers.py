@@ -13,7 +13,13 @@ import numpy as np
 import pandas as pd
 import requests
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import (
+    CSVLogger,
+    Logger,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+)
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -24,6 +30,7 @@ from segmentation.evaluation.pictures import Picture
 from segmentation.evaluation.table import ABOUT
 from segmentation.io.files import write_bytes
 from segmentation.metrics.classes import is_count
+from segmentation.score_names import LOGGED, OBJECT_SCORES
 from segmentation.training.messages import one_line, shortened
 from segmentation.training.signals import STATUS
 
@@ -39,8 +46,31 @@ def more_loggers(chosen: Any, folder: Path) -> list[Logger]:
             return [TensorBoardLogger(folder, name="", version="tensorboard")]
         except ModuleNotFoundError as error:
             gist = one_line(str(error))
-            raise UserError(f"trainer.logger: true is TensorBoard ({gist}); install it") from None
+            raise UserError(
+                f"trainer.logger: true is TensorBoard ({gist}); install it: "
+                "pip install 'biomedical-segmentation[tensorboard]'"
+            ) from None
     return listed(chosen)
+
+
+def parts_of(*parts: Any) -> list[str]:
+    """Names for tags: of a task's network and target, and of a data module's source."""
+    task, data = parts
+    named = task.net, task.target, getattr(data, "source", data)
+    return [type(part).__name__.removesuffix("DataModule") for part in named]
+
+
+def keep_files(loggers: Sequence[Any], folder: Path, artifact: bool = False) -> None:
+    """Give W&B the page of a run, and MLflow its page, scores and, if wanted, best checkpoint."""
+    page = folder / "report.html"
+    for logger in loggers:
+        if isinstance(logger, RobustWandbLogger) and page.exists():
+            logger.log_page(page)
+        if isinstance(logger, MLFlowLogger):
+            wanted = [page, folder / "scores.json", folder / "config.yaml"]
+            wanted += [folder / "checkpoints/best.ckpt"] * artifact
+            for path in filter(Path.exists, wanted):
+                logger.experiment.log_artifact(logger.run_id, str(path))
 
 
 def listed(chosen: Any) -> list[Any]:
@@ -164,7 +194,12 @@ class RobustWandbLogger(WandbLogger):
                 self._experiment = wandb.init(mode="disabled")
         return self._experiment
 
-    log_metrics = _attempted(WandbLogger.log_metrics)
+    @_attempted
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Scores of the validation go into sections of their own, of pixels and of objects, too."""
+        sections = {section_of(name): value for name, value in metrics.items()}
+        super().log_metrics({**sections, **metrics}, step)
+
     log_hyperparams = _attempted(WandbLogger.log_hyperparams)
     log_image = _attempted(WandbLogger.log_image)
     finalize = _attempted(WandbLogger.finalize)
@@ -180,7 +215,11 @@ class RobustWandbLogger(WandbLogger):
             copy.write_bytes(diff.read_bytes())
             run.save(str(copy), base_path=run.dir, policy="now")
         for name, kind in best.items():
-            run.define_metric(name, step_metric="trainer/global_step", summary=kind)
+            step = {"step_metric": "trainer/global_step", "summary": kind}
+            section = section_of(name)
+            run.define_metric(name, **step, hidden=section != name)
+            if section != name:
+                run.define_metric(section, step_metric=step["step_metric"], summary="none")
 
     @_attempted
     def log_pictures(self, shown: Mapping[str, Picture], step: int) -> None:
@@ -203,6 +242,27 @@ class RobustWandbLogger(WandbLogger):
             shown = _layered(picture(row["id"]), self.class_names)
             table.add_data(shown, row["id"], row["kind"], *(row[name] for name in scores))
         self.log_metrics({"test/images": table})
+
+    @_attempted
+    def log_summary(self, scores: Mapping[str, Any]) -> None:
+        """Into the run's summary: the interval of each test score, and the baselines' scores.
+
+        Such as ``test/iou_low``, ``test/iou_high``, ``otsu/iou`` and ``as_trained/iou``.
+        """
+        found: dict[str, Any] = {}
+        for name, ends in scores["intervals"]["network"].items():
+            found |= {f"test/{name}_{end}": v for end, v in zip(("low", "high"), ends, strict=True)}
+        for method in ("otsu", "as trained"):
+            of_it = scores.get(method, {})
+            found |= {f"{method.replace(' ', '_')}/{name}": v for name, v in of_it.items()}
+        self.experiment.summary.update({k: v for k, v in found.items() if v is not None})
+
+    @_attempted
+    def log_page(self, page: Path) -> None:
+        """The run's page, to be read on W&B's."""
+        import wandb
+
+        self.log_metrics({"report": wandb.Html(page.read_text(encoding="utf-8"), inject=False)})
 
     @_attempted
     def log_curves(self, counts: np.ndarray) -> None:
@@ -228,6 +288,19 @@ class RobustWandbLogger(WandbLogger):
         # finds it where it is when it is uploaded.
         artifact.add_file(str(path.resolve()), path.name, policy="immutable", skip_cache=True)
         self.experiment.log_artifact(artifact, aliases=["best"])
+
+
+def section_of(name: str) -> str:
+    """Under which a validation's score is shown in W&B, which sorts by what stands before ``/``.
+
+    >>> section_of("val/iou"), section_of("val/image_ap"), section_of("val/loss")
+    ('val-pixels/iou', 'val-objects/image_ap', 'val/loss')
+    """
+    stage, _, score = name.partition("/")
+    if stage != "val" or score not in LOGGED:
+        return name
+    objects = score.removeprefix("image_") in OBJECT_SCORES
+    return f"val-{'objects' if objects else 'pixels'}/{score}"
 
 
 def _layered(picture: Picture, classes: Sequence[str], name: str = "") -> Any:

@@ -46,8 +46,6 @@ class RunReport(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.monotonic(), trainer.global_step
-        if trainer.is_global_zero:
-            print(f"report    {self.folder / PAGE} (rewritten after each epoch)", flush=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Rather than at the end of an epoch, when its training loss is not logged yet.

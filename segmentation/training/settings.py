@@ -4,9 +4,10 @@ import ast
 import math
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -16,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from segmentation.data.cache import usable_cores
 from segmentation.errors import UserError
+from segmentation.evaluation.pictures import Colours
 from segmentation.keys import dotted
 from segmentation.training.messages import one_line, shortened
 
@@ -53,6 +55,45 @@ _KINDS = {
         r"a class of the kind \1"
     ),
 }
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run is kept and tracked.
+
+    Attributes:
+        root: Folder of all runs.
+        name: Of the experiment; each run gets a folder of its own in ``root/name``.
+        wandb: ``auto`` is online with an account (WANDB_API_KEY or a login), otherwise offline,
+            to be uploaded later with ``wandb sync``; ``off`` keeps the CSV log alone.
+        project: Of W&B.
+        tags: Of the run in W&B, beside the names of its network, target and data.
+        artifact: Give W&B and MLflow the best checkpoint, too.
+        overlays: What the colours of pictures tell: ``objects`` (found, missed, false, merged,
+            split) or ``pixels`` (right, missed, too much).
+        weights: Start from the weights of this checkpoint, with a new optimizer.
+        ensemble: In ``test``: score the mean of the probabilities of ``--ckpt_path`` and these
+            checkpoints. Members trained on test images are refused, those of other folds too.
+        resume: ``fit`` goes on with the newest unfinished run of this name, config and, under W&B's
+            agent, id that no process works on, from the very batch; it starts anew where there is
+            none. For jobs that are requeued: the same command every time.
+        save_every: Minutes between checkpoints to resume from; SIGTERM and SIGUSR1 leave one too.
+        tune: ``fit`` ends by choosing the decoding of the best checkpoint on the validation images,
+            as ``segmentation tune`` does, for this score; true is image_ap, false: as trained.
+    """
+
+    root: str = "runs"
+    name: str = "unnamed"
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    project: str = "biomedical-segmentation"
+    tags: tuple[str, ...] = ()
+    artifact: bool = False
+    overlays: Colours = "objects"
+    weights: str | None = None
+    ensemble: list[str] | None = None
+    resume: bool = False
+    save_every: float = 10.0
+    tune: bool | str = True
 
 
 class ParserError(Exception):

@@ -108,10 +108,9 @@ class TestReport(Callback):
             maps = probs.cpu().numpy()
             found = [target.decode(one) for one in maps]
             labels = torch.from_numpy(np.stack(found)).to(truth.device)
-            kinds[0] = [target.classify(*both) for both in zip(maps, found, strict=True)]
-            foreground = target.foreground(probs)
-            more = (*about[1:], classes, kinds[0])
-            self.baselines[UNTUNED].update(truth, labels, foreground, *more)
+            of_each = [target.classify(*both) for both in zip(maps, found, strict=True)]
+            more = (target.foreground(probs), *about[1:], classes, of_each)
+            self.baselines[UNTUNED].update(truth, labels, *more)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Bring the processes' rows together; the first process writes."""
@@ -152,6 +151,7 @@ class TestReport(Callback):
                 logger.log_image("test/overlays", shown, caption=[*overlays])
             if isinstance(logger, RobustWandbLogger):
                 logger.log_test(ours.to_dict("records"), picture)
+                logger.log_summary(scores)
         print(render("test.txt", scores=scores), end="")
         if people:
             print(render("annotators.txt", rows=people), end="")

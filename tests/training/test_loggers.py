@@ -16,11 +16,12 @@ import wandb
 from segmentation.data.sample import Split
 from segmentation.evaluation.pictures import Picture
 from segmentation.training import loggers
-from segmentation.training.loggers import RobustWandbLogger, stopped_by_server
+from segmentation.training.loggers import RobustWandbLogger, keep_files, stopped_by_server
 from segmentation.training.run_folder import RunRecord
 from segmentation.training.tracking import Tracking
 from tests import tiny
 from tests.experiments.sweep.wandb_server import Server, serving
+from tests.helpers import fit, scores
 from tests.training.test_tracking import Data
 
 COUNTS = np.array([[0, 1, 3], [3, 1, 0]])
@@ -115,7 +116,9 @@ def test_an_offline_run_is_uploaded_whole(
     """With the real ``wandb sync``, to a stand-in for the server."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tmp_path / "run"
-    logger = RobustWandbLogger(folder, project="x", config={"model": {"lr": 0.1}}, offline=True)
+    logger = RobustWandbLogger(
+        folder, project="x", config={"model": {"lr": 0.1}}, offline=True, group="g", tags=["t"]
+    )
     split = Split(("a",), ("b",), ("c",))
     data = SimpleNamespace(split=split)
     trainer: Any = SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[logger])
@@ -134,11 +137,17 @@ def test_an_offline_run_is_uploaded_whole(
     shown: list[str] = []
     logger.log_test(rows, lambda name: (shown.append(name), picture)[1])  # type: ignore[func-returns-value]
     logger.log_curves(COUNTS)
+    ends = {"iou": [0.2, 0.8], "auroc": [None, None]}
+    logger.log_summary({"intervals": {"network": ends}, "otsu": {"iou": 0.3}})
+    (folder / "report.html").write_text("<h1>a page</h1>")
+    keep_files([logger], folder)
     (folder / "best.ckpt").write_bytes(b"weights")
     logger.upload(folder / "best.ckpt")
     assert not logger.failed and shown == ["b", "a"]  # the worst first
     run = logger.experiment
     assert run.summary["val/iou"]["max"] == 0.9 and run.summary["val/loss"]["min"] == 0.4
+    assert (run.summary["test/iou_low"], run.summary["otsu/iou"]) == (0.2, 0.3)
+    assert run.summary.get("test/auroc_low") is None and run.tags == ("t",) and run.group == "g"
     run.finish()
 
     asked: list[dict[str, Any]] = []
@@ -164,6 +173,7 @@ def test_an_offline_run_is_uploaded_whole(
     assert scores == [0.4, 0.9, 0.5]
     keys = {key for row in sent.history for key in row}
     assert {"val/image_1", "test/images", "test/precision_recall_table", "test/roc_table"} <= keys
+    assert {"val-pixels/iou", "report"} <= keys
     assert sent.config["model"]["value"] == {"lr": 0.1}
     assert len(sent.config["split_sha256"]["value"]) == 16 and "git" in sent.config
     kinds = {one["artifactTypeName"]: one for one in asked}
@@ -175,3 +185,33 @@ def test_an_offline_run_is_uploaded_whole(
 def uploaded(path: Path) -> set[str]:
     """Names of the run's own files."""
     return {one.name for one in (path / "files").iterdir()}
+
+
+@pytest.mark.filterwarnings("ignore")  # of its own and of SQLAlchemy
+def test_mlflow_on_sqlite_has_scores_settings_and_files(
+    dsb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)  # where MLflow keeps files by default
+    uri = "sqlite:///mlflow.db"
+    kind = "--trainer.logger=lightning.pytorch.loggers.MLFlowLogger"
+    more = (f"--trainer.logger.tracking_uri={uri}", "--trainer.logger.experiment_name=nuclei")
+    run = fit(dsb_root, tmp_path / "runs", kind, *more, "--run.tune=false")
+    client = mlflow.MlflowClient(uri)
+    (kept,) = client.search_runs([client.get_experiment_by_name("nuclei").experiment_id])
+    assert kept.info.status == "FINISHED"
+    wanted = scores(run)["network"]["iou"]
+    assert kept.data.metrics["test/iou"] == pytest.approx(wanted, abs=1e-6)
+    assert len(client.get_metric_history(kept.info.run_id, "val/iou")) == 1
+    assert kept.data.params["model/init_args/net/init_args/width"] == "4"
+    names = {file.path for file in client.list_artifacts(kept.info.run_id)}
+    assert names == {"report.html", "scores.json", "config.yaml"}
+
+
+def test_tensorboards_files_hold_the_scores(dsb_root: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = fit(dsb_root, tmp_path / "runs", "--trainer.logger=true", "--run.tune=false")
+    events = accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
+    (tested,) = events.Scalars("test/iou")
+    assert tested.value == pytest.approx(scores(run)["network"]["iou"], abs=1e-6)
+    assert "val/ap50" in events.Tags()["scalars"]
