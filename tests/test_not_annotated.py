@@ -9,10 +9,10 @@ import pytest
 from lightning import Trainer
 
 from segmentation.data.samplers import Sampling
-from segmentation.experiments.tune import Search
 from segmentation.targets import Foreground, Target
 from segmentation.training.test_report import TestReport
 from segmentation.training.tracking import Tracking
+from segmentation.training.tuning import Search
 from tests.data.test_annotated import Made, module
 from tests.tiny import Tiny, task
 

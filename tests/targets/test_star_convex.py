@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
-from segmentation.experiments.tune import Search
 from segmentation.fitting import check_fit
 from segmentation.inference import d4_mean
 from segmentation.metrics import overlaps
 from segmentation.targets import StarConvex, WithClasses
 from segmentation.targets.star_convex import drawn, star_distances, summit_plateaus
+from segmentation.training.tuning import Search
 from tests.targets.test_targets import touching_discs
 
 
