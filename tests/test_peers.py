@@ -55,7 +55,7 @@ def test_a_split_is_exported_as_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
         np.testing.assert_array_equal(read(path), gray[name].image[..., 0])
         mask = read(tmp_path / "out/masks" / path.parent.name / path.name)
         assert mask.dtype == np.uint16
-        np.testing.assert_array_equal(mask, gray[name].labels)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(mask, gray[name].labels)
     lists = {part: (tmp_path / f"out/{part}.txt").read_text().split() for part in made["counts"]}
     assert [line for part in lists.values() for line in part] == [
         f"{part}/{name.split('/')[1]}" for part, names in lists.items() for name in names
