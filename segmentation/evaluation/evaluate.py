@@ -78,11 +78,12 @@ def evaluate(
     how = probabilities, images, labels, allow_missing, allow or ()
     each = [find_inputs(side, found, *how) for side in sides]
     inputs = each[0] if len(each) == 1 else agreed(each, truth)
-    (mine, *baseline), curves = _scored(inputs)
+    (mine, *baseline), curves, unannotated = _scored(inputs)
     report: dict[str, Any] = {
         "images": len(inputs.names),
         "left_out": inputs.left_out,
         "doubts": inputs.doubts,
+        **({"unannotated": unannotated} if unannotated else {}),
         "objects": {"truth": inputs.truth.kind, METHOD: inputs.prediction.kind},
         "boundary_tolerance": int(TOLERANCE),
         **_totals(mine, curves),
@@ -107,17 +108,22 @@ def evaluate(
     print(f"scores    {output / 'scores.json'}, {table.FILE}")
 
 
-def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves | None]:
-    """The table of the prediction and, with an image for each, of Otsu's threshold; the curves."""
+def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves | None, float]:
+    """Tables of the prediction and, with an image for each, of Otsu's threshold; and more.
+
+    That is the curves, and the share of the pixels that are not annotated.
+    """
     methods = [METHOD, *([BASELINE] if inputs.images.keys() >= set(inputs.names) else [])]
     names = inputs.truth.reader.class_names
     if names:  # a threshold tells no classes
         methods = [METHOD]
     tables = {method: ScoreTable(boundary=True, class_names=names) for method in methods}
     counted: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    unknown, every = 0, 0
     for name in progress(inputs.names, "scoring"):
         true, predicted = inputs.read(name)
         truth = true.labels
+        unknown, every = unknown + int(np.count_nonzero(truth < 0)), every + truth.size
         for method, scored in tables.items():
             found = predicted.labels if method == METHOD else inputs.otsu(name, truth)
             scored.update(
@@ -138,11 +144,11 @@ def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves | None]:
     for frame, method in zip(frames, tables, strict=True):
         frame.insert(0, "method", method)
     if not counted:
-        return frames, None
+        return frames, None, unknown / every
     hists, counts = (np.stack(some) for some in zip(*counted.values(), strict=True))
     ranked = pd.DataFrame(_curve_scores(hists, counts), index=list(counted))
     frames[0] = frames[0].join(ranked, on="id")
-    return frames, (list(counted), hists, counts)
+    return frames, (list(counted), hists, counts), unknown / every
 
 
 def _totals(frame: pd.DataFrame, curves: Curves | None) -> dict[str, Any]:

@@ -69,7 +69,9 @@ def test_classes(tmp_path: Path) -> None:
         scored(drawn, found, tmp_path / "o", labels="classes")
 
 
-def test_what_is_not_annotated_is_not_scored(tmp_path: Path) -> None:
+def test_what_is_not_annotated_is_not_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The lower half is predicted wrongly, and nobody has annotated it."""
     maps = {"a": grid(), "b": grid()}
     predictions = {name: np.where(np.arange(48)[:, None] < 28, grid(), 77) for name in maps}
@@ -80,6 +82,8 @@ def test_what_is_not_annotated_is_not_scored(tmp_path: Path) -> None:
     known = write(tmp_path / "k", dict.fromkeys(maps, region))
     report = scored(wanted, found, tmp_path / "o", annotated=known)
     assert report["prediction"]["iou"] == report["prediction"]["ap50"] == 1
+    assert report["unannotated"] == 20 / 48
+    assert "not annotated, and not scored: 41.7 % of the pixels\n" in capsys.readouterr().out
     write(
         tmp_path / "t", {n: np.where(region > 0, m, 999).astype(np.uint16) for n, m in maps.items()}
     )

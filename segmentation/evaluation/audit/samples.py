@@ -139,6 +139,9 @@ def distributions(facts: Sequence[SampleFacts]) -> dict[str, Any]:
         "pixels of an object": rows.areas.explode().dropna(),
         "foreground share of an image": rows.foreground.dropna(),
     }
+    if rows.unannotated.any():
+        shares = rows.unannotated / (rows.height * rows.width)
+        quantities["share of an image not annotated"] = shares[rows.objects.notna()]
     quantiles = {}
     for name, values in quantities.items():
         if len(values):

@@ -5,6 +5,7 @@ import pytest
 
 from segmentation.evaluation.audit.samples import (
     Flaw,
+    distributions,
     examine,
     examine_labels,
     parts_and_holes,
@@ -87,6 +88,8 @@ def test_shares_are_of_annotated_pixels() -> None:
     assert areas == [1, 2] and [flaw.object for flaw in flaws] == [1]
     facts = examine(sample("a", np.zeros((10, 10, 1), np.uint8), labels), small=4)
     assert facts.unannotated == 50 and facts.foreground == 3 / 50
+    shares = distributions([facts])["quantiles"]["share of an image not annotated"]
+    assert set(shares.values()) == {0.5}
 
 
 def test_without_truth_nothing_is_said_of_objects() -> None:
