@@ -47,7 +47,7 @@ def main() -> None:
             np.savez(maps, labels=labels, flows=noisy)
             command = [
                 args.cellpose_python,
-                str(HERE / "cellpose_flows.py"),
+                str(HERE / "flow_reference.py"),
                 str(maps),
                 str(output),
             ]

@@ -84,7 +84,7 @@ def test_a_round_on_numbers(name: str, tmp_path: Path, monkeypatch: pytest.Monke
 def test_each_benchmark_is_in_the_table_of_benchmarks() -> None:
     about = (FOLDER / "README.md").read_text()
     parts = {"common", "hand_loop", "lite"}  # of others
-    parts |= {"monai_pipeline", "monai_sliding", "star_convex_reference"}
+    parts |= {"monai_pipeline", "monai_sliding", "star_convex_reference", "flow_reference"}
     for script in sorted(FOLDER.glob("*.py")):
         assert script.stem in parts or f"python benchmarks/{script.name}" in about, script.name
 

@@ -1,6 +1,6 @@
 """Cellpose's flows of label maps, and what it finds by flows; run by an interpreter that has it.
 
-    python cellpose_flows.py MAPS OUTPUT
+    python flow_reference.py MAPS OUTPUT
 
 MAPS is an .npz with ``labels`` (H, W) and the noisy ``flows`` (2, H, W). For every line on the
 input, ``encode`` or ``decode``, it prints the processor seconds that one call took, and for
