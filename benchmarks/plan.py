@@ -140,7 +140,7 @@ def trained(name: str, config: Path, work: Path, log: Path) -> tuple[Path, float
     home = work / "runs" / name
     fit = ["fit", f"--config={config}", f"--run.root={work / 'runs'}", f"--run.name={name}"]
     begun = os.times()
-    call([*fit, "--run.wandb=off"], log)
+    call([*fit, "--run.wandb=off", "--run.tune=false"], log)
     ended = os.times()
     (folder,) = (path.parent for path in home.glob("*/scores.json"))
     spent = ended.children_user + ended.children_system

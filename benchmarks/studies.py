@@ -115,6 +115,7 @@ class Runner:
         if self.result(key, seed) is None:
             name = f"{key}-{seed}"  # of its own: run_fit looks for the folder that is new there
             arguments = [*typed(self.study, row, seed), *self.common(name)]
+            arguments.append("--run.tune=false")  # that is a row of its own
             with progress(None, "", 1) as bar:
                 log = self.work / f"{name}.log"
                 fitted = run_fit(arguments, self.work / name, log, f"{key}, seed {seed}", bar)

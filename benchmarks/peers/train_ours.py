@@ -33,7 +33,7 @@ def command(job: peer.Job, verb: str, name: str, *more: str) -> None:
 def fit(job: peer.Job, name: str, epochs: int, steps: int) -> tuple[Path, float]:
     """Train for so many epochs of so many steps: the run's folder and the seconds of the fit."""
     length = [f"--trainer.max_epochs={epochs}", f"--data.sampling.length={steps * BATCH}"]
-    command(job, "fit", name, *length)
+    command(job, "fit", name, "--run.tune=false", *length)  # that is a phase of its own
     (run,) = (path.parent for path in (job.work / name).glob("*/resources.json"))
     return run, float(json.loads((run / "resources.json").read_text())["cpu_seconds"])
 
