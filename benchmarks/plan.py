@@ -30,7 +30,7 @@ from segmentation.data.cache import decoded
 from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.datasets.synthetic import write_folder
 from segmentation.errors import UserError
-from segmentation.experiments.plan.choices import END, EPOCH, MARGIN, START
+from segmentation.experiments.plan.choices import EPOCH, MARGIN, START
 from segmentation.experiments.plan.facts import machine_facts
 from segmentation.experiments.plan.made import make_plan
 from segmentation.experiments.plan.timing import data_module, measure
@@ -127,7 +127,7 @@ def by_hand(case: Case, root: Path, options: list[str], seconds: float) -> tuple
     speed = measure(config, clock=time.process_time)
     assert speed is not None
     split = data.divided(data.raw.entries)
-    around = START + END + speed.fill + (2 * len(split.test) + 2) * speed.image
+    around = 2 * START + speed.fill + (2 * len(split.test) + 2) * speed.image
     epoch = len(split.train) // values["batch_size"] * speed.step
     epoch += len(split.val) * speed.image + EPOCH
     epochs = max(1, round((seconds * (1 - MARGIN) - around) / epoch))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 from segmentation.config_files import configs_folder, copy_config, write_new
@@ -22,17 +23,13 @@ def init(
     """Write a config: a shipped one as one file, or one made for your images and a budget.
 
     With --data.root or --budget it looks at the training and validation images and at this machine,
-    times a few training steps, and writes a config whose comments give the reason of each choice:
-
-      segmentation init --data.root data/mine --budget 30m --output mine.yaml
-      segmentation init dsb2018 --data.root data/dsb2018 --budget 2h
-
-    Other options are those of the data (--data.mask_type labels, --data.split …): what is typed is
-    kept as it is.
+    times a few training steps, and writes a config whose training ends within the budget and whose
+    comments give the reason of each choice. Other options are those of how the data are read
+    (--data.mask_type, --data.split, …) and are kept as typed.
 
     Args:
         name: Of a shipped config, such as ``dsb2018/unet_small``; with a budget the kind of data:
-            folder, dsb2018, bbbc039, dic_hela or ultrasound_nerve.
+            folder, dsb2018, bbbc039, dic_hela, ….
         data_root: Folder of the data.
         budget: Time that fit may take here, such as 90s, 30m (the default) or 1h30m.
         pretrained: Start from an encoder's weights: a file of timm's tf_efficientnet_lite2, or
@@ -64,11 +61,12 @@ def init(
         raise UserError(
             f"{name}: with --data.root or --budget this is the kind of data: {', '.join(kinds)}"
         )
-    # Imported here, for a shipped config is written at once without.
+    begun = time.perf_counter()  # a shipped config is written at once, without these imports
     from segmentation.experiments.plan.made import make_plan
     from segmentation.experiments.plan.written import as_yaml, summary
 
-    plan = make_plan(name, options, seconds, data_root, pretrained)
+    imported = time.perf_counter() - begun
+    plan = make_plan(name, options, seconds, data_root, pretrained, start=imported)
     root = plan.config["data"]["init_args"]["root"]
     head = f"Made by: segmentation init {name} --data.root {root} --budget {budget or '30m'}"
     write_new(output, as_yaml(plan, f"{head}\nTrain with: segmentation fit --config {output}"))

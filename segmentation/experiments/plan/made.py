@@ -12,6 +12,7 @@ from segmentation.config_files import configs_folder, read_parts
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
 from segmentation.experiments.plan.choices import (
+    START,
     Choice,
     Schedule,
     Size,
@@ -70,6 +71,7 @@ def make_plan(
     pretrained: str | None = None,
     clock: Callable[[], float] = time.perf_counter,
     machine: Machine | None = None,
+    start: float = 0.0,
 ) -> Plan:
     """Look, measure, choose.
 
@@ -81,10 +83,13 @@ def make_plan(
         pretrained: Weights of an encoder: a file, or ``imagenet``.
         clock: With which steps are timed.
         machine: To plan for as if it were this one.
+        start: Seconds that the imports took.
 
     Raises:
         UserError: The data cannot be read, an option is wrong or the budget is too small.
     """
+    if pretrained not in (None, "imagenet") and not Path(pretrained).is_file():
+        raise UserError(f"--pretrained {pretrained}: no such file; give one, or imagenet")
     begun = clock()
     data, chosen = chosen_data(kind, options, root)
     store, machine = data.raw, machine or machine_facts()
@@ -100,7 +105,11 @@ def make_plan(
         if pretrained is not None:  # a step takes as long without them
             config["model"]["init_args"]["net"]["init_args"]["encoder_weights"] = None
         speed = measure(config, clock=clock)
-        return None if speed is None else replace(speed, fill=filled + speed.fill)
+        return (
+            None
+            if speed is None
+            else replace(speed, fill=filled + speed.fill, start=max(START, start))
+        )
 
     every = sizes(facts, machine, pretrained is not None)
     size, speed = every[-1], timed(every[-1])
@@ -144,7 +153,7 @@ def chosen_data(
         Choice("data.class_path", path, ""),
         Choice(DATA + "root", given["root"], ""),
     ]
-    if kind != "folder" and "split" in given:
+    if "split" in given and (kind != "folder" or "split" in typed):  # typed: perhaps numbers alone
         chosen.append(Choice(DATA + "split", given["split"], "split: as shipped for this data."))
 
     def built() -> tuple[SegmentationDataModule, dict[str, Any]]:
@@ -190,8 +199,8 @@ def _typed(options: Sequence[str]) -> set[str]:
     for name in sorted(names):
         if name.removeprefix("--data.").partition(".")[0] not in READ or name == "--data":
             raise UserError(
-                f"{name}: init with a budget chooses it; of the data's settings it takes "
-                f"{', '.join(READ)}. Change the file that it writes, or type it after fit"
+                f"{name}: of the data's settings init takes {', '.join(READ)}, and chooses the "
+                "others; change the file that it writes, or type it after fit"
             )
     return {name.removeprefix("--data.").partition(".")[0] for name in names}
 

@@ -35,6 +35,8 @@ def summary(plan: Plan) -> str:
     """What was seen, what was chosen, how long it takes."""
     facts, machine, size, times = plan.facts, plan.machine, plan.size, plan.schedule
     small, large = ("×".join(map(str, s)) for s in (facts.smallest, facts.largest))
+    net = plan.config["model"]["init_args"]["net"]["init_args"]
+    width = f" of width {net['width']}" if "width" in net else ""
     rows = {
         "images": f"{facts.train} to train, {facts.val} to validate, {facts.test} to test; "
         + (small if facts.sizes == 1 else f"{small} to {large}")
@@ -43,7 +45,7 @@ def summary(plan: Plan) -> str:
         "objects": f"{facts.objects:.0f} an image, median diameter {facts.diameter:.0f} pixels, "
         f"{facts.touching:.0%} touch",
         "machine": f"{machine.cores} core(s), {machine.name}, {machine.memory:.0f} GiB",
-        "network": f"{_name(plan, 'net')} of width {size.width}, {_name(plan, 'target')}, windows "
+        "network": f"{_name(plan, 'net')}{width}, {_name(plan, 'target')}, windows "
         f"of {size.crop}×{size.crop}, batches of {size.batch}",
         "time": f"{times.epochs} epochs of {times.steps} steps of {plan.speed.step:.2g} s, about "
         f"{spelled(times.seconds, up=True)} in all",

@@ -27,9 +27,10 @@ def test_what_is_written_trains_within_the_budget(
 ) -> None:
     asked = 60
     words = ["init", f"--data.root={folder_root}", f"--budget={asked}s", "--output=mine.yaml"]
+    words += ["--data.split.val=2"]
     assert main(words) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"^images +7 to train, 1 to validate, 1 to test; 48×64, 1 channel", shown)
+    assert re.search(r"^images +6 to train, 2 to validate, 1 to test; 48×64, 1 channel", shown)
     text = Path("mine.yaml").read_text(encoding="utf-8")
     config = yaml.safe_load(text)
     assert config["data"]["init_args"]["mask_type"] == "labels"  # found out
@@ -56,7 +57,8 @@ def test_what_cannot_be_planned_is_one_line(
     assert "mine.yaml: cannot be written (File exists)" in line(root, "--output=mine.yaml")
     assert Path("mine.yaml").read_text() == "mine"
     assert "this is the kind of data: bbbc039, " in line("dsb2018/unet", root)
-    assert "--data.crop: init with a budget chooses it" in line(root, "--data.crop=64")
+    assert "--data.crop: of the data's settings init takes" in line(root, "--data.crop=64")
+    assert "--pretrained absent.pth: no such file" in line(root, "--pretrained=absent.pth")
     assert "--data.crop=64: goes with --data.root" in line("--data.crop=64")
     assert "--budget 9s: too small for this data on this machine" in line(root, "--budget=9s")
     assert not Path("config.yaml").exists()
