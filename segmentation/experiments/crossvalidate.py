@@ -17,6 +17,7 @@ from segmentation.experiments.page import RunsPage
 from segmentation.experiments.process import FINISHED, read_finished, run_fit
 from segmentation.io.files import write_bytes
 from segmentation.progress import progress
+from segmentation.terminal import quiet
 
 STATE, PAGE = "crossvalidation.json", "crossvalidation.html"
 
@@ -59,7 +60,8 @@ def crossvalidate(
     page = RunsPage(output / PAGE, f"Cross-validation: {output.name}", titles)
     for number, known in done.items():
         page.end(titles[int(number)], (output / known["run"], known["seconds"]))
-    print(f"page      {page.path} (rewritten while the folds run)", flush=True)
+    if not quiet():
+        print(f"page      {page.path} (rewritten while the folds run)", flush=True)
     with page, progress(None, "", folds, initial=len(done), smoothing=0) as bar:
         for fold in range(folds):
             home = output / f"fold{fold}"

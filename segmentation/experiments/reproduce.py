@@ -26,6 +26,7 @@ from segmentation.experiments.page import RunsPage
 from segmentation.experiments.process import FINISHED, read_finished, run_fit
 from segmentation.io.files import write_bytes
 from segmentation.progress import progress
+from segmentation.terminal import quiet
 
 SMOKE = (
     "--trainer.max_epochs=1",
@@ -106,7 +107,8 @@ def reproduce(
     page.more["rows"] = published_rows(rows, budget, done)
     for key in every.keys() - set(missing):
         page.end(key, (output / done[key]["run"], done[key]["seconds"]))
-    print(f"page      {page.path} (rewritten while the runs do)", flush=True)
+    if not quiet():
+        print(f"page      {page.path} (rewritten while the runs do)", flush=True)
     with page, progress(None, "", len(missing), smoothing=0) as bar:
         for key in missing:
             row, seed = every[key]

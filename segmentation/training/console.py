@@ -102,14 +102,8 @@ class Console(Callback):
         shown = {"loss": values.get("train/loss_epoch", math.nan)}
         shown |= {name: values[name] for name in names if name in values}
         now = time.monotonic()
-        left, done = "", trainer.global_step - self.first_step
-        todo = trainer.estimated_stepping_batches - trainer.global_step
-        if 0 < todo < math.inf and done:
-            seconds = (now - self.began) / done * todo
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, Timer):
-                    seconds = min(seconds, callback.time_remaining() or seconds)
-            left = f"  ETA {tqdm.format_interval(seconds)}"
+        seconds = seconds_left(trainer, self.began, self.first_step)
+        left = "" if seconds is None else f"  ETA {tqdm.format_interval(seconds)}"
         texts = "".join(f"  {name} {float(value):.4f}" for name, value in shown.items())
         score, sign = shown.get(monitor, math.nan), 1 if self.best.mode == "max" else -1
         before = -sign * math.inf if self.score is None else self.score
@@ -128,6 +122,19 @@ class Console(Callback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def seconds_left(trainer: Trainer, began: float, first_step: int) -> float | None:
+    """Until the end of a training that began at a time (monotonic) and step; unknown at first."""
+    done, todo = trainer.global_step - first_step, trainer.estimated_stepping_batches
+    todo -= trainer.global_step
+    if not 0 < todo < math.inf or not done:
+        return None
+    seconds = (time.monotonic() - began) / done * todo
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timer):
+            seconds = min(seconds, callback.time_remaining() or seconds)
+    return seconds
 
 
 def _title(trainer: Trainer) -> str:

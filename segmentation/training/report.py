@@ -26,6 +26,7 @@ from segmentation.evaluation.pictures import Colours, legend
 from segmentation.io.files import write_bytes
 from segmentation.io.images import read_image
 from segmentation.metrics import better
+from segmentation.training.console import seconds_left
 from segmentation.training.messages import one_line
 
 PAGE, SUMMARY = "report.html", "summary.json"
@@ -35,7 +36,7 @@ _WIDEST, _EPOCHS = 964, 5  # pixels of a picture; pictures of one validation ima
 class RunReport(Callback):
     """Writes ``report.html`` and ``summary.json`` after each epoch, after a test, and before dying.
 
-    Where the page is, is said when a training begins. It takes some 40 ms of processor time, and
+    It takes some 40 ms of processor time, and
     10 for each picture that is new on it. What fails here, but for a full disk, is said and stops
     nothing: the page can be made again from the same files.
     """
@@ -56,13 +57,12 @@ class RunReport(Callback):
 
     def _running(self, trainer: Trainer, state: str = "Training") -> dict[str, Any]:
         """How far the training is: ``share`` from 0 to 1, and ``about`` in words."""
-        began, first = self._start
-        total, step = trainer.estimated_stepping_batches, trainer.global_step
-        share = step / total if math.isfinite(total) and total else 0.0
+        total = trainer.estimated_stepping_batches
+        share = trainer.global_step / total if math.isfinite(total) and total else 0.0
         epochs = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         about = f"{state}: epoch {trainer.current_epoch + 1}{epochs}"
-        if step > first and share and state == "Training":
-            left = (time.monotonic() - began) * (total - step) / (step - first)
+        left = seconds_left(trainer, *self._start)
+        if left is not None and state == "Training":
             about += f", about {duration(left)} left"
         about += f" ({datetime.now():%Y-%m-%d %H:%M:%S})"
         return {"share": share, "about": about, "stopped": state != "Training"}
