@@ -21,6 +21,7 @@ from segmentation.data.seen import trained_on
 from segmentation.errors import UserError
 from segmentation.fitting import check_loss
 from segmentation.models.encoder import is_file, load_encoder, unreachable
+from segmentation.score_names import MEANS
 from segmentation.task import SegmentationTask
 from segmentation.terminal import quiet, verbose
 from segmentation.training import messages, run_folder
@@ -54,6 +55,8 @@ from segmentation.training.trial import (
 from segmentation.training.tuning import check_score, tune_best
 from segmentation.trust import bounded, class_names
 
+# What validate prints.
+VALIDATED = ("image_iou", "image_f1", "image_ap", "iou", "mean_iou", "auroc", "ap50", "pq", "loss")
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
 BEST = LAST | {"filename": "best", "monitor": "auto", "mode": "max"}
 
@@ -336,6 +339,14 @@ class CLI(LightningCLI):
                 self.trainer.loggers, self.folder, self._get(self.config_init, "run").artifact
             )
             run_folder.finish(self.folder)
+
+    def after_validate(self) -> None:
+        """Print what a test prints first; not where tune or prune looked at the images."""
+        if self.trainer.is_global_zero and len(self.trainer_defaults["callbacks"]) <= 1:
+            found = self.trainer.callback_metrics
+            shown = [f"val/{name}" for name in (*VALIDATED, *MEANS) if f"val/{name}" in found]
+            print("".join(f"\n{name:<18}{float(found[name]):8.4f}" for name in shown))
+            print(f"\nall scores  {self.folder / 'metrics.csv'}")
 
     def after_test(self) -> None:
         if self.trainer.is_global_zero:

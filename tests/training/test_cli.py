@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,15 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_its_task(trained: Path) ->
     assert not task.training and task.config["init_args"]["net"]["init_args"]["width"] == 4
     probs = task(torch.randint(0, 256, (1, 3, 37, 50), dtype=torch.uint8))
     assert probs.shape == (1, 1, 37, 50) and probs.min() >= 0 and probs.max() <= 1
+
+
+def test_validate_prints_the_main_scores_once(
+    trained: Path, dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments("validate", dsb_root, tmp_path, best(trained))) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"^val/(?:iou|image_ap|loss) +\d\.\d{4}$", printed, re.MULTILINE)
+    assert "metrics.csv" in printed and printed.count("val/iou") == 1 and "─" not in printed
 
 
 def test_test_takes_the_model_from_the_checkpoint_and_what_is_typed_wins(
