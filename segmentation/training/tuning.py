@@ -220,8 +220,8 @@ class TuneBest(Tune):
         changed = {k: v for k, v in self.chosen.items() if v != self.own[k]}
         what = ", ".join(f"{name} {value}" for name, value in changed.items()) or "as trained"
         print(
-            f"decoding  {what}: val/{self.score} {self.before:.4f} as trained, {self.after:.4f} "
-            f"tuned on {self.images} images in {self.seconds:.0f} s"
+            f"decoding  {what}:\n          val/{self.score} {self.before:.4f} as trained, "
+            f"{self.after:.4f} tuned on {self.images} images in {self.seconds:.0f} s"
         )
 
 
