@@ -23,6 +23,7 @@ TINY = [
     "--trainer.accelerator=cpu",
     "--run.wandb=off",
     "--trainer.enable_progress_bar=false",
+    "--run.tune=false",
     "--trainer.enable_model_summary=false",
     "--trainer.log_every_n_steps=1",
 ]

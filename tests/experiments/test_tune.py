@@ -292,8 +292,9 @@ def test_a_score_that_cannot_be_tuned_for_is_told_before_the_training(
         assert said in refusal(capsys, arguments("fit", dsb_root, tmp_path, f"--run.tune={score}"))
 
 
-def test_a_quick_trial_and_images_without_objects_are_not_tuned(
+def test_a_quick_trial_is_not_tuned(
     dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments("fit", dsb_root, tmp_path / "q", "--trainer.fast_dev_run=true")) == 0
+    typed = ["--trainer.fast_dev_run=true", "--run.tune=true"]
+    assert main(arguments("fit", dsb_root, tmp_path / "q", *typed)) == 0
     assert "decoding" not in capsys.readouterr().out

@@ -19,6 +19,7 @@ _TINY = [
     "--trainer.max_epochs=1",
     "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false",
+    "--run.tune=false",
     "--model.net.width=4",
     "--model.net.depth=3",
     "--data.crop=64",

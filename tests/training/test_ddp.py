@@ -1,5 +1,6 @@
 """One, two and three processes: the same scores, and every network trains."""
 
+import json
 import os
 import subprocess
 import sys
@@ -80,8 +81,10 @@ def test_one_and_two_processes_learn_the_same(dsb_root: Path, tmp_path: Path) ->
         runs = tmp_path / str(devices)
         more = ["--model.net.batch_norm=false", "--model.loss.per_image=true", *DDP]
         more += [f"--data.batch_size={batch}", f"--trainer.devices={devices}"]
-        run(arguments("fit", dsb_root, runs, *more))
+        run(arguments("fit", dsb_root, runs, *more, "--run.tune=image_iou"))
         (folder,) = runs.glob("*/*")
+        tuned = json.loads((folder / "checkpoints/best.tuned.json").read_text())
+        assert tuned["images"] == 2, "both, whoever saw them"
         weights.append(read_checkpoint(folder / "checkpoints/last.ckpt")["state_dict"])
     assert all(
         torch.allclose(a, b, atol=2e-4) for a, b in zip(*(w.values() for w in weights), strict=True)
