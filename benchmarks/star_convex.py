@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 
 import numpy as np
 from common import HERE, Report, alternate, answer, arguments, ratio
@@ -25,6 +26,8 @@ from instance_metrics import example
 
 from segmentation.metrics import overlaps
 from segmentation.targets import StarConvex
+
+SAME: dict[str, Any] = {"centre": 0.4, "overlap": 0.4, "smooth": 0}  # as StarDist's here
 
 
 def main() -> None:
@@ -42,8 +45,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for size, objects in zip(args.sizes, args.objects, strict=True):
             labels = example(size, objects)[0]
-            every, fifth = StarConvex(grid=1), StarConvex(grid=2)
-            bare = StarConvex(to_foreground=False)
+            every, fifth = StarConvex(grid=1, **SAME), StarConvex(grid=2, **SAME)
+            bare = StarConvex(to_foreground=False, **SAME)
             probs = with_errors(every.encode(labels).numpy())
             arms: dict[str, Callable[[], float]] = {
                 "encode": partial(seconds, partial(every.encode, labels)),

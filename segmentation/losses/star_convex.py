@@ -1,51 +1,56 @@
 """The loss of star-convex polygons."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentation.losses.pixels import BCEDice
+from segmentation.losses.pixels import BCEDiceDistance
 
-_FARTHEST = 10.0
+_MIDDLE, _FARTHEST = 8.0, 7.0  # pixels at a logit of 0; the logit beyond which they grow no more
 
 
 class StarConvexLoss(nn.Module):
     """The loss of ``targets.StarConvex``: foreground, centre probability, and distances.
 
-    :class:`BCEDice` of the foreground, binary cross-entropy of the centre probability, and of the
-    distances d and t -log(Σ min(d, t) / Σ max(d, t)), the sums over the rays of a pixel (polar IoU
-    loss: Xie et al., "PolarMask", CVPR 2020): an error is relative to the size of the object. It is
-    averaged over the pixels where distances are known, weighted by the true centre probability
-    (Schmidt et al., MICCAI 2018, equation 2).
+    :class:`BCEDiceDistance` of foreground and centre, and of the distances d and t
+    -log(Σ min(d, t) / Σ max(d, t)), the sums over the rays of a pixel (polar IoU loss: Xie et al.,
+    "PolarMask", CVPR 2020): an error is relative to the size of the object. It is averaged over the
+    pixels where distances are known, weighted by the true centre probability (Schmidt et al.,
+    MICCAI 2018, equation 2).
 
     Args:
         distance_weight: Weight of the distances' term, ≥ 0.
+        centre_weight: Weight of the centre's error, ≥ 0.
         per_image: Dice of each image, averaged, instead of one over the batch.
 
     Raises:
-        ValueError: The weight is negative.
+        ValueError: A weight is negative.
 
     >>> target = torch.ones(1, 6, 4, 4)
-    >>> logits = torch.cat([20 * target[:, :2], 0 * target[:, 2:]], 1)  # distances: exp(0)
+    >>> target[:, 2:] = as_distances(torch.zeros(1))
+    >>> logits = torch.cat([20 * target[:, :2], 0 * target[:, 2:]], 1)
     >>> round(float(StarConvexLoss()(logits, target)), 3)
     0.0
     """
 
-    def __init__(self, distance_weight: float = 1.0, per_image: bool = False) -> None:
+    def __init__(
+        self, distance_weight: float = 1.0, centre_weight: float = 2.0, per_image: bool = False
+    ) -> None:
         super().__init__()
-        if distance_weight < 0:
-            raise ValueError(f"loss.distance_weight: {distance_weight} must not be negative")
-        self.distance_weight, self.foreground = distance_weight, BCEDice(per_image=per_image)
+        for name, value in (("distance", distance_weight), ("centre", centre_weight)):
+            if value < 0:
+                raise ValueError(f"loss.{name}_weight: {value} must not be negative")
+        self.distance_weight = distance_weight
+        self.depth = BCEDiceDistance(centre_weight, per_image)
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """A float32 scalar.
 
         Args:
-            logits: (B, 2 + rays, H, W), any float dtype; of distances the logarithm.
+            logits: (B, 2 + rays, H, W), any float dtype; of distances as :func:`as_distances`.
             target: The same shape: foreground 0 or 1, centre 0…1, distances in pixels, 0 where they
                 are not known.
-            weight: (B, H, W) weights of the pixels in both cross-entropies, or ``None``; where it
-                is 0 distances are not looked at.
+            weight: (B, H, W) weights of the cross-entropy's pixels, or ``None``; where it is 0
+                neither the centre nor distances are looked at.
 
         Raises:
             ValueError: The shapes differ, or there are no distances.
@@ -55,22 +60,20 @@ class StarConvexLoss(nn.Module):
                 f"logits {tuple(logits.shape)} and target {tuple(target.shape)} must be of one "
                 "shape, with channels for the foreground, the centre and distances"
             )
-        foreground: Tensor = self.foreground(logits[:, :1], target[:, :1], weight)
+        depth: Tensor = self.depth(logits[:, :2], target[:, :2], weight)
         with torch.autocast(logits.device.type, enabled=False):
-            centre = target[:, 1].float()
-            pixel = F.binary_cross_entropy_with_logits(logits[:, 1].float(), centre, weight)
             known = target[:, 2] > 0
             if weight is not None:
                 known &= weight > 0
             found = as_distances(logits[:, 2:].movedim(1, -1)[known].float())
-            true, factor = target[:, 2:].movedim(1, -1)[known].float(), centre[known]
+            true, factor = target[:, 2:].movedim(1, -1)[known].float(), target[:, 1][known].float()
             both, either = torch.minimum(found, true), torch.maximum(found, true)
             error = (either.sum(1) / both.sum(1)).log()
             # Without any object there is nothing to average.
             distance = (error * factor).sum() / factor.sum().clamp(min=1)
-            return foreground + pixel + self.distance_weight * distance
+            return depth + self.distance_weight * distance
 
 
 def as_distances(logits: Tensor) -> Tensor:
-    """Logits ► distances in pixels, up to exp(10): an exponential, for errors are relative."""
-    return logits.clamp(max=_FARTHEST).exp()
+    """Logits ► distances in pixels, up to 8,773: an exponential, for errors are relative."""
+    return _MIDDLE * logits.clamp(max=_FARTHEST).exp()

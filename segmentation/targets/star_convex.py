@@ -10,7 +10,7 @@ from torch import Tensor
 from segmentation.errors import UserError
 from segmentation.losses.star_convex import as_distances
 from segmentation.objects import label_components, watershed_from_seeds
-from segmentation.targets.base import Target, check_share
+from segmentation.targets.base import Target, check_natural, check_share
 from segmentation.targets.border_weights import within_size
 from segmentation.targets.distance import relative_distance, wholly_annotated
 
@@ -31,6 +31,8 @@ class StarConvex(Target):
         fill_holes: Holes within an object are filled in the label map.
         centre: A summit of greater centre probability proposes a polygon.
         overlap: Of two polygons that share more than this part of the smaller one, one is dropped.
+        smooth: The centre probability is smoothed by a Gaussian of so many pixels (σ) before its
+            summits are looked for: what a network answers has several in an object. 0 does not.
         to_foreground: The pixels of the foreground are divided among the polygons, by watershed;
             otherwise the objects are the polygons as they are.
 
@@ -38,11 +40,13 @@ class StarConvex(Target):
     [1.5, 0.5, 1.5, 0.5]
     """
 
+    lengths = ("smooth",)
     in_pixels = True
     tunable: ClassVar[dict[str, Any]] = {
         **Target.tunable,
         "centre": (0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8),
         "overlap": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+        "smooth": (0, 1, 2, 3, 4, 6),
         "to_foreground": (False, True),
     }
 
@@ -54,7 +58,8 @@ class StarConvex(Target):
         min_size: int = 0,
         fill_holes: bool = False,
         centre: float = 0.4,
-        overlap: float = 0.4,
+        overlap: float = 0.3,
+        smooth: int = 2,
         to_foreground: bool = True,
     ) -> None:
         super().__init__(threshold, min_size, fill_holes)
@@ -65,7 +70,8 @@ class StarConvex(Target):
         check_share("centre", centre)
         check_share("overlap", overlap)
         self.rays, self.grid, self.centre, self.overlap = rays, grid, centre, overlap
-        self.to_foreground, self.classes = to_foreground, 2 + rays
+        check_natural("smooth", smooth)
+        self.smooth, self.to_foreground, self.classes = smooth, to_foreground, 2 + rays
         self._scale = 1.0  # of the network's pixels
 
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
@@ -100,17 +106,18 @@ class StarConvex(Target):
 
     def instances(self, probs: np.ndarray) -> np.ndarray:
         """(2 + rays, H, W) ► (H, W) int32 ids: polygons, and the foreground around them."""
-        summits = summit_plateaus(probs[1], self.centre)
+        centre = cv2.GaussianBlur(probs[1], (0, 0), self.smooth) if self.smooth else probs[1]
+        summits = summit_plateaus(centre, self.centre)
         rows, columns = np.nonzero(summits)
         distances = probs[2:, rows, columns].T / self._scale
         # Of a plateau, what lies deepest within.
-        order = np.lexsort((-distances.min(axis=1, initial=np.inf), -probs[1, rows, columns]))
+        order = np.lexsort((-distances.min(axis=1, initial=np.inf), -centre[rows, columns]))
         centres = np.stack([rows, columns], axis=1)[order]
         polygons = drawn(centres, distances[order], summits, self.overlap)
         if not self.to_foreground:
             return polygons
         mask = probs[0] > self.threshold
-        return watershed_from_seeds(np.where(mask, polygons, 0), -probs[1], mask)
+        return watershed_from_seeds(np.where(mask, polygons, 0), -centre, mask)
 
     def at_scale(self, scale: float) -> Self:
         other = super().at_scale(scale)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from segmentation.losses import BCEDice, StarConvexLoss, WeightedBCE
+from segmentation.losses import BCEDiceDistance, StarConvexLoss
 from segmentation.targets import StarConvex
 from segmentation.task import SegmentationTask
 from tests.losses.test_not_annotated import gathered
@@ -31,18 +31,14 @@ def test_the_loss_is_what_it_says(weighted: bool) -> None:
     for b, row, column in torch.nonzero(target[:, 2]).tolist():
         if weight is None or weight[b, row, column] > 0:
             true = target[b, 2:, row, column].tolist()
-            found = [math.exp(x) for x in logits[b, 2:, row, column].tolist()]
+            found = [8 * math.exp(x) for x in logits[b, 2:, row, column].tolist()]
             pairs = list(zip(found, true, strict=True))
             error = -math.log(sum(map(min, pairs)) / sum(map(max, pairs)))
             centre = float(target[b, 1, row, column])
             sums = [sums[0] + centre * error, sums[1] + centre]
     extra = () if weight is None else (weight,)
-    wanted = (
-        BCEDice()(logits[:, :1], target[:, :1], *extra)
-        + WeightedBCE()(logits[:, 1:2], target[:, 1:2], *extra)
-        + 3 * sums[0] / sums[1]
-    )
-    loss = StarConvexLoss(distance_weight=3)(logits, target, *extra)
+    wanted = BCEDiceDistance(0.5)(logits[:, :2], target[:, :2], *extra) + 3 * sums[0] / sums[1]
+    loss = StarConvexLoss(distance_weight=3, centre_weight=0.5)(logits, target, *extra)
     torch.testing.assert_close(loss, wanted)
     loss.backward()
     assert logits.grad is not None and torch.isfinite(logits.grad).all()
@@ -71,8 +67,9 @@ def test_pixels_that_are_not_annotated() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match=r"loss\.distance_weight: -1 must not be negative"):
-        StarConvexLoss(-1)
+    for name in ("distance_weight", "centre_weight"):
+        with pytest.raises(ValueError, match=rf"loss\.{name}: -1 must not be negative"):
+            StarConvexLoss(**{name: -1})
     for channels in (2, 5):
         with pytest.raises(ValueError, match="must be of one shape, with channels for"):
             StarConvexLoss()(torch.zeros(1, channels, 3, 3), torch.zeros(1, 2, 3, 3))
