@@ -40,9 +40,9 @@ def train(job: peer.Job) -> dict[str, Any]:
 
     def counted(*arguments: Any) -> Any:
         """Its loss, once a step: the place to look at the clock."""
-        ticks.append(job.spent())
         if job.spent() > limit:
             raise TimeUp
+        ticks.append(job.spent())
         return loss(*arguments)
 
     cellpose_train._loss_fn_seg = counted
@@ -60,13 +60,14 @@ def train(job: peer.Job) -> dict[str, Any]:
         return model
 
     with job.not_counted():
+        start = job.spent()
         learn(1, 6 * BATCH)
-    step = float(np.median(np.diff(ticks)))
-    steps = len(ticks)
-    fitting = int(0.97 * job.left() / step)
-    epochs = max(1, min(EPOCHS, fitting))
+    step, steps = float(np.median(np.diff(ticks))), len(ticks)
+    prepared = max(0.0, ticks[0] - start - step)
+    fitting = max(1, int((0.97 * job.left() - prepared) / step))
+    each = max(1, round(fitting / EPOCHS))
     limit = job.budget
-    learn(epochs, BATCH * max(1, round(fitting / epochs)))
+    learn(max(1, fitting // each), BATCH * each)
     done = len(ticks) - steps
     return {"steps": done, "planned": fitting, "batch": BATCH, "cellpose": cellpose.version}
 
