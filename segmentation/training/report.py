@@ -47,6 +47,7 @@ class RunReport(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.monotonic(), trainer.global_step
+        self.on_train_epoch_start(trainer, pl_module)  # a training that goes on has no other
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Rather than at the end of an epoch, when its training loss is not logged yet.
