@@ -30,7 +30,7 @@ from segmentation.data.cache import decoded
 from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.datasets.synthetic import write_folder
 from segmentation.errors import UserError
-from segmentation.experiments.plan.choices import EPOCH, MARGIN, START
+from segmentation.experiments.plan.budget import EPOCH, MARGIN, START
 from segmentation.experiments.plan.facts import machine_facts
 from segmentation.experiments.plan.made import make_plan
 from segmentation.experiments.plan.timing import data_module, measure

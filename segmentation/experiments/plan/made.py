@@ -11,20 +11,17 @@ import yaml
 from segmentation.config_files import configs_folder, read_parts
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
-from segmentation.experiments.plan.choices import (
+from segmentation.experiments.plan.budget import (
     START,
-    Choice,
     Schedule,
     Size,
     Speed,
-    choose,
-    choose_split,
-    choose_time,
     enough,
     likely,
     schedule,
     sizes,
 )
+from segmentation.experiments.plan.choices import Choice, choose, choose_split, choose_time
 from segmentation.experiments.plan.facts import (
     DataFacts,
     Machine,

@@ -13,7 +13,7 @@ from lightning import Callback, Trainer
 
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
-from segmentation.experiments.plan.choices import Speed
+from segmentation.experiments.plan.budget import Speed
 from segmentation.task import SegmentationTask
 from segmentation.training.messages import silence_noise
 from segmentation.training.settings import Parser, ParserError, parser_gist

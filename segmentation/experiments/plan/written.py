@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from segmentation.experiments.plan.choices import spelled
+from segmentation.experiments.plan.budget import spelled
 from segmentation.experiments.plan.made import Plan, flow
 
 WIDTH = 100

@@ -6,19 +6,17 @@ from typing import Any
 import pytest
 
 from segmentation.errors import UserError
-from segmentation.experiments.plan.choices import (
+from segmentation.experiments.plan.budget import (
     EPOCH,
     LEAST,
     MARGIN,
     START,
     Size,
     Speed,
-    choose,
-    choose_split,
-    choose_time,
     schedule,
     sizes,
 )
+from segmentation.experiments.plan.choices import choose, choose_split, choose_time
 from segmentation.experiments.plan.facts import DataFacts, Machine
 from segmentation.experiments.plan.made import joined
 
