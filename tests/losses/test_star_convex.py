@@ -69,7 +69,7 @@ def test_pixels_that_are_not_annotated() -> None:
 def test_bad_arguments() -> None:
     for name in ("distance_weight", "centre_weight"):
         with pytest.raises(ValueError, match=rf"loss\.{name}: -1 must not be negative"):
-            StarConvexLoss(**{name: -1})
+            StarConvexLoss(**{name: -1})  # type: ignore[arg-type]
     for channels in (2, 5):
         with pytest.raises(ValueError, match="must be of one shape, with channels for"):
             StarConvexLoss()(torch.zeros(1, channels, 3, 3), torch.zeros(1, 2, 3, 3))
