@@ -1,6 +1,6 @@
 """What to train, from what was seen: pure functions, each choice with its reason.
 
-What the choices rest on was measured: see ``docs/results/choices.md``.
+Some rest on what was measured (``docs/results/choices.md``), others are judgement.
 """
 
 import math
