@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import torch
-from cellpose.dynamics import compute_masks, masks_to_flows  # type: ignore[import-not-found]
+from cellpose.dynamics import compute_masks, masks_to_flows
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ import sys
 import time
 
 import numpy as np
-from stardist.geometry import polygons_to_label, star_dist  # type: ignore[import-not-found]
-from stardist.nms import non_maximum_suppression  # type: ignore[import-not-found]
-from stardist.utils import edt_prob  # type: ignore[import-not-found]
+from stardist.geometry import polygons_to_label, star_dist
+from stardist.nms import non_maximum_suppression
+from stardist.utils import edt_prob
 
 CENTRE, OVERLAP = 0.4, 0.4
 
