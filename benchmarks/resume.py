@@ -159,7 +159,8 @@ def outcome(root: Path) -> dict[str, Any]:
     """All of a run that must not depend on interruptions."""
     (folder,) = root.glob("killed/*")
     assert not (folder / "unfinished").exists()
-    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    kept = {p.name for p in (folder / "checkpoints").iterdir()}
+    assert kept == {"best.ckpt", "best.tuned.json", "last.ckpt"}, kept
     found: dict[str, Any] = {"scores": json.loads((folder / "scores.json").read_text())}
     for name in ("best", "last"):
         checkpoint = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)

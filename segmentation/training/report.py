@@ -83,7 +83,7 @@ class RunReport(Callback):
             rank_zero_warn(f"{self.folder / PAGE}: not written ({one_line(str(error))})")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        training = trainer.state.fn == TrainerFn.FITTING
+        training = trainer.state.fn == TrainerFn.FITTING and self._start[0] > 0  # it has begun
         self._write(trainer, None, self._running(trainer, "Interrupted") if training else None)
 
 
