@@ -34,7 +34,8 @@ def verbose() -> bool:
 def coloured(text: str, colour: str, stream: TextIO | None = None) -> str:
     """The text in a colour where the stream (stdout) is a terminal; https://no-color.org is kept.
 
-    >>> coloured("best", "green", open(os.devnull))
+    >>> import io
+    >>> coloured("best", "green", io.StringIO())
     'best'
     """
     terminal = (stream or sys.stdout).isatty() and os.environ.get("TERM") != "dumb"

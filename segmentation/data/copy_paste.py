@@ -50,7 +50,7 @@ def paste(window: Sample, other: Sample, rng: np.random.Generator) -> Sample:
     >>> image, labels = np.zeros((8, 8, 1), np.uint8), np.zeros((8, 8), np.int32)
     >>> full = np.pad(np.full((2, 2), 5, np.int32), 3)
     >>> bright = Sample("b", image + 200, full)
-    >>> pasted = paste(Sample("a", image, labels), bright, np.random.default_rng(1))
+    >>> pasted = paste(Sample("a", image, labels), bright, np.random.default_rng(0))
     >>> np.unique(pasted.labels).tolist()
     [0, 1]
     """
