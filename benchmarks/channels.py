@@ -6,7 +6,6 @@ Counted is processor time, which other programs of the machine change less.
 """
 
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from common import Report, add_root, alternate, arguments, dsb2018, ratio
+from common import Report, add_root, alternate, arguments, dsb2018, processor_seconds, ratio
 from pipeline import CROP, bare, in_memory, run_package
 
 from segmentation.data.cache import decoded, derived, prepared
@@ -54,9 +53,11 @@ def main() -> None:
             examples = TrainSet(part, Foreground(), windows, settings)
             pairs = in_memory(part, None)
             crop = (CROP, CROP)
-            arms[f"{count}: package"] = processor(partial(run_package, examples, args.draws))
-            arms[f"{count}: bare albumentations"] = processor(
-                bare("light", pairs, crop, args.draws)
+            arms[f"{count}: package"] = partial(
+                processor_seconds, partial(run_package, examples, args.draws)
+            )
+            arms[f"{count}: bare albumentations"] = partial(
+                processor_seconds, bare("light", pairs, crop, args.draws)
             )
         taken = alternate(arms, args.repeats)
     about = {"data": data, "images": len(places), "draws": args.draws, "crop": CROP, "threads": 1}
@@ -67,17 +68,6 @@ def main() -> None:
         arm = [taken[f"{count}: {name}"] for name in ("bare albumentations", "package")]
         report.add(f"{count}: package / bare", "× the speed", ratio(*arm))
     report.finish(args.output)
-
-
-def processor(run: Callable[[], float]) -> Callable[[], float]:
-    """The same in seconds of processor time."""
-
-    def measured() -> float:
-        start = time.process_time()
-        run()
-        return time.process_time() - start
-
-    return measured
 
 
 if __name__ == "__main__":

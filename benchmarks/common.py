@@ -104,6 +104,13 @@ def seconds(function: Callable[[], object]) -> float:
     return now() - start
 
 
+def processor_seconds(function: Callable[[], object]) -> float:
+    """How much processor time one call takes."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
 def alternate(
     arms: Mapping[str, Callable[[], T]], repeats: int, warm_up: bool = True
 ) -> dict[str, list[T]]:

@@ -12,7 +12,6 @@ other processes do not lengthen.
 
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from subprocess import PIPE
 import cv2
 import numpy as np
 import torch
-from common import HERE, Report, alternate, answer, arguments, ratio
+from common import HERE, Report, alternate, answer, arguments, processor_seconds, ratio
 
 from segmentation.datasets.synthetic_nuclei import make_nuclei
 from segmentation.metrics import overlaps
@@ -62,7 +61,7 @@ def main() -> None:
                 }
                 arms: dict[str, Callable[[], float]] = {}
                 for name, call in ours.items():
-                    arms[f"package, {name}"] = partial(processor_time, call)
+                    arms[f"package, {name}"] = partial(processor_seconds, call)
                     arms[f"Cellpose, {name}"] = partial(time_other, child, name)
                 taken = alternate(arms, args.repeats)
                 with np.load(output) as theirs:
@@ -113,13 +112,6 @@ def disturbed(flows: np.ndarray) -> np.ndarray:
     smooth = np.stack([cv2.GaussianBlur(one, (0, 0), 2.0) for one in noise])
     both = [cv2.GaussianBlur(one, (0, 0), 1.0) for one in flows]
     return np.asarray(np.stack(both) + smooth)
-
-
-def processor_time(call: Callable[[], object]) -> float:
-    """Seconds of processor time."""
-    start = time.process_time()
-    call()
-    return time.process_time() - start
 
 
 def time_other(child: "subprocess.Popen[str]", what: str) -> float:

@@ -19,7 +19,6 @@ that all scores of objects follow from, for 256² with about 40 nuclei.
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,8 +26,7 @@ from subprocess import PIPE
 
 import numpy as np
 import torch
-from common import HERE, Report, alternate, answer, arguments, ratio
-from torch import Tensor
+from common import HERE, Report, alternate, answer, arguments, processor_seconds, ratio
 
 from segmentation.datasets.synthetic_nuclei import make_nuclei
 from segmentation.metrics import ScoreTable
@@ -59,7 +57,9 @@ def main() -> None:
     versions = {}
     for size in args.sizes:
         pair = example(size, args.objects)
-        arms: dict[str, Callable[[], float]] = {"package": partial(time_package, pair)}
+        arms: dict[str, Callable[[], float]] = {
+            "package": partial(processor_seconds, partial(score, pair))
+        }
         children = {}
         with tempfile.TemporaryDirectory() as scratch:
             maps = Path(scratch, "maps.npz")
@@ -88,7 +88,7 @@ def main() -> None:
         report.note(f"{name}: {about}.")
     truth, prediction = (torch.from_numpy(labels)[None] for labels in example(256, 40))
     metrics = ScoreTable()
-    arms = {"update": partial(time_update, metrics, prediction, truth)}
+    arms = {"update": partial(processor_seconds, partial(metrics.update, truth, prediction))}
     values = alternate(arms, 3 * args.repeats)["update"]
     about = f"256², {truth.max()} true and {prediction.max()} predicted: ScoreTable().update()"
     report.add(about, "ms/image", [1000 * v for v in values])
@@ -105,18 +105,9 @@ def example(size: int, objects: int) -> Pair:
     sys.exit(f"No synthetic image of {size}² has about {objects} nuclei: change --objects.")
 
 
-def time_package(pair: Pair) -> float:
-    """Seconds of processor time."""
-    start = time.process_time()
+def score(pair: Pair) -> None:
+    """What this package does for the scores of an image."""
     object_scores(object_counts(overlaps(*pair)))
-    return time.process_time() - start
-
-
-def time_update(metrics: ScoreTable, prediction: Tensor, truth: Tensor) -> float:
-    """Seconds of processor time."""
-    start = time.process_time()
-    metrics.update(truth, prediction)
-    return time.process_time() - start
 
 
 def time_other(child: "subprocess.Popen[str]") -> float:

@@ -13,7 +13,6 @@ How far they agree is measured, too: distances pixel by pixel, objects by their 
 
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from subprocess import PIPE
 from typing import Any
 
 import numpy as np
-from common import HERE, Report, alternate, answer, arguments, ratio
+from common import HERE, Report, alternate, answer, arguments, processor_seconds, ratio
 from instance_metrics import example
 
 from segmentation.metrics import overlaps
@@ -49,10 +48,14 @@ def main() -> None:
             bare = StarConvex(to_foreground=False, **SAME)
             probs = with_errors(every.encode(labels).numpy())
             arms: dict[str, Callable[[], float]] = {
-                "encode": partial(seconds, partial(every.encode, labels)),
-                "encode, every fifth pixel": partial(seconds, partial(fifth.encode, labels)),
-                "decode, polygons": partial(seconds, partial(bare.decode, probs)),
-                "decode, with the foreground": partial(seconds, partial(every.decode, probs)),
+                "encode": partial(processor_seconds, partial(every.encode, labels)),
+                "encode, every fifth pixel": partial(
+                    processor_seconds, partial(fifth.encode, labels)
+                ),
+                "decode, polygons": partial(processor_seconds, partial(bare.decode, probs)),
+                "decode, with the foreground": partial(
+                    processor_seconds, partial(every.decode, probs)
+                ),
             }
             maps, out = Path(scratch, "maps.npz"), Path(scratch, "out.npy")
             np.savez(maps, labels=labels, probs=probs[1:])
@@ -108,13 +111,6 @@ def with_errors(probs: np.ndarray) -> np.ndarray:
     probs[2:] *= np.exp(0.05 * rng.standard_normal(probs[2:].shape, np.float32))
     probs[1] += 0.02 * rng.standard_normal(probs[1].shape, np.float32)
     return probs.clip(0)
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Of processor time."""
-    start = time.process_time()
-    function()
-    return time.process_time() - start
 
 
 def other(child: "subprocess.Popen[str]", what: str) -> float:
