@@ -4,7 +4,6 @@ import errno
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,14 @@ from segmentation.training.memory import keep_freed_memory
 from segmentation.training.report import PAGE, RunReport
 from segmentation.training.resume import ExactResume
 from segmentation.training.run_folder import RUN_FOLDER, RunRecord
-from segmentation.training.settings import Parser, ParserError, Run, check_ranges, parser_gist
+from segmentation.training.settings import (
+    Parser,
+    ParserError,
+    Run,
+    check_ranges,
+    link_task_to_data,
+    parser_gist,
+)
 from segmentation.training.signals import leaving
 from segmentation.training.test_report import TestReport
 from segmentation.training.tracking import Tracking
@@ -133,11 +139,7 @@ class CLI(LightningCLI):
         parser.add_class_arguments(RunCheckpoint, "checkpoint", fail_untyped=False)
         trust = "Packages of yours whose classes a checkpoint may name: their code runs."
         parser.add_argument("--trust", nargs="+", action="extend", default=[], help=trust)
-        # Data are prepared and encoded as the task's checkpoint will say.
-        for name in ("preprocess", "target"):
-            parser.link_arguments(
-                "model", f"data.init_args.{name}", attrgetter(name), apply_on="instantiate"
-            )
+        link_task_to_data(parser)
         parser.set_defaults({f"checkpoint.{name}": value for name, value in BEST.items()})
 
     @staticmethod

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
@@ -105,6 +106,14 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise ParserError(message)
+
+
+def link_task_to_data(parser: LightningArgumentParser) -> None:
+    """Data are prepared and encoded as the task says, whose checkpoint keeps it."""
+    for name in ("preprocess", "target"):
+        parser.link_arguments(
+            "model", f"data.init_args.{name}", attrgetter(name), apply_on="instantiate"
+        )
 
 
 def check_ranges(config: Any) -> None:

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from segmentation.errors import UserError
 from segmentation.experiments.plan.budget import Speed
 from segmentation.task import SegmentationTask
 from segmentation.training.messages import silence_noise
-from segmentation.training.settings import Parser, ParserError, parser_gist
+from segmentation.training.settings import Parser, ParserError, link_task_to_data, parser_gist
 from segmentation.training.trial import unbuilt
 
 WARM, MOST = 2, 40  # steps that do not count, and all of them at most
@@ -47,10 +46,7 @@ def build(config: dict[str, Any]) -> tuple[SegmentationTask, SegmentationDataMod
     parser = Parser()
     parser.add_subclass_arguments(SegmentationTask, "model")
     parser.add_subclass_arguments(SegmentationDataModule, "data")
-    for name in ("preprocess", "target"):
-        parser.link_arguments(
-            "model", f"data.init_args.{name}", attrgetter(name), apply_on="instantiate"
-        )
+    link_task_to_data(parser)
     try:
         values = parser.parse_object({key: config[key] for key in ("model", "data")})
         built = parser.instantiate_classes(values)
