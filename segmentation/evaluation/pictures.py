@@ -7,6 +7,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from segmentation.data.classes import classes_of
 from segmentation.data.resize import resize_image, resize_labels
 from segmentation.evaluation import overlays
 from segmentation.metrics.counts import KINDS, kind_counts, object_kinds, overlaps, scored_objects
@@ -68,8 +69,7 @@ class Picture:
         if self.classes is None:
             return []
         true, predicted = self.classes
-        known = true.astype(np.int64)[np.maximum(self.truth, 0)]
-        return [np.where(self.truth < 0, -1, known), predicted.astype(np.int64)[self.predicted]]
+        return [classes_of(self.truth, true), classes_of(self.predicted, predicted)]
 
     def layers(self, classes: Sequence[str] = ()) -> dict[str, tuple[np.ndarray, dict[int, str]]]:
         """Maps (H, W) uint8 by title, and what their values are called, to be switched on and off.
