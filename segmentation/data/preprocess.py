@@ -98,7 +98,7 @@ class Preprocess:
             size is None or (len(size) == 2 and min(size) >= 1 and math.prod(size) <= LARGEST)
             for size in (self.crop, self.resize)
         )
-        magnified = self.magnification is None or 1 / 64 <= self.magnification <= 64
+        magnified = self.magnification is None or _fits(self.magnification)
         for name, fits, wanted in (
             ("channels", channels, "gray, rgb, or a list of different numbers from 0 or names"),
             ("intensity", self.intensity in ("divide", "percentile"), "divide or percentile"),
@@ -361,8 +361,12 @@ class Preprocess:
         return array[top : top + height, left : left + width]
 
 
+def _fits(scale: float) -> bool:
+    return 1 / 64 <= scale <= 64
+
+
 def _fitting_scale(scale: float) -> float:
-    if not 1 / 64 <= scale <= 64:
+    if not _fits(scale):
         raise UserError(
             f"it would be magnified by {scale:.3g}; 1/64 to 64 can be: check the pixel size or the "
             "diameter"
