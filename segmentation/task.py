@@ -164,7 +164,7 @@ class SegmentationTask(LightningModule):
                 f"the network takes training windows whose sides are multiples of {stride}{more}, "
                 f"not {height}×{width}; set data.crop to {up}×{across}, say"
             )
-        loss = self._loss(self.net(self.predictor.normalized(image)), batch)
+        loss = self.batch_loss(self.net(self.predictor.normalized(image)), batch)
         where = f"epoch {self.current_epoch}, batch {batch_idx} ({', '.join(batch['id'])})"
         self._unchecked = (loss.detach(), where)
         size = len(image)
@@ -273,17 +273,14 @@ class SegmentationTask(LightningModule):
                 "--trainer.precision 32-true"
             )
         known = batch["annotated"].flatten(1).any(1).sum() if "annotated" in batch else len(logits)
-        mean_loss.update(self._loss(logits, batch), weight=known)
+        mean_loss.update(self.batch_loss(logits, batch), weight=known)
         probs = self.as_scored(probs, batch["labels"])
         foreground = self.target.foreground(probs)
         width = (self.preprocess.crop or probs.shape[-2:])[1]
         scale = image.shape[-1] / width if self.preprocess.rescales else 1.0
-        target, maps = self.target.at_scale(scale), probs.cpu().numpy()
-        decoded = [target.decode(one) for one in maps]
-        instances = torch.from_numpy(np.stack(decoded))
+        instances, kinds = self.target.decode_batch(probs, scale)
         about = (batch["id"], batch.get("kind", ()), batch.get("group", ()))
-        kinds = [target.classify(one, ids) for one, ids in zip(maps, decoded, strict=True)]
-        of_classes = (batch["classes"], kinds) if target.class_names else ()
+        of_classes = (batch["classes"], kinds) if self.target.class_names else ()
         table.update(batch["labels"], instances, foreground, *about, *of_classes)
         return {
             "probs": probs,
@@ -300,7 +297,8 @@ class SegmentationTask(LightningModule):
             return probs
         return self.preprocess.restore(probs, size)
 
-    def _loss(self, logits: Any, batch: Batch) -> Tensor:
+    def batch_loss(self, logits: Any, batch: Batch) -> Tensor:
+        """The loss of a network's answer to a batch; of pixels that are annotated alone."""
         # In float32 whoever wrote the loss: others' overflow in half precision.
         logits = logits.float() if isinstance(logits, Tensor) else [head.float() for head in logits]
         weights: tuple[Tensor, ...] = (batch["weight"],) if "weight" in batch else ()

@@ -93,6 +93,18 @@ class Target(ABC):
         """(classes, H, W) float32 probabilities ► (H, W) int32 ids 1…n, 0 = background."""
         return clean_objects(self.instances(probs), self.min_size, self.fill_holes)
 
+    def decode_batch(
+        self, probs: Tensor, scale: float = 1.0
+    ) -> tuple[Tensor, list[np.ndarray | None]]:
+        """(B, classes, H, W) probabilities ► (B, H, W) int32 ids, on the CPU, and their classes.
+
+        The images were magnified by ``scale`` for the network.
+        """
+        target, maps = self.at_scale(scale), probs.cpu().numpy()
+        found = [target.decode(one) for one in maps]
+        classes = [target.classify(one, ids) for one, ids in zip(maps, found, strict=True)]
+        return torch.from_numpy(np.stack(found)), classes
+
     def votes(self, probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(classes, H, W) probabilities and (H, W) ids 1…n ► (n + 1, K) float64.
 

@@ -83,7 +83,8 @@ class HardExamples(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         logits, self._output = self._output, None
-        each = [pl_module._loss(_one(logits, i), _one(batch, i)) for i in range(len(batch["id"]))]  # type: ignore[operator]
+        loss: Any = pl_module.batch_loss
+        each = [loss(_one(logits, i), _one(batch, i)) for i in range(len(batch["id"]))]
         self._seen.append((list(batch["id"]), torch.stack(each)))
 
     def state_dict(self) -> dict[str, Any]:

@@ -104,13 +104,10 @@ class TestReport(Callback):
         self.baselines["otsu"].update(truth, labels.to(truth.device), *about, classes, kinds[0])
         self.baselines["nothing"].update(truth, torch.zeros_like(truth), *about, classes, kinds[1])
         if self.untuned is not None:
-            target, probs = self.untuned.at_scale(outputs["scale"]), outputs["probs"]
-            maps = probs.cpu().numpy()
-            found = [target.decode(one) for one in maps]
-            labels = torch.from_numpy(np.stack(found)).to(truth.device)
-            of_each = [target.classify(*both) for both in zip(maps, found, strict=True)]
-            more = (target.foreground(probs), *about[1:], classes, of_each)
-            self.baselines[UNTUNED].update(truth, labels, *more)
+            probs = outputs["probs"]
+            labels, of_each = self.untuned.decode_batch(probs, outputs["scale"])
+            more = (self.untuned.foreground(probs), *about[1:], classes, of_each)
+            self.baselines[UNTUNED].update(truth, labels.to(truth.device), *more)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Bring the processes' rows together; the first process writes."""

@@ -75,7 +75,7 @@ def test_losses_see_annotated_pixels_alone(loss: nn.Module, target: Target, weig
     if weighted:
         batch["weight"] = torch.rand(known.shape) + 0.5
         weights = [gathered(batch["weight"], known)]
-    value = make_task(loss, target)._loss(logits, batch)
+    value = make_task(loss, target).batch_loss(logits, batch)
     truth = gathered(batch["target"], known)
     alone = loss(gathered(logits, known), truth, *weights)
     torch.testing.assert_close(value, alone, atol=1e-6, rtol=1e-6)
@@ -87,7 +87,7 @@ def test_losses_see_annotated_pixels_alone(loss: nn.Module, target: Target, weig
 
 def test_dice_of_each_image_leaves_out_what_has_none() -> None:
     logits, batch = example(Foreground())
-    value = make_task(BCEDice(per_image=True), Foreground())._loss(logits, batch)
+    value = make_task(BCEDice(per_image=True), Foreground()).batch_loss(logits, batch)
     known, alone, both = batch["annotated"], [], (logits.detach(), batch["target"])
     entropy = float(WeightedBCE()(*(gathered(a, known) for a in both)))
     for i in (0, 1):
@@ -98,7 +98,7 @@ def test_dice_of_each_image_leaves_out_what_has_none() -> None:
     assert value.item() == pytest.approx(entropy + sum(alone) / 2, abs=1e-6)
     for part in batch.values():  # nothing can be learned, and nothing is
         part.zero_()
-    nothing = make_task(BCEDice(per_image=True), Foreground())._loss(logits, batch)
+    nothing = make_task(BCEDice(per_image=True), Foreground()).batch_loss(logits, batch)
     (gradient,) = torch.autograd.grad(nothing, logits)
     assert nothing.item() == pytest.approx(0, abs=1e-6) and not gradient.any()
 
@@ -108,7 +108,7 @@ def test_deep_supervision_of_annotated_pixels() -> None:
     (one, batch), (other, _) = example(target), example(target)
     other = (other * 0.3).detach().requires_grad_()
     loss = DeepSupervision(BCEDiceDistance(), [1, 3])
-    value = make_task(loss, target)._loss([one, other], batch)
+    value = make_task(loss, target).batch_loss([one, other], batch)
     known = batch["annotated"]
     truth = gathered(batch["target"], known)
     heads = [BCEDiceDistance()(gathered(head, known), truth) for head in (one, other)]
@@ -135,7 +135,7 @@ def test_sums_of_foreign_losses_have_annotated_pixels_alone(
 ) -> None:
     logits, batch = example(target)
     known = batch["annotated"]
-    value = make_task(loss, target)._loss(logits, batch)
+    value = make_task(loss, target).batch_loss(logits, batch)
     truth = gathered(batch["target"], known)
     truth = truth if batch["target"].ndim == 3 else truth.float()
     alone = loss(gathered(logits, known), truth)

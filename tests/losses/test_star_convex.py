@@ -63,7 +63,7 @@ def test_pixels_that_are_not_annotated() -> None:
     )
     batch: Any = {"target": target * known[:, None], "annotated": known}
     alone = StarConvexLoss()(gathered(logits, known), gathered(target, known))
-    torch.testing.assert_close(task._loss(logits, batch), alone)
+    torch.testing.assert_close(task.batch_loss(logits, batch), alone)
 
 
 def test_bad_arguments() -> None:
