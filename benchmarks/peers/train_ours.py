@@ -18,6 +18,7 @@ import peer
 HERE = Path(__file__).resolve().parent
 BATCH, EPOCHS = 4, 30
 SHARE = 0.1  # of the time that validations may take
+MEASURED = 64  # steps, twice: the first few are faster than the rest
 
 
 def command(job: peer.Job, verb: str, name: str, *more: str) -> None:
@@ -44,7 +45,7 @@ def train(job: peer.Job) -> dict[str, Any]:
         start = peer.spent()
         short = fit(job, "one", 1, 4)[1]
         start_up = peer.spent() - start - short
-        step = max(0.01, (fit(job, "two", 2, 16)[1] - 2 * short) / 24)
+        step = max(0.01, (fit(job, "two", 2, MEASURED)[1] - 2 * short) / (2 * MEASURED - 8))
     validation = max(0.0, short - 4 * step)
     seconds = max(step, 0.97 * job.left() - start_up)
     epochs = max(1, min(EPOCHS, int(SHARE * seconds / max(validation, 0.01))))
