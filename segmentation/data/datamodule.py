@@ -27,7 +27,7 @@ from segmentation.data.cache import (
     usable_cores,
 )
 from segmentation.data.classes import check_classes, class_levels
-from segmentation.data.consistency import check_channels, leaking_stacks
+from segmentation.data.consistency import check_channels, check_crop, check_part, leaking_stacks
 from segmentation.data.corrections import Corrected
 from segmentation.data.examples import (
     Batch,
@@ -163,7 +163,8 @@ class SegmentationDataModule(LightningDataModule):
         fits = stage in ("fit", None)
         if fits:
             self._check("train")
-            self._check_crop(entry.image[1][:2] for entry in self.parts["train"].entries)
+            shapes = (entry.image[1][:2] for entry in self.parts["train"].entries)
+            check_crop(self.windows.crop, shapes, self.batch_size)
             self._check_duplicates()
             self._training = self.training_set()
             self._tell(self._training.without_objects())
@@ -330,25 +331,10 @@ class SegmentationDataModule(LightningDataModule):
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
     def _check(self, name: str) -> None:
-        part, (_, world), source = self.parts[name], self._rank(), self.source.name
-        if len(part) == 0:
-            raise UserError(f"{source}: the split leaves no image in {name}; change data.split")
-        if len(part) < world:
-            raise UserError(
-                f"{source}: {len(part)} image(s) in {name} for {world} processes; lower "
-                "trainer.devices or enlarge the part"
-            )
-        for entry in part.entries:
-            if entry.labels is None:
-                raise UserError(
-                    f"{source}: {entry.id} is in {name} but has no mask; add it, or leave the "
-                    "image out of the split"
-                )
-            if entry.unannotated == np.prod(entry.labels[1]):
-                raise UserError(
-                    f"{source}: {entry.id} is in {name} but none of its pixels is annotated; "
-                    "annotate some, or leave the image out of the split"
-                )
+        try:
+            check_part(name, self.parts[name].entries, self._rank()[1])
+        except UserError as error:
+            raise UserError(f"{self.source.name}: {error}") from None
 
     def _check_duplicates(self) -> None:
         """Refuse images that are equal to the pixel and lie in different parts."""
@@ -378,21 +364,6 @@ class SegmentationDataModule(LightningDataModule):
             if line not in self._told:  # a training is set up again for its test
                 rank_zero_warn(line)
             self._told.add(line)
-
-    def _check_crop(self, shapes: Iterable[tuple[int, ...]]) -> None:
-        crop, sizes = self.windows.crop, list(dict.fromkeys(shapes))
-        height, width = (max(side) for side in zip(*sizes, strict=True))
-        if crop is None and len(sizes) > 1 and self.batch_size > 1:
-            raise UserError(
-                f"data.crop: null needs images of one size, these have {len(sizes)} (such as "
-                f"{', '.join('×'.join(map(str, s)) for s in sizes[:2])}); set a crop, "
-                "model.preprocess.resize, or batch_size 1"
-            )
-        if crop is not None and crop[0] > height and crop[1] > width:
-            raise UserError(
-                f"data.crop: {crop[0]}×{crop[1]} is larger than every image (at most "
-                f"{height}×{width}, H×W); lower it"
-            )
 
 
 def _fold(text: str) -> tuple[int, int]:
