@@ -22,7 +22,7 @@ COMMANDS = {
     "serve": "segmentation.app.server:serve",
     "tune": "segmentation.experiments.tune:tune",
     "prune": "segmentation.experiments.prune:prune",
-    "export": "segmentation.predict.export:export",
+    "export": "segmentation.export.command:export",
     "crossvalidate": "segmentation.experiments.crossvalidate:crossvalidate",
     "reproduce": "segmentation.experiments.reproduce:reproduce",
     "weights": "segmentation.targets.border_weights:weights",

@@ -11,9 +11,12 @@ from jsonargparse import ArgumentParser
 from segmentation import __version__
 from segmentation.data.seen import trained_on
 from segmentation.errors import UserError, first_of, printable
+from segmentation.fitting import check_fit
 from segmentation.io import sealed
 from segmentation.io.files import read_json, sha256_of
 from segmentation.predictor import Predictor
+from segmentation.runtimes.net import Backend, converted, network_record, open_exported
+from segmentation.runtimes.record import FORMAT, is_exported
 from segmentation.task import SegmentationTask
 from segmentation.trust import bounded, check_trusted, renamed, without_download
 
@@ -27,15 +30,22 @@ _TRAINING = {
 
 
 def load(
-    *paths: str | Path, device: str = "auto", tta: bool = False, trust: Iterable[str] = ()
+    *paths: str | Path,
+    device: str = "auto",
+    tta: bool = False,
+    trust: Iterable[str] = (),
+    backend: Backend | None = None,
 ) -> Predictor:
     """The trained network of a checkpoint, ready to predict; of several, their ensemble.
 
     Args:
-        paths: Checkpoints that ``fit``, ``prune`` or ``export`` wrote.
+        paths: Checkpoints that ``fit``, ``prune`` or ``export`` wrote, or exported networks.
         device: "auto" takes a GPU where there is one; otherwise as PyTorch names it.
         tta: Average over an image's eight symmetries: better, eight times slower.
         trust: Packages whose classes may be built, such as your own, beside this one and PyTorch.
+        backend: What runs the networks: "torch", "onnxruntime" or "openvino" (both on the CPU);
+            "auto" measures those that are installed. By default PyTorch runs a checkpoint, and an
+            exported network the fastest that can.
 
     Raises:
         UserError: A checkpoint is at fault, they do not fit together, or there is no such device.
@@ -48,14 +58,17 @@ def load(
             raise UserError(f"load: {path!r} is no path; give several as load(one, another)")
     if not paths:
         raise UserError("load: give the path of a checkpoint")
-    return load_ensemble(paths, tta, trust).predictor.to(find_device(device))
+    return load_ensemble(paths, tta, trust, backend).predictor.to(find_device(device))
 
 
 def load_ensemble(
-    paths: Sequence[str | Path], tta: bool = False, trust: Iterable[str] = ()
+    paths: Sequence[str | Path],
+    tta: bool = False,
+    trust: Iterable[str] = (),
+    backend: Backend | None = None,
 ) -> SegmentationTask:
     """The task of the first checkpoint, whose predictor averages over all of them."""
-    first, *others = (load_task(path, trust) for path in paths)
+    first, *others = (load_task(path, trust, backend) for path in paths)
     for path, task in zip(paths, (first, *others), strict=True):
         task.predictor.tta |= tta
         if task is not first:
@@ -98,6 +111,11 @@ def read_checkpoint(
     path = Path(path)
     if not path.exists() or path.is_dir():
         raise UserError(f"{path}: no such checkpoint; check the path")
+    if is_exported(path):
+        raise UserError(
+            f"{path}: is an exported network, which predict and serve take; give the checkpoint "
+            "that it was made of"
+        )
     checkpoint: dict[str, Any] = sealed.load(path)
     keys = ("segmentation", "state_dict")
     parts = [checkpoint.get(key) if isinstance(checkpoint, dict) else None for key in keys]
@@ -150,8 +168,74 @@ def _tuned(path: Path) -> dict[str, Any]:
     return settings
 
 
-def load_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTask:
-    """The trained task in a checkpoint, in evaluation mode. Never touches the network."""
+def load_task(
+    path: str | Path, trust: Iterable[str] = (), backend: Backend | None = None
+) -> SegmentationTask:
+    """The trained task in a checkpoint, in evaluation mode; or that of an exported network.
+
+    Never touches the network. ``backend`` is as :func:`load` takes it.
+    """
+    if Path(path).is_file() and is_exported(path):
+        return _exported_task(Path(path), trust, backend)
+    task = _trained_task(path, trust)
+    if backend not in (None, "torch"):
+        net = converted(task.net, record_of(task, path), backend, path)
+        if net is not task.net:
+            _run_by(task, net)
+    return task.eval()
+
+
+def record_of(task: SegmentationTask, path: str | Path) -> dict[str, Any]:
+    """What an export of this task, loaded from that checkpoint, tells beside the network."""
+    assert task.config is not None
+    preprocess, target = task.preprocess, task.target
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "preprocess": preprocess.plain(),
+        "target": task.config["init_args"]["target"],
+        "tta": task.predictor.tta,
+        "diameter": task.predictor.diameter,
+        "network": network_record(task.net, preprocess.in_channels, target.classes),
+        "precision": "fp32",
+        "checkpoint_sha256": sha256_of(Path(path)),
+        "trained_on": task.trained_on,
+    }
+
+
+def _exported_task(path: Path, trust: Iterable[str], backend: Backend | None) -> SegmentationTask:
+    net = open_exported(path, backend)
+    record = net.record
+    nothing = {"class_path": "torch.nn.Identity"}
+    parts = {"net": nothing, "target": record["target"], "preprocess": record["preprocess"]}
+    parts |= {"tta": bool(record.get("tta"))} | _TRAINING
+    config = renamed({"class_path": "segmentation.task.SegmentationTask", "init_args": parts})
+    check_trusted(config, path, trust)
+    try:
+        task = build_task(config)
+        check_fit(net, task.target, task.preprocess)
+        diameter = record.get("diameter")
+        _run_by(task, net)
+        task.trained_on = trained_on(record)
+        task.predictor.diameter = None if diameter is None else float(diameter)
+    except Exception as error:  # whatever a class raises of arguments that are not its own
+        what = " ".join(str(first_of(error)).split())
+        raise UserError(
+            f"{path}: its record does not fit this version ({what[:200]}); it was written by "
+            f"version {record['version']}, this is {__version__}: export it again"
+        ) from error
+    return task.eval()
+
+
+def _run_by(task: SegmentationTask, net: Any) -> None:
+    """Let another module answer in place of a task's network."""
+    about = task.predictor.tta, task.predictor.diameter
+    task.net = net
+    task.predictor = Predictor(net, task.preprocess, task.target, about[0], net.backend == "torch")
+    task.predictor.diameter = about[1]
+
+
+def _trained_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTask:
     checkpoint = read_checkpoint(path, trust=trust)
     about = checkpoint["segmentation"]
     if (config := about.get("config")) is None:
@@ -179,7 +263,7 @@ def load_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTask:
             f"version {version}, this is {__version__}: use the version and the code that it was "
             "trained with"
         ) from error
-    return task.eval()
+    return task
 
 
 def build_task(config: dict[str, Any]) -> SegmentationTask:

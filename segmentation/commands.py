@@ -157,7 +157,9 @@ def _parser(name: str, stub: Callable[..., Any], named: list[inspect.Parameter])
         if kind is bool:
             options |= {"action": "store_true"}
         elif get_origin(inner) in (list, Sequence):
-            options |= {"type": get_args(inner)[0], "nargs": "+", "action": "extend"}
+            (item,) = get_args(inner)
+            among = {"choices": get_args(item)} if get_origin(item) is Literal else {"type": item}
+            options |= among | {"nargs": "+", "action": "extend"}
         elif optional and get_origin(inner) is Literal:
             options |= {"type": kind, "nargs": "?", "const": get_args(inner)[0]}
         else:

@@ -33,6 +33,8 @@ def network_stride(net: nn.Module) -> int:
 
 def least_side(net: nn.Module) -> int:
     """The smallest height and width that a network takes, a multiple of its stride."""
+    if isinstance(told := getattr(net, "least_side", None), int):  # an exported network's
+        return told
     return _LEAST.get(type(net).__name__, 1) * network_stride(net)
 
 

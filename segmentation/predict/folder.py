@@ -35,6 +35,7 @@ from segmentation.predict.manifest import Manifest
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor
 from segmentation.progress import progress
+from segmentation.runtimes.net import ExportedNet
 
 _AHEAD = 3  # files that are read before they are wanted
 
@@ -54,6 +55,7 @@ def predict(
     diameter: float | None = None,
     tta: bool = False,
     device: str = "auto",
+    backend: Literal["auto", "torch", "onnxruntime", "openvino"] | None = None,
     trainer_devices: int | None = None,
     trainer_num_nodes: int | None = None,
     trust: list[str] | None = None,
@@ -65,8 +67,8 @@ def predict(
     folder. The status is 1 when files were left out; they are named at the end.
 
     Args:
-        ckpt_path: Written by fit, prune or export; the probabilities of several are averaged, and
-            objects are told apart as the first one says.
+        ckpt_path: Written by fit, prune or export (ONNX and the like, too); the probabilities of
+            several are averaged, and objects are told apart as the first one says.
         data_images: Folder of PNG, TIFF (stacks too), JPEG or BMP images; subfolders are kept.
         output: Folder that gets masks/, objects.csv, images.csv and manifest.json.
         labels: Also labels/: each object its own number, 16 or 32 bits (tiff, or zarr: OME-Zarr).
@@ -82,18 +84,21 @@ def predict(
             preprocess.diameter; by default that of the training images.
         tta: Average over eight symmetries: better, 8 times slower.
         device: auto, cpu, cuda, cuda:1, mps.
+        backend: What runs the network: torch, onnxruntime or openvino (on the CPU); auto measures
+            those that are installed. By default torch, and the fastest that can for an export.
         trainer_devices: Of this machine, each with a process of its own.
         trainer_num_nodes: Machines, on which a cluster starts this command.
         trust: Your own packages whose classes a checkpoint may name: their code runs.
     """
     outputs = Outputs(output, labels, probabilities, overlays, geojson, rle, rois)
     images, left_out = _images(data_images, output)
-    task, where = load_ensemble(ckpt_path, tta, trust or ()), find_device(device)
+    task, where = load_ensemble(ckpt_path, tta, trust or (), backend), find_device(device)
     task.predictor.adapt(channels, pixel_size, diameter)
     joined = _joined(data_images, images, task.predictor.preprocess)
     stems = _stems(data_images, images, joined)
     about_images = {"channels": channels, "pixel_size": pixel_size, "diameter": diameter}
     members = (task.predictor, *task.predictor.members)
+    others = [one.net.backend for one in members if isinstance(one.net, ExportedNet)]
     settings = {
         "version": __version__,
         "checkpoint_sha256": [sha256_of(path) for path in ckpt_path],
@@ -102,6 +107,7 @@ def predict(
         "tta": [one.tta for one in members],
         "outputs": {k: v for k, v in vars(outputs).items() if k != "folder"},
         **{k: v for k, v in about_images.items() if v is not None},
+        **({"backend": others} if others else {}),
     }
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {"numpy": np.__version__, "opencv": cv2.__version__}
@@ -126,6 +132,8 @@ def predict(
     if trainer.is_global_zero:
         if len(members) > 1:
             print(f"ensemble  of {len(members)} checkpoints")
+        if others:
+            print(f"backend   {', '.join(dict.fromkeys(others))}")
         manifest.write([], {}, complete=False)
         manifest.remove_partial_files()
     files = FolderFiles(data_images, stems, joined, writer, trainer)

@@ -1,0 +1,1 @@
+"""Networks leave the house: exported, proved equal, packaged."""

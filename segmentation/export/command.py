@@ -1,0 +1,69 @@
+"""The command ``export``: a checkpoint to give away, or files for other runtimes, proved equal."""
+
+from pathlib import Path
+from typing import Literal
+
+from segmentation.checkpoints import load_task, record_of
+from segmentation.errors import UserError
+from segmentation.export import files, images, proof
+from segmentation.export.int8 import quantized
+from segmentation.predict.export import export as give_away
+from segmentation.runtimes.net import script_of
+
+
+def export(
+    ckpt_path: Path,
+    output: Path,
+    format: list[Literal["onnx", "openvino", "torchscript"]] | None = None,
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    config: Path | None = None,
+    data_images: Path | None = None,
+    most: int = 32,
+    tolerance: float | None = None,
+    half: bool = False,
+    trust: list[str] | None = None,
+) -> None:
+    """Write a checkpoint to give away, or a network for other runtimes, proved to say the same.
+
+    Without --format: the checkpoint without what training needs, smaller; what segmentation tune
+    found for it becomes part of it. With --format: files that predict, serve and load take like a
+    checkpoint. They are run on the validation images of the checkpoint's run, or on other images,
+    beside the checkpoint: export.html and export.json tell how far the answers are apart.
+
+    Args:
+        ckpt_path: Written by fit.
+        output: The new checkpoint; with --format a folder, which is made.
+        format: onnx, openvino, torchscript; several at once.
+        precision: Of the weights: fp16 halves the file and computes in float32 all the same; int8
+            computes in whole numbers, several times as fast, calibrated on training images.
+        config: Of the run whose images are taken; by default config.yaml of the checkpoint's run.
+        data_images: Folder of images to prove it on, instead.
+        most: Prove it on so many images at most, evenly spaced ones.
+        tolerance: How far probabilities may be apart (fp32 .001, fp16 .02); of int8, by how much
+            the foreground may differ, 1 - IoU (.05).
+        half: Of a checkpoint: in float16, half the size, the same scores to rounding.
+        trust: Your own packages whose classes the checkpoint names.
+    """
+    if not format:
+        if precision != "fp32" or data_images or config or tolerance is not None:
+            raise UserError("--precision, --config, --data.images, --tolerance: need a --format")
+        give_away(ckpt_path, output, half, trust)
+        return
+    formats = list(dict.fromkeys(format))
+    files.check(formats, precision, half)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: exists already; choose another --output")
+    if most < 1:
+        raise UserError(f"--most {most}: must be at least 1")
+    task = load_task(ckpt_path, trust or ())
+    record = record_of(task, ckpt_path) | {"precision": precision}
+    found = images.find(task, ckpt_path, config, data_images, most, precision == "int8")
+    script = script_of(task.net, record)
+    model = None
+    if {*formats} & {"onnx", "openvino"}:
+        model = files.onnx_of(script, record, half=precision == "fp16")
+        if precision == "int8":
+            model = quantized(model, record, task.predictor, found.calibration)
+    made = files.write(formats, output, script, model, record)
+    report = proof.prove(ckpt_path, task.predictor, made, found, precision, trust or ())
+    proof.tell(report, output, tolerance)
