@@ -11,14 +11,24 @@ Kept by hand because the draws are frozen: a new release moves no sample of an o
 import logging
 import unicodedata
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from segmentation.data.parts import (
+    assigned,
+    block_parts,
+    by_sequence,
+    check_folds,
+    draw,
+    fold_block,
+    groups_of,
+    open_to_all,
+    part_size,
+    part_sizes,
+    shuffled,
+    with_test,
+)
 from segmentation.data.sample import PARTS, Item, Split, straddling
 from segmentation.errors import UserError
 from segmentation.io.files import check_regular
@@ -34,6 +44,10 @@ class Splitter(ABC):
     @abstractmethod
     def __call__(self, items: Sequence[Item]) -> Split:
         """Split ``items``; a ``UserError`` if nothing is left to train on."""
+
+    def sources_of(self, items: Sequence[Item]) -> dict[str, str]:
+        """Id ► what each sample was acquired with: its group, ``""`` where that is not known."""
+        return {item.id: item.group for item in items}
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """Fold ``fold`` (from 0) of ``folds``, whose test parts hold every sample once.
@@ -62,22 +76,22 @@ class RandomSplit(Splitter):
     stratify: bool = True
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        items = _open_to_all(items)
-        val_count, test_count = _part_sizes(self.val, self.test, len(items))
-        order = _shuffled(items, self.seed)
-        test = _draw(order, test_count, self.stratify)
-        val = _draw([i for i in order if i.id not in test], val_count, self.stratify)
-        return _assigned(items, dict.fromkeys(test, "test") | dict.fromkeys(val, "val"))
+        items = open_to_all(items)
+        val_count, test_count = part_sizes(self.val, self.test, len(items))
+        order = shuffled(items, self.seed)
+        test = draw(order, test_count, self.stratify)
+        val = draw([i for i in order if i.id not in test], val_count, self.stratify)
+        return assigned(items, dict.fromkeys(test, "test") | dict.fromkeys(val, "val"))
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """Test parts differ by at most one sample, in all and (if ``stratify``) in each kind."""
-        items = _open_to_all(items)
-        _check_folds("sample(s)", len(items), folds)
-        order = _shuffled(items, self.seed)
+        items = open_to_all(items)
+        check_folds("sample(s)", len(items), folds)
+        order = shuffled(items, self.seed)
         if self.stratify:
             order.sort(key=lambda item: item.kind)
-        val = _part_size("val", self.val, len(items))
-        return _with_test(items, order[fold::folds], RandomSplit(val, 0, self.seed, self.stratify))
+        val = part_size("val", self.val, len(items))
+        return with_test(items, order[fold::folds], RandomSplit(val, 0, self.seed, self.stratify))
 
 
 @dataclass(frozen=True)
@@ -116,23 +130,23 @@ class GroupSplit(Splitter):
     seed: int = 0
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        items = _open_to_all(items)
-        groups = _shuffled(_groups(items), self.seed)
+        items = open_to_all(items)
+        groups = shuffled(groups_of(items), self.seed)
         needed = 1 + (self.val > 0) + (self.test > 0)
         if len(groups) < needed:
             few = f"{len(groups)} group(s) cannot make {needed} parts"
             raise UserError(f"split: {few}; use RandomSplit if the samples are independent")
-        val, test = _part_sizes(self.val, self.test, len(groups))
+        val, test = part_sizes(self.val, self.test, len(groups))
         part = dict.fromkeys(groups[: test + val], "val") | dict.fromkeys(groups[:test], "test")
-        return _assigned(items, {i.id: part[i.group] for i in items if i.group in part})
+        return assigned(items, {i.id: part[i.group] for i in items if i.group in part})
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """Deal the shuffled groups out: the numbers of groups differ by one at most."""
-        items = _open_to_all(items)
-        groups = _shuffled(_groups(items), self.seed)
-        _check_folds("group(s)", len(groups), folds)
-        rest = GroupSplit(_part_size("val", self.val, len(groups)), 0, self.seed)
-        return _with_test(items, [i for i in items if i.group in groups[fold::folds]], rest)
+        items = open_to_all(items)
+        groups = shuffled(groups_of(items), self.seed)
+        check_folds("group(s)", len(groups), folds)
+        rest = GroupSplit(part_size("val", self.val, len(groups)), 0, self.seed)
+        return with_test(items, [i for i in items if i.group in groups[fold::folds]], rest)
 
 
 @dataclass(frozen=True)
@@ -143,17 +157,17 @@ class IndexSplit(Splitter):
     test: float = 0.15
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        items = _open_to_all(items)
-        val, test = _part_sizes(self.val, self.test, len(items))
+        items = open_to_all(items)
+        val, test = part_sizes(self.val, self.test, len(items))
         part = ["train"] * (len(items) - val - test) + ["val"] * val + ["test"] * test
-        return _assigned(items, {i.id: p for i, p in zip(items, part, strict=True)})
+        return assigned(items, {i.id: p for i, p in zip(items, part, strict=True)})
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """The test parts are contiguous; the last samples of what remains validate."""
-        items = _open_to_all(items)
-        block = _block("sample(s)", len(items), fold, folds)
-        rest = IndexSplit(_part_size("val", self.val, len(items)), 0)
-        return _with_test(items, items[block], rest)
+        items = open_to_all(items)
+        block = fold_block("sample(s)", len(items), fold, folds)
+        rest = IndexSplit(part_size("val", self.val, len(items)), 0)
+        return with_test(items, items[block], rest)
 
 
 @dataclass(frozen=True)
@@ -173,7 +187,7 @@ class SequenceSplit(Splitter):
     test: str | None = None
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        sequences = _groups(_open_to_all(items))
+        sequences = groups_of(open_to_all(items))
         names = ", ".join(sequences[:9]) or "one"
         if len(sequences) == 1:
             raise UserError(f"split: two sequences are needed, there is {names}; use BlockSplit")
@@ -183,17 +197,17 @@ class SequenceSplit(Splitter):
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """The sequences are the folds; where there are more of them, a fold tests several."""
-        names = _groups(_open_to_all(items))
-        _check_folds("sequence(s)", len(names), folds)
+        names = groups_of(open_to_all(items))
+        check_folds("sequence(s)", len(names), folds)
         return self._testing(items, names[fold::folds])
 
     def _testing(self, items: Sequence[Item], tested: Collection[str]) -> Split:
         def cut(name: str, ids: list[str]) -> dict[str, str]:
             if name in tested:
                 return dict.fromkeys(ids, "test")
-            return _blocks(name, ids, self.val, 0, self.gap)
+            return block_parts(name, ids, self.val, 0, self.gap)
 
-        return _by_sequence(items, cut)
+        return by_sequence(items, cut)
 
 
 @dataclass(frozen=True)
@@ -214,22 +228,22 @@ class BlockSplit(Splitter):
 
     def __call__(self, items: Sequence[Item]) -> Split:
         amounts = self.val, self.test, self.gap
-        return _by_sequence(items, lambda name, ids: _blocks(name, ids, *amounts))
+        return by_sequence(items, lambda name, ids: block_parts(name, ids, *amounts))
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """One of ``folds`` blocks of each sequence tests, those before it validate, with gaps."""
 
         def cut(name: str, ids: list[str]) -> dict[str, str]:
             what = f"sample(s) of sequence {name or 'without name'}"
-            block = _block(what, len(ids), fold, folds)
-            val, gap = (_part_size(n, getattr(self, n), len(ids)) for n in ("val", "gap"))
+            block = fold_block(what, len(ids), fold, folds)
+            val, gap = (part_size(n, getattr(self, n), len(ids)) for n in ("val", "gap"))
             before, after = ids[: max(0, block.start - gap)], ids[block.stop + gap :]
             part = dict.fromkeys(ids, "gap") | dict.fromkeys(ids[block], "test")
             # As in a circle that begins after the tested block, the last samples validate:
             # before the first block there are none, so there it is the last ones of the sequence.
-            return part | _blocks(name, after + before, val, 0, gap)
+            return part | block_parts(name, after + before, val, 0, gap)
 
-        return _by_sequence(items, cut)
+        return by_sequence(items, cut)
 
 
 @dataclass(frozen=True)
@@ -285,7 +299,7 @@ class OfficialSplit(Splitter):
         test = tuple(sorted(item.id for item in items if item.subset == "test"))
         if not test:
             raise UserError("split: this dataset holds no official test set; use RandomSplit")
-        rest = _open_to_all(items)
+        rest = open_to_all(items)
         val = tuple(item.id for item in rest if item.subset == "val")
         train = tuple(item.id for item in rest if item.subset != "val")
         if not train:
@@ -308,97 +322,4 @@ class OfficialSplit(Splitter):
             raise UserError(
                 f"split: train={count} is not between 1 and {len(train)}, all there are"
             )
-        return tuple(sorted(_shuffled(train, self.seed)[:count]))
-
-
-def _open_to_all(items: Sequence[Item]) -> list[Item]:
-    """All but the official test set, sorted by id."""
-    return sorted((i for i in items if i.subset != "test"), key=lambda item: item.id)
-
-
-def _groups(items: Sequence[Item]) -> list[str]:
-    return sorted({item.group for item in items})
-
-
-def _assigned(items: Sequence[Item], part: Mapping[str, str]) -> Split:
-    return Split(*(tuple(i.id for i in items if part.get(i.id, "train") == p) for p in PARTS))
-
-
-def _with_test(items: Sequence[Item], tested: Sequence[Item], rest: Splitter) -> Split:
-    """Test on some of the items and divide the others."""
-    test = {item.id for item in tested}
-    return replace(rest([i for i in items if i.id not in test]), test=tuple(sorted(test)))
-
-
-def _by_sequence(items: Sequence[Item], cut: Callable[[str, list[str]], dict[str, str]]) -> Split:
-    """``cut`` gets the name of each group and its ids in order, and tells the part of each."""
-    items = _open_to_all(items)
-    sequences: dict[str, list[str]] = defaultdict(list)
-    for item in items:
-        sequences[item.group].append(item.id)
-    if not sequences:
-        raise UserError("split: there is nothing to train on; check the data")
-    return _assigned(items, {k: v for s in sequences.items() for k, v in cut(*s).items()})
-
-
-def _shuffled(some: Sequence[Any], seed: int) -> list[Any]:
-    if seed < 0:
-        raise UserError(f"split: seed={seed} must not be negative")
-    return [some[i] for i in np.random.default_rng(seed).permutation(len(some))]
-
-
-def _part_sizes(val: float, test: float, total: int) -> tuple[int, int]:
-    """How many of ``total`` validate and test; at least one is left to train on."""
-    counts = _part_size("val", val, total), _part_size("test", test, total)
-    if sum(counts) >= total:
-        amounts = f"val={val} and test={test} of {total}"
-        raise UserError(f"split: {amounts} leave nothing to train on; ask for fewer")
-    return counts
-
-
-def _part_size(part: str, amount: float, total: int) -> int:
-    if not amount >= 0 or (amount >= 1 and not float(amount).is_integer()):
-        raise UserError(f"split: {part}={amount} is neither a share below 1 nor a count")
-    count = int(amount) if amount >= 1 else round(amount * total)
-    return max(1, count) if amount > 0 else 0  # a share of a handful still means: at least one
-
-
-def _draw(order: Sequence[Item], count: int, stratify: bool) -> set[str]:
-    """The first ``count`` of ``order``, each kind in proportion (largest remainder)."""
-    members: dict[str, list[str]] = defaultdict(list)
-    for item in order:
-        members[item.kind if stratify else ""].append(item.id)
-    quota = {kind: count * len(names) / len(order) for kind, names in members.items()}
-    take = {kind: int(share) for kind, share in quota.items()}
-    by_remainder = sorted(quota, key=lambda kind: (take[kind] - quota[kind], kind))
-    for kind in by_remainder[: count - sum(take.values())]:
-        take[kind] += 1
-    return {name for kind, names in members.items() for name in names[: take[kind]]}
-
-
-def _check_folds(what: str, total: int, folds: int) -> None:
-    if total < folds:
-        remedy = f"ask for {total} or fewer" if total > 1 else "at least two are needed"
-        raise UserError(f"split: {total} {what} cannot make {folds} folds; {remedy}")
-
-
-def _block(what: str, total: int, fold: int, folds: int) -> slice:
-    """A fold's block of ``total``; blocks differ by one sample at most."""
-    _check_folds(what, total, folds)
-    return slice(fold * total // folds, (fold + 1) * total // folds)
-
-
-def _blocks(name: str, ids: list[str], val: float, test: float, gap: float) -> dict[str, str]:
-    """Part of each id of a sequence: train, val and test, each of the two after a gap."""
-    amounts = {"val": val, "test": test, "gap": gap}
-    counts = {part: _part_size(part, amount, len(ids)) for part, amount in amounts.items()}
-    tail: list[str] = []
-    for part in ("val", "test"):
-        if counts[part]:
-            tail += ["gap"] * counts["gap"] + [part] * counts[part]
-    if len(tail) >= len(ids):
-        raise UserError(
-            f"split: val={val}, test={test}, gap={gap} of the {len(ids)} sample(s) of sequence "
-            f"{name or 'without name'} leave nothing to train on; ask for fewer"
-        )
-    return dict(zip(ids, ["train"] * (len(ids) - len(tail)) + tail, strict=True))
+        return tuple(sorted(shuffled(train, self.seed)[:count]))
