@@ -328,15 +328,19 @@ class SegmentationTask(LightningModule):
         self.log(shown, scores.pop(shown), prog_bar=True)
         self.log_dict(scores)
 
+    @property
+    def seen(self) -> dict[str, str]:
+        """What images the weights, its members' too, were trained on before ► ids."""
+        tasks = (self, *self.members)
+        return {key: image for task in tasks for key, image in task.trained_on.items()}
+
     def _check_leak(self, part: str) -> None:
         """Refuse to score what the weights were trained on, through another seed, list or name."""
         if self.data_split is None:
             return
-        tasks = (self, *self.members)
-        seen = {key: image for task in tasks for key, image in task.trained_on.items()}
-        if leak := self.data_split.leak(part, seen):
+        if leak := self.data_split.leak(part, self.seen):
             raise UserError(f"{leak}; use the split of its run (split.json)")
-        if named := sum("/" in key for key in seen):
+        if named := sum("/" in key for key in self.seen):
             rank_zero_warn(
                 f"the checkpoint knows {named} of its training images by their names alone (older "
                 f"ones do): under other names they would be among the {part} images unnoticed"

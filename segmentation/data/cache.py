@@ -22,7 +22,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from segmentation.data.masks import MaskFacts
-from segmentation.data.sample import Sample, Source
+from segmentation.data.sample import Record, Sample, Source
 from segmentation.errors import UserError
 from segmentation.objects import median_diameter
 from segmentation.progress import progress
@@ -167,8 +167,12 @@ def decoded(source: Source, folder: Path | None = None, workers: int | None = No
             )
         seen[record.id] = record.image
     about = [LAYOUT, source.version, [(r.id, r.stamp, r.group, r.subset) for r in records]]
-    read = map_ordered(source.read, records, workers or usable_cores())
-    return _open(source.name, about, read, len(records), folder)
+
+    def read(record: Record) -> Sample:  # a table of groups may change, what is stored may not
+        return replace(source.read(record), group=record.group)
+
+    samples = map_ordered(read, records, workers or usable_cores())
+    return _open(source.name, about, samples, len(records), folder)
 
 
 def prepared(

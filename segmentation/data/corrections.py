@@ -10,7 +10,7 @@ A mask may be taken from a sample that is dropped. All three are optional.
 """
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Corrected(SegmentationDataset):
         self.corrections = read_corrections(self.path)
         self.name, self.version = source.name, source.version
         self.class_names: tuple[str, ...] = getattr(source, "class_names", ())
+        self.source_of: Callable[[str], str] = getattr(source, "source_of", lambda name: "")
         self._records: dict[str, Record] = {}
 
     def index(self) -> Sequence[Record]:

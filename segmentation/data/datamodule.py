@@ -42,7 +42,8 @@ from segmentation.data.masks import Doubt, Finding, check, doubts
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import PARTS, Source, Split, straddling
 from segmentation.data.samplers import Sampling, TrainSampler
-from segmentation.data.splits import RandomSplit, Splitter
+from segmentation.data.sources import APART, about_test, torn_sources, with_sources
+from segmentation.data.splits import ListSplit, RandomSplit, Splitter
 from segmentation.errors import UserError
 from segmentation.objects import to_gray
 from segmentation.targets import Foreground, Target
@@ -157,7 +158,7 @@ class SegmentationDataModule(LightningDataModule):
         """
         self.prepared = self._prepared()
         self._places = {entry.id: i for i, entry in enumerate(self.raw.entries)}
-        self.split = self.divided(self.raw.entries)
+        self.split = self.divided(self.entries)
         places = {name: [self._places[i] for i in getattr(self.split, name)] for name in PARTS}
         self.parts = {k: SampleSubset(self.prepared, self.raw, v) for k, v in places.items()}
         fits = stage in ("fit", None)
@@ -174,6 +175,8 @@ class SegmentationDataModule(LightningDataModule):
             self._check("test")
         self._check_masks()
         self._tell(leaking_stacks(self.raw.entries, self.split))
+        if isinstance(self.splitter, ListSplit):  # of others it is what was asked for
+            self._tell(torn_sources(self.sources, self.split))
         named = getattr(self.source, "class_names", ())
         self._tell(check_classes(self.raw, places, self.target, named))
 
@@ -197,6 +200,23 @@ class SegmentationDataModule(LightningDataModule):
             return self.splitter(entries)
         return self.splitter.fold(entries, *self.fold)
 
+    @cached_property
+    def entries(self) -> list[StoredSample]:
+        """What is known of each sample; its group as a table tells, where the dataset has one."""
+        return with_sources(self.raw.entries, self.source)
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """Id ► what each image was acquired with, ``""`` where that is not known."""
+        return self.splitter.sources_of(self.entries)
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Id ► by which intervals are drawn: groups of files; others where none was trained on."""
+        if about_test(self.sources, self.split.train, self.split.test) == APART:
+            return self.sources
+        return {entry.id: entry.group for entry in self.raw.entries}
+
     def training_set(self) -> TrainSet:
         """The training examples."""
         part, store, weight = self.parts["train"], self.prepared, self.weight
@@ -208,7 +228,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def evaluation_set(self, name: str) -> EvalSet:
         """The examples of ``val`` or ``test``."""
-        return EvalSet(self.parts[name], self.target, self.weight)
+        return EvalSet(self.parts[name], self.target, self.weight, groups=self.groups)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Augmented windows, in an order drawn anew each epoch; an incomplete batch is dropped."""
@@ -298,7 +318,7 @@ class SegmentationDataModule(LightningDataModule):
     @cached_property
     def _diameters(self) -> dict[str, float]:
         """Id ► median diameter of the objects of each training image that has any."""
-        train = {*self.divided(self.raw.entries).train}
+        train = {*self.divided(self.entries).train}
         each = ((entry.id, entry.diameter) for entry in self.raw.entries if entry.id in train)
         return {name: diameter for name, diameter in each if diameter is not None}
 

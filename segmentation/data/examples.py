@@ -1,7 +1,7 @@
 """From stored samples to single examples: windows, augmentation, encoding."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, TypedDict
 
@@ -182,12 +182,14 @@ class EvalSet(Dataset[dict[str, Any]]):
         target: Encodes the labels.
         weight: Weights the pixels in the loss, or ``None``.
         native: Score at the images' own size, rather than at the network's.
+        groups: Id ► the group that is told of it; by default the sample's own.
     """
 
     samples: Samples
     target: Target
     weight: WeightMap | None
     native: bool = True
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def partial(self) -> bool:
@@ -201,7 +203,8 @@ class EvalSet(Dataset[dict[str, Any]]):
         sample = self.samples[index]
         labels = sample.labels
         assert labels is not None
-        item = _example(sample, self.target, self.partial) | {"group": sample.group}
+        item = _example(sample, self.target, self.partial)
+        item["group"] = self.groups.get(sample.id, sample.group)
         if self.weight is not None:
             item["weight"] = torch.from_numpy(self.weight(labels))
         if self.native and isinstance(self.samples, SampleSubset):

@@ -29,7 +29,8 @@ class Sample:
         image: (H, W, C) uint8 or uint16; three channels without names are red, green and blue.
         labels: (H, W) int32 instance ids, 0 = background, -1 = not annotated; ``None`` where no
             truth is known.
-        group: Samples of one group (patient, well, sequence) never straddle a split.
+        group: What it was acquired with or from (microscope, patient, well, sequence), ``""`` where
+            that is not known. A fair test is on groups that were not trained on.
         kind: Stratum for balanced sampling and for scores by kind, such as ``"histology"``.
         subset: Name of the official subset it belongs to, such as ``"train"``, or ``""``.
         weight: (H, W) float32 weights of the pixels in the loss, where a training asks for them.
@@ -97,7 +98,8 @@ class Source(Protocol):
 class SegmentationDataset(Dataset[Sample], Source):
     """Images and their label maps, read from their files when they are asked for.
 
-    A subclass has a ``name``, ``index`` and ``read``: all that a data module needs, too.
+    A subclass has a ``name``, ``index`` and ``read``: all that a data module needs, too. One may
+    have a method ``source_of(id)``: the group of a sample as a table tells, not its files.
 
     >>> from segmentation.datasets import DSB2018
     >>> data = DSB2018("data/dsb2018")

@@ -44,6 +44,11 @@ class Division:
             f"as {image}{called})"
         )
 
+    def trained(self, seen: Mapping[str, str]) -> list[str]:
+        """The images that were trained on; those of ``train`` where ``seen`` tells nothing."""
+        known = [i for i, key in self.digests.items() if key in seen or self._by_name(i) in seen]
+        return known if seen else [*self.split.train]
+
     def _by_name(self, image: str) -> str:
         return f"{self.name}/{image}"
 

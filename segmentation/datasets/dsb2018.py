@@ -5,10 +5,12 @@ Caicedo et al., "Nucleus segmentation across imaging experiments", Nature Method
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.sample import Record, Sample, SegmentationDataset
@@ -27,6 +29,7 @@ from segmentation.objects import (
 
 REMEDY = "put stage1_train.zip (or its unpacked folder stage1_train/) there"
 SOLUTION = "stage1_solution.csv"
+TABLE, ID = Path(__file__).with_name("dsb2018_sources.yaml"), 7  # its ids are shortened to so many
 
 
 class DSB2018(SegmentationDataset):
@@ -34,7 +37,8 @@ class DSB2018(SegmentationDataset):
 
     Layout of each subset: ``<id>/images/<id>.png``, and either one file per nucleus in
     ``<id>/masks/`` or one merged mask ``<id>/mask.png``, whose connected components are then the
-    nuclei. ``stage1_test`` is read if present; its truth comes from ``stage1_solution.csv``.
+    nuclei. ``stage1_test`` is read if present; its truth comes from ``stage1_solution.csv``. The
+    group of an image of ``stage1_train`` is its source, one of 17 in ``dsb2018_sources.yaml``.
 
     >>> import pathlib, tempfile
     >>> from segmentation.datasets.synthetic import write_dsb2018
@@ -83,7 +87,13 @@ class DSB2018(SegmentationDataset):
             labels = label_components(binary_mask(mask, tree.name(record.masks[0])))
         elif record.masks or record.id in self._solution:
             labels = merge_objects(self._objects(record, shape), shape)
-        return Sample(record.id, image, labels, record.group, kind(image), record.subset)
+        group = self.source_of(record.id)
+        return Sample(record.id, image, labels, group, kind(image), record.subset)
+
+    @staticmethod
+    def source_of(name: str) -> str:
+        """What an image of stage1_train was acquired with; ``""`` of others."""
+        return _sources().get(name[:ID], "")
 
     def overlaps(self, record: Record) -> int:
         """Pixels of a sample that several of its masks claim; the label map cannot tell."""
@@ -135,14 +145,21 @@ class DSB2018(SegmentationDataset):
         return records
 
 
+@cache
+def _sources() -> dict[str, str]:
+    """First characters of an id ► its source."""
+    table = yaml.load(TABLE.read_text(encoding="utf-8"), yaml.BaseLoader)
+    return {start: source for source, ids in table.items() for start in ids.split()}
+
+
 class DSB2018DataModule(SegmentationDataModule):
     """The Data Science Bowl's nuclei.
 
     Args:
         root: Folder with ``stage1_train.zip`` or ``stage1_train/`` (and the same for the test).
-        split: ``OfficialSplit`` tests on stage1_test. ``null`` draws 50 images of stage1_train to
-            validate and 100 to test on, each kind in proportion; the data names no experiment to
-            group by.
+        split: ``OfficialSplit`` tests on stage1_test, ``SourceSplit`` on sources that are not
+            trained on. ``null`` draws 50 images of stage1_train to validate and 100 to test on,
+            each kind in proportion: a test for more of the same.
         kwargs: See :class:`SegmentationDataModule`.
     """
 

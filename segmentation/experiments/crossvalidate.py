@@ -11,6 +11,7 @@ import yaml
 
 from segmentation.config_files import find_config, read_parts, run_home
 from segmentation.data.sample import PARTS
+from segmentation.data.sources import APART, SHARED
 from segmentation.errors import UserError
 from segmentation.evaluation.table import FILE, finite, read_images, summary, write_images
 from segmentation.experiments.page import RunsPage
@@ -104,6 +105,8 @@ def crossvalidate(
     page.more = {"title": "Scores by fold", "head": ["", *ours.columns], "rows": finite(rows)}
     page.write()
     print(f"\nScores of {folds} folds, by fold and pooled over all images\n{folds_table(scores)}")
+    if says := page.scores.get("sources"):
+        print(f"\n{says}")
     print(f"\nscores    {output / 'crossvalidation.csv'}, {STATE}; per_image.csv for compare")
     weights: list[str] = []
     for run in runs:  # each was tested with the best one, or the last without validation
@@ -155,14 +158,17 @@ def _pool(runs: Sequence[Path], output: Path) -> pd.DataFrame:
     parts = [rows[rows["method"] == method].sort_values("id") for method in methods]
     rows = pd.concat(parts, ignore_index=True)
     write_images(output / FILE, rows)
+    finished = [json.loads((run / FINISHED).read_text()) for run in runs]
     pooled = finite(summary(rows))
+    if all(told := [report.get("sources", "") for report in finished]):  # as each fold's test says
+        pooled["sources"] = APART if {*told} == {APART} else f"test images {SHARED}"
     write_bytes(output / FINISHED, json.dumps(pooled, indent=1).encode())
 
     def by_score(report: dict[str, Any]) -> dict[tuple[str, str], float]:
         every = {(m, name): v for m in methods for name, v in report.get(m, {}).items()}
         return {key: float(v) for key, v in every.items() if isinstance(v, (int, float))}
 
-    reports = [by_score(json.loads((run / FINISHED).read_text())) for run in runs]
+    reports = [by_score(report) for report in finished]
     folds = {f"fold{i}": report for i, report in enumerate(reports)}
     scores = pd.DataFrame(folds).reindex(list(dict.fromkeys(k for r in reports for k in r)))
     mean, sd = scores.mean(axis=1), scores.std(axis=1)

@@ -104,7 +104,7 @@ class StudyDataModule(SegmentationDataModule):
         samples: Samples = self.parts[name]
         if name == "val" and self.copies is not None and self.copies_in_val:
             samples = self._fixed("val", replace(self.windows, crop=None))
-        return EvalSet(samples, self.target, self.weight, self.native)
+        return EvalSet(samples, self.target, self.weight, self.native, self.groups)
 
     def gray(self, name: str) -> np.ndarray:
         if self.native:

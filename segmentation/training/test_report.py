@@ -16,6 +16,8 @@ from lightning.pytorch.loggers import WandbLogger
 from segmentation.data.classes import nearest_level
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.examples import Batch
+from segmentation.data.seen import Division
+from segmentation.data.sources import about_test
 from segmentation.evaluation.annotators import AnnotatorScores
 from segmentation.evaluation.overlays import class_legend, on_one_size
 from segmentation.evaluation.pages import render
@@ -42,6 +44,8 @@ class TestReport(Callback):
     class whose mean brightness in train is nearest. Of several annotators, the network is scored
     against each, too, and they against each other. Each score has its 95 % bootstrap interval,
     over groups where the data has any.
+
+    A line says whether the test images share their sources with those that were trained on.
 
     Where ``fit`` has tuned the decoding, ``as trained`` is what the network says without that.
 
@@ -116,7 +120,9 @@ class TestReport(Callback):
         logged = {name: float(value) for name, value in table.compute().items()}
         for frame, method in zip(frames, (METHODS[0], *self.baselines), strict=True):
             frame.insert(0, "method", method)
-        people = self.annotators.report() if self.annotators is not None else []
+        more = {"annotators": self.annotators.report()} if self.annotators is not None else {}
+        if says := _about_test(trainer, pl_module):
+            more["sources"] = says
         found = self.found
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
@@ -124,7 +130,7 @@ class TestReport(Callback):
             found = {name: one for part in gathered for name, one in part.items()}
         self.baselines, self.found = {}, {}
         if trainer.is_global_zero:
-            self._write(trainer, pd.concat(frames, ignore_index=True), found, logged, people)
+            self._write(trainer, pd.concat(frames, ignore_index=True), found, logged, more)
 
     def _write(
         self,
@@ -132,11 +138,11 @@ class TestReport(Callback):
         frame: pd.DataFrame,
         found: dict[str, Found],
         logged: dict[str, Any],
-        people: list[dict[str, Any]],
+        more: dict[str, Any],
     ) -> None:
         scores = summary(frame)
         scores["network"] |= logged  # AUROC needs the probabilities
-        scores = finite(scores | ({"annotators": people} if people else {}))
+        scores = finite(scores | more)
         write_bytes(self.folder / "scores.json", json.dumps(scores, indent=1).encode())
         write_images(self.folder / FILE, frame)
         ours = frame[frame["method"] == "network"]
@@ -150,7 +156,7 @@ class TestReport(Callback):
                 logger.log_test(ours.to_dict("records"), picture)
                 logger.log_summary(scores)
         print(render("test.txt", scores=scores), end="")
-        if people:
+        if people := more.get("annotators"):
             print(render("annotators.txt", rows=people), end="")
         print(f"\nscores    {self.folder / 'scores.json'}, {FILE}")
         says = legend_text(self.colours) + f"; {LINES}" * (self.colours == "objects")
@@ -188,6 +194,15 @@ class TestReport(Callback):
         ids = np.frombuffer(zlib.decompress(packed), np.int32).reshape(truth.shape)
         pair = None if true_classes is None or classes is None else (true_classes, classes)
         return Picture(image, truth, ids, pair, self.colours)
+
+
+def _about_test(trainer: Trainer, task: Any) -> str:
+    """Whether the test images share their sources with those that were trained on, if known."""
+    sources = getattr(trainer.datamodule, "sources", None)  # type: ignore[attr-defined]
+    known: Division | None = getattr(task, "data_split", None)
+    if not sources or known is None:
+        return ""
+    return about_test(sources, known.trained(task.seen), known.split.test)
 
 
 def _folder(trainer: Trainer) -> Any:

@@ -1,16 +1,22 @@
 """The Data Science Bowl's own ways: merged masks, the solution of the test images, kinds."""
 
 import csv
+import hashlib
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
-from segmentation.data.splits import OfficialSplit, RandomSplit
-from segmentation.datasets.dsb2018 import DSB2018, DSB2018DataModule, kind
+from segmentation.data.datamodule import DataFiles
+from segmentation.data.sample import PARTS
+from segmentation.data.sources import SourceSplit
+from segmentation.data.splits import ListSplit, OfficialSplit, RandomSplit
+from segmentation.datasets.dsb2018 import DSB2018, ID, TABLE, DSB2018DataModule, kind
 from segmentation.datasets.synthetic import write_dsb2018
 from segmentation.errors import UserError
 from segmentation.io.run_lengths import rle_decode, rle_encode
@@ -45,6 +51,44 @@ def test_each_object_is_what_one_file_shows(dsb_root: Path) -> None:
             mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
             np.testing.assert_array_equal(sample.labels == label, mask > 0)  # type: ignore[operator]
     assert {"fluorescence", "histology"} <= {sample.kind for sample in found}
+
+
+def test_the_table_of_sources_is_frozen() -> None:
+    table = yaml.load(TABLE.read_text(encoding="utf-8"), yaml.BaseLoader)
+    sizes = {source: len(ids.split()) for source, ids in table.items()}
+    assert len(sizes) == 17 and sum(sizes.values()) == 670
+    assert sizes["pink-tissue"] == 4 and sizes["small-fluorescence-gray-background"] == 144
+    starts = [start for ids in table.values() for start in ids.split()]
+    assert len({*starts}) == len(starts) and {len(start) for start in starts} == {ID}
+    digest = hashlib.sha256(repr(sorted((k, sorted(v.split())) for k, v in table.items())).encode())
+    assert digest.hexdigest()[:16] == "6adcd610e673176a"
+    assert DSB2018.source_of(starts[0] + "f" * 57) == next(iter(table))
+    assert DSB2018.source_of("no such id") == ""
+
+
+def test_sources_are_not_in_the_cache(
+    dsb_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table may change, the data stay; groups are told where no source was trained on."""
+
+    def groups(**settings: Any) -> tuple[str, set[str]]:
+        data = DSB2018DataModule(str(dsb_root), files=DataFiles(cache=str(tmp_path)), **settings)
+        data.setup("test")
+        found = data.evaluation_set("test")
+        return data.content, {found[i]["group"] for i in range(len(found))}
+
+    before = groups(split=RandomSplit(val=2, test=4))
+    monkeypatch.setattr(DSB2018, "source_of", staticmethod(lambda name: f"s{ord(name[0]) % 4}"))
+    assert DSB2018(dsb_root)[0].group.startswith("s")
+    assert groups(split=RandomSplit(val=2, test=4)) == before == (before[0], {""})
+    content, apart = groups(split=SourceSplit(val=1, test=1))
+    assert content == before[0] and len(apart) == 1 and "" not in apart
+    ids = [r.id for r in DSB2018(dsb_root).index() if r.subset == "train"]
+    lists = {part: tmp_path / f"{part}.txt" for part in PARTS}
+    for place, path in enumerate(lists.values()):
+        path.write_text("\n".join(ids[place::3]))
+    with pytest.warns(UserWarning, match="source.s. lie in several parts, such as s. in train and"):
+        groups(split=ListSplit(**{part: str(path) for part, path in lists.items()}))
 
 
 def test_merged_masks(dsb_root: Path, tmp_path: Path) -> None:

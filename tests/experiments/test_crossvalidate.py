@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from segmentation.__main__ import main
+from segmentation.data.sources import APART, SHARED
 from tests.helpers import CONFIGS, TINY, refusal
 from tests.pages import check_page
 
@@ -89,6 +90,7 @@ class Runs:
         self.folds, self.failing = 2, set[int]()
         self.started: list[int] = []
         self.tested = [["a", "b"], ["c", "d"]]
+        self.says = ["", ""]  # of the sources of each fold's test
 
     def __call__(self, argv: list[str], stdout: Any, stderr: Any) -> Any:
         given = dict(word[2:].partition("=")[::2] for word in argv if word.startswith("--"))
@@ -109,6 +111,7 @@ class Runs:
         ours = {"iou": 0.75, "image_ap": (None, 0.25)[fold], "ap": 0.5}
         theirs = {"iou": 0.0, "image_ap": (None, 0.25)[fold], "ap": 0.0}
         report = {"images": 2, "network": ours, "nothing": theirs, "by_kind": {}}
+        report |= {"sources": self.says[fold]} if self.says[fold] else {}
         (run / "scores.json").write_text(json.dumps(report))
         with (run / "per_image.csv").open("w", newline="") as file:
             table = csv.writer(file)
@@ -131,6 +134,25 @@ def command(output: Path | None, *more: str) -> list[str]:
     where = [] if output is None else [f"--output={output}"]
     config = f"--config={CONFIGS / 'quickstart.yaml'}"
     return ["crossvalidate", config, "--folds=2", "--data.root=x", *where, *more]
+
+
+@pytest.mark.parametrize(
+    ("says", "wanted"),
+    [
+        ([APART, APART], APART),
+        ([APART, f"1 of 2 test images {SHARED}"], f"test images {SHARED}"),
+        ([APART, ""], None),
+    ],
+)
+def test_what_the_test_of_all_folds_is(
+    says: list[str], wanted: str | None, runs: Runs, tmp_path: Path, capsys: Any
+) -> None:
+    runs.says = says
+    assert main(command(tmp_path / "cv")) == 0
+    assert json.loads((tmp_path / "cv/scores.json").read_text()).get("sources") == wanted
+    assert (wanted or "\n\nscores ") in capsys.readouterr().out
+    page = (tmp_path / "cv/crossvalidation.html").read_text()
+    assert ("sources never trained on" in page) == (wanted == APART)
 
 
 def test_a_fold_that_fails_is_done_later(

@@ -12,6 +12,9 @@ import pytest
 import torch
 from lightning.pytorch.loggers import WandbLogger
 
+from segmentation.data.sample import Split
+from segmentation.data.seen import Division
+from segmentation.data.sources import APART, SHARED
 from segmentation.evaluation.pages import render
 from segmentation.metrics import ScoreTable
 from segmentation.metrics.counts import object_counts, overlaps
@@ -118,6 +121,28 @@ def by_hand(method: int, kind: str | None = None) -> dict[str, float]:
         "image_iou": sum(iou(*c) for c in counts) / len(counts),
         "image_f1": sum(f1(*c) for c in counts) / len(counts),
     }
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        ({}, APART),  # trained on what the split says
+        ({"of b": "b"}, f"2 of 3 test images {SHARED}"),  # as a checkpoint says
+        ({"of another data set": "x"}, None),
+    ],
+)
+def test_whether_sources_were_trained_on(
+    seen: dict[str, str], says: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, trainer, task = report(tmp_path)
+    trainer.datamodule.sources = {"a": "x", "b": "y", "c": "y", "d": "y", "sub/e": "z"}
+    split = Split(("a",), ("b",), ("c", "d", "sub/e"))
+    task.data_split = Division("made", split, {name: f"of {name}" for name in IMAGES})
+    task.seen = seen
+    found.on_test_epoch_end(trainer, task)
+    assert json.loads((tmp_path / "scores.json").read_text()).get("sources") == says
+    assert ("\ntest images " in (printed := capsys.readouterr().out)) == (says == APART)
+    assert says is None or says in printed.splitlines()
 
 
 def test_scores_are_pooled_and_by_image_and_by_kind(tmp_path: Path) -> None:
