@@ -19,6 +19,7 @@ from segmentation.data.classes import class_totals
 from segmentation.data.datamodule import DataFiles
 from segmentation.data.masks import doubts
 from segmentation.data.sample import PARTS, Record, Source, Split, straddling
+from segmentation.data.sources import torn, with_sources
 from segmentation.errors import UserError
 from segmentation.evaluation.audit.duplicates import (
     Duplicates,
@@ -28,10 +29,12 @@ from segmentation.evaluation.audit.duplicates import (
 )
 from segmentation.evaluation.audit.page import audit_page
 from segmentation.evaluation.audit.samples import FLAWS, SampleFacts, distributions, examine
+from segmentation.evaluation.audit.sources import FILE as SOURCES
+from segmentation.evaluation.audit.sources import likely_sources, sources_csv, sources_report
 from segmentation.evaluation.pages import render
 from segmentation.io.files import read_json
 
-FILES = ("audit.html", "audit.json", "corrections.yaml")
+FILES = ("audit.html", "audit.json", "corrections.yaml", SOURCES)
 # What is read: the data module, and those of its own options that the reader needs.
 _TRUTH = ("classes", "ignore", "annotated")
 _MODULES = {
@@ -65,14 +68,14 @@ def audit(
     annotated: str | None = None,
     truth: Literal["gold", "silver", "best"] | None = None,
 ) -> int:
-    """Duplicates, leaks, faulty labels and distributions of a data set, as a page and a JSON.
+    """Duplicates, leaks, likely sources, faulty labels and distributions of a data set, as a page.
 
     The status is 1 when samples cannot be read; the others are audited all the same.
 
     Args:
         dataset: Which; folder: your own images.
         root: Where it is, as data.root in a config.
-        output: Gets audit.html, audit.json and corrections.yaml; must not exist yet.
+        output: Gets audit.html, audit.json, corrections.yaml and sources.csv; must not exist yet.
         split: ``split.json`` of a run, to look for leaks in; the default split otherwise.
         corrections: Audit what the data are after these corrections.
         near: Largest difference of near-duplicates: 0 equal, 1.4 unrelated.
@@ -147,13 +150,18 @@ def make_audit(
     overlaps: Callable[[Record], int] | None = getattr(source, "overlaps", None)
     pixels = map_ordered(overlaps, records, usable_cores()) if overlaps else ()
     classes = class_totals(store, getattr(source, "class_names", ()))
+    entries = with_sources(store.entries, source)
+    parts, reported = _split_report(entries, split, split_name, faults, found)
+    likely = likely_sources(store, parts)
+    known = {entry.id: entry.group for entry in entries}
     report = {
         "dataset": source.name,
         "settings": {"near": near, "agree": agree, "small": small},
         "samples_read": len(facts),
         "faults": faults,
         "doubts": [asdict(one) for one in doubts(store.entries)],
-        "split": _split_report(store, split, split_name, faults, found),
+        "split": reported,
+        "sources": sources_report(known, likely, parts, str(output / SOURCES)),
         "duplicates": {**asdict(found), "contradicting": len(contradicting)},
         "labels": {
             "empty": [one.id for one in facts if one.objects == 0],
@@ -170,9 +178,10 @@ def make_audit(
         "samples": [_row(one) for one in facts],
     }
     texts = (
-        audit_page(report, store, facts, found),
+        audit_page(report, store, facts, found, likely),
         json.dumps(report, ensure_ascii=False) + "\n",
         suggested_corrections(source.name, facts, found.exact, contradicting, faults),
+        sources_csv(likely),
     )
     final = output.resolve()
     partial = final.with_name(f".{final.name}.{os.getpid()}.part")
@@ -258,38 +267,31 @@ def read_split(path: Path) -> Split:
 
 
 def _split_report(
-    store: SampleStore,
+    entries: Sequence[StoredSample],
     split: Split | Callable[[Sequence[StoredSample]], Split],
     name: str,
     faults: Mapping[str, str],
     found: Duplicates,
-) -> dict[str, Any]:
-    """What straddles the parts."""
+) -> tuple[Split | None, dict[str, Any]]:
+    """The split, where it is possible, and what straddles its parts."""
     try:
-        split = split if isinstance(split, Split) else split(store.entries)
+        split = split if isinstance(split, Split) else split(entries)
     except UserError as error:
-        return {"name": name, "error": str(error)}
-    digests = {entry.id: entry.digest for entry in store.entries}
+        return None, {"name": name, "error": str(error)}
+    digests = {entry.id: entry.digest for entry in entries}
     part = {i: p for p in PARTS for i in getattr(split, p)}
     if unknown := sorted(part.keys() - digests.keys() - faults.keys()):
         raise UserError(
             f"{name}: the data hold no sample {unknown[0]!r}; give the split of a run on these data"
         )
     split = Split(*(tuple(i for i in getattr(split, p) if i in digests) for p in PARTS))
-    parts: dict[str, set[str]] = {}
-    for entry in store.entries:
-        if entry.group and entry.id in part:
-            parts.setdefault(entry.group, set()).add(part[entry.id])
-    return {
+    groups = torn({entry.id: entry.group for entry in entries}, split)
+    return split, {
         "name": name,
         "parts": {p: len(getattr(split, p)) for p in PARTS},
         "exact": straddling(digests, split),
         "near": [asdict(pair) for pair in straddling_pairs(found.pairs, split) if not pair.exact],
-        "groups": [
-            {"group": group, "parts": sorted(some, key=PARTS.index)}
-            for group, some in sorted(parts.items())
-            if len(some) > 1
-        ],
+        "groups": [{"group": group, "parts": some} for group, some in groups.items()],
     }
 
 

@@ -10,18 +10,23 @@ from segmentation.data.resize import resize_image, resize_labels
 from segmentation.data.sample import Sample
 from segmentation.evaluation.audit.duplicates import EDGES, Duplicates
 from segmentation.evaluation.audit.samples import FLAWS, SampleFacts
+from segmentation.evaluation.audit.sources import LikelySource, contact_sheet, spread
 from segmentation.evaluation.overlays import data_url, outlined, tint, to_rgb
 from segmentation.evaluation.pages import render
 from segmentation.evaluation.plots import histogram, histogram_of
 
-PAIRS, CLOSEUPS = 24, 12  # shown as pictures; of each flaw
+PAIRS, CLOSEUPS, SHEETS = 24, 12, 40  # shown as pictures; of each flaw; of likely sources
 ODD = (255, 40, 40)
 LARGEST = 320  # pixels of a picture's longer side
 WINDOW = 96  # pixels around an odd object
 
 
 def audit_page(
-    report: dict[str, Any], store: SampleStore, facts: Sequence[SampleFacts], found: Duplicates
+    report: dict[str, Any],
+    store: SampleStore,
+    facts: Sequence[SampleFacts],
+    found: Duplicates,
+    likely: Sequence[LikelySource],
 ) -> str:
     """The HTML of what ``audit.json`` holds, with pictures of the samples."""
     places = {entry.id: i for i, entry in enumerate(store.entries)}
@@ -60,6 +65,10 @@ def audit_page(
         ],
         flaws=flaws,
         plots=plots,
+        sheets=[
+            (contact_sheet([store[places[name]] for name in spread(one.images)]), one)
+            for one in likely[:SHEETS]
+        ],
     )
 
 

@@ -89,7 +89,7 @@ def test_everything_is_reported(tmp_path: Path) -> None:
     assert labels["overlaps"] is None
     assert [one["id"] for one in report["samples"]] == ["a", "b<i>", "c", "d"]
     page = Page((output / FILES[0]).read_text())
-    assert len(page.pictures) == 2  # the pair and the object of two parts
+    assert len(page.pictures) == 3  # the pair, the object of two parts, a likely source
     for text in ("Overlaps: not available", "IoU 0.000, contradicting", "b<i>", "identical"):
         assert text in page.text
 
