@@ -40,7 +40,7 @@ class SourceSplit(Splitter):
     >>> from segmentation.data.sample import Sample
     >>> images = [Sample(f"i{n}", None, None, group="abc"[n % 3]) for n in range(6)]
     >>> SourceSplit(val=1, test=1)(images)
-    Split(train=('i0', 'i3'), val=('i1', 'i4'), test=('i2', 'i5'))
+    Split(train=('i1', 'i4'), val=('i0', 'i3'), test=('i2', 'i5'))
 
     Args:
         val, test: Below 1 a share of all images, which the sources, shuffled, fill as far as they

@@ -3,7 +3,7 @@
 Kept by hand because the draws are frozen: a new release moves no sample of an old experiment.
 
 >>> from segmentation.data.sample import Sample
->>> images = [Sample(f"i{n}", np.zeros((8, 8, 1)), None, group="ab"[n % 2]) for n in range(6)]
+>>> images = [Sample(f"i{n}", None, None, group="ab"[n % 2]) for n in range(6)]
 >>> RandomSplit(val=1, test=2)(images).test, GroupSplit(val=0, test=1)(images).test
 (('i2', 'i3'), ('i0', 'i2', 'i4'))
 """

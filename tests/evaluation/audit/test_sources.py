@@ -1,6 +1,5 @@
 """Likely sources of images that were made as by several microscopes, and the split proposed."""
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from segmentation.data.sample import Sample, Split
-from segmentation.data.sources import APART, SHARED, SourceSplit
+from segmentation.data.sources import APART, SHARED, SourceSplit, read_sources
 from segmentation.data.splits import RandomSplit
 from segmentation.evaluation.audit import make_audit
 from segmentation.evaluation.audit.sources import clusters, likely_sources, look
@@ -103,7 +102,7 @@ def test_the_page_shows_them_and_the_option_is_right(tmp_path: Path) -> None:
     assert sources["propose"] in page and page.count("source-") >= 3
     assert sources["test"] == f"test images {SHARED}" and sources["test"] in page
     assert sources["known"] == 0 and len(sources["likely"]) == 3
-    assert {row["id"] for row in csv.DictReader(file.open())} == {one.id for one in some}
+    assert read_sources(file).keys() == {one.id for one in some}
     split = SourceSplit(sources=str(file), val=1, test=1)(some)
     again = make_audit(data, tmp_path / "again", split, "by source", cache=tmp_path)
     assert again["sources"]["test"] == APART
