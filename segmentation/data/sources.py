@@ -30,7 +30,7 @@ from segmentation.io.listing import some_of
 
 SHARED = "share their sources with training: a score for more of the same"
 APART = "test images are from sources never trained on"
-FEW = "RandomSplit divides image by image, which scores more of the same"
+FEW = "use RandomSplit, which divides image by image: a score for more of the same"
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class SourceSplit(Splitter):
     Split(train=('i1', 'i4'), val=('i0', 'i3'), test=('i2', 'i5'))
 
     Args:
-        val, test: Below 1 a share of all images, which the sources, shuffled, fill as far as they
-            fit: one of half of all images trains. Otherwise how many sources.
+        val, test: How many images, or which share of them, to validate and to test on: the sources,
+            shuffled, fill that as far as they fit (at least one), so a larger one trains.
         seed: Of the shuffle, ≥ 0. The test part does not depend on ``val``.
         sources: CSV file with the columns ``id`` and ``source``, as ``segmentation audit`` writes;
             ``null`` takes the groups that the data set knows, such as subfolders.
@@ -66,7 +66,8 @@ class SourceSplit(Splitter):
         test = _fitting("test", self.test, order, sizes)
         val = _fitting("val", self.val, [s for s in order if s not in test], sizes)
         if len(test) + len(val) == len(sizes):
-            amounts = f"val={self.val} and test={self.test} of {len(sizes)} sources"
+            of = f"{len(items)} images of {len(sizes)} sources"
+            amounts = f"val={self.val} and test={self.test} of {of}"
             raise UserError(f"split: {amounts} leave nothing to train on; ask for fewer")
         part = dict.fromkeys(val, "val") | dict.fromkeys(test, "test")
         return assigned(items, {i.id: part[i.group] for i in items if i.group in part})
@@ -185,12 +186,10 @@ def torn_sources(sources: Mapping[str, str], split: Split) -> list[str]:
 
 
 def _fitting(part: str, amount: float, order: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
-    """The sources of a part: the first of ``order``, or those whose images fit into a share."""
-    if amount >= 1 or not amount > 0:
-        return [*order[: part_size(part, amount, len(order))]]
+    """The sources whose images fit into an amount of all, in this order; at least one."""
     left, found = part_size(part, amount, sum(sizes.values())), []
-    for source in order:
+    for source in order if left else ():
         if sizes[source] <= left:
             found.append(source)
             left -= sizes[source]
-    return found or [min(order, key=lambda source: sizes[source])]
+    return found or sorted(order, key=lambda source: sizes[source])[: amount > 0]

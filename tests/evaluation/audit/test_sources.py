@@ -116,8 +116,9 @@ def test_known_sources_go_first_and_few_are_said(tmp_path: Path) -> None:
     assert one["sources"]["known"] == 3
     few = make_audit(Listed(*some), tmp_path / "b", RandomSplit(), "random", cache=tmp_path)
     assert few["sources"]["propose"] is None
-    says = "fewer than three sources (1): RandomSplit divides image by image, which scores more"
+    says = "fewer than three sources (1): use RandomSplit, which divides image by image"
     assert says in few["sources"]["why"]
     assert (
-        "Fewer than three sources (1): RandomSplit" in (tmp_path / "b" / "audit.html").read_text()
+        "Fewer than three sources (1): use RandomSplit"
+        in (tmp_path / "b" / "audit.html").read_text()
     )
