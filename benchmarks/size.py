@@ -5,7 +5,8 @@
 Three networks are trained alike, but one sees all images magnified so that their nuclei have one
 median diameter (``preprocess.diameter``), and one a wider range of random magnification. Each then
 predicts the validation images at three sizes, resampled as a microscope of another magnification
-would show them. What is trained already is taken from ``--work`` when the command is started again.
+would show them; the first two also find the magnification (``diameter="auto"``). What is trained
+already is taken from ``--work`` when the command is started again.
 """
 
 import json
@@ -60,7 +61,8 @@ def scores(run: Path, images: list[tuple[np.ndarray, np.ndarray]], told: str) ->
             model.diameter = usual
         elif told == "each image's own":
             model.diameter = own or usual
-        found: Any = model.predict(image, probabilities=True)
+        given: Any = "auto" if told == "nothing, finding it" else None
+        found: Any = model.predict(image, probabilities=True, diameter=given)
         pair = torch.from_numpy(labels)[None], torch.from_numpy(found.labels)[None]
         table.update(*pair, torch.from_numpy(found.probabilities)[None], ids=[str(number)])
     values = table.compute()
@@ -92,7 +94,7 @@ def main() -> None:
             labels = renumber(resize_labels(sample.labels, new)).astype(np.int32)
             images.append((resize_image(sample.image, new), labels))
         for name, run in runs.items():
-            ways: tuple[str, ...] = ("nothing",)
+            ways: tuple[str, ...] = ("nothing", "nothing, finding it")
             if name == "one diameter":
                 ways = ("the training images' alone", "one number for all", "each image's own")
             for told in ways:

@@ -9,6 +9,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from segmentation import __version__
+from segmentation.data.description import Description
 from segmentation.data.seen import trained_on
 from segmentation.errors import UserError, first_of, printable
 from segmentation.fitting import check_fit
@@ -253,6 +254,7 @@ def _trained_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTa
         task.config, task.trained_on = without_download(config), trained_on(about)
         diameter = about.get("diameter")
         task.predictor.diameter = None if diameter is None else float(diameter)
+        task.predictor.description = Description.from_plain(about.get("description"))
     except Exception as error:  # whatever a class raises of arguments that are not its own
         what = " ".join(str(first_of(error)).split())
         if what.startswith(printable(path)):

@@ -1,15 +1,18 @@
 """From an image to its objects: the one way, whoever asks."""
 
+import copy
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from segmentation.data.description import Description, image_features, is_unlike, unlike_text
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
 from segmentation.inference import (
@@ -22,6 +25,7 @@ from segmentation.inference import (
     receptive_radius,
     sliding,
 )
+from segmentation.magnification import UNSIZED, check_diameter, diameter_of
 from segmentation.measurements import measurement_table
 from segmentation.targets import Target
 
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 WHOLE = 2**22  # pixels (2048²): more go through the network in tiles
 COARSEST = 4096  # pixels: images are padded to multiples of the stride
 TILE = 1024  # pixels; a multiple of every stride
+AUTO = "diameter", "auto"
 _RAMP = 16  # pixels over which tiles are blended that should agree anyway
 
 
@@ -44,6 +49,11 @@ class Prediction:
         probabilities: (H, W) float32 probability of being foreground.
         classes: (n + 1,) uint8, the class 1…K of each id, 0 first; ``None`` without classes.
         measurements: One row for each object, where asked for; see ``segmentation.measurements``.
+        magnification: By which the network saw the image larger than it is.
+        sized: ``False`` where this was to be found and could not: it is the usual one then.
+        unlike: How far the image is from the training images; above 1, it is unlike them. ``None``
+            where it is not known; see :meth:`.Description.unlike`.
+        unlike_in: In what it is.
     """
 
     labels: np.ndarray
@@ -51,6 +61,10 @@ class Prediction:
     probabilities: np.ndarray
     classes: np.ndarray | None = None
     measurements: "pandas.DataFrame | None" = None
+    magnification: float = 1.0
+    sized: bool = True
+    unlike: float | None = None
+    unlike_in: Sequence[str] = ()
 
 
 class Predictor:
@@ -69,6 +83,9 @@ class Predictor:
         pixel_size: (height, width) in µm of images whose files do not tell it, where needed.
         diameter: Median diameter in pixels of the objects of images, where needed; at first that
             of the training images.
+        told: The same where a user tells it, of any network that knows the diameters of its
+            training; "auto" finds it for each image.
+        description: What the training images were like, where the checkpoint tells.
 
     >>> from segmentation.models import UNet
     >>> from segmentation.targets import Foreground
@@ -97,6 +114,13 @@ class Predictor:
         self.members: list[Predictor] = []
         self.pixel_size: tuple[float, float] | None = None
         self.diameter: float | None = None
+        self.told: float | Literal["auto"] | None = None
+        self.description: Description | None = None
+
+    @property
+    def seen(self) -> float | None:
+        """Median diameter of the objects of training images, in pixels as the network saw them."""
+        return self.preprocess.diameter or (self.description and self.description.diameter)
 
     @property
     def device(self) -> torch.device:
@@ -127,7 +151,7 @@ class Predictor:
         self,
         channels: Sequence[int | str] | None = None,
         pixel_size: float | None = None,
-        diameter: float | None = None,
+        diameter: "float | Literal['auto'] | None" = None,
     ) -> None:
         """Say what new images are like; what is ``None`` stays as it was in training.
 
@@ -135,23 +159,21 @@ class Predictor:
             channels: Numbers or names of the channels that show what those of the training images
                 do, in the same order.
             pixel_size: In µm, of images whose files do not tell it.
-            diameter: Median diameter of the objects, in pixels.
+            diameter: Median diameter of the objects, in pixels; "auto" finds it for each image.
 
         Raises:
             UserError: A network takes another number of channels, or a value is impossible.
         """
         for name, value in (("pixel_size", pixel_size), ("diameter", diameter)):
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"--{name} {value:g} must be positive")
-        members = (self, *self.members)
-        if diameter is not None and all(one.preprocess.diameter is None for one in members):
-            raise UserError(
-                "--diameter: the network was trained without preprocess.diameter, and sees images "
-                "at their own size; leave it out"
-            )
-        for one in members:
+            number = isinstance(value, int | float)
+            if not (value is None or (number and 0 < value < math.inf) or (name, value) == AUTO):
+                shown = f"{value:g}" if number else repr(value)
+                raise UserError(f"--{name} {shown} must be positive")
+        if diameter is not None:
+            check_diameter(diameter, (self, *self.members))
+        for one in (self, *self.members):
             one.pixel_size = one.pixel_size if pixel_size is None else (pixel_size, pixel_size)
-            one.diameter = one.diameter if diameter is None else diameter
+            one.told = one.told if diameter is None else diameter
             if channels is not None:
                 if len(channels) != (count := one.preprocess.in_channels):
                     given = " ".join(map(str, channels))
@@ -197,6 +219,7 @@ class Predictor:
         image: np.ndarray,
         channels: Sequence[str] = (),
         pixel_size: tuple[float, float] | None = None,
+        diameter: float | None = None,
     ) -> np.ndarray:
         """An image as read ► (K, H, W) float32, of the ensemble.
 
@@ -206,15 +229,49 @@ class Predictor:
             image: (H, W, C) uint8 or uint16.
             channels: Names of its channels, where the file tells.
             pixel_size: (height, width) in µm, where the file tells.
+            diameter: Of its objects, where it was found.
         """
-        total = self._map(image, channels, pixel_size)
+        total = self._map(image, channels, pixel_size, diameter)
         for member in self.members:
-            total += member._map(image, channels, pixel_size)
+            total += member._map(image, channels, pixel_size, diameter)
         return total / np.float32(1 + len(self.members))
 
-    def scale(self, pixel_size: tuple[float, float] | None = None) -> float:
-        """By which an image with pixels of this size (µm) is magnified for the network."""
-        return self.preprocess.scale(pixel_size or self.pixel_size, self.diameter)
+    def scale(
+        self, pixel_size: tuple[float, float] | None = None, diameter: float | None = None
+    ) -> float:
+        """By which an image with pixels of this size (µm) is magnified for the network.
+
+        ``diameter`` is that of its objects, where it was found.
+        """
+        how, pixel_size = self.preprocess, pixel_size or self.pixel_size
+        given = diameter or (None if self.told == "auto" else self.told)
+        known = how.pixel_size is not None and pixel_size is not None
+        if given is None or known or self.seen is None:
+            return how.scale(pixel_size, self.diameter)
+        return how.by_diameter(self.seen).scale(None, given)
+
+    @torch.inference_mode()
+    def find(
+        self,
+        image: np.ndarray,
+        channels: Sequence[str] = (),
+        pixel_size: tuple[float, float] | None = None,
+    ) -> Prediction:
+        """:meth:`maps`, decoded; and what is known of the image."""
+        diameter, sized = None, True
+        by_pixels = self.preprocess.pixel_size is not None
+        if self.told == "auto" and not (by_pixels and (pixel_size or self.pixel_size)):
+            diameter = diameter_of(self, image, channels)
+            sized = diameter is not None
+        scale = self.scale(pixel_size, diameter)
+        found = self.decode(self.maps(image, channels, pixel_size, diameter), scale)
+        found = replace(found, magnification=scale, sized=sized)
+        if self.description is not None:
+            areas = np.bincount(found.labels.reshape(-1))[1:] * scale**2
+            prepared = self.preprocess.prepare(image, channels, scale)
+            if (far := self.description.unlike(image_features(prepared, areas))) is not None:
+                found = replace(found, unlike=far[0], unlike_in=far[1])
+        return found
 
     def decode(self, probs: np.ndarray, scale: float = 1.0) -> Prediction:
         """(K, H, W) float32 probabilities at an image's own size ► objects.
@@ -234,6 +291,7 @@ class Predictor:
         measurements: bool = False,
         pixel_size: tuple[float, float] | None = None,
         channels: Sequence[str] = (),
+        diameter: "float | Literal['auto'] | None" = None,
     ) -> "np.ndarray | Prediction":
         """Find the objects of one image; the networks are put into evaluation mode.
 
@@ -244,6 +302,7 @@ class Predictor:
             pixel_size: (height, width) in µm, for measurements in µm, and for a network that was
                 trained at a pixel size.
             channels: Names of the image's channels, for a network that chooses them by name.
+            diameter: Median diameter of its objects, in pixels, or "auto"; see :meth:`adapt`.
 
         Returns:
             (H, W) int32 label map, or a :class:`Prediction`.
@@ -265,7 +324,16 @@ class Predictor:
             raise UserError(f"pixel_size: {pixel_size} must be (height, width), both above 0 µm")
         for one in (self, *self.members):
             one.net.eval()
-        found = self.decode(self.maps(pixels, channels, pixel_size), self.scale(pixel_size))
+        usual = self
+        if diameter is not None:
+            usual = copy.copy(self)
+            usual.members = [copy.copy(member) for member in self.members]
+            usual.adapt(diameter=diameter)
+        found = usual.find(pixels, channels, pixel_size)
+        if not found.sized:
+            warnings.warn(f"an image is {UNSIZED}", stacklevel=2)
+        if is_unlike(found.unlike):
+            warnings.warn(f"an image is {unlike_text(found.unlike_in)}: check it", stacklevel=2)
         if measurements:
             table = measurement_table(found.labels, pixels, pixel_size, channels)
             if found.classes is not None:
@@ -299,9 +367,10 @@ class Predictor:
         image: np.ndarray,
         channels: Sequence[str],
         pixel_size: tuple[float, float] | None,
+        diameter: float | None,
     ) -> np.ndarray:
         """:meth:`maps` of this network alone."""
-        scale = self.scale(pixel_size)
+        scale = self.scale(pixel_size, diameter)
         prepared = self.preprocess.prepare(image, channels, scale).transpose(2, 0, 1)
         pixels = torch.from_numpy(np.ascontiguousarray(prepared))
         size = (pixels.shape[1], pixels.shape[2])

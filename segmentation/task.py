@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from segmentation import __version__
+from segmentation.data.description import MOST, Description
 from segmentation.data.examples import Batch
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.seen import Division, trained_on
@@ -210,8 +211,7 @@ class SegmentationTask(LightningModule):
         """
         try:
             about = getattr(batch, "channels", ()), getattr(batch, "pixel_size", None)
-            images = [(self.predictor.maps(image, *about)) for image in batch]
-            return [self.predictor.decode(maps, self.predictor.scale(about[1])) for maps in images]
+            return [self.predictor.find(image, *about) for image in batch]
         except UserError as error:
             return error
 
@@ -237,12 +237,14 @@ class SegmentationTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the task, and which images it was trained on; plain values only."""
         own = {} if self.data_split is None else self.data_split.keys("train")
+        known = self.predictor.description
         checkpoint["segmentation"] = {
             "version": __version__,
             "config": self.config,
             "preprocess": self.preprocess.plain(),
             "trained_on": self.trained_on | own,
             **({} if self.predictor.diameter is None else {"diameter": self.predictor.diameter}),
+            **({} if known is None else {"description": known.plain()}),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -370,5 +372,9 @@ class SplitRecord(Callback):
         split = getattr(data := trainer.datamodule, "split", None)
         known = split and Division(data.source.name, split, getattr(data, "digests", {}))
         pl_module.data_split = known  # type: ignore[assignment]
+        if stage == "fit" and (part := getattr(data, "parts", {}).get("train")):
+            some = range(0, len(part), -(-len(part) // MOST))
+            described = Description.of(part[i] for i in some)
+            pl_module.predictor.description = described  # type: ignore[union-attr]
         if pl_module.preprocess.diameter is not None and stage == "fit":  # type: ignore[union-attr]
             pl_module.predictor.diameter = getattr(data, "diameter", None)  # type: ignore[union-attr]

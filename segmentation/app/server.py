@@ -14,7 +14,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from markupsafe import escape
@@ -27,6 +27,7 @@ from segmentation.io.files import write_table
 from segmentation.io.images import IMAGE_SUFFIXES, read_image
 from segmentation.io.stacks import open_planes
 from segmentation.measurements import object_columns
+from segmentation.predict.doubtful import doubtful
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor
 
@@ -44,7 +45,7 @@ def serve(
     ckpt_path: list[Path],
     channels: list[str] | None = None,
     pixel_size: float | None = None,
-    diameter: float | None = None,
+    diameter: float | Literal["auto"] | None = None,
     device: str = "auto",
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -58,7 +59,7 @@ def serve(
         ckpt_path: Written by fit, prune or export; the probabilities of several are averaged.
         channels: Numbers (from 0) or names of the images' channels, as of predict.
         pixel_size: µm, of images whose files do not tell it.
-        diameter: Of the objects in these images, in pixels, as of predict.
+        diameter: Of the objects in these images, in pixels, or auto, as of predict.
         device: auto, cpu, cuda, cuda:1, mps.
         host: Address to listen on (127.0.0.1: this machine alone).
         port: 0 takes a free one.
@@ -217,13 +218,15 @@ def result(predictor: Predictor, name: str, data: bytes, place: str) -> str:
             for each in sorted(p for p in outputs.rglob("*") if p.is_file()):
                 file.write(each, each.relative_to(outputs))
         images = [next(iter(planes)), read_image(outputs / writer.names["overlays"])]
+    about = rows["images"][0]
     return render(
         "serve_result.html",
         name=name,
         stem=stem,
         urls=[data_url(to_rgb(image)) for image in images],
         archive=base64.b64encode(archive.getvalue()).decode(),
-        facts=[(key, str(value)) for key, value in rows["images"][0].items()],
+        facts=[(k, str(v)) for k, v in about.items() if k not in ("sized", "unlike_in")],
+        doubts=[*doubtful([about])],
         legend=class_legend(names),
         head=(head := (*SHOWN[:1], "class", *SHOWN[1:]) if names else SHOWN),
         rows=[[row[key] for key in head] for row in rows["objects"]],

@@ -220,10 +220,10 @@ class Preprocess:
     def check_windows(self, scale: float = 1.0) -> None:
         """Refuse with a ``UserError`` what :meth:`prepare_window` cannot do, such as magnify."""
         if scale != 1:
-            (name,) = (name for name in _SIZES if getattr(self, name) is not None)
+            names = (f"model.preprocess.{n}" for n in _SIZES if getattr(self, n) is not None)
             raise UserError(
-                f"model.preprocess.{name} magnifies it by {scale:.3g}, which needs the whole image "
-                "in memory; predict a smaller image, or one that was resampled before"
+                f"{next(names, '--diameter')} magnifies it by {scale:.3g}, which needs the whole "
+                "image in memory; predict a smaller image, or one that was resampled before"
             )
         for name in ("clahe", "crop", "resize"):
             if getattr(self, name):
@@ -281,6 +281,10 @@ class Preprocess:
                 )
             return _fitting_scale(self.diameter / diameter)
         return self.magnification or 1.0
+
+    def by_diameter(self, diameter: float) -> "Preprocess":
+        """The same, but images are magnified so that their objects have this median diameter."""
+        return replace(self, pixel_size=None, magnification=None, diameter=diameter)
 
     def fit_labels(self, labels: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """(H, W) integer ids at an image's own size ► (H', W') at the size the network sees."""

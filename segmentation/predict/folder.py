@@ -31,6 +31,7 @@ from segmentation.io.run_lengths import RLE_COLUMNS
 from segmentation.io.stacks import open_planes
 from segmentation.io.tiff import decoding
 from segmentation.measurements import image_columns, object_columns
+from segmentation.predict.doubtful import DOUBTS, doubtful
 from segmentation.predict.manifest import Manifest
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor
@@ -52,7 +53,7 @@ def predict(
     rois: bool = False,
     channels: list[str] | None = None,
     pixel_size: float | None = None,
-    diameter: float | None = None,
+    diameter: float | Literal["auto"] | None = None,
     tta: bool = False,
     device: str = "auto",
     backend: Literal["auto", "torch", "onnxruntime", "openvino"] | None = None,
@@ -80,8 +81,10 @@ def predict(
         channels: Numbers (from 0) or names of the images' channels, as many as in training and in
             the same order; by default those of the training.
         pixel_size: µm, of images whose files do not tell it.
-        diameter: Of the objects in these images, in pixels, for a network trained with
-            preprocess.diameter; by default that of the training images.
+        diameter: Of the objects in these images, in pixels: images are magnified so that the
+            network sees them as large as in its training. auto finds it for each image. By default
+            images are seen as they are, by a network trained with preprocess.diameter as if
+            theirs was that of the training images.
         tta: Average over eight symmetries: better, 8 times slower.
         device: auto, cpu, cuda, cuda:1, mps.
         backend: What runs the network: torch, onnxruntime or openvino (on the CPU); auto measures
@@ -118,7 +121,9 @@ def predict(
     log.setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning on torch 2.15
     devices = trainer_devices or int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
-    writer = FolderWriter(manifest, outputs, task.target.class_names)
+    more = ["magnification"] if diameter == "auto" else []
+    more += ["unlike"] if task.predictor.description is not None else []
+    writer = FolderWriter(manifest, outputs, task.target.class_names, more)
     trainer = Trainer(
         accelerator="gpu" if where.type == "cuda" else where.type,
         devices=[where.index] if where.index is not None and devices == 1 else devices,
@@ -243,8 +248,14 @@ class FolderWriter(Callback):
         stop: Why nothing more can be written.
     """
 
-    def __init__(self, manifest: Manifest, outputs: Outputs, classes: Sequence[str] = ()) -> None:
-        self.manifest, self.outputs, self.classes = manifest, outputs, classes
+    def __init__(
+        self,
+        manifest: Manifest,
+        outputs: Outputs,
+        classes: Sequence[str] = (),
+        more: Sequence[str] = (),  # columns of images.csv
+    ) -> None:
+        self.manifest, self.outputs, self.classes, self.more = manifest, outputs, classes, more
         self.faults: dict[str, str] = {}
         self.stop: str | None = None
         self.thread, self._pending = ThreadPoolExecutor(1), Future[None]()
@@ -279,7 +290,7 @@ class FolderWriter(Callback):
         faults |= left_out
         folder = self.outputs.folder
         objects = (*object_columns(self.classes), *self.manifest.more_columns(done))
-        tables = {"objects": objects, "images": image_columns(self.classes)}
+        tables = {"objects": objects, "images": (*image_columns(self.classes), *self.more)}
         tables |= {"rle": RLE_COLUMNS} if self.outputs.rle else {}
         try:
             if self.stop is not None:
@@ -295,6 +306,8 @@ class FolderWriter(Callback):
         if self.classes:
             print(f"classes   {class_legend(self.classes)} in overlays; 1, 2, … in masks")
         print(f"tables    {folder / 'objects.csv'}, {folder / 'images.csv'}")
+        for line in doubtful(self.manifest.rows(done, "images", DOUBTS) if self.more else ()):
+            print(line)
         for fault in faults.values():
             print(f"left out  {fault}", file=sys.stderr)
         return 1 if faults else 0

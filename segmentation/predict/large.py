@@ -1,9 +1,10 @@
 """What is found in one plane of an image file: in memory, or from disk to disk."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,6 +66,7 @@ class Plane:
     probabilities: BandStore | Rows  # (rows, W) uint16, 65535 = 1; empty where not wanted
     foreground_pixels: int
     exact: bool = True  # whether tiles are known to say the same as the image in one piece
+    about: Mapping[str, Any] = field(default_factory=dict)  # more of its row in images.csv
 
 
 def plane_in_memory(found: Prediction, image: np.ndarray, probabilities: bool) -> Plane:
@@ -72,7 +74,9 @@ def plane_in_memory(found: Prediction, image: np.ndarray, probabilities: bool) -
     kept = Rows([_sixteen_bits(found.probabilities)] if probabilities else [])
     mask = Rows([found.mask.astype(np.uint8) * 255])
     labels = WholeLabels(found.labels, found.classes)
-    return Plane(ArrayWindows(image), mask, labels, kept, int(found.mask.sum()))
+    about = {name: getattr(found, name) for name in ("magnification", "sized", "unlike_in")}
+    about |= {} if found.unlike is None else {"unlike": round(found.unlike, 3)}
+    return Plane(ArrayWindows(image), mask, labels, kept, int(found.mask.sum()), about=about)
 
 
 @torch.inference_mode()
@@ -136,7 +140,8 @@ def plane_on_disk(
                 kept.append(_sixteen_bits(found.probabilities[own]))
             bar.update(own.stop - own.start)
     labels.finish(predictor.target.min_size)
-    return Plane(image, mask, labels, kept, foreground_pixels, exact)
+    about = {"magnification": predictor.scale(pixel_size), "sized": predictor.told != "auto"}
+    return Plane(image, mask, labels, kept, foreground_pixels, exact, about)
 
 
 def window_reader(preprocess: Preprocess, image: Windows, names: Sequence[str] = ()) -> Read:

@@ -148,8 +148,7 @@ class FileWriter:
         elif store is None:
             size = planes.calibration.pixel_size
             for image in planes:
-                maps = predictor.maps(image, planes.channels, size)
-                yield plane_in_memory(predictor.decode(maps, predictor.scale(size)), image, wanted)
+                yield plane_in_memory(predictor.find(image, planes.channels, size), image, wanted)
         else:
             for number in range(len(planes)):
                 with planes.windows(number, TILE) as windows:
@@ -173,7 +172,7 @@ class FileWriter:
             numbers = np.bincount(kinds[1:], minlength=len(self.classes) + 1)[1:].tolist()
             named = zip(self.classes, numbers, strict=True)
             counts |= {f"objects/{name}": number for name, number in named}
-        add("images", [{**where, **counts}])
+        add("images", [{**where, **counts, **plane.about}])
         if self.outputs.rle and not len(labels.areas):  # that has a row as well
             add("rle", [dict(zip(RLE_COLUMNS, (image_id, ""), strict=True))])
         for crop in labels.crops():
