@@ -1,7 +1,7 @@
 """Reading checkpoints safely, and rebuilding what they hold."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def load_task(
 def record_of(task: SegmentationTask, path: str | Path) -> dict[str, Any]:
     """What an export of this task, loaded from that checkpoint, tells beside the network."""
     assert task.config is not None
-    preprocess, target = task.preprocess, task.target
+    preprocess, target, known = task.preprocess, task.target, task.predictor.description
     return {
         "format": FORMAT,
         "version": __version__,
@@ -197,6 +197,7 @@ def record_of(task: SegmentationTask, path: str | Path) -> dict[str, Any]:
         "target": task.config["init_args"]["target"],
         "tta": task.predictor.tta,
         "diameter": task.predictor.diameter,
+        "description": known and known.plain(),
         "network": network_record(task.net, preprocess.in_channels, target.classes),
         "precision": "fp32",
         "checkpoint_sha256": sha256_of(Path(path)),
@@ -215,10 +216,9 @@ def _exported_task(path: Path, trust: Iterable[str], backend: Backend | None) ->
     try:
         task = build_task(config)
         check_fit(net, task.target, task.preprocess)
-        diameter = record.get("diameter")
         _run_by(task, net)
         task.trained_on = trained_on(record)
-        task.predictor.diameter = None if diameter is None else float(diameter)
+        _know(task.predictor, record)
     except Exception as error:  # whatever a class raises of arguments that are not its own
         what = " ".join(str(first_of(error)).split())
         raise UserError(
@@ -230,10 +230,17 @@ def _exported_task(path: Path, trust: Iterable[str], backend: Backend | None) ->
 
 def _run_by(task: SegmentationTask, net: Any) -> None:
     """Let another module answer in place of a task's network."""
-    about = task.predictor.tta, task.predictor.diameter
+    before, last = task.predictor, net.backend == "torch"
     task.net = net
-    task.predictor = Predictor(net, task.preprocess, task.target, about[0], net.backend == "torch")
-    task.predictor.diameter = about[1]
+    task.predictor = Predictor(net, task.preprocess, task.target, before.tta, last)
+    task.predictor.diameter, task.predictor.description = before.diameter, before.description
+
+
+def _know(predictor: Predictor, about: Mapping[str, Any]) -> None:
+    """Tell a predictor what its checkpoint or its exported file knows of the training images."""
+    diameter = about.get("diameter")
+    predictor.diameter = None if diameter is None else float(diameter)
+    predictor.description = Description.from_plain(about.get("description"))
 
 
 def _trained_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTask:
@@ -252,9 +259,7 @@ def _trained_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTa
             task = build_task(without_download(config | {"init_args": used}))
         task.load_state_dict(state)
         task.config, task.trained_on = without_download(config), trained_on(about)
-        diameter = about.get("diameter")
-        task.predictor.diameter = None if diameter is None else float(diameter)
-        task.predictor.description = Description.from_plain(about.get("description"))
+        _know(task.predictor, about)
     except Exception as error:  # whatever a class raises of arguments that are not its own
         what = " ".join(str(first_of(error)).split())
         if what.startswith(printable(path)):
