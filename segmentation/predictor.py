@@ -239,7 +239,7 @@ class Predictor:
     def scale(
         self, pixel_size: tuple[float, float] | None = None, diameter: float | None = None
     ) -> float:
-        """By which an image is magnified, of pixels of this size (µm) and objects found so large."""
+        """By which an image is magnified, of pixels of this size (µm) and objects so large."""
         how, pixel_size = self.preprocess, pixel_size or self.pixel_size
         given = diameter or (None if self.told == "auto" else self.told)
         known = how.pixel_size is not None and pixel_size is not None
