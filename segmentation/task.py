@@ -110,6 +110,7 @@ class SegmentationTask(LightningModule):
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.trained_on: dict[str, str] = {}  # what images the loaded weights have seen ► ids
         self.data_split: Division | None = None
+        self.shown_as: dict[str, int] = {}  # of training images, where it is decided for each
         self.members: list[SegmentationTask] = []  # no submodules: not in the state dict
         self._unchecked: tuple[Tensor, str] | None = None
 
@@ -245,6 +246,7 @@ class SegmentationTask(LightningModule):
             "trained_on": self.trained_on | own,
             **({} if self.predictor.diameter is None else {"diameter": self.predictor.diameter}),
             **({} if known is None else {"description": known.plain()}),
+            **({"shown": self.shown_as} if self.shown_as else {}),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -376,5 +378,7 @@ class SplitRecord(Callback):
             some = range(0, len(part), -(-len(part) // MOST))
             described = Description.of(part[i] for i in some)
             pl_module.predictor.description = described  # type: ignore[union-attr]
+        if stage == "fit":
+            pl_module.shown_as = getattr(data, "shown_as", {})  # type: ignore[assignment]
         if pl_module.preprocess.diameter is not None and stage == "fit":  # type: ignore[union-attr]
             pl_module.predictor.diameter = getattr(data, "diameter", None)  # type: ignore[union-attr]

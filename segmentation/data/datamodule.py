@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -250,13 +251,24 @@ class SegmentationDataModule(LightningDataModule):
         return self._eval_loader("test")
 
     def gray(self, name: str) -> np.ndarray:
-        """The image called ``name`` as (H, W) gray, uint8 or uint16, as scored.
+        """:meth:`pixels` as (H, W) gray, uint8 or uint16."""
+        return to_gray(self.pixels(name))
+
+    def pixels(self, name: str) -> np.ndarray:
+        """The image called ``name``, (H, W, C) uint8 or uint16, as baselines look at it.
 
         It is as it was read; of chosen channels it is their mean, each stretched by itself.
         """
         if isinstance(self.preprocess.channels, str):
-            return to_gray(self.raw[self._places[name]].image)
-        return np.asarray(self.shown(name)[0].mean(axis=2).round().astype(np.uint8))
+            return self.raw[self._places[name]].image
+        mean = self.shown(name)[0].mean(axis=2, keepdims=True)
+        return np.asarray(mean.round().astype(np.uint8))
+
+    @property
+    def shown_as(self) -> dict[str, int]:
+        """In which way how many training images are shown, where that is decided for each."""
+        train = self.parts["train"].entries if self.preprocess.decided else ()
+        return dict(Counter(entry.channels[0] for entry in train))
 
     def class_levels(self, count: int) -> np.ndarray:
         """(count,) mean gray value of each class in at most 200 training images: a baseline."""

@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmentation.data.resize import resize_image, resize_labels, scaled_size
+from segmentation.data.contrast import clahe, looked_up
+from segmentation.data.resize import fits, fitting_scale, resize_image, resize_labels, scaled_size
 from segmentation.data.sample import Sample
+from segmentation.data.stains import View, Windows, bright_on_dark
 from segmentation.errors import UserError
+from segmentation.objects import to_gray
 
 LARGEST = 2**26  # pixels that the network sees at once (8192²)
+_NAMED = "gray, rgb, bright_on_dark"
 _SIZES = "resize", "pixel_size", "diameter", "magnification"  # of which one may be set
 VERSION = 2  # raise when prepare_sample() gives other pixels for the same settings
 
@@ -29,9 +32,11 @@ class Preprocess:
     every augmentation accepts; :meth:`normalize` turns a uint8 batch into the network's input.
 
     Args:
-        channels: ``"gray"`` (colour becomes luminance), ``"rgb"`` (gray is repeated), or the
-            channels to use, in order: by number from 0, or by name where the files name them, such
-            as ``[0, 2]`` or ``[DAPI, GFP]``. 1 and 3 are old names of gray and rgb.
+        channels: ``"gray"`` (colour becomes luminance), ``"rgb"`` (gray is repeated),
+            ``"bright_on_dark"`` (gray; bright fields are inverted, stained ones may become their
+            hematoxylin: :func:`segmentation.data.stains.bright_on_dark`), or the channels to use,
+            in order: by number from 0, or by name where the files name them, such as ``[0, 2]`` or
+            ``[DAPI, GFP]``. 1 and 3 are old names of gray and rgb.
         intensity: How pixel values become 0…255. ``"divide"``: by the dtype's maximum (16-bit
             images become dark if they do not fill their range). ``"percentile"``: the image's
             ``low`` and ``high`` percentiles become 0 and 255, so that dim and bright exposures
@@ -61,7 +66,7 @@ class Preprocess:
     (2, 2, 1)
     """
 
-    channels: Literal["gray", "rgb", 1, 3] | tuple[int | str, ...] = "rgb"
+    channels: Literal["gray", "rgb", "bright_on_dark", 1, 3] | tuple[int | str, ...] = "rgb"
     intensity: Literal["divide", "percentile"] = "percentile"
     low: float = 0.5
     high: float = 99.8
@@ -86,7 +91,7 @@ class Preprocess:
             object.__setattr__(self, "channels", "gray" if self.channels == 1 else "rgb")
         chosen = self.channels if isinstance(self.channels, tuple) else (0,)
         channels = (
-            self.channels in ("gray", "rgb") or isinstance(self.channels, tuple)
+            self.channels in ("gray", "rgb", "bright_on_dark") or isinstance(self.channels, tuple)
         ) and 0 < len(chosen) == len({*chosen})
         channels &= all(isinstance(c, str) or c >= 0 for c in chosen)
         numbers = f"one finite number, or one for each of the {self.in_channels} channels"
@@ -98,11 +103,12 @@ class Preprocess:
             size is None or (len(size) == 2 and min(size) >= 1 and math.prod(size) <= LARGEST)
             for size in (self.crop, self.resize)
         )
-        magnified = self.magnification is None or _fits(self.magnification)
-        for name, fits, wanted in (
-            ("channels", channels, "gray, rgb, or a list of different numbers from 0 or names"),
+        magnified = self.magnification is None or fits(self.magnification)
+        for name, right, wanted in (
+            ("channels", channels, f"{_NAMED}, or a list of different numbers from 0 or names"),
             ("intensity", self.intensity in ("divide", "percentile"), "divide or percentile"),
             ("polarity", self.polarity in ("keep", "dark"), "keep or dark"),
+            ("polarity", self.polarity == "keep" or not self.decided, "keep with bright_on_dark"),
             ("low", 0 <= self.low < self.high, f"at least 0 and below high, {self.high}"),
             ("high", self.high <= 100, "at most 100"),
             ("mean", mean, numbers),
@@ -115,7 +121,7 @@ class Preprocess:
             ("diameter", self.diameter is None or 1 <= self.diameter < math.inf, "at least 1"),
             ("magnification", magnified, "within 1/64 … 64"),
         ):
-            if not fits:
+            if not right:
                 raise UserError(f"preprocess: {name} {getattr(self, name)!r} must be {wanted}")
         if len(given := [name for name in _SIZES if getattr(self, name) is not None]) > 1:
             raise UserError(f"preprocess: {' and '.join(given)} exclude each other; set one")
@@ -125,7 +131,12 @@ class Preprocess:
         """How many channels the network sees."""
         if isinstance(self.channels, tuple):
             return len(self.channels)
-        return 1 if self.channels == "gray" else 3
+        return 3 if self.channels == "rgb" else 1
+
+    @property
+    def decided(self) -> bool:
+        """Whether it is decided for each image how it is shown: see :meth:`view`."""
+        return self.channels == "bright_on_dark"
 
     @property
     def rescales(self) -> bool:
@@ -163,30 +174,45 @@ class Preprocess:
         """
         if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"expected (H, W, C) uint8 or uint16, got {image.shape} {image.dtype}")
-        image = self._chosen(self._cropped(image), names)
+        image = self._chosen(self._cropped(image), names, self.view_of(image))
         if image.dtype != np.uint8 or self.counted or self.gamma != 1:
             # Where nothing depends on the pixels, the table needs no count of them.
             counts = self._counts(image if self.counted else image[:0])
-            image = _looked_up(self.lookup(counts), image)
+            image = looked_up(self.lookup(counts), image)
         if self.clahe:
             image = self._equalised(image)
         if self.resize is not None:
             image = resize_image(image, self.resize)
         return np.ascontiguousarray(resize_image(image, scaled_size(image.shape, scale)))
 
+    def view(self, windows: Windows) -> View | None:
+        """How an image is shown as bright objects on dark, if it is; ``windows`` divide it."""
+        some = next(iter(windows())) if self.decided else None
+        # Other numbers of channels are refused where they are chosen.
+        return None if some is None or some.shape[2] not in (1, 3) else bright_on_dark(windows)
+
+    def view_of(self, image: np.ndarray) -> View | None:
+        """:meth:`view` of a whole image (H, W, C) in memory."""
+        whole = self._cropped(image)
+        return self.view(lambda: [whole])
+
     @property
     def counted(self) -> bool:
         """Whether what a pixel becomes depends on the whole image's histogram."""
         return self.intensity == "percentile" or self.polarity == "dark"
 
-    def histogram(self, window: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
+    def histogram(
+        self, window: np.ndarray, names: Sequence[str] = (), view: View | None = None
+    ) -> np.ndarray:
         """How often each value occurs in a window, (H, W, C) uint8 or uint16, of a large image.
+
+        ``view`` is :meth:`view` of the whole image.
 
         Returns:
             (1, values) int64, of chosen channels (``in_channels``, values); values is 256 or 65536.
             The sum over windows that divide the image is the image's.
         """
-        return self._counts(self._chosen(window, names))
+        return self._counts(self._chosen(window, names, view))
 
     def lookup(self, counts: np.ndarray) -> np.ndarray:
         """What each pixel value becomes: intensity, polarity and gamma, in tables of uint8.
@@ -233,20 +259,29 @@ class Preprocess:
                 )
 
     def prepare_window(
-        self, window: np.ndarray, tables: np.ndarray, names: Sequence[str] = ()
+        self,
+        window: np.ndarray,
+        tables: np.ndarray,
+        names: Sequence[str] = (),
+        view: View | None = None,
     ) -> np.ndarray:
         """(h, w, C) cut from an image ► the same of :meth:`prepare` of the image, bit for bit.
 
-        ``tables`` is :meth:`lookup` of the whole image's histogram.
+        ``tables`` is :meth:`lookup` of the whole image's histogram, ``view`` is its :meth:`view`.
         """
-        return _looked_up(tables, self._chosen(window, names))
+        return looked_up(tables, self._chosen(window, names, view))
 
     def prepare_sample(self, sample: Sample, scale: float = 1.0) -> Sample:
-        """:meth:`prepare` the image and bring the labels to its size."""
+        """:meth:`prepare` the image and bring the labels to its size.
+
+        Its channel is called what was decided, where that is: see :meth:`view`.
+        """
         try:
             image = self.prepare(sample.image, sample.channels, scale)
             labels = None if sample.labels is None else self.fit_labels(sample.labels, scale)
-            return replace(sample, image=image, labels=labels)
+            view = self.view_of(sample.image)
+            channels = sample.channels if view is None else (view.says,)
+            return replace(sample, image=image, labels=labels, channels=channels)
         except UserError as error:
             raise UserError(f"{sample.id}: {error}") from None
 
@@ -272,14 +307,14 @@ class Preprocess:
                     f"pixels of {height:g} × {width:g} µm; preprocess.pixel_size needs square ones "
                     "of a size above 0: correct the file's scale, or resample it"
                 )
-            return _fitting_scale(height / self.pixel_size)
+            return fitting_scale(height / self.pixel_size)
         if self.diameter is not None:
             if not diameter:
                 raise UserError(
                     "the diameter of its objects, which preprocess.diameter needs, is not known; "
                     "give it by --diameter, in pixels"
                 )
-            return _fitting_scale(self.diameter / diameter)
+            return fitting_scale(self.diameter / diameter)
         return self.magnification or 1.0
 
     def by_diameter(self, diameter: float) -> "Preprocess":
@@ -316,7 +351,9 @@ class Preprocess:
         std = torch.tensor(self.std, device=image.device).view(1, -1, 1, 1)
         return (image.float() / 255 - mean) / std
 
-    def _chosen(self, image: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    def _chosen(
+        self, image: np.ndarray, names: Sequence[str], view: View | None = None
+    ) -> np.ndarray:
         """The channels that the network sees: (H, W, C) ► (H, W, ``in_channels``)."""
         count = int(image.shape[2])
         named = f" ({', '.join(names)})" if names else ""
@@ -328,7 +365,11 @@ class Preprocess:
                     f"{' '.join(map(str, range(self.in_channels)))}, or in training "
                     "preprocess.channels"
                 )
-            return _channels(image, self.in_channels)
+            if view is not None:
+                return view.apply(image)
+            if self.channels == "gray":
+                return to_gray(image)[..., None]
+            return image if count == 3 else np.repeat(image, 3, axis=2)
         by_name, places = {name: place for place, name in enumerate(names)}, list[int]()
         for channel in self.channels:
             place = channel if isinstance(channel, int) else by_name.get(channel, count)
@@ -348,9 +389,9 @@ class Preprocess:
 
     def _equalised(self, image: np.ndarray) -> np.ndarray:
         if isinstance(self.channels, str):
-            return _clahe(image, self.clahe_limit)
+            return clahe(image, self.clahe_limit)
         apart = (image[..., i : i + 1] for i in range(image.shape[2]))
-        return np.concatenate([_clahe(one, self.clahe_limit) for one in apart], axis=2)
+        return np.concatenate([clahe(one, self.clahe_limit) for one in apart], axis=2)
 
     def _cropped(self, array: np.ndarray) -> np.ndarray:
         if self.crop is None:
@@ -363,41 +404,3 @@ class Preprocess:
             )
         top, left = (array.shape[0] - height) // 2, (array.shape[1] - width) // 2
         return array[top : top + height, left : left + width]
-
-
-def _fits(scale: float) -> bool:
-    return 1 / 64 <= scale <= 64
-
-
-def _fitting_scale(scale: float) -> float:
-    if not _fits(scale):
-        raise UserError(
-            f"it would be magnified by {scale:.3g}; 1/64 to 64 can be: check the pixel size or the "
-            "diameter"
-        )
-    return scale
-
-
-def _looked_up(tables: np.ndarray, image: np.ndarray) -> np.ndarray:
-    if len(tables) == 1:
-        return np.asarray(tables[0][image])
-    return np.stack([table[image[..., i]] for i, table in enumerate(tables)], axis=2)
-
-
-def _channels(image: np.ndarray, channels: int) -> np.ndarray:
-    if image.shape[2] == channels:
-        return image
-    if channels == 3:
-        return np.repeat(image, 3, axis=2)
-    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-
-
-def _clahe(image: np.ndarray, limit: float) -> np.ndarray:
-    """CLAHE of the gray image, or of the lightness of a colour image (as albumentations does)."""
-    equalise = cv2.createCLAHE(limit, (8, 8)).apply
-    if image.shape[2] == 1 or ((image == image[..., :1]).all()):
-        gray = equalise(np.ascontiguousarray(image[..., 0]))
-        return np.repeat(gray[..., None], image.shape[2], 2)
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
-    lab[..., 0] = equalise(np.ascontiguousarray(lab[..., 0]))
-    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)

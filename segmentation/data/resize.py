@@ -55,3 +55,18 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     # Three times faster than indexing both axes at once.
     resized: np.ndarray = labels[rows].take(columns, axis=1)
     return resized
+
+
+def fits(scale: float) -> bool:
+    """Whether images can be magnified so."""
+    return 1 / 64 <= scale <= 64
+
+
+def fitting_scale(scale: float) -> float:
+    """The same; a :class:`UserError` where images cannot be magnified so."""
+    if not fits(scale):
+        raise UserError(
+            f"it would be magnified by {scale:.3g}; 1/64 to 64 can be: check the pixel size or the "
+            "diameter"
+        )
+    return scale

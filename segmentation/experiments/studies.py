@@ -24,7 +24,6 @@ from segmentation.data.sample import PARTS, Sample, SegmentationDataset, Split
 from segmentation.errors import UserError
 from segmentation.inference import network_stride
 from segmentation.models.blocks import check_positive
-from segmentation.objects import to_gray
 
 VERSION = 2  # raise when fixed copies get other pixels for the same settings
 
@@ -106,10 +105,10 @@ class StudyDataModule(SegmentationDataModule):
             samples = self._fixed("val", replace(self.windows, crop=None))
         return EvalSet(samples, self.target, self.weight, self.native, self.groups)
 
-    def gray(self, name: str) -> np.ndarray:
+    def pixels(self, name: str) -> np.ndarray:
         if self.native:
-            return super().gray(name)
-        return to_gray(self.preprocess.fit_image(self.raw[self._places[name]].image))
+            return super().pixels(name)
+        return self.preprocess.fit_image(self.raw[self._places[name]].image)
 
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         if self.native:

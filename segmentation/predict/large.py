@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from segmentation.data.preprocess import Preprocess
+from segmentation.data.stains import View
 from segmentation.errors import UserError
 from segmentation.inference import Read
 from segmentation.io.stacks import Planes, Windows
@@ -149,20 +150,33 @@ def window_reader(preprocess: Preprocess, image: Windows, names: Sequence[str] =
 
     They are (C, h, w) uint8.
     """
-    height, width = image.shape[:2]
-    nothing = np.zeros((0, width, image.shape[2]), image.dtype)
-    counts = preprocess.histogram(nothing, names)
+    view = view_of(preprocess, image)
+    nothing = np.zeros((0, *image.shape[1:]), image.dtype)
+    counts = preprocess.histogram(nothing, names, view)
     if preprocess.counted:
-        for top in range(0, height, _BAND):
-            rows = slice(top, min(top + _BAND, height))
-            counts += preprocess.histogram(image.read(rows, slice(0, width)), names)
+        for band in _bands(image):
+            counts += preprocess.histogram(band, names, view)
     tables = preprocess.lookup(counts)
 
     def read(rows: slice, columns: slice) -> torch.Tensor:
-        window = preprocess.prepare_window(image.read(rows, columns), tables, names)
+        window = preprocess.prepare_window(image.read(rows, columns), tables, names, view)
         return torch.from_numpy(np.ascontiguousarray(window.transpose(2, 0, 1)))
 
     return read
+
+
+def view_of(preprocess: Preprocess, image: Windows) -> View | None:
+    """How a whole image is shown to a network, where that is decided for each."""
+    if isinstance(image, ArrayWindows):
+        return preprocess.view_of(image.array)
+    return preprocess.view(lambda: _bands(image))
+
+
+def _bands(image: Windows) -> Iterator[np.ndarray]:
+    """All of an image, band by band."""
+    height, width = image.shape[:2]
+    for top in range(0, height, _BAND):
+        yield image.read(slice(top, min(top + _BAND, height)), slice(0, width))
 
 
 def _sixteen_bits(probabilities: np.ndarray) -> np.ndarray:

@@ -38,7 +38,14 @@ from segmentation.predict.formats import (
     outlines,
     run_lengths,
 )
-from segmentation.predict.large import Plane, Rows, plane_in_memory, plane_on_disk, window_reader
+from segmentation.predict.large import (
+    Plane,
+    Rows,
+    plane_in_memory,
+    plane_on_disk,
+    view_of,
+    window_reader,
+)
 from segmentation.predict.manifest import AddRows
 from segmentation.predictor import TILE, Prediction, Predictor
 
@@ -108,6 +115,8 @@ class FileWriter:
         self.classes = predictor.target.class_names
         chosen = predictor.preprocess.channels
         self._shown = Preprocess(chosen if isinstance(chosen, tuple) else "rgb")
+        ways = (one.preprocess for one in (predictor, *predictor.members))
+        self._decided = next((way for way in ways if way.decided), None)
         self._pixel_size = self.planes.calibration.pixel_size or predictor.pixel_size
         with ExitStack() as stack:
             place = self.outputs.folder / "masks"
@@ -172,6 +181,8 @@ class FileWriter:
             numbers = np.bincount(kinds[1:], minlength=len(self.classes) + 1)[1:].tolist()
             named = zip(self.classes, numbers, strict=True)
             counts |= {f"objects/{name}": number for name, number in named}
+        if self._decided and (view := view_of(self._decided, plane.image)):
+            counts["shown"] = view.says
         add("images", [{**where, **counts, **plane.about}])
         if self.outputs.rle and not len(labels.areas):  # that has a row as well
             add("rle", [dict(zip(RLE_COLUMNS, (image_id, ""), strict=True))])

@@ -184,7 +184,7 @@ def test_key_is_of_what_prepare_does() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"channels": 2}, "channels 2 must be gray, rgb, or a list"),
+        ({"channels": 2}, "channels 2 must be gray, rgb, bright_on_dark, or a list"),
         ({"channels": [1, 1]}, r"channels \(1, 1\) must be"),
         ({"channels": [-1]}, "channels"),
         ({"pixel_size": 0.0}, "pixel_size 0.0 must be positive"),
