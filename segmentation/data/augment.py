@@ -132,6 +132,22 @@ RECIPES: dict[str, Callable[[], list[A.BasicTransform]]] = {
         A.GaussNoise(std_range=(0.01, 0.04), p=0.2),
         A.GaussianBlur(sigma_limit=(0.3, 1.5), blur_limit=0, p=0.15),
     ],
+    # For microscopes and stains that were never seen: all that can differ between laboratories.
+    "generalist": lambda: [
+        A.D4(p=1),
+        StainJitter(method="random_preset", p=0.3),
+        A.HueSaturationValue(hue_shift_limit=20, sat_shift_limit=40, val_shift_limit=0, p=0.3),
+        A.ChannelShuffle(p=0.1),
+        A.ToGray(p=0.2),
+        A.InvertImg(p=0.1),
+        A.Illumination(p=0.3),
+        A.CLAHE(clip_limit=(1, 4), p=0.1),
+        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.3, p=0.4),
+        A.RandomGamma(gamma_limit=(40, 250), p=0.5),
+        A.GaussianBlur(sigma_limit=(0.3, 2.0), blur_limit=0, p=0.2),
+        A.GaussNoise(std_range=(0.01, 0.08), p=0.3),
+        A.ImageCompression(quality_range=(30, 95), p=0.2),
+    ],
     # What the U-Net paper names: symmetries, smooth deformations, gray value variations.
     "elastic": lambda: [
         A.D4(p=1),
@@ -179,16 +195,17 @@ RECIPES: dict[str, Callable[[], list[A.BasicTransform]]] = {
         _affine(rotate=180, shift=0.1, scale=(0.9, 1.1)),
     ],
 }
-_RGB_ONLY = (A.HueSaturationValue, A.HEStain, A.ToGray)
-_GRAY_OR_RGB = (A.CLAHE,)  # it equalises the lightness of colours
+_RGB_ONLY = (A.HueSaturationValue, A.HEStain, A.ToGray, A.ChannelShuffle)
+_GRAY_OR_RGB = (A.CLAHE, A.ImageCompression)  # they take channels for colours
 
 
 class Augmentation:
     """A named recipe over (H, W, C) uint8 images, (H, W) integer labels and float32 weights.
 
     Labels and weights are never interpolated, so that a weight stays with its pixel's label.
-    Changes of hue and of saturation are left out for channels that are not red, green and blue, and
-    CLAHE for those that are not gray either; all else is done to any number of channels alike.
+    Changes of colour are left out for channels that are not red, green and blue, and CLAHE and
+    compression for those that are not gray either; all else is done to any number of channels
+    alike.
 
     Args:
         recipe: One of ``RECIPES``.
@@ -244,7 +261,10 @@ class Augmentation:
             done = step(**done)
         moved = done["mask"] if ids is None else ids[done["mask"]]
         moved = moved.astype(labels.dtype, copy=False)
-        return done["image"].reshape(image.shape), moved, done.get("weight")
+        new = done["image"]
+        # A single pixel that ToGray took loses its other channels.
+        new = new.reshape(image.shape) if new.size == image.size else np.resize(new, image.shape)
+        return new, moved, done.get("weight")
 
 
 def random_crop(

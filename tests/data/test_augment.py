@@ -83,7 +83,10 @@ def test_image_and_labels_move_alike(recipe: str, channels: int) -> None:
         odd = gray[inner & (moved % 2 == 1)]
         even = gray[inner & (moved % 2 == 0)]
         if odd.size and even.size:
-            # Noise has a σ of at most 16 of 255; brightness changes for all pixels alike.
+            # Noise has a σ of at most 20 of 255; brightness changes for all pixels alike, and the
+            # strongest recipe inverts some images.
+            inverted = recipe == "generalist" and np.median(odd) < np.median(even)
+            odd, even = (even, odd) if inverted else (odd, even)
             assert np.percentile(odd, 2) > np.percentile(even, 98)
 
 
@@ -164,7 +167,7 @@ def test_borders_are_reflected(recipe: str) -> None:
     image = np.full((64, 64, 1), 128, np.uint8)
     for seed in range(12):
         new, moved = run(recipe, seed, image, labels)
-        assert (moved == 7).all() and new.min() > 40
+        assert (moved == 7).all() and (new.min() > 40 or recipe == "generalist")  # its gamma
 
 
 def warp(recipe: str, seed: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
