@@ -10,6 +10,7 @@ import torch
 
 from segmentation.evaluation import calibration, intervals, maps, table
 from segmentation.evaluation.annotators import annotator_scores
+from segmentation.evaluation.classical import BASELINES, Classical
 from segmentation.evaluation.inputs import Inputs, agreed, find_inputs, find_side
 from segmentation.evaluation.pages import render
 from segmentation.io.files import write_bytes
@@ -20,7 +21,7 @@ from segmentation.metrics.scores import ranking_scores, scores_of
 from segmentation.metrics.table import ScoreTable
 from segmentation.progress import progress
 
-METHOD, BASELINE = "prediction", "otsu"
+METHOD = "prediction"
 _CURVE_RESAMPLES = 1000  # of the sums of whole histograms
 # Names of the images with probabilities; their histograms (n, 2, bins) and reliability counts.
 Curves = tuple[list[str], np.ndarray, np.ndarray]
@@ -57,7 +58,8 @@ def evaluate(
         output: Gets report.html, scores.json and per_image.csv.
         probabilities: Foreground probabilities: 8 or 16 bit (the largest value is 1), or float
             TIFF.
-        images: Score Otsu's threshold on them, too, and show the worst ones under their outlines.
+        images: Score two baselines on them, too, Otsu's threshold and what a person would do by
+            hand; and show the worst ones under their outlines.
         labels: What values mean: ids of objects, foreground whose connected components are the
             objects, or classes, whose components are; auto finds out for each folder, but classes.
         allow_missing: Leave out what one folder alone has.
@@ -78,7 +80,7 @@ def evaluate(
     how = probabilities, images, labels, allow_missing, allow or ()
     each = [find_inputs(side, found, *how) for side in sides]
     inputs = each[0] if len(each) == 1 else agreed(each, truth)
-    (mine, *baseline), curves, unannotated = _scored(inputs)
+    (mine, *others), curves, unannotated = _scored(inputs)
     report: dict[str, Any] = {
         "images": len(inputs.names),
         "left_out": inputs.left_out,
@@ -92,16 +94,18 @@ def evaluate(
         report["confusion"] = confusions(table.columns(mine))
     if len(each) > 1:
         report["annotators"] = annotator_scores(inputs)
-    if baseline:
-        report[BASELINE] = table.values_of(scores_of(table.columns(baseline[0])))
+    for name, frame in zip(BASELINES, others, strict=False):
+        report[name] = table.values_of(scores_of(table.columns(frame)))
+    if others:
+        report["classical_by"] = str(Classical())
     from segmentation.evaluation.evaluate_page import evaluation_page
 
     text = evaluation_page(report, inputs, mine, curves, overlays)
     # The page is by far the largest: where the disk has no room for it, nothing is written.
     write_bytes(output / "report.html", text.encode())
-    table.write_images(output / table.FILE, pd.concat([mine, *baseline], ignore_index=True))
+    table.write_images(output / table.FILE, pd.concat([mine, *others], ignore_index=True))
     write_bytes(output / "scores.json", json.dumps(table.finite(report), indent=1).encode())
-    print(render("evaluate.txt", report=report, baseline=report.get(BASELINE)), end="")
+    print(render("evaluate.txt", report=report), end="")
     if len(each) > 1:
         print(render("annotators.txt", rows=report["annotators"]), end="")
     print(f"\npage      {output / 'report.html'}")
@@ -109,11 +113,11 @@ def evaluate(
 
 
 def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves | None, float]:
-    """Tables of the prediction and, with an image for each, of Otsu's threshold; and more.
+    """Tables of the prediction and, with an image for each, of the baselines; and more.
 
     That is the curves, and the share of the pixels that are not annotated.
     """
-    methods = [METHOD, *([BASELINE] if inputs.images.keys() >= set(inputs.names) else [])]
+    methods = [METHOD, *(BASELINES if inputs.images.keys() >= set(inputs.names) else [])]
     names = inputs.truth.reader.class_names
     if names:  # a threshold tells no classes
         methods = [METHOD]
@@ -124,11 +128,12 @@ def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves | None, float]:
         true, predicted = inputs.read(name)
         truth = true.labels
         unknown, every = unknown + int(np.count_nonzero(truth < 0)), every + truth.size
+        found = {METHOD: predicted.labels}
+        found |= inputs.baselines(name, truth) if len(tables) > 1 else {}
         for method, scored in tables.items():
-            found = predicted.labels if method == METHOD else inputs.otsu(name, truth)
             scored.update(
                 torch.from_numpy(truth)[None],
-                torch.from_numpy(found)[None],
+                torch.from_numpy(found[method])[None],
                 ids=[name],
                 groups=[name.rpartition("/")[0]],
                 classes=[true.classes],

@@ -42,7 +42,6 @@ def evaluation_page(
     return render(
         "evaluate.html",
         report=report,
-        baseline=report.get("otsu"),
         images=frame.sort_values("iou", kind="stable"),
         histogram=None if curves is None else curves[1].sum(0),
         scored=0 if curves is None else len(curves[0]),

@@ -9,6 +9,7 @@ import numpy as np
 from segmentation.data.masks import MaskFacts, facts_of
 from segmentation.errors import UserError
 from segmentation.evaluation import maps
+from segmentation.evaluation.classical import Classical
 from segmentation.io.annotators import Annotators
 from segmentation.io.images import read_image
 from segmentation.io.listing import partner_of
@@ -63,11 +64,12 @@ class Inputs:
         """Truth and prediction of an image, of one size."""
         return read_both(self.truth, self.prediction, name, self.images.get(name))
 
-    def otsu(self, name: str, truth: np.ndarray) -> np.ndarray:
-        """Objects of an image by Otsu's threshold, (H, W) int32 ids as its truth."""
+    def baselines(self, name: str, truth: np.ndarray) -> dict[str, np.ndarray]:
+        """Objects of an image by baselines that look at no truth, (H, W) int32 ids as its own."""
         image = read_image(self.images[name])
         _check_size(self.images[name], image, self.truth.path(name), truth.shape)
-        return label_components(otsu(to_gray(image)))
+        by_otsu = label_components(otsu(to_gray(image)))
+        return {"otsu": by_otsu, "classical": Classical().objects(image)}
 
 
 def find_inputs(
@@ -100,7 +102,7 @@ def find_inputs(
     cautions = []
     if shown and (without := [name for name in names if name not in shown]):
         lacking = f"--images lacks {len(without)} of {len(names)} images ({without[0]}, say)"
-        cautions.append(f"{lacking}: Otsu's threshold is not scored")
+        cautions.append(f"{lacking}: Otsu's threshold and the classical baseline are not scored")
     sides, facts = (truth, prediction), (dict[Path, MaskFacts](), dict[Path, MaskFacts]())
     alike = True
     for name in progress(names, "checking"):

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from segmentation.evaluation.classical import BASELINES
 from segmentation.evaluation.pages import duration, number, render
 from segmentation.io.files import read_json, write_bytes
 from segmentation.training.report import PAGE, SUMMARY
@@ -31,7 +32,7 @@ class Part:
     folder: Path | None = None  # of the run; of one at work that of its experiment
     seconds: float = 0.0
     scores: dict[str, Any] = field(default_factory=dict)
-    otsu: dict[str, Any] = field(default_factory=dict)
+    baselines: list[dict[str, Any]] = field(default_factory=list)  # scores, Otsu's first
 
 
 class RunsPage:
@@ -83,7 +84,8 @@ class RunsPage:
         else:
             part.state, part.folder, part.seconds = "done", *found
             report = _json(part.folder / "scores.json")
-            part.scores, part.otsu = report.get("network") or {}, report.get("otsu") or {}
+            part.scores = report.get("network") or {}
+            part.baselines = [report.get(name) or {} for name in BASELINES]
         self.write()
 
     def write(self, stopped: bool = False) -> None:
@@ -143,13 +145,16 @@ class RunsPage:
             link = quote(Path(os.path.relpath(folder / PAGE, self.path.parent)).as_posix())
             name = Markup('<a href="{}">{}</a>').format(link, name)
             val = _json(folder / SUMMARY).get("metrics", {}).get(WATCHED, {}).get("best")
-        ours, theirs = part.scores.get("image_iou"), part.otsu.get("image_iou")
+        ours = part.scores.get("image_iou")
+        theirs = [scores.get("image_iou") for scores in part.baselines] or [None]
         state: Any = part.state
-        if state == "failed" or (ours is not None and theirs is not None and ours < theirs):
-            below = state if state == "failed" else "done, below Otsu’s threshold"
+        best = max((score for score in theirs if score is not None), default=None)
+        if state == "failed" or (ours is not None and best is not None and ours < best):
+            what = "Otsu’s threshold" if best == theirs[0] else "the classical baseline"
+            below = state if state == "failed" else f"done, below {what}"
             state = Markup('<span class="bad">{}</span>').format(below)
         took = duration(part.seconds) if part.seconds else None
-        return [name, state, *(part.scores.get(score) for score in SHOWN), theirs, val, took]
+        return [name, state, *(part.scores.get(score) for score in SHOWN), theirs[0], val, took]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -391,7 +391,7 @@ def validate(*options: str) -> None:
 
 
 def test(*options: str) -> None:
-    """Score a checkpoint on the test set, beside Otsu's threshold.
+    """Score a checkpoint on the test set, beside two baselines without learning.
 
     Needs --config FILE and --ckpt_path FILE; all other options are those of fit.
     """

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from segmentation.errors import UserError
 from segmentation.evaluation.calibration import pr_curve, roc_curve
+from segmentation.evaluation.classical import BASELINES
 from segmentation.evaluation.overlays import composite
 from segmentation.evaluation.pictures import Picture
 from segmentation.evaluation.table import ABOUT
@@ -247,12 +248,12 @@ class RobustWandbLogger(WandbLogger):
     def log_summary(self, scores: Mapping[str, Any]) -> None:
         """Into the run's summary: the interval of each test score, and the baselines' scores.
 
-        Such as ``test/iou_low``, ``test/iou_high``, ``otsu/iou`` and ``as_trained/iou``.
+        Such as ``test/iou_low``, ``test/iou_high``, ``otsu/iou``, ``classical/iou``.
         """
         found: dict[str, Any] = {}
         for name, ends in scores["intervals"]["network"].items():
             found |= {f"test/{name}_{end}": v for end, v in zip(("low", "high"), ends, strict=True)}
-        for method in ("otsu", "as trained"):
+        for method in (*BASELINES, "as trained"):
             of_it = scores.get(method, {})
             found |= {f"{method.replace(' ', '_')}/{name}": v for name, v in of_it.items()}
         self.experiment.summary.update({k: v for k, v in found.items() if v is not None})

@@ -1,4 +1,4 @@
-"""The test report: scores of the network and of two baselines, per image, by kind, pictured."""
+"""The test report: scores of the network and of its baselines, per image, by kind, pictured."""
 
 import json
 import zlib
@@ -19,6 +19,7 @@ from segmentation.data.examples import Batch
 from segmentation.data.seen import Division
 from segmentation.data.sources import about_test
 from segmentation.evaluation.annotators import AnnotatorScores
+from segmentation.evaluation.classical import BASELINES, Classical, choose
 from segmentation.evaluation.overlays import class_legend, on_one_size
 from segmentation.evaluation.pages import render
 from segmentation.evaluation.pictures import LINES, Colours, Picture, legend_text, predicted_ids
@@ -26,11 +27,12 @@ from segmentation.evaluation.table import FILE, finite, summary, write_images
 from segmentation.io.files import write_bytes
 from segmentation.io.images import write_image
 from segmentation.metrics import ScoreTable
-from segmentation.objects import label_components
+from segmentation.objects import label_components, to_gray
 from segmentation.targets import Target, otsu
 from segmentation.training.loggers import RobustWandbLogger
 
-METHODS = ("network", "otsu", "nothing")
+METHODS = ("network", *BASELINES, "nothing")
+_MOST = 200  # validation images that choose the classical baseline
 UNTUNED = "as trained"  # the network, decoded as before fit tuned that
 Found = tuple[bytes, np.ndarray | None]  # packed ids, and the class of each
 
@@ -39,9 +41,11 @@ class TestReport(Callback):
     """After a test: ``scores.json``, ``per_image.csv``, ``overlays/`` and a printed table.
 
     Beside the network stand Otsu's threshold, on the same images as read, before any
-    preprocessing, with its connected components as objects; and the prediction of nothing, which
-    shows what the policy for empty images is worth. With classes, each of Otsu's components has the
-    class whose mean brightness in train is nearest. Of several annotators, the network is scored
+    preprocessing, with its connected components as objects; what a person would do by hand, whose
+    picture and filter the validation images choose (``evaluation.classical``); and the prediction
+    of nothing, which shows what the policy for empty images is worth. With classes, each of a
+    baseline's objects has the class whose mean brightness in train is nearest. Of several
+    annotators, the network is scored
     against each, too, and they against each other. Each score has its 95 % bootstrap interval,
     over groups where the data has any.
 
@@ -61,6 +65,7 @@ class TestReport(Callback):
         self.folder, self.pictures = folder, pictures
         self.colours: Colours = colours
         self.baselines: dict[str, ScoreTable] = {}
+        self.classical = Classical()
         self.levels = np.zeros(0)  # mean gray value of each class in train
         self.annotators: AnnotatorScores | None = None  # where the truth is several people's
         self.hatched = False
@@ -77,6 +82,7 @@ class TestReport(Callback):
             table = ScoreTable(self.untuned.threshold, boundary=True, class_names=names)
             self.baselines[UNTUNED] = table.to(device)
         self.found = {}
+        self.classical = _chosen(trainer.datamodule)  # type: ignore[attr-defined]
         people = getattr(_folder(trainer), "annotators", ())
         self.annotators = AnnotatorScores(people, METHODS[0], device) if people else None
         if names:
@@ -95,18 +101,19 @@ class TestReport(Callback):
             for name, ids in zip(batch["id"], outputs["instances"].numpy(), strict=True):
                 self.annotators.update(name, ids, folder.opinions(name))
         truth = batch["labels"]
-        grays = [data.gray(name) for name in batch["id"]]
-        found = [label_components(otsu(gray)) for gray in grays]
-        labels = torch.from_numpy(np.stack(found))
+        images = [data.pixels(name) for name in batch["id"]]
+        grays = [to_gray(image) for image in images]
         about = (None, batch["id"], batch["kind"], batch["group"])
-        kinds: list[list[np.ndarray]] = [[], []]
-        if pl_module.target.class_names:
-            pairs = zip(grays, found, strict=True)
-            nearest = [nearest_level(gray, ids, self.levels) for gray, ids in pairs]
-            kinds = [nearest, [np.zeros(1, np.uint8)] * len(nearest)]
         classes: Any = batch.get("classes", ())
-        self.baselines["otsu"].update(truth, labels.to(truth.device), *about, classes, kinds[0])
-        self.baselines["nothing"].update(truth, torch.zeros_like(truth), *about, classes, kinds[1])
+        for method, found in {
+            "otsu": [label_components(otsu(gray)) for gray in grays],
+            "classical": [self.classical.objects(image) for image in images],
+            "nothing": [np.zeros(gray.shape, np.int32) for gray in grays],
+        }.items():
+            pairs = zip(grays, found, strict=True) if pl_module.target.class_names else ()
+            kinds = [nearest_level(gray, ids, self.levels) for gray, ids in pairs]
+            labels = torch.from_numpy(np.stack(found)).to(truth.device)
+            self.baselines[method].update(truth, labels, *about, classes, kinds)
         if self.untuned is not None:
             probs = outputs["probs"]
             labels, of_each = self.untuned.decode_batch(probs, outputs["scale"])
@@ -142,6 +149,7 @@ class TestReport(Callback):
     ) -> None:
         scores = summary(frame)
         scores["network"] |= logged  # AUROC needs the probabilities
+        scores["classical_by"] = str(self.classical)
         scores = finite(scores | more)
         write_bytes(self.folder / "scores.json", json.dumps(scores, indent=1).encode())
         write_images(self.folder / FILE, frame)
@@ -203,6 +211,13 @@ def _about_test(trainer: Trainer, task: Any) -> str:
     if not sources or known is None:
         return ""
     return about_test(sources, known.trained(task.seen), known.split.test)
+
+
+def _chosen(data: SegmentationDataModule) -> Classical:
+    """The classical baseline that the validation images choose."""
+    names = data.split.val
+    some = names[:: max(1, -(-len(names) // _MOST))]
+    return choose(((data.pixels(name), data.shown(name)[1]) for name in some), "validation images")
 
 
 def _folder(trainer: Trainer) -> Any:

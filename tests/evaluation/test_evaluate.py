@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from segmentation.__main__ import main
+from segmentation.evaluation.classical import BASELINES
 from segmentation.evaluation.table import clusters, read_images
 from segmentation.io.images import write_image
 from tests.evaluation.folders import grid, scored, shifted, truth, write
@@ -82,10 +83,13 @@ def test_otsu_stands_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     report = json.loads((tmp_path / "out/scores.json").read_text())
     assert report["otsu"]["iou"] == report["otsu"]["ap50"] == pytest.approx(8 / 9)
     assert report["prediction"]["iou"] == pytest.approx(0.5)
-    assert re.search(r"\niou +0\.5000 +\[.*\] +0\.8889\n", printed)
+    assert report["classical"]["iou"] == report["classical"]["ap50"] == pytest.approx(8 / 9)
+    assert re.search(r"\niou +0\.5000 +\[.*\] +0\.8889 +0\.8889\n", printed)
+    assert f"classical: {report['classical_by']}" in " ".join(printed.split())
+    assert "no truth was looked at" in report["classical_by"]
     page = (tmp_path / "out/report.html").read_text()
-    assert "Otsu’s threshold" in page and "0.8889" in page
-    assert set(read_images(tmp_path / "out/per_image.csv")["method"]) == {"prediction", "otsu"}
+    assert "Otsu’s threshold" in page and "0.8889" in page and report["classical_by"][:20] in page
+    assert set(read_images(tmp_path / "out/per_image.csv")["method"]) == {"prediction", *BASELINES}
     assert main(["compare", str(tmp_path / "out")]) == 0  # with the baseline, alone
     assert re.search(r"otsu +0\.8889 .*\+0\.3889", capsys.readouterr().out)
     (tmp_path / "i/b.png").unlink()  # not of the same images: left out

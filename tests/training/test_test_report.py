@@ -23,6 +23,8 @@ from segmentation.objects import label_components
 from segmentation.targets import Foreground
 from segmentation.training.test_report import METHODS, TestReport
 
+KNOWN = ("network", "otsu", "nothing")  # whose counts are known by hand
+
 # tp, fp, fn of the network and of Otsu's threshold on 4×10 pixels, and the kind of the image.
 IMAGES = {
     "a": ((8, 2, 0), (4, 4, 4), "x"),
@@ -45,13 +47,15 @@ def masks(tp: int, fp: int, fn: int) -> tuple[np.ndarray, np.ndarray]:
 class Data:
     """Otsu's threshold finds in ``gray`` what is to be found; the image shown is black."""
 
-    def gray(self, name: str, *_: Any) -> np.ndarray:
+    split = SimpleNamespace(val=())
+
+    def pixels(self, name: str) -> np.ndarray:
         network, otsu, _kind = IMAGES[name]
         truth = masks(*network)[1]
         hits, errors = np.flatnonzero(truth)[: otsu[0]], np.flatnonzero(~truth)[: otsu[1]]
         gray = np.full(PIXELS, 20, np.uint8)
         gray[[*hits, *errors]] = 200
-        return gray.reshape(4, 10)
+        return gray.reshape(4, 10, 1)
 
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray, None]:
         return np.zeros((4, 10, 1), np.uint8), masks(*IMAGES[name][0])[1].astype(np.int32), None
@@ -148,7 +152,9 @@ def test_whether_sources_were_trained_on(
 def test_scores_are_pooled_and_by_image_and_by_kind(tmp_path: Path) -> None:
     scores = written(tmp_path)
     assert scores["images"] == 5
-    for method, name in enumerate(METHODS):
+    assert list(scores)[1:5] == list(METHODS)
+    assert scores["classical_by"].endswith("chosen by the images alone: no truth was looked at")
+    for method, name in enumerate(KNOWN):
         wanted = by_hand(method)
         assert {k: scores[name][k] for k in wanted} == pytest.approx(wanted)
         assert set(scores["by_kind"][name]) == {"x", "y"}
@@ -170,7 +176,7 @@ def test_a_row_for_every_image_and_method(tmp_path: Path) -> None:
     assert {"ap", "pq", "aji", "seg", "hd95", "boundary_f", "count_error"} < set(table)
     table = table.set_index(["method", "id"])
     assert list(table.index) == [(method, name) for method in METHODS for name in sorted(IMAGES)]
-    for method, title in enumerate(METHODS):
+    for method, title in enumerate(KNOWN):
         for name, (tp, fp, fn) in zip(IMAGES, counted(method, None), strict=True):
             row = table.loc[(title, name)]
             assert row[["tp", "fp", "fn", "tn"]].tolist() == [tp, fp, fn, PIXELS - tp - fp - fn]
@@ -213,9 +219,11 @@ def test_the_printed_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     titles["mean_iou"] = "IoU with background"
     for name, title in titles.items():
         ends = scores["intervals"]["network"][name]
-        wanted = [by_hand(0)[name], *ends, by_hand(1)[name], by_hand(2)[name]]
+        third = scores["classical"][name]
+        wanted = [by_hand(0)[name], *ends, by_hand(1)[name], third, by_hand(2)[name]]
         assert rows[title] == [f"{value:.4f}" for value in wanted]
-    assert rows["AUROC"] == [f"{scores['network']['auroc']:.4f}", "–", "–", "–"]
+    assert rows["AUROC"] == [f"{scores['network']['auroc']:.4f}", "–", "–", "–", "–"]
+    assert f"classical: {scores['classical_by']}" in " ".join(printed.split())
     rows = {words[0]: words[1:] for line in lines if (words := line.split())}
     for kind, count in (("x", "3"), ("y", "2")):
         pairs = [by_hand(m, kind)[name] for name in ("image_iou", "iou") for m in (0, 1)]
@@ -225,7 +233,7 @@ def test_the_printed_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     scores["as trained"] = scores["otsu"]
     text = render("test.txt", scores=scores)
     assert text.splitlines()[1].split()[4:] == [
-        *("tuned", "95", "%", "interval", "as", "trained", "Otsu", "nothing")
+        *("tuned", "95", "%", "interval", "as", "trained", "Otsu", "classical", "nothing")
     ]
 
 
