@@ -23,6 +23,7 @@ COMMANDS = {
     "tune": "segmentation.experiments.tune:tune",
     "prune": "segmentation.experiments.prune:prune",
     "export": "segmentation.export.command:export",
+    "card": "segmentation.card:card",
     "crossvalidate": "segmentation.experiments.crossvalidate:crossvalidate",
     "reproduce": "segmentation.experiments.reproduce:reproduce",
     "weights": "segmentation.targets.border_weights:weights",

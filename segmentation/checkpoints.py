@@ -259,6 +259,7 @@ def _trained_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTa
             task = build_task(without_download(config | {"init_args": used}))
         task.load_state_dict(state)
         task.config, task.trained_on = without_download(config), trained_on(about)
+        task.chosen_on = trained_on(about, "chosen_on")
         _know(task.predictor, about)
     except Exception as error:  # whatever a class raises of arguments that are not its own
         what = " ".join(str(first_of(error)).split())

@@ -109,6 +109,8 @@ class SegmentationTask(LightningModule):
         self.test_table = ScoreTable(target.threshold, boundary=True, class_names=names)
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.trained_on: dict[str, str] = {}  # what images the loaded weights have seen ► ids
+        self.chosen_on: dict[str, str] = {}  # what images chose their epoch ► ids
+        self.record: dict[str, Any] = {}  # how the training began: plain values
         self.data_split: Division | None = None
         self.shown_as: dict[str, int] = {}  # of training images, where it is decided for each
         self.members: list[SegmentationTask] = []  # no submodules: not in the state dict
@@ -237,13 +239,15 @@ class SegmentationTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the task, and which images it was trained on; plain values only."""
-        own = {} if self.data_split is None else self.data_split.keys("train")
-        known = self.predictor.description
+        split, known = self.data_split, self.predictor.description
+        chosen_on = self.chosen_on | (split.keys("val") if split else {})
         checkpoint["segmentation"] = {
             "version": __version__,
             "config": self.config,
             "preprocess": self.preprocess.plain(),
-            "trained_on": self.trained_on | own,
+            "trained_on": self.trained_on | (split.keys("train") if split else {}),
+            **({"chosen_on": chosen_on} if chosen_on else {}),
+            **({"record": self.record | split.about()} if self.record and split else {}),
             **({} if self.predictor.diameter is None else {"diameter": self.predictor.diameter}),
             **({} if known is None else {"description": known.plain()}),
             **({"shown": self.shown_as} if self.shown_as else {}),
@@ -261,6 +265,7 @@ class SegmentationTask(LightningModule):
                 f"was trained with {getattr(theirs, name)}; leave it as trained"
             )
         self.trained_on = trained_on(stored)
+        self.chosen_on = trained_on(stored, "chosen_on")
 
     def _evaluate(
         self, batch: Batch, table: ScoreTable, mean_loss: MeanMetric, tta: bool = False
@@ -344,6 +349,10 @@ class SegmentationTask(LightningModule):
             return
         if leak := self.data_split.leak(part, self.seen):
             raise UserError(f"{leak}; use the split of its run (split.json)")
+        tasks = (self, *self.members)
+        chose = {key: image for task in tasks for key, image in task.chosen_on.items()}
+        if part == "test" and (leak := self.data_split.leak(part, chose, "chose the epoch of")):
+            rank_zero_warn(f"{leak}: their scores will be a little too good")
         if named := sum("/" in key for key in self.seen):
             rank_zero_warn(
                 f"the checkpoint knows {named} of its training images by their names alone (older "

@@ -238,6 +238,9 @@ def test_testing_on_what_was_trained_on_is_refused() -> None:
         trainer().test(ours, datamodule=Data(LEAK))
     with pytest.warns(UserWarning, match="knows 1 of its training images by their names alone"):
         trainer().test(ours, datamodule=Data(other), verbose=False)
+    ours.trained_on, ours.chosen_on = {}, {"digest of x": "x"}
+    with pytest.warns(UserWarning, match=r"1 of 2 test images chose the epoch of .* as x\): their"):
+        trainer().test(ours, datamodule=Data(other), verbose=False)
     ours.trained_on = trained_on({"trained_on": {"data": ["a", "z"], "others": ["b"]}})
     with pytest.raises(UserError, match=r"1 of 2 test images were trained on .* as a\)"):
         trainer().test(ours, datamodule=Data(LEAK))

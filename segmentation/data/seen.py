@@ -1,10 +1,11 @@
 """Which images a network was trained on: known by their pixels, whatever their files are called."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from segmentation.data.sample import Split
+from segmentation.data.sample import PARTS, Split
 from segmentation.errors import UserError
 
 
@@ -27,10 +28,18 @@ class Division:
         ids = sorted(getattr(self.split, part))
         return {self.digests.get(i) or self._by_name(i): i for i in ids}
 
-    def leak(self, part: str, seen: Mapping[str, str]) -> str:
+    def about(self) -> dict[str, Any]:
+        """The data set's name, and for each part how many images it has and their digest."""
+        keys = {part: sorted(self.keys(part)) for part in PARTS}
+        digests = {part: hashlib.sha256("\n".join(some).encode()) for part, some in keys.items()}
+        parts = {p: {"images": len(keys[p]), "sha256": digests[p].hexdigest()} for p in PARTS}
+        return {"name": self.name, "parts": parts}
+
+    def leak(self, part: str, seen: Mapping[str, str], did: str = "were trained on by") -> str:
         """How many images of a part were trained on, and one of them; empty if none was.
 
-        ``seen`` is what the images of the training are known by ► their ids.
+        ``seen`` is what the images of the training are known by ► their ids; ``did`` says what was
+        done with them.
         """
         ids = getattr(self.split, part)
         found = {i: seen.get(self.digests.get(i, ""), seen.get(self._by_name(i))) for i in ids}
@@ -40,8 +49,8 @@ class Division:
         image, before = next(iter(leaked.items()))
         called = "" if before == image else f", called {before} then"
         return (
-            f"{len(leaked)} of {len(ids)} {part} images were trained on by this checkpoint (such "
-            f"as {image}{called})"
+            f"{len(leaked)} of {len(ids)} {part} images {did} this checkpoint (such as "
+            f"{image}{called})"
         )
 
     def trained(self, seen: Mapping[str, str]) -> list[str]:
@@ -53,16 +62,16 @@ class Division:
         return f"{self.name}/{image}"
 
 
-def trained_on(about: Mapping[str, Any]) -> dict[str, str]:
+def trained_on(about: Mapping[str, Any], field: str = "trained_on") -> dict[str, str]:
     """What the images that a checkpoint was trained on are known by ► their ids.
 
     ``about`` is its record ``segmentation``. Older ones hold a list of ids for each data set, the
-    first ones nothing.
+    first ones nothing. With the ``field`` ``chosen_on``, the images that chose its epoch.
     """
     found: dict[str, str] = {}
     try:
-        for key, value in about.get("trained_on", {}).items():
+        for key, value in about.get(field, {}).items():
             found |= {key: value} if isinstance(value, str) else {f"{key}/{i}": i for i in value}
     except (AttributeError, TypeError):
-        raise UserError("the checkpoint's trained_on is broken; copy the file again") from None
+        raise UserError(f"the checkpoint's {field} is broken; copy the file again") from None
     return found

@@ -95,6 +95,7 @@ class ChooseHead(Callback):
             raise UserError(
                 f"{source}: was trained without a config; use UNetPlusPlus.pruned in Python"
             )
+        about.get("record", {}).pop("scores", None)  # they are of the whole network
         net = about["config"]["init_args"]["net"]["init_args"]
         net.update(depth=level + 1, deep_supervision=False, mode="accurate", head=None)
         state = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("net.")}

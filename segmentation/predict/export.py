@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segmentation.card.record import kept
 from segmentation.checkpoints import read_checkpoint
 from segmentation.errors import UserError
 from segmentation.io import sealed
@@ -19,7 +20,7 @@ def export(
 ) -> None:
     """Write a checkpoint to give away: without what training needs, smaller.
 
-    What segmentation tune found for it becomes part of it.
+    What segmentation tune found for it becomes part of it, and what its run's folder says of it.
 
     Args:
         ckpt_path: Written by fit.
@@ -29,7 +30,9 @@ def export(
     """
     if output.exists():
         raise UserError(f"{output}: exists already; choose another --output")
-    save_for_inference(read_checkpoint(ckpt_path, trust=trust or ()), output, half)
+    checkpoint = read_checkpoint(ckpt_path, trust=trust or ())
+    checkpoint["segmentation"]["record"] = kept(ckpt_path, checkpoint)
+    save_for_inference(checkpoint, output, half)
     before, after = (path.stat().st_size / 1e6 for path in (ckpt_path, output))
     print(f"{output}: {after:.1f} MB of {before:.1f} MB")
 

@@ -238,6 +238,7 @@ class CLI(LightningCLI):
                 checkpoint = read_checkpoint(weights, False, self.trust)
                 self.model.load_state_dict(checkpoint["state_dict"])
                 self.model.trained_on = trained_on(checkpoint["segmentation"])
+                self.model.chosen_on = trained_on(checkpoint["segmentation"], "chosen_on")
             except RuntimeError as error:
                 gist = messages.shortened(messages.one_line(str(error)))
                 raise UserError(f"{weights}: does not fit model.net ({gist})") from error

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import secrets
 import subprocess
 import sys
@@ -13,14 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from lightning import Callback, LightningModule, Trainer
 
-import segmentation
+from segmentation.card.record import began, scored_as, versions
 from segmentation.checkpoints import read_checkpoint
 from segmentation.errors import UserError
-from segmentation.io.files import write_bytes
+from segmentation.io.files import read_json, write_bytes
 
 RUN_FOLDER = "SEGMENTATION_RUN_FOLDER"  # how the processes of one run agree on its folder
 RESUME, PREVIOUS = "resume.ckpt", "resume.previous.ckpt"
@@ -151,6 +149,9 @@ class RunRecord(Callback):
     the split's hash and the state of the git repository that the command was typed in, if it was in
     one; ``git.diff`` what was not committed there. ``split.json`` holds the key of the data's
     content: to go on with the run on other data is a :class:`UserError`.
+
+    The checkpoints of a training get the same as the task's ``record``, without the command and
+    folders, for they are given away; and ``run.json`` says which checkpoint was tested.
     """
 
     def __init__(self, folder: Path, config: str) -> None:
@@ -169,12 +170,13 @@ class RunRecord(Callback):
                     f"{self.folder}: this run began with other images or masks ({known}, these are "
                     f"{content}); bring them back, or begin anew with --run.resume false"
                 )
+            if stage == "fit":
+                pl_module.record = began(read_json(self.folder / "run.json"), self.config, content)  # type: ignore[assignment]
             return
-        versions = {"segmentation": segmentation.__version__, "torch": str(torch.__version__)}
         about: dict[str, Any] = {
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": sys.argv,
-            "versions": versions | {"python": platform.python_version()},
+            "versions": versions(),
             "git": None,
         }
         split = getattr(data, "split", None)
@@ -187,8 +189,17 @@ class RunRecord(Callback):
             if diff:
                 write_bytes(self.folder / "git.diff", diff)
         write_bytes(self.folder / "run.json", json.dumps(about, indent=1).encode())
+        if stage == "fit":
+            pl_module.record = began(about, self.config, content)  # type: ignore[assignment]
         # Last: where it is, the others are.
         write_bytes(self.folder / "config.yaml", self.config.encode())
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say which checkpoint the scores are of, and how it was tuned."""
+        path = trainer.ckpt_path
+        if trainer.is_global_zero and path and (self.folder / "run.json").exists():
+            about = read_json(self.folder / "run.json") | {"tested": scored_as(Path(path))}
+            write_bytes(self.folder / "run.json", json.dumps(about, indent=1).encode())
 
 
 def git_state(folder: Path) -> tuple[dict[str, Any], bytes] | None:

@@ -17,6 +17,7 @@ NEEDED = {
     "tune": ["--ckpt_path=c", "--config=folder", "--run.root", "r"],
     "prune": ["--ckpt_path=c", "--output=o"],
     "export": ["--ckpt_path=c", "--output=o"],
+    "card": ["--ckpt_path=c"],
     "crossvalidate": ["--config=folder", "--run.name=n", "--folds=3"],
     "reproduce": ["none", "--output=o"],
     "weights": ["--mask=m", "--output=o"],

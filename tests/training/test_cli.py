@@ -1,6 +1,7 @@
 """``fit``, ``validate`` and ``test``: what a run leaves, repeats, resumes and refuses."""
 
 import csv
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 import yaml
 
 from segmentation.__main__ import main
+from segmentation.card import model_card
 from segmentation.checkpoints import load_task, read_checkpoint
 from segmentation.errors import UserError
 from segmentation.training.arguments import composed
@@ -83,6 +85,19 @@ def test_a_checkpoint_holds_plain_values_and_rebuilds_its_task(trained: Path) ->
     train = json.loads((trained / "split.json").read_text())["train"]
     assert sorted(stored["trained_on"].values()) == sorted(train)
     assert {len(digest) for digest in stored["trained_on"]} == {32}
+    assert len(stored["chosen_on"]) == 2 and stored["record"]["name"] == "dsb2018"
+    parts = stored["record"]["parts"]
+    assert {name: part["images"] for name, part in parts.items()} == {
+        "train": 7,
+        "val": 2,
+        "test": 3,
+    }
+    train_digest = hashlib.sha256("\n".join(sorted(stored["trained_on"])).encode()).hexdigest()
+    assert parts["train"]["sha256"] == train_digest
+    assert stored["record"]["settings"]["data"]["init_args"]["crop"] == 32
+    text = model_card(path)
+    assert f"{scores(trained)['network']['iou']:.3f}" in text and train_digest[:16] in text
+    assert "0.00 processor hours" in text and "Otsu's threshold" in text
     task = load_task(path)
     assert not task.training and task.config["init_args"]["net"]["init_args"]["width"] == 4
     probs = task(torch.randint(0, 256, (1, 3, 37, 50), dtype=torch.uint8))

@@ -170,7 +170,7 @@ def record(
         else SimpleNamespace(split=split, content=content)
     )
     trainer: Any = SimpleNamespace(is_global_zero=zero, datamodule=data)
-    task: Any = None
+    task: Any = SimpleNamespace()
     RunRecord(folder, config).setup(trainer, task, "fit")
 
 
