@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
+from segmentation.card import model_card
 from segmentation.checkpoints import load_task, record_of
 from segmentation.errors import UserError
 from segmentation.export import files, images, proof
 from segmentation.export.int8 import quantized
+from segmentation.io.files import write_bytes
 from segmentation.predict.export import export as give_away
+from segmentation.predict.scripts import write_scripts
 from segmentation.runtimes.net import script_of
 
 
@@ -21,14 +24,16 @@ def export(
     most: int = 32,
     tolerance: float | None = None,
     half: bool = False,
+    license: str | None = None,
     trust: list[str] | None = None,
 ) -> None:
     """Write a checkpoint to give away, or a network for other runtimes, proved to say the same.
 
     Without --format: the checkpoint without what training needs, smaller; what segmentation tune
     found for it becomes part of it. With --format: files that predict, serve and load take like a
-    checkpoint. They are run on the validation images of the checkpoint's run, or on other images,
-    beside the checkpoint: export.html and export.json tell how far the answers are apart.
+    checkpoint, beside a model card and scripts for QuPath and Fiji. They are run on the validation
+    images of the checkpoint's run, or on other images, beside the checkpoint: export.html and
+    export.json tell how far the answers are apart.
 
     Args:
         ckpt_path: Written by fit.
@@ -42,6 +47,7 @@ def export(
         tolerance: How far probabilities may be apart (fp32 .001, fp16 .02); of int8, by how much
             the foreground may differ, 1 - IoU (.05).
         half: Of a checkpoint: in float16, half the size, the same scores to rounding.
+        license: Of the weights, for the model card, such as cc-by-4.0.
         trust: Your own packages whose classes the checkpoint names.
     """
     if not format:
@@ -64,6 +70,10 @@ def export(
         model = files.onnx_of(script, record, half=precision == "fp16")
         if precision == "int8":
             model = quantized(model, record, task.predictor, found.calibration)
+    card = model_card(ckpt_path, license, trust or (), files.NAMES.get(formats[0], output.name))
     made = files.write(formats, output, script, model, record)
+    write_bytes(output / "README.md", card.encode())
+    for path in [*made.values()][:1]:
+        write_scripts(output, path.name)
     report = proof.prove(ckpt_path, task.predictor, made, found, precision, trust or ())
     proof.tell(report, output, tolerance)

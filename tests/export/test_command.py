@@ -45,6 +45,7 @@ def test_an_export_is_proved_on_the_validation_images(
     out = tmp_path / "out"
     assert main(argv(run, out, "--format", "onnx", "openvino", "torchscript")) == 0
     names = {"model.onnx", "model.xml", "model.bin", "model.pt", "export.json", "export.html"}
+    names |= {"README.md", "qupath.groovy", "fiji.ijm"}
     assert {path.name for path in out.iterdir()} == names
     report = json.loads((out / "export.json").read_text())
     assert report["on"].startswith("2 validation images of ") and report["images"] == 2
@@ -57,6 +58,7 @@ def test_an_export_is_proved_on_the_validation_images(
         assert row["ms"] > 0 and row["megabytes"] > 0
         assert row["scores"]["image_iou"] == pytest.approx(first["scores"]["image_iou"], abs=0.01)
         assert len(row["loss"]["image_ap"]) == 3
+    assert "--ckpt_path model.onnx" in (out / "README.md").read_text()
     shown = capsys.readouterr().out
     assert "onnx, onnxruntime" in shown and "same objects" in shown
     assert "of the checkpoint, mean over images" in (out / "export.html").read_text()

@@ -1,0 +1,31 @@
+"""Scripts for QuPath and Fiji, which call ``segmentation predict`` and take its objects."""
+
+import re
+from pathlib import Path
+
+from segmentation.errors import UserError
+from segmentation.evaluation.pages import render
+from segmentation.io.files import write_bytes
+
+SCRIPTS = ("qupath.groovy", "fiji.ijm")
+
+
+def write_scripts(folder: Path, model: str) -> list[Path]:
+    """Write the scripts beside a network.
+
+    Args:
+        folder: Of the network.
+        model: The name of its file there: a checkpoint, or an export.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: The name has signs that scripts cannot quote, or a file cannot be written.
+    """
+    if not re.fullmatch(r"[\w.() +-]+", model):
+        raise UserError(f"{model}: scripts cannot name it; use letters, digits, - and _")
+    paths = [folder / name for name in SCRIPTS]
+    for path in paths:
+        write_bytes(path, render(path.name, model=model).encode())
+    return paths
