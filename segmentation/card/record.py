@@ -3,7 +3,7 @@
 import contextlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -72,8 +72,10 @@ def without_folders(config: Any) -> Any:
         return {k: without_folders(v) for k, v in config.items() if v is not None}
     if isinstance(config, list):
         return [without_folders(value) for value in config]
-    is_place = isinstance(config, str) and Path(config).is_absolute()
-    return Path(config).name if is_place else config
+    if isinstance(config, str):  # written on whatever system
+        windows = PureWindowsPath(config)
+        return windows.name if windows.is_absolute() or config.startswith("/") else config
+    return config
 
 
 def scored_as(path: Path) -> dict[str, Any]:

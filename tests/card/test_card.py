@@ -132,6 +132,11 @@ def test_a_record_names_no_folders() -> None:
     config = CONFIG | {"run": {"weights": "/home/me/first.ckpt", "root": "/home/me/runs"}}
     record = began(about, yaml.safe_dump(config), "mine-1f")
     assert record["settings"]["weights"] == "first.ckpt" and "/home" not in json.dumps(record)
+    windows = {"data": {"root": r"C:\Users\me\mine", "url": "a/b"}}
+    assert began(about, yaml.safe_dump(windows), None)["settings"]["data"] == {
+        "root": "mine",
+        "url": "a/b",
+    }
     assert record["git"] is None and record["content"] == "mine-1f"
 
 

@@ -159,7 +159,7 @@ def test_only_an_empty_run_is_removed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def record(
     folder: Path,
-    config: str = "x",
+    config: str = "x: 1",
     split: Split | None = SPLIT,
     zero: bool = True,
     content: str = "data-1f",
@@ -186,7 +186,7 @@ def test_config_and_split_are_kept_as_they_were_first(tmp_path: Path) -> None:
     assert names(tmp_path) == {"config.yaml", "split.json", "run.json"}
     assert (tmp_path / "config.yaml").read_text(encoding="utf-8") == "a: 1  # 中\n"
     kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    record(tmp_path, "second", Split(train=("x",), val=(), test=()))
+    record(tmp_path, "second: 2", Split(train=("x",), val=(), test=()))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
     with pytest.raises(
         UserError, match=r"began with other images or masks \(data-1f, these are data-2e"
