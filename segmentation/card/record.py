@@ -39,7 +39,7 @@ def versions() -> dict[str, str]:
 def kept(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The ``record`` of an export: what its own file would not tell any more."""
     known = known_of(path, checkpoint)
-    told = (*_STORED, "seen", "parameters", "epoch", "global_step")
+    told = (*_STORED, "diameters", "seen", "parameters", "epoch", "global_step")
     return {key: value for key, value in known.items() if key not in told}
 
 
@@ -118,6 +118,7 @@ def _stored(checkpoint: dict[str, Any]) -> dict[str, Any]:
     known: dict[str, Any] = dict(about.get("record") or {})
     known |= {key: about[key] for key in _STORED if about.get(key)}
     known.setdefault("versions", {"segmentation": about.get("version", "")})
+    known["diameters"] = (about.get("description") or {}).get("diameters") or {}
     seen = trained_on(about)
     names = {key.partition("/")[0] for key in seen if "/" in key}  # of older versions
     if "name" not in known and len(names) == 1:
@@ -173,7 +174,7 @@ def shown(scores: dict[str, Any]) -> dict[str, Any]:
     return {
         **{key: scores[key] for key in ("images", "resampled")},
         "methods": {name: some(scores[name]) for name in methods},
-        "sources": scores.get("sources", ""),
+        **{key: scores.get(key, "") for key in ("sources", "classical_by")},
         "intervals": some(scores["intervals"][methods[0]]),
         "by_kind": {
             name: {kind: some(values) for kind, values in scores["by_kind"][name].items()}
