@@ -43,7 +43,7 @@ from segmentation.data.masks import Doubt, Finding, check, doubts
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import PARTS, Source, Split, straddling
 from segmentation.data.samplers import Sampling, TrainSampler
-from segmentation.data.sources import APART, about_test, torn_sources, with_sources
+from segmentation.data.sources import APART, SourceSplit, about_test, torn_sources, with_sources
 from segmentation.data.splits import ListSplit, RandomSplit, Splitter
 from segmentation.errors import UserError
 from segmentation.objects import to_gray
@@ -159,7 +159,7 @@ class SegmentationDataModule(LightningDataModule):
         """
         self.prepared = self._prepared()
         self._places = {entry.id: i for i, entry in enumerate(self.raw.entries)}
-        self.split = self.divided(self.entries)
+        self.split = self.divided(self.raw.entries)
         places = {name: [self._places[i] for i in getattr(self.split, name)] for name in PARTS}
         self.parts = {k: SampleSubset(self.prepared, self.raw, v) for k, v in places.items()}
         fits = stage in ("fit", None)
@@ -197,19 +197,16 @@ class SegmentationDataModule(LightningDataModule):
 
     def divided(self, entries: Sequence[StoredSample]) -> Split:
         """The parts of all samples."""
+        if isinstance(self.splitter, SourceSplit):  # the others go by what the files tell alone
+            entries = with_sources(entries, self.source)
         if self.fold is None:
             return self.splitter(entries)
         return self.splitter.fold(entries, *self.fold)
 
     @cached_property
-    def entries(self) -> list[StoredSample]:
-        """What is known of each sample; its group as a table tells, where the dataset has one."""
-        return with_sources(self.raw.entries, self.source)
-
-    @cached_property
     def sources(self) -> dict[str, str]:
         """Id ► what each image was acquired with, ``""`` where that is not known."""
-        return self.splitter.sources_of(self.entries)
+        return self.splitter.sources_of(with_sources(self.raw.entries, self.source))
 
     @property
     def groups(self) -> dict[str, str]:
@@ -330,7 +327,7 @@ class SegmentationDataModule(LightningDataModule):
     @cached_property
     def _diameters(self) -> dict[str, float]:
         """Id ► median diameter of the objects of each training image that has any."""
-        train = {*self.divided(self.entries).train}
+        train = {*self.divided(self.raw.entries).train}
         each = ((entry.id, entry.diameter) for entry in self.raw.entries if entry.id in train)
         return {name: diameter for name, diameter in each if diameter is not None}
 

@@ -99,7 +99,8 @@ class SegmentationDataset(Dataset[Sample], Source):
     """Images and their label maps, read from their files when they are asked for.
 
     A subclass has a ``name``, ``index`` and ``read``: all that a data module needs, too. One may
-    have a method ``source_of(id)``: the group of a sample as a table tells, not its files.
+    have a method ``source_of(id)``: what a sample was acquired with, where its group is less or
+    its files do not tell.
 
     >>> from segmentation.datasets import DSB2018
     >>> data = DSB2018("data/dsb2018")

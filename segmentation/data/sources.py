@@ -112,7 +112,7 @@ class _Grouped(NamedTuple):
 
 
 def with_sources(entries: Sequence[StoredSample], source: Any) -> list[StoredSample]:
-    """Stored samples, their groups as a table of their dataset tells, where it has one."""
+    """Stored samples, their groups the sources that their dataset tells, where it does."""
     told = getattr(source, "source_of", None)
     return (
         [replace(one, group=told(one.id) or one.group) for one in entries] if told else [*entries]
@@ -174,8 +174,8 @@ def torn(sources: Mapping[str, str], split: Split) -> dict[str, list[str]]:
 
 
 def torn_sources(sources: Mapping[str, str], split: Split) -> list[str]:
-    """A line if a split has images of one source in several parts."""
-    if not (found := torn(sources, split)):
+    """A line if a split has images of one source in several parts and three could be apart."""
+    if not (found := torn(sources, split)) or len({*sources.values()} - {""}) < 3:
         return []
     source, parts = next(iter(found.items()))
     return [

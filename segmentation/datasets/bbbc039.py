@@ -94,6 +94,11 @@ class BBBC039(SegmentationDataset):
         labels = label_values(mask[..., 0])
         return Sample(record.id, image, labels, record.group, subset=record.subset)
 
+    @staticmethod
+    def source_of(_: str) -> str:
+        """All fields are of one plate: a test on other wells is one for more of the same."""
+        return "plate"
+
 
 class BBBC039DataModule(SegmentationDataModule):
     """Nuclei of BBBC039.

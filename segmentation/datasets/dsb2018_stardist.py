@@ -13,6 +13,7 @@ import numpy as np
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import OfficialSplit, Splitter
+from segmentation.datasets.dsb2018 import DSB2018
 from segmentation.errors import UserError
 from segmentation.io.listing import say_once, some_of
 from segmentation.io.tree import Tree, check_root, find_tree
@@ -90,7 +91,9 @@ class DSB2018StarDist(SegmentationDataset):
         """One image with its nuclei."""
         image = self._tree.image(record.image)
         labels = renumber(self._tree.mask(record.masks[0], image))
-        return Sample(record.id, image, labels, subset=record.subset)
+        return Sample(record.id, image, labels, self.source_of(record.id), subset=record.subset)
+
+    source_of = staticmethod(DSB2018.source_of)  # the images have their ids of DSB2018
 
 
 class DSB2018StarDistDataModule(SegmentationDataModule):

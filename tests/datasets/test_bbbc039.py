@@ -8,8 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from segmentation.datasets.bbbc039 import BBBC039, label_values
+from segmentation.data.datamodule import DataFiles
+from segmentation.data.sources import SHARED, SourceSplit, about_test
+from segmentation.data.splits import GroupSplit
+from segmentation.datasets.bbbc039 import BBBC039, BBBC039DataModule, label_values
 from segmentation.datasets.synthetic import write_bbbc039
+from segmentation.errors import UserError
 from tests.datasets.test_readers import refusal
 
 
@@ -59,6 +63,17 @@ def test_samples(root: Path) -> None:
     for subset, name in {"train": "training", "val": "validation", "test": "test"}.items():
         listed = (root / "metadata" / f"{name}.txt").read_text().replace(".png", "").split()
         assert listed == [s.id for s in found if s.subset == subset]
+
+
+def test_other_wells_are_more_of_the_same(root: Path, tmp_path: Path) -> None:
+    """Intervals are drawn by well, and groups are wells; all are of one source."""
+    data = BBBC039DataModule(str(root), GroupSplit(), files=DataFiles(cache=str(tmp_path)))
+    data.setup("test")
+    about = about_test(data.sources, data.split.train, data.split.test)
+    assert about == f"test images {SHARED}"
+    assert {*data.groups.values()} == {sample.group for sample in BBBC039(root)}
+    with pytest.raises(UserError, match=r"1 source\(s\) \(plate\) cannot make 3 parts; use Random"):
+        BBBC039DataModule(str(root), SourceSplit(), files=DataFiles(cache=str(tmp_path))).setup()
 
 
 def test_parts_are_missing(root: Path) -> None:

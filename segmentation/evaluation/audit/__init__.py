@@ -150,10 +150,9 @@ def make_audit(
     overlaps: Callable[[Record], int] | None = getattr(source, "overlaps", None)
     pixels = map_ordered(overlaps, records, usable_cores()) if overlaps else ()
     classes = class_totals(store, getattr(source, "class_names", ()))
-    entries = with_sources(store.entries, source)
-    parts, reported = _split_report(entries, split, split_name, faults, found)
+    parts, reported = _split_report(store.entries, split, split_name, faults, found)
     likely = likely_sources(store, parts)
-    known = {entry.id: entry.group for entry in entries}
+    known = {entry.id: entry.group for entry in with_sources(store.entries, source)}
     report = {
         "dataset": source.name,
         "settings": {"near": near, "agree": agree, "small": small},

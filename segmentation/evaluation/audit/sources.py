@@ -20,7 +20,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from segmentation.data.cache import SampleStore, StoredSample, map_ordered, usable_cores
 from segmentation.data.resize import resize_image, scaled_size
 from segmentation.data.sample import PARTS, Sample, Split
-from segmentation.data.sources import FEW, about_test
+from segmentation.data.sources import FEW, about_test, torn
 from segmentation.evaluation.overlays import data_url, to_rgb
 from segmentation.objects import label_components, median_diameter, to_gray
 from segmentation.targets import otsu
@@ -172,6 +172,7 @@ def sources_report(
     return {
         "known": len({*known.values()} - {""}),
         "test": about_test(sources, split.train, split.test) if split else "",
+        "torn": torn(sources, split) if split else {},
         "propose": option,
         "why": why,
         "likely": [vars(one) for one in likely],

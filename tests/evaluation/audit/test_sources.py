@@ -105,7 +105,9 @@ def test_the_page_shows_them_and_the_option_is_right(tmp_path: Path) -> None:
     assert read_sources(file).keys() == {one.id for one in some}
     split = SourceSplit(sources=str(file), val=1, test=1)(some)
     again = make_audit(data, tmp_path / "again", split, "by source", cache=tmp_path)
-    assert again["sources"]["test"] == APART
+    assert again["sources"]["test"] == APART and not again["sources"]["torn"]
+    assert {*sources["torn"]} <= {"source-1", "source-2", "source-3"} and sources["torn"]
+    assert "Sources in several parts of the split" in page
 
 
 def test_known_sources_go_first_and_few_are_said(tmp_path: Path) -> None:
