@@ -31,6 +31,7 @@ from segmentation.datasets.synthetic import write_dsb2018  # noqa: E402
 PACKAGES = (
     "torch", "torchvision", "lightning", "torchmetrics", "albumentations", "opencv-python-headless",
     "numpy", "scikit-learn", "segmentation-models-pytorch", "jsonargparse",
+    "onnxruntime", "openvino",
 )  # fmt: skip
 
 # Processes that competed for the cores in the minute before.

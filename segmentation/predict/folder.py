@@ -110,11 +110,11 @@ def predict(
         "tta": [one.tta for one in members],
         "outputs": {k: v for k, v in vars(outputs).items() if k != "folder"},
         **{k: v for k, v in about_images.items() if v is not None},
-        **({"backend": others} if others else {}),
     }
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {"numpy": np.__version__, "opencv": cv2.__version__}
-    about = {"checkpoints": [str(path) for path in ckpt_path], "device": str(where)}
+    about: dict[str, Any] = {"checkpoints": list(map(str, ckpt_path)), "device": str(where)}
+    about |= {"backend": others} if others else {}  # no setting: another one may be the fastest
     manifest = Manifest(output, settings, {**about, "versions": versions})
     log = logging.getLogger("lightning.pytorch")
     level = log.level
