@@ -6,7 +6,7 @@ from typing import Literal
 from segmentation.card import model_card
 from segmentation.checkpoints import load_task, record_of
 from segmentation.errors import UserError
-from segmentation.export import files, images, proof
+from segmentation.export import bioimageio, files, images, proof
 from segmentation.export.int8 import quantized
 from segmentation.io.files import write_bytes
 from segmentation.predict.export import export as give_away
@@ -17,12 +17,14 @@ from segmentation.runtimes.net import script_of
 def export(
     ckpt_path: Path,
     output: Path,
-    format: list[Literal["onnx", "openvino", "torchscript"]] | None = None,
+    format: list[Literal["onnx", "openvino", "torchscript", "bioimageio"]] | None = None,
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     config: Path | None = None,
     data_images: Path | None = None,
     most: int = 32,
     tolerance: float | None = None,
+    about: Path | None = None,
+    intensity_range: list[float] | None = None,
     half: bool = False,
     license: str | None = None,
     trust: list[str] | None = None,
@@ -38,7 +40,7 @@ def export(
     Args:
         ckpt_path: Written by fit.
         output: The new checkpoint; with --format a folder, which is made.
-        format: onnx, openvino, torchscript; several at once.
+        format: onnx, openvino, torchscript, a package for bioimage.io; several at once.
         precision: Of the weights: fp16 halves the file and computes in float32 all the same; int8
             computes in whole numbers, several times as fast, calibrated on training images.
         config: Of the run whose images are taken; by default config.yaml of the checkpoint's run.
@@ -46,6 +48,9 @@ def export(
         most: Prove it on so many images at most, evenly spaced ones.
         tolerance: How far probabilities may be apart (fp32 .001, fp16 .02); of int8, by how much
             the foreground may differ, 1 - IoU (.05).
+        about: YAML with authors, license, cite, name … of a bioimage.io package.
+        intensity_range: LOW HIGH that become black and white in a bioimage.io package, for programs
+            that cannot take percentiles of a whole image, such as QuPath.
         half: Of a checkpoint: in float16, half the size, the same scores to rounding.
         license: Of the weights, for the model card, such as cc-by-4.0.
         trust: Your own packages whose classes the checkpoint names.
@@ -63,6 +68,9 @@ def export(
         raise UserError(f"--most {most}: must be at least 1")
     task = load_task(ckpt_path, trust or ())
     record = record_of(task, ckpt_path) | {"precision": precision}
+    packaged = "bioimageio" in formats
+    said = bioimageio.check(task.predictor, about, intensity_range or ()) if packaged else {}
+    license = license or (str(said["license"]).lower() if packaged else None)
     found = images.find(task, ckpt_path, config, data_images, most, precision == "int8")
     script = script_of(task.net, record)
     model = None
@@ -75,5 +83,9 @@ def export(
     write_bytes(output / "README.md", card.encode())
     for path in [*made.values()][:1]:
         write_scripts(output, path.name)
+    if packaged:
+        given = task.predictor, record, found.samples, output, said, card, intensity_range or ()
+        apart = bioimageio.write(*given)
+        print(f"package   {output / 'bioimageio.zip'}: off by {apart:.2g} on its test image")
     report = proof.prove(ckpt_path, task.predictor, made, found, precision, trust or ())
     proof.tell(report, output, tolerance)

@@ -103,6 +103,8 @@ def test_half_precision_is_on_other_images_too(
         (["--format", "onnx", "--half"], "with --format give --precision fp16"),
         (["--format", "torchscript", "--precision", "int8"], "torchscript is written in fp32"),
         (["--format", "onxn"], "invalid choice: 'onxn'"),
+        (["--format", "bioimageio", "--precision", "fp16"], "bioimageio is written in fp32"),
+        (["--format", "bioimageio"], "needs --about FILE, a YAML file with authors:"),
         (["--format", "onnx", "--most", "0"], "--most 0: must be at least 1"),
         (["--format", "onnx", "--config", "none.yaml"], "none.yaml: cannot be read"),
         (["--format", "onnx", "--data.images", "none"], "none: no such folder of images"),
