@@ -151,8 +151,8 @@ def window_reader(preprocess: Preprocess, image: Windows, names: Sequence[str] =
     They are (C, h, w) uint8.
     """
     view = view_of(preprocess, image)
-    nothing = np.zeros((0, *image.shape[1:]), image.dtype)
-    counts = preprocess.histogram(nothing, names, view)
+    pixel = np.zeros((1, 1, image.shape[2]), image.dtype)  # OpenCV refuses what is empty
+    counts = 0 * preprocess.histogram(pixel, names, view)
     if preprocess.counted:
         for band in _bands(image):
             counts += preprocess.histogram(band, names, view)

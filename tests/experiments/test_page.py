@@ -17,10 +17,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def fold_run(folder: Path, iou: float, otsu: float) -> Path:
+def fold_run(folder: Path, iou: float, otsu: float, classical: float = 0.0) -> Path:
     """The run of a fold."""
     folder.mkdir(parents=True)
     report = {"network": {"image_iou": iou, "ap50": 0.5}, "otsu": {"image_iou": otsu}}
+    report["classical"] = {"image_iou": classical}
     (folder / "scores.json").write_text(json.dumps(report))
     (folder / "report.html").touch()
     return folder
@@ -56,6 +57,12 @@ def test_progress_while_folds_run(tmp_path: Path, clock: list[float]) -> None:
     check_page(text)
     assert "2 of 3 done, 1 failed" in text and "http-equiv" not in text
     assert '<span class="bad">failed</span>' in text and "below Otsu’s threshold" in text
+
+
+def test_below_the_classical_baseline(tmp_path: Path) -> None:
+    with RunsPage(tmp_path / "all.html", "A", ["fold 1"]) as shown:
+        shown.end("fold 1", (fold_run(tmp_path / "f1", 0.6, 0.5, 0.7), 60.0))
+    assert "done, below the classical baseline" in (tmp_path / "all.html").read_text()
 
 
 def test_an_interruption_is_told(tmp_path: Path) -> None:

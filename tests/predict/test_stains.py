@@ -9,8 +9,10 @@ import tifffile
 
 from segmentation.__main__ import main
 from segmentation.checkpoints import read_checkpoint
+from segmentation.data.preprocess import Preprocess
 from segmentation.io.images import write_image
 from segmentation.predict import outputs
+from segmentation.predict.large import ArrayWindows, window_reader
 from tests.data.test_stains import KINDS
 from tests.predict.predicting import altered, argv, rows
 
@@ -41,6 +43,15 @@ def test_what_was_decided_is_said(
         np.testing.assert_array_equal(*masks)
     plain = argv(checkpoint, images, tmp_path / "plain")
     assert main(plain) == 0 and "shown" not in rows(tmp_path / "plain/images.csv")[0]
+
+
+@pytest.mark.parametrize("channels", ["gray", "bright_on_dark"])
+@pytest.mark.parametrize("kind", ["coloured fluorescence", "hematoxylin and eosin"])
+def test_windows_show_what_the_whole_does(channels: Any, kind: str) -> None:
+    image, how = KINDS[kind][0], Preprocess(channels)
+    window = window_reader(how, ArrayWindows(image))(slice(20, 90), slice(5, 70))
+    whole = how.prepare(image)[20:90, 5:70].transpose(2, 0, 1)
+    np.testing.assert_array_equal(window.numpy(), whole)
 
 
 def test_the_checkpoint_knows_what_was_decided(tmp_path: Path) -> None:

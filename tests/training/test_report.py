@@ -109,17 +109,23 @@ def test_the_page_says_what_the_files_say(run: Path) -> None:
     assert epochs[0] == "0" and epochs[-1] == "35" and len(epochs) == 5
 
 
-@pytest.mark.parametrize("otsu", [0.4375, 0.9])
-def test_the_page_opens_with_a_headline(run: Path, otsu: float) -> None:
+@pytest.mark.parametrize(("otsu", "classical"), [(0.4375, None), (0.9, 0.4), (0.4, 0.9)])
+def test_the_page_opens_with_a_headline(run: Path, otsu: float, classical: float | None) -> None:
     scores = json.loads((run / "scores.json").read_text())
     scores["network"]["image_iou"], scores["otsu"]["image_iou"] = 0.8125, otsu
     scores["intervals"]["network"]["image_iou"] = [0.7, 0.9]
+    if classical is not None:  # older runs have none
+        scores["classical"], scores["classical_by"] = {"image_iou": classical}, "<gray>"
+        scores["intervals"]["classical"] = {}
     (run / "scores.json").write_text(json.dumps(scores))
     text = written(run)
     head = text[text.index("<h1>") : text.index("<h2>")]
     for fact in ("0.812", "0.700 … 0.900", f"Otsu’s threshold: {otsu:.3f}", "2 test images"):
         assert fact in head
-    assert ('class="bad"' in head) == (otsu > 0.8125)
+    worse = otsu > 0.8125 or (classical or 0) > 0.8125
+    assert ('<strong class="bad"' in head) == worse
+    assert (f"classical: {classical or 0:.3f}" in head) == (classical is not None)
+    assert ("&lt;gray&gt;" in text) == (classical is not None)
 
 
 def test_long_names_are_shortened_and_whole_under_the_mouse(run: Path) -> None:
