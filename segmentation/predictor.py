@@ -120,7 +120,8 @@ class Predictor:
     @property
     def seen(self) -> float | None:
         """Median diameter of the objects of training images, in pixels as the network saw them."""
-        return self.preprocess.diameter or (self.description and self.description.diameter)
+        known = None if self.description is None else self.description.diameter
+        return self.preprocess.diameter or known
 
     @property
     def device(self) -> torch.device:
@@ -165,9 +166,10 @@ class Predictor:
             UserError: A network takes another number of channels, or a value is impossible.
         """
         for name, value in (("pixel_size", pixel_size), ("diameter", diameter)):
-            number = isinstance(value, int | float)
-            if not (value is None or (number and 0 < value < math.inf) or (name, value) == AUTO):
-                shown = f"{value:g}" if number else repr(value)
+            if value is None or (name, value) == AUTO:
+                continue
+            if isinstance(value, str) or not 0 < value < math.inf:
+                shown = repr(value) if isinstance(value, str) else f"{value:g}"
                 raise UserError(f"--{name} {shown} must be positive")
         if diameter is not None:
             check_diameter(diameter, (self, *self.members))

@@ -93,7 +93,7 @@ class Description:
         return {
             "version": VERSION,
             "groups": dict(self.groups),
-            "images": np.where(np.isnan(self.rows), None, self.rows).tolist(),
+            "images": [[None if np.isnan(v) else v for v in row] for row in self.rows.tolist()],
             "diameters": {f"{q:g}": float(2 ** np.quantile(self._sizes, q)) for q in shares},
         }
 
@@ -164,7 +164,8 @@ class Description:
     @cached_property
     def _spread(self) -> np.ndarray:
         least = np.repeat([_LEAST[name] for name in self.groups], [*self.groups.values()])
-        return np.maximum(np.ma.masked_invalid(self.rows).std(axis=0).filled(0), least)
+        spread = np.ma.masked_invalid(self.rows).std(axis=0).filled(0)
+        return np.asarray(np.maximum(spread, least))
 
     def _apart(self, values: np.ndarray, part: slice) -> np.ndarray:
         """Distances of (m, features) from the training images: (m, n)."""
