@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from segmentation.__main__ import main
+from segmentation.app.server import result
 from segmentation.checkpoints import load
 from segmentation.data.description import Description
 from segmentation.data.preprocess import Preprocess
@@ -117,6 +118,15 @@ def test_a_folder(described: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert [*sized[0]][-2:] == ["magnification", "unlike"]
     assert float(sized[0]["magnification"]) == 1 == float(sized[3]["magnification"])
     assert float(sized[1]["magnification"]) < 0.75
+
+
+def test_the_page_says_the_same(described: Path, tmp_path: Path) -> None:
+    for name, image in (("like", picture(5, 45, 7).image), ("far", 255 - picture(5, 45, 7).image)):
+        write_image(tmp_path / f"{name}.png", image)
+        data = (tmp_path / f"{name}.png").read_bytes()
+        page = result(load(described), f"{name}.png", data, str(tmp_path))
+        assert ("unlike the training images (" in page) == (name == "far")
+        assert "unlike_in" not in page
 
 
 def test_bad_diameters(
