@@ -74,13 +74,14 @@ def found(model: Predictor, image: np.ndarray, **more: Any) -> Any:
 @pytest.mark.filterwarnings("ignore:an image is unlike")  # its noise is smoothed
 def test_diameter_of_any_network_that_knows_its_own(described: Path) -> None:
     model, image = load(described), picture(5, 45, 7).image
+    seen = model.seen or 0.0
     twice = resize_image(image, (128, 128))
     assert found(model, image).magnification == 1
-    told = found(model, twice, diameter=2 * model.seen)
+    told = found(model, twice, diameter=2 * seen)
     assert told.magnification == pytest.approx(0.5)
     assert found(model, image, diameter="auto").magnification == 1
     assert found(model, twice, diameter="auto").magnification == pytest.approx(0.5, rel=0.5)
-    model.adapt(diameter=2 * model.seen)
+    model.adapt(diameter=2 * seen)
     np.testing.assert_array_equal(model.predict(twice), told.labels)
     model.adapt(diameter="auto")
     assert found(model, twice).sized and model.told == "auto"
@@ -140,9 +141,9 @@ def test_bad_diameters(
         load(described).adapt(diameter="big")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="auto: the checkpoint does not tell the diameters"):
         load(checkpoint).adapt(diameter="auto")
-    for bad in (None, 3, "x"):
+    for broken in (None, 3, "x"):
         content = torch.load(described, weights_only=True)
-        content["segmentation"]["description"] = {"version": 1, "images": bad}
+        content["segmentation"]["description"] = {"version": 1, "images": broken}
         torch.save(content, tmp_path / "broken.ckpt")
         with pytest.raises(UserError, match="description of the training images is broken"):
             load(tmp_path / "broken.ckpt")
