@@ -40,6 +40,7 @@ def test_24_flipped_bits(tmp_path: Path) -> None:
         ["predict", "--ckpt_path=F", "--data.images=images", "--output=out"],
         ["serve", "--ckpt_path=F"],
         ["export", "--ckpt_path=F", "--output=out.ckpt"],
+        ["card", "--ckpt_path=F"],
         ["test", "--config=folder", "--data.root=data", "--ckpt_path=F"],
         ["tune", "--config=folder", "--data.root=data", "--ckpt_path=F"],
         ["fit", "--config=folder", "--data.root=data", "--ckpt_path=F"],

@@ -76,6 +76,7 @@ def test_no_place_of_the_config_may_name_a_function(
         ["predict", "--ckpt_path", "good.ckpt", "F", "--data.images=data/images", "--output=out"],
         ["serve", "--ckpt_path=F"],
         ["export", "--ckpt_path=F", "--output=out.ckpt"],
+        ["card", "--ckpt_path=F"],
         ["tune", "--config=folder", "--data.root=data", "--ckpt_path=F"],
         ["prune", "--config=folder", "--data.root=data", "--ckpt_path=F", "--output=out.ckpt"],
         ["test", "--config=folder", "--data.root=data", "--ckpt_path=F"],
