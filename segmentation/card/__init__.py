@@ -30,6 +30,7 @@ TITLES = {
 _METHODS = {"network": "network", "otsu": "Otsu's threshold"}
 _SHOWN = ("name", "versions", "diameter", "parts", "content", "split_sha256", "epoch", "started")
 _SHOWN += ("git", "exported")
+_BROKEN = (AttributeError, LookupError, TypeError, ValueError, UndefinedError, yaml.YAMLError)
 _TAGS = ("image-segmentation", "instance-segmentation", "biomedical", "pytorch")
 
 
@@ -74,7 +75,7 @@ def model_card(
     try:
         known["exported"] = bool(exported or known.get("exported"))
         return _page(exported or path.name, known, license)
-    except (AttributeError, LookupError, TypeError, ValueError, UndefinedError) as error:
+    except _BROKEN as error:
         raise UserError(f"{path}: its record is broken ({error}); copy the file again") from None
 
 
@@ -95,7 +96,7 @@ def _page(file: str, known: dict[str, Any], license: str | None) -> str:
     if scores:
         head["metrics"] = ["iou", "average_precision"]
         head["model-index"] = [{"name": title, "results": [_result(data, scores)]}]
-    names = (target.get("init_args") or {}).get("class_names") or ()
+    names = (target.get("init_args") or {}).get("names") or ()
     page = render(
         "card.md",
         title=title,

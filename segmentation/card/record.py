@@ -70,7 +70,7 @@ def without_folders(config: Any) -> Any:
     """
     if isinstance(config, dict):
         return {k: without_folders(v) for k, v in config.items() if v is not None}
-    if isinstance(config, list):
+    if isinstance(config, list | tuple):
         return [without_folders(value) for value in config]
     if isinstance(config, str):  # written on whatever system
         windows = PureWindowsPath(config)

@@ -91,6 +91,15 @@ def test_a_card_in_the_runs_folder_is_read_back(run: Path) -> None:
     assert "| train | 7 images |" in text and "Not known" not in text
 
 
+def test_classes_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    content = read_checkpoint(checkpoint)
+    target = {"class_path": "segmentation.targets.Classes", "init_args": {"names": ["b", "tumour"]}}
+    content["segmentation"]["config"]["init_args"]["target"] = target
+    torch.save(content, tmp_path / "x.ckpt")
+    text = model_card(tmp_path / "x.ckpt")
+    assert "A network that finds b, tumour in " in text and "Classes (names b tumour)" in text
+
+
 def test_scores_are_shown_of_the_tested_checkpoint_alone(run: Path) -> None:
     assert "0.810" in model_card(best(run))
     path = shutil.copy(best(run), run / "checkpoints/last.ckpt")
