@@ -145,6 +145,7 @@ def test_planes_are_counted_before() -> None:
     assert plane_axes((40, 50, 4), rgb=True) == ()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # npe2's of pydantic
 def test_the_manifest_names_what_exists() -> None:
     manifest = yaml.safe_load((ROOT / "segmentation/napari.yaml").read_text())
     (command,) = manifest["contributions"]["commands"]

@@ -1,4 +1,7 @@
-"""The panel in the viewer itself, where napari is installed: QT_QPA_PLATFORM=offscreen."""
+"""The panel in the viewer itself, where napari is installed, which warns of its libraries:
+
+    QT_QPA_PLATFORM=offscreen pytest -o filterwarnings=default tests/app/test_napari.py
+"""
 
 from collections.abc import Callable
 from pathlib import Path
