@@ -1,6 +1,6 @@
 """The panel in the viewer itself, where napari is installed, which warns of its libraries:
 
-    QT_QPA_PLATFORM=offscreen pytest -o filterwarnings=default tests/app/test_napari.py
+QT_QPA_PLATFORM=offscreen pytest -o filterwarnings=default tests/app/test_napari.py
 """
 
 from collections.abc import Callable
