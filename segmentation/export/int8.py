@@ -16,6 +16,9 @@ from segmentation.predictor import Predictor
 from segmentation.runtimes.record import needed
 from segmentation.runtimes.trace import gist_of, with_record
 
+# What is made of a size, and what takes one beside the values that it works on.
+_OF_SIZE = ("ConstantOfShape", "Range")
+_TAKE_SIZE = ("Pad", "Resize", "Reshape", "Slice", "Expand", "Tile")
 _SIDE = 256  # pixels of the window that is cut from the middle of each image
 
 
@@ -65,6 +68,7 @@ def quantized(
                 Windows(),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
+                nodes_to_exclude=size_nodes(onnx.load(ready)),
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )
@@ -75,6 +79,24 @@ def quantized(
             ) from error
         found = onnx.load(made)
     return with_record(found, record)
+
+
+def size_nodes(model: Any) -> list[str]:
+    """Names of the nodes that compute sizes, such as those of padding: 8 bits are too few there."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    waiting = [
+        name
+        for node in model.graph.node
+        for name in (node.input if node.op_type in _OF_SIZE else node.input[1:])
+        if node.op_type in (*_OF_SIZE, *_TAKE_SIZE)
+    ]
+    found: set[str] = set()
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            waiting += [] if node.op_type == "Shape" else node.input
+    return sorted(found)
 
 
 def calibration_windows(predictor: Predictor, samples: Sequence[Sample]) -> Iterator[np.ndarray]:

@@ -15,7 +15,7 @@ from segmentation.checkpoints import load_task
 from segmentation.data.sample import Sample
 from segmentation.errors import UserError
 from segmentation.export import images, proof
-from segmentation.export.int8 import calibration_windows, quantized
+from segmentation.export.int8 import calibration_windows, quantized, size_nodes
 from tests.helpers import fit, refusal
 from tests.predict.predicting import make_images
 
@@ -77,6 +77,19 @@ def test_whole_numbers_are_calibrated_on_training_images(run: Path, tmp_path: Pa
     image = np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)
     one, two = (segmentation.load(out / f"model.{end}", device="cpu") for end in ("onnx", "xml"))
     np.testing.assert_allclose(one.maps(image), two.maps(image), atol=0.02)
+
+
+def test_sizes_are_not_computed_in_8_bits() -> None:
+    made = [
+        ("Shape", ["image"], "shape"),
+        ("Cast", ["shape"], "real"),
+        ("Div", ["real", "two"], "half"),
+        ("Conv", ["image", "weight"], "seen"),
+        ("Pad", ["seen", "half"], "wide"),
+    ]
+    nodes = [onnx.helper.make_node(kind, of, [out], name=out) for kind, of, out in made]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], []))
+    assert size_nodes(model) == ["half", "real", "shape"]
 
 
 def test_half_precision_is_on_other_images_too(
