@@ -74,7 +74,10 @@ def test_each_microscope_is_found(labels: bool, tmp_path: Path) -> None:
 def test_a_single_odd_image_is_no_source_and_sizes_of_crops_tell_nothing(tmp_path: Path) -> None:
     crops = [sample(f"crop{n}", *picture(n, size=(60 + n, 90 - n))) for n in range(6)]
     odd = sample("odd", *picture(7, blur=4))
-    usual = [sample(f"usual{n}", *picture(n)) for n in range(6)]
+    usual = [sample(f"usual{n}", *picture(n)) for n in range(3)]
+    for n in range(3, 6):  # without objects, where only noise could be found
+        ground = np.random.default_rng(n).normal(10, 1, (64, 80)).round().astype(np.uint8)
+        usual.append(sample(f"usual{n}", ground, np.zeros((64, 80))))
     found = likely_sources(stored(tmp_path, *crops, odd, *usual), Split(("crop0",), ("odd",), ()))
     assert [len(one.images) for one in found] == [7, 6]
     assert found[0].parts == {"val": 1} and found[1].parts == {"train": 1}
