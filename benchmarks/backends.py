@@ -6,7 +6,6 @@ The arms take turns; a ratio is eager channels-last over the other, round by rou
 calibrated on noise: its speed is measured here, its scores by ``segmentation export``.
 """
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -84,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -37,6 +37,9 @@ _SIZES = "crop", "resize", "magnification"
 class Packaged(nn.Module):
     """(B, C, H, W) intensities in 0…1 ► probabilities (B, K, H, W)."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
         how = predictor.preprocess
@@ -59,8 +62,12 @@ def check(predictor: Predictor, about: Path | None, intensity_range: Sequence[fl
             specification has no words for.
     """
     how = predictor.preprocess
-    off = {name: getattr(how, name) for name in _SIZES if getattr(how, name) is not None}
+    off: dict[str, Any] = {
+        name: getattr(how, name) for name in _SIZES if getattr(how, name) is not None
+    }
     off |= {"clahe": True} if how.clahe else {}
+    plain = isinstance(how.channels, tuple) or how.channels in ("gray", "rgb")
+    off |= {} if plain else {"channels": how.channels}
     off |= {"polarity": how.polarity} if how.polarity != "keep" else {}
     for name, value in off.items():
         raise UserError(
@@ -128,7 +135,7 @@ def write(
         np.save(folder / f"{name}.npy", array)
     write_bytes(folder / "cover.png", _cover(image, probs.numpy()))
     write_bytes(folder / "README.md", _documentation(card, steps, how, predictor).encode())
-    weights = {
+    weights: dict[str, dict[str, Any]] = {
         "torchscript": {"pytorch_version": str(torch.__version__).partition("+")[0]},
         "onnx": {"opset_version": OPSET, "parent": "torchscript"},
     }
@@ -153,7 +160,7 @@ def write(
         return {"source": file, "sha256": sha256_of(folder / file)}
 
     outputs = [f"probability_{i}" for i in range(network["classes"])]
-    text = {
+    text: dict[str, Any] = {
         "type": "model",
         "format_version": SPEC,
         "name": f"{network['class']} segmentation",

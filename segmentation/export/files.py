@@ -26,8 +26,11 @@ def check(formats: Sequence[str], precision: str, half: bool) -> None:
             f"--precision {precision}: {name} is written in fp32 alone; leave it out of --format, "
             "or --precision"
         )
-    needs = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
-    needs["bioimageio"] = ("onnx",)
+    needs: dict[str, tuple[str, ...]] = {
+        "onnx": ("onnx", "onnxruntime"),
+        "openvino": ("onnx", "openvino"),
+        "bioimageio": ("onnx",),
+    }
     for name in formats:
         for module in needs.get(name, ()):
             needed(module, f"--format {name}")
@@ -63,7 +66,7 @@ def write_script(path: Path, script: Any, record: dict[str, Any] | None) -> None
     extra = {} if record is None else {EXTRA: json.dumps(record | {"digest": ""})}
     with warnings.catch_warnings(), writing(path) as file:
         warnings.simplefilter("ignore")  # TorchScript is called deprecated
-        torch.jit.save(script, file, _extra_files=extra)  # type: ignore[arg-type]
+        torch.jit.save(script, file, _extra_files=extra)
 
 
 def _write_openvino(path: Path, model: Any, record: dict[str, Any]) -> None:

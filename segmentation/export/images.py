@@ -1,7 +1,7 @@
 """The images that an export is proved and calibrated on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,6 @@ def _folder(folder: Path, most: int) -> list[Sample]:
     samples = []
     for name in names[:: -(-len(names) // most) or 1]:
         planes = open_planes(folder / name)
-        about = {"channels": planes.channels, "pixel_size": planes.calibration.pixel_size}
-        samples.append(Sample(name, next(iter(planes)), None, **about))
+        sample = Sample(name, next(iter(planes)), None, channels=planes.channels)
+        samples.append(replace(sample, pixel_size=planes.calibration.pixel_size))
     return samples

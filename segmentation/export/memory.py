@@ -16,14 +16,15 @@ def main(path: str, backend: str, height: str, width: str, *trust: str) -> None:
     chosen = None if backend == "torch" else backend
     predictor = load(path, device="cpu", trust=trust, backend=chosen)  # type: ignore[arg-type]
     preprocess = predictor.preprocess
+    chosen_channels = preprocess.channels if isinstance(preprocess.channels, tuple) else ()
     channels = 3 if preprocess.channels == "rgb" else 1
-    if isinstance(preprocess.channels, tuple):
-        numbers = [c for c in preprocess.channels if isinstance(c, int)]
-        channels = max(len(preprocess.channels), 1 + max(numbers, default=0))
-    names = [c if isinstance(c, str) else str(i) for i, c in enumerate(preprocess.channels)]
+    if chosen_channels:
+        numbers = [c for c in chosen_channels if isinstance(c, int)]
+        channels = max(len(chosen_channels), 1 + max(numbers, default=0))
+    names = [c if isinstance(c, str) else str(i) for i, c in enumerate(chosen_channels)]
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (int(height), int(width), channels), np.uint8)
-    named = names if isinstance(preprocess.channels, tuple) and len(names) == channels else ()
+    named = names if len(names) == channels else ()
     size = None if preprocess.pixel_size is None else (preprocess.pixel_size,) * 2
     predictor.maps(image, named, size)
     print(peak_memory() / 1e6)

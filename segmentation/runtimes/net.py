@@ -70,6 +70,7 @@ def open_exported(path: Path, backend: Backend | None = None) -> ExportedNet:
     """
     record: dict[str, Any]
     source: Any
+    able: tuple[str, ...]
     if path.suffix.lower() == ".onnx":
         (record, source), able = onnx_model(path), ("openvino", "onnxruntime")
     elif path.suffix.lower() == ".xml":
@@ -184,7 +185,8 @@ def _torchscript(source: Path, path: object) -> Run:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is called deprecated, and will stay for long
         try:
-            script: Run = torch.jit.load(source, map_location="cpu").eval()
+            load: Any = torch.jit.load
+            script: Run = load(source, map_location="cpu").eval()
         except Exception as error:
             raise _unloaded(path, "torch", error) from error
     return script

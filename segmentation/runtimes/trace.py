@@ -72,7 +72,8 @@ def traced(net: nn.Module, in_channels: int, stride: int, least: int) -> Any:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes in Python code: they are tried below
         try:
-            script = torch.jit.trace(net, image(2, side, side + stride), check_trace=False)
+            trace: Any = torch.jit.trace
+            script = trace(net, image(2, side, side + stride), check_trace=False)
         except Exception as error:  # whatever a network raises
             raise UserError(
                 f"model.net: {name} cannot be exported ({gist_of(error)}); predict with the "
