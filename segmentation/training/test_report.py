@@ -127,7 +127,9 @@ class TestReport(Callback):
         logged = {name: float(value) for name, value in table.compute().items()}
         for frame, method in zip(frames, (METHODS[0], *self.baselines), strict=True):
             frame.insert(0, "method", method)
-        more = {"annotators": self.annotators.report()} if self.annotators is not None else {}
+        more: dict[str, Any] = {}
+        if self.annotators is not None:
+            more["annotators"] = self.annotators.report()
         if says := _about_test(trainer, pl_module):
             more["sources"] = says
         found = self.found
