@@ -28,8 +28,10 @@ TITLES = {
     "auroc": "AUROC, all pixels",
 }
 _METHODS = {"network": "network", "otsu": "Otsu's threshold"}
-_SHOWN = ("name", "versions", "diameter", "parts", "content", "split_sha256", "epoch", "started")
-_SHOWN += ("git", "exported")
+_SHOWN = (
+    *("name", "versions", "diameter", "parts", "content"),
+    *("split_sha256", "epoch", "started", "git", "exported"),
+)
 _BROKEN = (AttributeError, LookupError, TypeError, ValueError, UndefinedError, yaml.YAMLError)
 _TAGS = ("image-segmentation", "instance-segmentation", "biomedical", "pytorch")
 

@@ -16,8 +16,13 @@ from segmentation.errors import UserError
 from segmentation.io.files import read_json, sha256_of
 
 # Whose versions decide what a network is.
-_PACKAGES = ("lightning", "numpy", "albumentations", "opencv-python-headless")
-_PACKAGES += ("segmentation-models-pytorch",)
+_PACKAGES = (
+    "lightning",
+    "numpy",
+    "albumentations",
+    "opencv-python-headless",
+    "segmentation-models-pytorch",
+)
 # Of a run's settings, those that made the network.
 _SETTINGS = ("seed_everything", "data", "trainer")
 # Of a checkpoint, beside its record.

@@ -100,7 +100,7 @@ def test_it_is_stopped_between_planes(predictor: Predictor) -> None:
 
 
 def test_nothing_found_is_a_table_without_rows(predictor: Predictor) -> None:
-    _, (labels, table) = result(segmented(lambda: predictor, squares(0, 0)))
+    _, (labels, table) = result(segmented(lambda: predictor, np.full((2, 40, 60), 10, np.uint8)))
     assert not labels.any() and isinstance(table, pd.DataFrame) and not len(table)
     assert table.columns[:2].tolist() == ["index", "axis-0"]
 

@@ -72,7 +72,8 @@ def test_a_training_scores_every_class(head: list[str], root: Path, tmp_path: Pa
     out = tmp_path / "out"
     paths = [f"--ckpt_path={best}", f"--data.images={root / 'images'}", f"--output={out}"]
     assert main(["predict", *paths, "--device=cpu", "--overlays"]) == 0
-    assert list(pd.read_csv(out / "images.csv"))[-3:] == [f"objects/{name}" for name in NAMES]
+    columns = [name for name in pd.read_csv(out / "images.csv") if name.startswith("objects/")]
+    assert columns == [f"objects/{name}" for name in NAMES]
 
 
 def test_monitors_of_classes_are_known(
