@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +39,7 @@ from segmentation.data.examples import (
     weigh,
 )
 from segmentation.data.masks import Doubt, Finding, check, doubts
+from segmentation.data.parts import read_fold
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import PARTS, Source, Split, straddling
 from segmentation.data.samplers import Sampling, TrainSampler
@@ -134,7 +134,7 @@ class SegmentationDataModule(LightningDataModule):
         ):
             if not fits:
                 raise UserError(f"data.{name}: {value} must be {wanted}")
-        self.fold = None if fold is None else _fold(fold)
+        self.fold = None if fold is None else read_fold(fold)
         self.source = Corrected(source, files.corrections) if files.corrections else source
         self.splitter = split or RandomSplit()
         self.windows = TrainWindows(augmentation, sides, zoom, seed, pasted)
@@ -393,14 +393,6 @@ class SegmentationDataModule(LightningDataModule):
             if line not in self._told:  # a training is set up again for its test
                 rank_zero_warn(line)
             self._told.add(line)
-
-
-def _fold(text: str) -> tuple[int, int]:
-    """``"0/5"`` ► (0, 5)."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or not int(found[1]) < int(found[2]) or int(found[2]) < 2:
-        raise UserError(f"data.fold: {text} must be K/N, N at least 2 and K from 0 to N - 1")
-    return int(found[1]), int(found[2])
 
 
 def _one_thread(_: int) -> None:

@@ -1,5 +1,6 @@
 """How samples are drawn, cut and counted: what the kinds of splits share."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -109,3 +110,11 @@ def block_parts(name: str, ids: list[str], val: float, test: float, gap: float) 
             f"{name or 'without name'} leave nothing to train on; ask for fewer"
         )
     return dict(zip(ids, ["train"] * (len(ids) - len(tail)) + tail, strict=True))
+
+
+def read_fold(text: str) -> tuple[int, int]:
+    """``"0/5"`` ► (0, 5)."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not int(found[1]) < int(found[2]) or int(found[2]) < 2:
+        raise UserError(f"data.fold: {text} must be K/N, N at least 2 and K from 0 to N - 1")
+    return int(found[1]), int(found[2])

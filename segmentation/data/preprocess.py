@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentation.data.contrast import clahe, looked_up
-from segmentation.data.resize import fits, fitting_scale, resize_image, resize_labels, scaled_size
+from segmentation.data.resize import (
+    cropped,
+    fits,
+    fitting_scale,
+    resize_image,
+    resize_labels,
+    scaled_size,
+)
 from segmentation.data.sample import Sample
 from segmentation.data.stains import View, Windows, bright_on_dark
 from segmentation.errors import UserError
@@ -54,8 +61,7 @@ class Preprocess:
         pixel_size: µm. Every image is brought to pixels of this size, and must know its own.
         diameter: Pixels. Every image is magnified so that its objects have this median diameter;
             that of an image without truth must be known.
-        magnification: Every image is magnified so: outlines of small objects become sharper, at its
-            square in time.
+        magnification: Every image is magnified so: sharper outlines, at its square in time.
         mean, std: Subtracted after scaling to 0…1, and divided by after that; one value for all
             channels or one a channel.
 
@@ -90,9 +96,9 @@ class Preprocess:
         if self.channels in (1, 3):
             object.__setattr__(self, "channels", "gray" if self.channels == 1 else "rgb")
         chosen = self.channels if isinstance(self.channels, tuple) else (0,)
-        channels = (
-            self.channels in ("gray", "rgb", "bright_on_dark") or isinstance(self.channels, tuple)
-        ) and 0 < len(chosen) == len({*chosen})
+        named = self.channels in ("gray", "rgb", "bright_on_dark")
+        channels = named or isinstance(self.channels, tuple)
+        channels &= 0 < len(chosen) == len({*chosen})
         channels &= all(isinstance(c, str) or c >= 0 for c in chosen)
         numbers = f"one finite number, or one for each of the {self.in_channels} channels"
         mean, std = (
@@ -174,10 +180,9 @@ class Preprocess:
         """
         if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"expected (H, W, C) uint8 or uint16, got {image.shape} {image.dtype}")
-        image = self._chosen(self._cropped(image), names, self.view_of(image))
+        image = self._chosen(cropped(image, self.crop), names, self.view_of(image))
         if image.dtype != np.uint8 or self.counted or self.gamma != 1:
-            # Where nothing depends on the pixels, the table needs no count of them.
-            counts = self._counts(image if self.counted else image[:0])
+            counts = self._counts(image if self.counted else image[:0])  # only where needed
             image = looked_up(self.lookup(counts), image)
         if self.clahe:
             image = self._equalised(image)
@@ -188,12 +193,13 @@ class Preprocess:
     def view(self, windows: Windows) -> View | None:
         """How an image is shown as bright objects on dark, if it is; ``windows`` divide it."""
         some = next(iter(windows())) if self.decided else None
-        # Other numbers of channels are refused where they are chosen.
-        return None if some is None or some.shape[2] not in (1, 3) else bright_on_dark(windows)
+        if some is None or some.shape[2] not in (1, 3):  # refused where channels are chosen
+            return None
+        return bright_on_dark(windows)
 
     def view_of(self, image: np.ndarray) -> View | None:
         """:meth:`view` of a whole image (H, W, C) in memory."""
-        whole = self._cropped(image)
+        whole = cropped(image, self.crop)
         return self.view(lambda: [whole])
 
     @property
@@ -323,13 +329,13 @@ class Preprocess:
 
     def fit_labels(self, labels: np.ndarray, scale: float = 1.0) -> np.ndarray:
         """(H, W) integer ids at an image's own size ► (H', W') at the size the network sees."""
-        labels = self._cropped(labels)
+        labels = cropped(labels, self.crop)
         labels = labels if self.resize is None else resize_labels(labels, self.resize)
         return resize_labels(labels, scaled_size(labels.shape, scale))
 
     def fit_image(self, image: np.ndarray) -> np.ndarray:
         """(H, W, C) pixels ► (H', W', C) at the size the network sees, otherwise as they are."""
-        image = self._cropped(image)
+        image = cropped(image, self.crop)
         return image if self.resize is None else resize_image(image, self.resize)
 
     def restore(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -390,17 +396,5 @@ class Preprocess:
     def _equalised(self, image: np.ndarray) -> np.ndarray:
         if isinstance(self.channels, str):
             return clahe(image, self.clahe_limit)
-        apart = (image[..., i : i + 1] for i in range(image.shape[2]))
+        apart = np.split(image, image.shape[2], axis=2)
         return np.concatenate([clahe(one, self.clahe_limit) for one in apart], axis=2)
-
-    def _cropped(self, array: np.ndarray) -> np.ndarray:
-        if self.crop is None:
-            return array
-        height, width = self.crop
-        if height > array.shape[0] or width > array.shape[1]:
-            raise UserError(
-                f"model.preprocess.crop {height}×{width} is larger than the image of "
-                f"{array.shape[0]}×{array.shape[1]} (H×W); lower it"
-            )
-        top, left = (array.shape[0] - height) // 2, (array.shape[1] - width) // 2
-        return array[top : top + height, left : left + width]

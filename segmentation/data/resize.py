@@ -70,3 +70,21 @@ def fitting_scale(scale: float) -> float:
             "diameter"
         )
     return scale
+
+
+def cropped(array: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """(height, width) from the middle of an array (H, W, ...); all of it for ``None``.
+
+    Raises:
+        UserError: The array is smaller.
+    """
+    if size is None:
+        return array
+    height, width = size
+    if height > array.shape[0] or width > array.shape[1]:
+        raise UserError(
+            f"model.preprocess.crop {height}×{width} is larger than the image of "
+            f"{array.shape[0]}×{array.shape[1]} (H×W); lower it"
+        )
+    top, left = (array.shape[0] - height) // 2, (array.shape[1] - width) // 2
+    return array[top : top + height, left : left + width]
