@@ -4,8 +4,11 @@ import contextlib
 import copy
 import io
 import json
+import os
 import re
+import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -79,7 +82,7 @@ def traced(net: nn.Module, in_channels: int, stride: int, least: int) -> Any:
                 f"model.net: {name} cannot be exported ({gist_of(error)}); predict with the "
                 "checkpoint, or choose another network"
             ) from error
-        for some in (image(1, side + 3 * stride, side), image(3, least, least + 2 * stride)):
+        for some in (image(1, side + 3 * stride, side), image(3, least, side + 3 * stride)):
             wanted, apart = original(some), float("inf")
             with contextlib.suppress(RuntimeError):  # of sizes that do not fit
                 apart = float((script(some) - wanted).abs().max())
@@ -105,7 +108,7 @@ def onnx_of(script: Any, record: dict[str, Any], half: bool = False) -> Any:
     image = torch.zeros(1, network["in_channels"], side, side)
     file = io.BytesIO()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _silent():
             warnings.simplefilter("ignore")
             # The exporter that PyTorch prefers takes a hundred times as long, and does not know
             # all operators of segmentation-models-pytorch for images of any size.
@@ -132,6 +135,20 @@ def onnx_of(script: Any, record: dict[str, Any], half: bool = False) -> Any:
     onnx.checker.check_model(model)
     model.producer_name, model.producer_version = "biomedical-segmentation", record["version"]
     return with_record(model, record)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """No output of C++ code: the exporter prints its graph when it fails."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def with_record(model: Any, record: dict[str, Any]) -> Any:
