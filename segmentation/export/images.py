@@ -64,14 +64,14 @@ def find(
             f"{ckpt_path}: lies in no run's folder, so that its validation images are not known; "
             "give images to prove the export on by --data.images, or the run's --config"
         )
+    shown = [] if folder is None else _folder(folder, most)  # a wrong path is said at once
     data = _data_of(config, task) if config and (calibrate or folder is None) else None
     if folder is None:
         assert data is not None
         samples = _part(data, "val", most)
         where = f"{len(samples)} validation images of {data.source.name}"
     else:
-        samples = _folder(folder, most)
-        where = f"{len(samples)} images of {folder}"
+        samples, where = shown, f"{len(shown)} images of {folder}"
     if not samples:
         raise UserError(f"{config or folder}: there are no images to prove the export on")
     calibration: Sequence[Sample] = ()
