@@ -24,6 +24,7 @@ quickstart: install
 
 test: install
 	$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile
+	SEGMENTATION_RUNTIMES=1 $(VENV)/bin/python -m pytest -q tests/export tests/runtimes
 	$(VENV)/bin/python -m pytest -q --doctest-modules segmentation
 
 check: install

@@ -26,7 +26,6 @@ ON_IMAGES = {
     "pipeline": ["--images=2", "--draws=4"],
 }
 ON_NUMBERS = {
-    "backends": ["--sides=64", "--nets=unet_small"],
     "border_weights": ["--sizes=64"],
     "deep_supervision": ["--width=4", "--images=1"],
     "instance_metrics": ["--sizes=128", "--objects=9"],

@@ -59,7 +59,7 @@ def began(about: dict[str, Any], config: str, content: str | None) -> dict[str, 
         content: The key of the data's content.
     """
     known: dict[str, Any] = {key: about.get(key) for key in ("started", "versions", "split_sha256")}
-    git, whole = about.get("git"), yaml.safe_load(config)
+    git, whole = about.get("git"), yaml.safe_load(config) or {}
     known["git"] = git and {k: git.get(k) for k in ("commit", "branch", "changed")}
     settings = {key: whole[key] for key in _SETTINGS if key in whole}
     if (weights := (whole.get("run") or {}).get("weights")) is not None:

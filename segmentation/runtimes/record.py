@@ -37,8 +37,11 @@ def is_exported(path: str | Path) -> bool:
     check_regular(path)
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(f"/extra/{EXTRA}") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(f"/extra/{EXTRA}") for name in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):  # whoever loads the checkpoint says so
+        return False
 
 
 def needed(module: str, path: object) -> Any:

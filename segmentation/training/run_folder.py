@@ -197,7 +197,9 @@ class RunRecord(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say which checkpoint the scores are of, and how it was tuned."""
         path = trainer.ckpt_path
-        if trainer.is_global_zero and path and (self.folder / "run.json").exists():
+        if not path or not Path(path).exists():  # BatchSizeFinder tests one that it removes
+            return
+        if trainer.is_global_zero and (self.folder / "run.json").exists():
             about = read_json(self.folder / "run.json") | {"tested": scored_as(Path(path))}
             write_bytes(self.folder / "run.json", json.dumps(about, indent=1).encode())
 
