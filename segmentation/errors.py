@@ -38,3 +38,8 @@ def first_of(error: BaseException) -> BaseException:
     while not isinstance(error, UserError) and (cause := error.__cause__ or error.__context__):
         error = cause
     return error
+
+
+def gist_of(error: BaseException, most: int = 160) -> str:
+    """The beginning of an error's text, in one line."""
+    return " ".join(str(error).split())[:most]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from segmentation.data.preprocess import Preprocess
-from segmentation.errors import UserError
+from segmentation.errors import UserError, gist_of
 from segmentation.losses import as_number
 from segmentation.score_names import BACKGROUND
 from segmentation.targets import Target
@@ -28,7 +28,7 @@ def check_loss(loss: nn.Module, target: Target) -> None:
     except UserError:
         raise
     except Exception as error:  # whatever the loss raises
-        reason = " ".join(str(error).split())[:200]
+        reason = gist_of(error, 200)
     if reason:
         raise UserError(
             f"model.loss: {type(loss).__name__} does not fit model.target {type(target).__name__} "

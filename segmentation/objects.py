@@ -226,3 +226,8 @@ def check_size(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> No
             f"{name}: the mask is {found[0]}×{found[1]} (H×W) but its image is "
             f"{wanted[0]}×{wanted[1]}; export both at one size"
         )
+
+
+def light_of(level: float) -> str:
+    """What a background of this gray value, 0…1, is called: ``dark``, ``middle`` or ``bright``."""
+    return "dark" if level < 0.35 else "bright" if level > 0.65 else "middle"

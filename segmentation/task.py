@@ -1,6 +1,7 @@
 """The one LightningModule: network, loss, target, preprocessing and optimiser, all injected."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict
@@ -19,6 +20,7 @@ from segmentation import __version__
 from segmentation.data.description import MOST, Description
 from segmentation.data.examples import Batch
 from segmentation.data.preprocess import Preprocess
+from segmentation.data.sample import thinned
 from segmentation.data.seen import Division, trained_on
 from segmentation.errors import UserError
 from segmentation.fitting import check_fit
@@ -384,10 +386,10 @@ class SplitRecord(Callback):
         known = split and Division(data.source.name, split, getattr(data, "digests", {}))
         pl_module.data_split = known  # type: ignore[assignment]
         if stage == "fit" and (part := getattr(data, "parts", {}).get("train")):
-            some = range(0, len(part), -(-len(part) // MOST))
-            described = Description.of(part[i] for i in some)
+            described = Description.of(part[i] for i in thinned(range(len(part)), MOST))
             pl_module.predictor.description = described  # type: ignore[union-attr]
-        if stage == "fit":
-            pl_module.shown_as = getattr(data, "shown_as", {})  # type: ignore[assignment]
+            if pl_module.preprocess.decided:  # type: ignore[union-attr]
+                ways = Counter(entry.channels[0] for entry in part.entries)
+                pl_module.shown_as = dict(ways)  # type: ignore[assignment]
         if pl_module.preprocess.diameter is not None and stage == "fit":  # type: ignore[union-attr]
             pl_module.predictor.diameter = getattr(data, "diameter", None)  # type: ignore[union-attr]

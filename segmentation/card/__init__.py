@@ -12,21 +12,11 @@ from typing import Any
 import yaml
 from jinja2 import UndefinedError
 
-from segmentation.card.record import known_of, without_folders
+from segmentation.card.record import TITLES, known_of, without_folders
 from segmentation.checkpoints import read_checkpoint
 from segmentation.errors import UserError, printable
 from segmentation.evaluation.pages import duration, number, render
 
-# What the scores that a card shows are called.
-TITLES = {
-    "image_iou": "IoU, mean over images",
-    "image_f1": "F1 (Dice), mean over images",
-    "image_ap": "AP over IoU .5 to .95, mean over images",
-    "iou": "IoU, all pixels",
-    "ap50": "AP at IoU .5, all objects",
-    "pq": "Panoptic quality, all objects",
-    "auroc": "AUROC, all pixels",
-}
 _METHODS = {"network": "network", "otsu": "Otsu's threshold"}
 _SHOWN = (
     *("name", "versions", "diameter", "parts", "content"),

@@ -27,8 +27,16 @@ _PACKAGES = (
 _SETTINGS = ("seed_everything", "data", "trainer")
 # Of a checkpoint, beside its record.
 _STORED = ("config", "preprocess", "diameter", "exported")
-# Of scores.json, what a card shows.
-SCORES = ("image_iou", "image_f1", "image_ap", "iou", "ap50", "pq", "auroc")
+# Of scores.json, what a card shows, and what it calls that.
+TITLES = {
+    "image_iou": "IoU, mean over images",
+    "image_f1": "F1 (Dice), mean over images",
+    "image_ap": "AP over IoU .5 to .95, mean over images",
+    "iou": "IoU, all pixels",
+    "ap50": "AP at IoU .5, all objects",
+    "pq": "Panoptic quality, all objects",
+    "auroc": "AUROC, all pixels",
+}
 
 
 def versions() -> dict[str, str]:
@@ -172,7 +180,7 @@ def shown(scores: dict[str, Any]) -> dict[str, Any]:
     methods = [name for name in scores.get("intervals", {}) if name in scores]
 
     def some(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: values[name] for name in (*SCORES, "images") if name in values}
+        return {name: values[name] for name in (*TITLES, "images") if name in values}
 
     if not methods:
         return {}

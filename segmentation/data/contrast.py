@@ -11,8 +11,14 @@ def looked_up(tables: np.ndarray, image: np.ndarray) -> np.ndarray:
     return np.stack([table[image[..., i]] for i, table in enumerate(tables)], axis=2)
 
 
-def clahe(image: np.ndarray, limit: float) -> np.ndarray:
-    """CLAHE of the gray image, or of the lightness of a colour image (as albumentations does)."""
+def clahe(image: np.ndarray, limit: float, apart: bool = False) -> np.ndarray:
+    """CLAHE of the gray image, or of the lightness of a colour image (as albumentations does).
+
+    Of channels that are no colours each is taken ``apart``.
+    """
+    if apart:
+        each = np.split(image, image.shape[2], axis=2)
+        return np.concatenate([clahe(one, limit) for one in each], axis=2)
     equalise = cv2.createCLAHE(limit, (8, 8)).apply
     if image.shape[2] == 1 or ((image == image[..., :1]).all()):
         gray = equalise(np.ascontiguousarray(image[..., 0]))

@@ -20,7 +20,7 @@ import yaml
 
 from segmentation.config_files import Strict, load_yaml, read_text
 from segmentation.data.sample import Record, Sample, SegmentationDataset, Source
-from segmentation.errors import UserError
+from segmentation.errors import UserError, gist_of
 from segmentation.objects import renumber
 
 VERSION = 1  # raise when the same file gives other masks
@@ -133,7 +133,7 @@ def read_corrections(path: Path) -> Corrections:
         # Ids are text: YAML would read the frame 1_17 as the number 117.
         content = load_yaml(unicodedata.normalize("NFC", read_text(path)), _Text) or {}  # as ids
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = gist_of(error, 200)
         raise UserError(f"{path}: cannot be read ({reason}); {REMEDY}") from None
     given: dict[str, Any] = content if isinstance(content, dict) else {str(content): ""}
     for key, value in given.items():

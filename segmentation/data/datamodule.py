@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -41,7 +40,7 @@ from segmentation.data.examples import (
 from segmentation.data.masks import Doubt, Finding, check, doubts
 from segmentation.data.parts import read_fold
 from segmentation.data.preprocess import Preprocess
-from segmentation.data.sample import PARTS, Source, Split, straddling
+from segmentation.data.sample import PARTS, Source, Split, straddling, thinned
 from segmentation.data.samplers import Sampling, TrainSampler
 from segmentation.data.sources import APART, SourceSplit, about_test, torn_sources, with_sources
 from segmentation.data.splits import ListSplit, RandomSplit, Splitter
@@ -261,16 +260,16 @@ class SegmentationDataModule(LightningDataModule):
         mean = self.shown(name)[0].mean(axis=2, keepdims=True)
         return np.asarray(mean.round().astype(np.uint8))
 
-    @property
-    def shown_as(self) -> dict[str, int]:
-        """In which way how many training images are shown, where that is decided for each."""
-        train = self.parts["train"].entries if self.preprocess.decided else ()
-        return dict(Counter(entry.channels[0] for entry in train))
+    def truth(self, name: str) -> np.ndarray:
+        """(H, W) ids of the image called ``name``: 0 background, -1 not annotated."""
+        labels = self.raw[self._places[name]].labels
+        assert labels is not None
+        return labels
 
     def class_levels(self, count: int) -> np.ndarray:
         """(count,) mean gray value of each class in at most 200 training images: a baseline."""
         places = [self._places[i] for i in self.split.train]
-        some = [self.raw[i] for i in places[:: -(-len(places) // 200)]]
+        some = [self.raw[i] for i in thinned(places, 200)]
         return class_levels((self.gray(sample.id) for sample in some), some, count)
 
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

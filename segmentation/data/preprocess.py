@@ -165,7 +165,11 @@ class Preprocess:
         return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
 
     def prepare(
-        self, image: np.ndarray, names: Sequence[str] = (), scale: float = 1.0
+        self,
+        image: np.ndarray,
+        names: Sequence[str] = (),
+        scale: float = 1.0,
+        view: View | None = None,
     ) -> np.ndarray:
         """A whole image (H, W, C) uint8 or uint16 ► (H', W', ``in_channels``) uint8.
 
@@ -173,6 +177,7 @@ class Preprocess:
             image: The image as read.
             names: Of its channels, where its file tells.
             scale: By which it is magnified; see :meth:`scale`.
+            view: :meth:`view_of` it, where that is known.
 
         Raises:
             UserError: The image is smaller than ``crop``, or lacks a channel.
@@ -180,12 +185,12 @@ class Preprocess:
         """
         if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"expected (H, W, C) uint8 or uint16, got {image.shape} {image.dtype}")
-        image = self._chosen(cropped(image, self.crop), names, self.view_of(image))
+        image = self.chosen(cropped(image, self.crop), names, view or self.view_of(image))
         if image.dtype != np.uint8 or self.counted or self.gamma != 1:
             counts = self._counts(image if self.counted else image[:0])  # only where needed
             image = looked_up(self.lookup(counts), image)
         if self.clahe:
-            image = self._equalised(image)
+            image = clahe(image, self.clahe_limit, apart=isinstance(self.channels, tuple))
         if self.resize is not None:
             image = resize_image(image, self.resize)
         return np.ascontiguousarray(resize_image(image, scaled_size(image.shape, scale)))
@@ -218,7 +223,7 @@ class Preprocess:
             (1, values) int64, of chosen channels (``in_channels``, values); values is 256 or 65536.
             The sum over windows that divide the image is the image's.
         """
-        return self._counts(self._chosen(window, names, view))
+        return self._counts(self.chosen(window, names, view))
 
     def lookup(self, counts: np.ndarray) -> np.ndarray:
         """What each pixel value becomes: intensity, polarity and gamma, in tables of uint8.
@@ -275,7 +280,7 @@ class Preprocess:
 
         ``tables`` is :meth:`lookup` of the whole image's histogram, ``view`` is its :meth:`view`.
         """
-        return looked_up(tables, self._chosen(window, names, view))
+        return looked_up(tables, self.chosen(window, names, view))
 
     def prepare_sample(self, sample: Sample, scale: float = 1.0) -> Sample:
         """:meth:`prepare` the image and bring the labels to its size.
@@ -283,9 +288,9 @@ class Preprocess:
         Its channel is called what was decided, where that is: see :meth:`view`.
         """
         try:
-            image = self.prepare(sample.image, sample.channels, scale)
-            labels = None if sample.labels is None else self.fit_labels(sample.labels, scale)
             view = self.view_of(sample.image)
+            image = self.prepare(sample.image, sample.channels, scale, view)
+            labels = None if sample.labels is None else self.fit_labels(sample.labels, scale)
             channels = sample.channels if view is None else (view.says,)
             return replace(sample, image=image, labels=labels, channels=channels)
         except UserError as error:
@@ -357,7 +362,7 @@ class Preprocess:
         std = torch.tensor(self.std, device=image.device).view(1, -1, 1, 1)
         return (image.float() / 255 - mean) / std
 
-    def _chosen(
+    def chosen(
         self, image: np.ndarray, names: Sequence[str], view: View | None = None
     ) -> np.ndarray:
         """The channels that the network sees: (H, W, C) ► (H, W, ``in_channels``)."""
@@ -392,9 +397,3 @@ class Preprocess:
         apart = np.moveaxis(image, 2, 0) if isinstance(self.channels, tuple) else image[None]
         values = 1 << (8 * image.dtype.itemsize)
         return np.stack([np.bincount(some.reshape(-1), minlength=values) for some in apart])
-
-    def _equalised(self, image: np.ndarray) -> np.ndarray:
-        if isinstance(self.channels, str):
-            return clahe(image, self.clahe_limit)
-        apart = np.split(image, image.shape[2], axis=2)
-        return np.concatenate([clahe(one, self.clahe_limit) for one in apart], axis=2)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -17,6 +17,7 @@ from segmentation.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
 PARTS = ("train", "val", "test")
 
 
@@ -191,3 +192,17 @@ def straddling(digests: Mapping[str, str], split: Split) -> list[list[str]]:
     for name in sorted(part):
         groups[digests[name]].append(name)
     return [names for names in groups.values() if len({part[name] for name in names}) > 1]
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of the numbers below ``count``, evenly spaced."""
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, most))})
+
+
+def thinned(items: Sequence[T], most: int) -> Sequence[T]:
+    """Every second, third … item, so that there are at most ``most``.
+
+    >>> thinned("abcdefg", 3)
+    'adg'
+    """
+    return items[:: -(-len(items) // most) or 1]

@@ -23,7 +23,6 @@ from segmentation.evaluation.overlays import to_rgb
 from segmentation.export.files import write_script
 from segmentation.inference import receptive_radius
 from segmentation.io.files import sha256_of, write_bytes
-from segmentation.objects import to_gray
 from segmentation.predictor import Predictor
 from segmentation.runtimes.trace import OPSET, onnx_of, traced
 
@@ -69,7 +68,8 @@ def check(predictor: Predictor, about: Path | None, intensity_range: Sequence[fl
     plain = isinstance(how.channels, tuple) or how.channels in ("gray", "rgb")
     off |= {} if plain else {"channels": how.channels}
     off |= {"polarity": how.polarity} if how.polarity != "keep" else {}
-    for name, value in off.items():
+    if off:
+        name, value = next(iter(off.items()))
         raise UserError(
             f"--format bioimageio: preprocess.{name} is {value}, which a bioimage.io package "
             "cannot say; use --format onnx, or train without it"
@@ -226,13 +226,7 @@ def _applied(steps: Sequence[dict[str, Any]], image: np.ndarray) -> np.ndarray:
 
 def _test_image(sample: Sample, how: Preprocess, smallest: int, stride: int) -> np.ndarray:
     """(1, C, H, W) uint8 or uint16, the middle of an image, of a size that the package takes."""
-    image = sample.image
-    if isinstance(how.channels, tuple):
-        image = how._chosen(image, sample.channels)
-    elif how.channels == "gray":
-        image = to_gray(image)[..., None]
-    elif image.shape[2] == 1:
-        image = np.repeat(image, 3, axis=2)
+    image = how.chosen(sample.image, sample.channels)
     lack = [max(0, smallest - side) for side in image.shape[:2]]
     image = np.pad(image, ((0, lack[0]), (0, lack[1]), (0, 0)), "symmetric")
     sides = []

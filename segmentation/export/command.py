@@ -12,6 +12,7 @@ from segmentation.io.files import write_bytes
 from segmentation.predict.export import export as give_away
 from segmentation.predict.scripts import write_scripts
 from segmentation.runtimes.net import script_of
+from segmentation.runtimes.trace import onnx_of
 
 
 def export(
@@ -75,7 +76,7 @@ def export(
     script = script_of(task.net, record)
     model = None
     if {*formats} & {"onnx", "openvino"}:
-        model = files.onnx_of(script, record, half=precision == "fp16")
+        model = onnx_of(script, record, half=precision == "fp16")
         if precision == "int8":
             model = quantized(model, record, task.predictor, found.calibration)
     card = model_card(ckpt_path, license, trust or (), files.NAMES.get(formats[0], output.name))

@@ -12,7 +12,6 @@ import torch
 from segmentation.errors import UserError
 from segmentation.io.files import write_bytes, writing
 from segmentation.runtimes.record import EXTRA, KEY, digest_of_bytes, needed
-from segmentation.runtimes.trace import onnx_of as onnx_of
 
 NAMES = {"onnx": "model.onnx", "openvino": "model.xml", "torchscript": "model.pt"}
 

@@ -9,8 +9,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from segmentation.data.datamodule import SegmentationDataModule
-from segmentation.data.sample import Sample
-from segmentation.errors import UserError, first_of
+from segmentation.data.sample import Sample, thinned
+from segmentation.errors import UserError, first_of, gist_of
 from segmentation.io.listing import list_files
 from segmentation.io.stacks import open_planes
 from segmentation.task import SegmentationTask
@@ -91,7 +91,7 @@ def _data_of(config: Path, task: SegmentationTask) -> SegmentationDataModule:
     except OSError as error:
         raise UserError(f"{config}: cannot be read ({error.strerror}); check --config") from None
     except Exception as error:  # of YAML, the parser, and whatever a class raises
-        what = " ".join(str(first_of(error)).split())[:200]
+        what = gist_of(first_of(error), 200)
         raise UserError(
             f"{config}: its data cannot be read here ({what}); give images by --data.images"
         ) from error
@@ -103,7 +103,7 @@ def _data_of(config: Path, task: SegmentationTask) -> SegmentationDataModule:
 
 def _part(data: Any, name: str, most: int) -> list[Sample]:
     places = data.parts[name].places
-    return [data.raw[place] for place in places[:: -(-len(places) // most) or 1]]
+    return [data.raw[place] for place in thinned(places, most)]
 
 
 def _folder(folder: Path, most: int) -> list[Sample]:
@@ -111,7 +111,7 @@ def _folder(folder: Path, most: int) -> list[Sample]:
         raise UserError(f"{folder}: no such folder of images; check --data.images")
     names = list_files(folder).images()
     samples = []
-    for name in names[:: -(-len(names) // most) or 1]:
+    for name in thinned(names, most):
         planes = open_planes(folder / name)
         sample = Sample(name, next(iter(planes)), None, channels=planes.channels)
         samples.append(replace(sample, pixel_size=planes.calibration.pixel_size))

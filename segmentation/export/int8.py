@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from segmentation.data.sample import Sample
-from segmentation.errors import UserError
+from segmentation.errors import UserError, gist_of
 from segmentation.inference import padded
 from segmentation.predictor import Predictor
 from segmentation.runtimes.record import needed
-from segmentation.runtimes.trace import gist_of, with_record
+from segmentation.runtimes.trace import with_record
 
 # What is made of a size, and what takes one beside the values that it works on.
 _OF_SIZE = ("ConstantOfShape", "Range")

@@ -13,8 +13,7 @@ from segmentation.training.memory import peak_memory
 
 def main(path: str, backend: str, height: str, width: str, *trust: str) -> None:
     """Predict noise of this size."""
-    chosen = None if backend == "torch" else backend
-    predictor = load(path, device="cpu", trust=trust, backend=chosen)  # type: ignore[arg-type]
+    predictor = load(path, device="cpu", trust=trust, backend=backend)  # type: ignore[arg-type]
     preprocess = predictor.preprocess
     chosen_channels = preprocess.channels if isinstance(preprocess.channels, tuple) else ()
     channels = 3 if preprocess.channels == "rgb" else 1

@@ -27,17 +27,12 @@ from segmentation.metrics.scores import scores_of
 from segmentation.metrics.table import ScoreTable
 from segmentation.predictor import Predictor
 from segmentation.progress import progress
-from segmentation.runtimes.net import Backend
+from segmentation.runtimes.net import Backend, able
 
 # Greatest difference of probabilities; of int8, 1 - IoU of its foreground with the network's.
 TOLERANCE = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.05}
 EAGER = "checkpoint"
 SCORES = ("image_iou", "image_ap")
-RUNTIMES: dict[str, tuple[Backend, ...]] = {
-    "onnx": ("onnxruntime", "openvino"),
-    "openvino": ("openvino",),
-    "torchscript": ("torch",),
-}
 _TIMED = 8  # images that are predicted twice: the first time a runtime gets ready for a size
 
 
@@ -85,10 +80,9 @@ def prove(
 
     arms = {EAGER: arm(eager, ckpt_path, None)}
     for name, path in made.items():
-        for backend in RUNTIMES[name]:
+        for backend in sorted(able(path)):
             if backend == "torch" or find_spec(backend) is not None:
                 predictor = load(path, device="cpu", trust=trust, backend=backend)
-                predictor.diameter = eager.diameter
                 arms[f"{name}, {backend}"] = arm(predictor, path, backend)
     for place, sample in enumerate(progress(found.samples, "proving")):
         _compare(arms, sample, place < _TIMED)

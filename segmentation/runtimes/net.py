@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segmentation.errors import UserError
+from segmentation.errors import UserError, gist_of
 from segmentation.inference import least_side, network_stride
 from segmentation.runtimes.record import (
     needed,
@@ -19,7 +19,7 @@ from segmentation.runtimes.record import (
     openvino_model,
     script_record,
 )
-from segmentation.runtimes.trace import gist_of, onnx_of, traced
+from segmentation.runtimes.trace import onnx_of, traced
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino"]
 Run = Callable[[Tensor], Tensor]
@@ -58,6 +58,15 @@ class ExportedNet(nn.Module):
             ) from error
 
 
+def able(path: Path) -> tuple[Backend, ...]:
+    """What can run an exported file."""
+    runtimes: dict[str, tuple[Backend, ...]] = {
+        ".onnx": ("openvino", "onnxruntime"),
+        ".xml": ("openvino",),
+    }
+    return runtimes.get(path.suffix.lower(), ("torch",))
+
+
 def open_exported(path: Path, backend: Backend | None = None) -> ExportedNet:
     """The network of an exported file.
 
@@ -68,21 +77,19 @@ def open_exported(path: Path, backend: Backend | None = None) -> ExportedNet:
     Raises:
         UserError: The file is broken, or nothing that is installed (or asked for) runs it.
     """
-    record: dict[str, Any]
-    source: Any
-    able: tuple[str, ...]
-    if path.suffix.lower() == ".onnx":
-        (record, source), able = onnx_model(path), ("openvino", "onnxruntime")
-    elif path.suffix.lower() == ".xml":
-        (record, source), able = openvino_model(path), ("openvino",)
-    else:
-        record, source, able = script_record(path), path, ("torch",)
+    read: dict[str, Callable[[Path], tuple[dict[str, Any], Any]]] = {
+        ".onnx": onnx_model,
+        ".xml": openvino_model,
+    }
+    suffix = path.suffix.lower()
+    record, source = read[suffix](path) if suffix in read else (script_record(path), path)
+    runtimes = able(path)
     if backend not in (None, "auto"):
-        if backend not in able:
-            what = f"--backend {backend} does not run it; {' and '.join(able)} can"
+        if backend not in runtimes:
+            what = f"--backend {backend} does not run it; {' and '.join(runtimes)} can"
             raise UserError(f"{path}: {what}, or export another --format")
         return ExportedNet(record, backend, RUNNERS[backend](source, path))
-    there = [name for name in able if name == "torch" or find_spec(name) is not None]
+    there = [name for name in runtimes if name == "torch" or find_spec(name) is not None]
     if not there:
         needed("onnxruntime", path)
     nets = [ExportedNet(record, name, RUNNERS[name](source, path)) for name in there]
@@ -94,17 +101,17 @@ def converted(net: nn.Module, record: dict[str, Any], backend: Backend, path: ob
 
     ``record`` and ``path`` are those of its checkpoint.
     """
-    able = ["onnxruntime", "openvino"] if backend == "auto" else [backend]
+    names = ["onnxruntime", "openvino"] if backend == "auto" else [backend]
     if backend == "auto":
-        able = [name for name in able if find_spec(name) is not None]
-    if not able or find_spec("onnx") is None:
+        names = [name for name in names if find_spec(name) is not None]
+    if not names or find_spec("onnx") is None:
         if backend == "auto":
             return net
         needed("onnx", path)
-    for name in able:
+    for name in names:
         needed(name, path)
     source = onnx_of(script_of(net, record), record).SerializeToString()
-    nets = [ExportedNet(record, name, RUNNERS[name](source, path)) for name in able]
+    nets = [ExportedNet(record, name, RUNNERS[name](source, path)) for name in names]
     return fastest([net, *nets]) if backend == "auto" else nets[0]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmentation.errors import UserError
+from segmentation.errors import UserError, gist_of
 from segmentation.runtimes.record import KEY, digest_of_onnx, needed
 
 OPSET = 17  # of ONNX: what the runtimes within Fiji and QuPath read, too
@@ -189,8 +189,3 @@ def _replaced(module: nn.Module) -> nn.Module:
         else:
             _replaced(inner)
     return module
-
-
-def gist_of(error: Exception) -> str:
-    """The beginning of an error's text, in one line."""
-    return " ".join(str(error).split())[:160]

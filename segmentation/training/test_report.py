@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 from segmentation.data.classes import nearest_level
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.examples import Batch
+from segmentation.data.sample import thinned
 from segmentation.data.seen import Division
 from segmentation.data.sources import about_test
 from segmentation.evaluation.annotators import AnnotatorScores
@@ -217,9 +218,8 @@ def _about_test(trainer: Trainer, task: Any) -> str:
 
 def _chosen(data: SegmentationDataModule) -> Classical:
     """The classical baseline that the validation images choose."""
-    names = data.split.val
-    some = names[:: max(1, -(-len(names) // _MOST))]
-    return choose(((data.pixels(name), data.shown(name)[1]) for name in some), "validation images")
+    some = thinned(data.split.val, _MOST)
+    return choose(((data.pixels(name), data.truth(name)) for name in some), "validation images")
 
 
 def _folder(trainer: Trainer) -> Any:

@@ -17,6 +17,7 @@ from segmentation.export import files
 from segmentation.runtimes import net as runtimes
 from segmentation.runtimes.net import script_of
 from segmentation.runtimes.record import EXTRA, FORMAT, KEY, needed
+from segmentation.runtimes.trace import onnx_of
 from tests.predict.predicting import altered, argv, make_images
 
 onnx = pytest.importorskip("onnx")
@@ -41,7 +42,7 @@ def made(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     record = record_of(task, checkpoint)
     script = script_of(task.net, record)
     folder = tmp_path_factory.mktemp("exported")
-    return files.write(EVERY, folder, script, files.onnx_of(script, record), record)
+    return files.write(EVERY, folder, script, onnx_of(script, record), record)
 
 
 def copied(path: Path, folder: Path) -> Path:

@@ -7,10 +7,10 @@ import numpy as np
 
 from segmentation.data.cache import SampleStore
 from segmentation.data.resize import resize_image, resize_labels
-from segmentation.data.sample import Sample
+from segmentation.data.sample import Sample, spread
 from segmentation.evaluation.audit.duplicates import EDGES, Duplicates
 from segmentation.evaluation.audit.samples import FLAWS, SampleFacts
-from segmentation.evaluation.audit.sources import LikelySource, contact_sheet, spread
+from segmentation.evaluation.audit.sources import SHEET, LikelySource, contact_sheet
 from segmentation.evaluation.overlays import data_url, outlined, tint, to_rgb
 from segmentation.evaluation.pages import render
 from segmentation.evaluation.plots import histogram, histogram_of
@@ -66,8 +66,9 @@ def audit_page(
         flaws=flaws,
         plots=plots,
         sheets=[
-            (contact_sheet([store[places[name]] for name in spread(one.images)]), one)
+            (contact_sheet([store[places[name]] for name in shown]), one)
             for one in likely[:SHEETS]
+            for shown in [[one.images[i] for i in spread(len(one.images), SHEET)]]
         ],
     )
 

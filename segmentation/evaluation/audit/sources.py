@@ -19,10 +19,10 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from segmentation.data.cache import SampleStore, StoredSample, map_ordered, usable_cores
 from segmentation.data.resize import resize_image, scaled_size
-from segmentation.data.sample import PARTS, Sample, Split
+from segmentation.data.sample import PARTS, Sample, Split, thinned
 from segmentation.data.sources import FEW, about_test, torn
 from segmentation.evaluation.overlays import data_url, to_rgb
-from segmentation.objects import label_components, median_diameter, to_gray
+from segmentation.objects import label_components, light_of, median_diameter, to_gray
 from segmentation.targets import otsu
 
 FILE = "sources.csv"
@@ -123,7 +123,7 @@ def clusters(points: np.ndarray) -> np.ndarray:
     points = np.where(np.isnan(points), usual, points)
     if len(points) < FEWEST:
         return np.zeros(len(points), np.intp)
-    some = points[:: -(-len(points) // MOST)]
+    some = points[thinned(range(len(points)), MOST)]
     found = fcluster(linkage(some, "average"), APART, "distance")
     kept = [number for number, count in Counter(found.tolist()).items() if count >= FEWEST]
     if not kept:
@@ -132,12 +132,6 @@ def clusters(points: np.ndarray) -> np.ndarray:
     distances = ((points[:, None] - middles) ** 2).sum(-1)
     nearest: np.ndarray = distances.argmin(1)
     return nearest
-
-
-def spread(names: Sequence[str]) -> list[str]:
-    """Evenly spread ones, as many as a contact sheet has."""
-    places = np.linspace(0, len(names) - 1, min(SHEET, len(names)))
-    return [names[int(place)] for place in places]
 
 
 def contact_sheet(samples: Sequence[Sample]) -> str:
@@ -211,8 +205,7 @@ def _about(entries: Sequence[StoredSample], looks: Sequence[Look], full: float) 
         "colour" if looks[0].colour else "gray" if channels in (1, 3) else f"{channels} channels"
     )
     level = float(np.median([one.background for one in looks])) / full
-    light = "bright" if level > 0.65 else "dark" if level < 0.35 else "middle"
     known = [one.diameter for one in looks if one.diameter > 0]  # not NaN
     objects = f"objects of {np.median(known):.0f} px" if known else "no objects"
     size = sizes.pop() if len(sizes) == 1 else "several sizes"
-    return f"{size}, {pixels}, {light} background ({level:.2f}), {objects}"
+    return f"{size}, {pixels}, {light_of(level)} background ({level:.2f}), {objects}"

@@ -11,8 +11,9 @@ import torch
 
 from segmentation.data.cache import SampleStore, usable_cores
 from segmentation.data.preprocess import Preprocess
-from segmentation.data.sample import Sample, Split
+from segmentation.data.sample import Sample, Split, spread
 from segmentation.errors import UserError
+from segmentation.objects import light_of
 
 PICTURES = 50  # images whose pixels are looked at
 
@@ -134,7 +135,7 @@ def data_facts(store: SampleStore, split: Split, classes: Sequence[str] = ()) ->
         bits=max(8, max(look.top for look in looks).bit_length()),
         mean=round(float(np.mean([look.mean for look in looks])), 2),
         std=round(float(np.sqrt(np.mean([look.var for look in looks]))), 2),
-        background="dark" if level < 0.35 else "bright" if level > 0.65 else "middle",
+        background=light_of(level),
         objects=float(np.median(counts)),
         empty=counts.count(0) / len(counts),
         diameter=float(np.median(diameters)) if diameters else 0.0,
@@ -153,11 +154,6 @@ def _channels(found: dict[str, int]) -> tuple[int, ...]:
         both = " and ".join(f"{n} channel(s) ({firsts[n]})" for n in sorted(firsts))
         raise UserError(f"the images have {both}; keep each kind in a data root of its own")
     return tuple(sorted(firsts))
-
-
-def spread(count: int, most: int) -> list[int]:
-    """At most ``most`` of the numbers below ``count``, evenly spaced."""
-    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, most))})
 
 
 class _Look(NamedTuple):

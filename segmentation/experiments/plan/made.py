@@ -10,6 +10,7 @@ import yaml
 
 from segmentation.config_files import configs_folder, read_parts
 from segmentation.data.datamodule import SegmentationDataModule
+from segmentation.data.sample import spread
 from segmentation.errors import UserError
 from segmentation.experiments.plan.budget import (
     START,
@@ -27,7 +28,6 @@ from segmentation.experiments.plan.facts import (
     Machine,
     data_facts,
     machine_facts,
-    spread,
 )
 from segmentation.experiments.plan.timing import data_module, measure
 
