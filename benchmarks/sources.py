@@ -67,7 +67,6 @@ def configured(row: str, fold: int, seed: int, options: argparse.Namespace) -> d
     common = {
         "seed_everything": seed,
         "run": {"name": name, "root": str(options.work / "runs"), "wandb": "off"},
-        "trainer": {"enable_progress_bar": False, "enable_model_summary": False},
         "data": {
             "init_args": {
                 "root": str(options.root),
@@ -76,21 +75,39 @@ def configured(row: str, fold: int, seed: int, options: argparse.Namespace) -> d
                 "split": split,
             }
         },
-        "model": {"init_args": {"net": {"init_args": {"encoder_weights": options.weights}}}},
     }
     base = own.with_suffix(".base.yaml")
     base.write_text(yaml.safe_dump({"compose": ["dsb2018/encoder_unet"], **common}))
     own.write_text(yaml.safe_dump({"compose": [base.name], **ROWS[row]["config"]}))
     config = merged(own)
-    speed = measure(config, clock=time.process_time)
-    assert speed is not None
-    usable = options.minutes * 60 - AROUND - speed.fill - len(parts["test"]) * speed.image
-    steps = len(parts["train"]) // config["data"]["init_args"]["batch_size"]
-    config["trainer"]["max_epochs"] = max(
-        1, round(usable / (steps * speed.step + VAL * speed.image))
+    fill(
+        config,
+        options.minutes * 60,
+        {part: len(ids) for part, ids in parts.items()},
+        options.weights,
     )
     own.write_text(yaml.safe_dump(config, sort_keys=False))
     return config
+
+
+def fill(config: dict[str, Any], seconds: float, parts: dict[str, int], weights: str) -> None:
+    """Set the weights of the encoder, and as many epochs as fit the processor time.
+
+    Args:
+        config: As ``fit`` takes it.
+        seconds: Of the training and the test at its end.
+        parts: How many images train, validate and test.
+        weights: A file, or a name that timm knows.
+    """
+    net = config["model"]["init_args"]["net"]["init_args"]
+    net["encoder_weights"] = None  # a step takes as long without
+    speed = measure(config, clock=time.process_time)
+    net["encoder_weights"] = weights
+    assert speed is not None
+    usable = seconds - AROUND - speed.fill - parts["test"] * speed.image
+    steps = parts["train"] // config["data"]["init_args"]["batch_size"]
+    epoch = steps * speed.step + parts["val"] * speed.image
+    config["trainer"]["max_epochs"] = max(1, round(usable / epoch))
 
 
 def trained(row: str, fold: int, seed: int, options: argparse.Namespace) -> Path:
