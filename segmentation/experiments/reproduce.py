@@ -8,6 +8,7 @@ A row is an experiment's config with a block ``reproduces`` that says what it re
       protocol: random frames          # how the data were divided
       leak: true                       # whether that lets test images be known in training
       budgets: {cpu: [--trainer.max_epochs=3]}   # what to type for a smaller budget
+      quantised: {fp16: {megabytes: 14}}         # of exports; also mean_iou and seconds an image
 """
 
 import json
@@ -24,6 +25,7 @@ from segmentation.config_files import find_config, read_parts, read_yaml
 from segmentation.errors import UserError
 from segmentation.experiments.page import RunsPage
 from segmentation.experiments.process import FINISHED, read_finished, run_fit
+from segmentation.experiments.quantised import Published, quantise, quantised_table
 from segmentation.io.files import write_bytes
 from segmentation.progress import progress
 from segmentation.terminal import quiet
@@ -50,6 +52,7 @@ class PublishedRow:
     protocol: str
     leak: bool
     budgets: dict[str, list[str]] = field(default_factory=dict)
+    quantised: Published = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -120,6 +123,10 @@ def reproduce(
             page.more["rows"] = published_rows(rows, budget, done)
             page.end(key, (output / found["run"], found["seconds"]) if found else None)
     text = published_table(rows, budget, done)
+    if smaller := {
+        row.row: (row.quantised, measured(row, budget, done)) for row in rows if row.quantised
+    }:
+        text += f"\n\n{quantised_table(smaller)}"
     print(text)
     write_bytes(path.with_suffix(".md"), f"{text}\n".encode())
     return int(failed)
@@ -186,6 +193,7 @@ def _run(
         return None
     run, seconds = fitted
     scores = json.loads((run / FINISHED).read_text())
+    smaller = {"quantised": quantise(run, row.quantised, log)} if row.quantised else {}
     return {
         "run": str(run.relative_to(output)),
         "arguments": row.arguments(budget),
@@ -193,8 +201,15 @@ def _run(
         "scores": scores["network"],
         "otsu": scores["otsu"],
         "seconds": round(seconds, 1),
+        **smaller,
         **json.loads((run / "resources.json").read_text()),
     }
+
+
+def measured(row: PublishedRow, budget: str, done: dict[str, Any]) -> Any:
+    """What the exports of a row's first run measured, if they were made."""
+    runs = [run for key, run in done.items() if key.startswith(f"{row.key} {budget} ")]
+    return runs[0].get("quantised") if runs else None
 
 
 def published_table(rows: Sequence[PublishedRow], budget: str, done: dict[str, Any]) -> str:

@@ -1,0 +1,77 @@
+"""A network of a published table in numbers of fewer bits: size, score and latency."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from segmentation.errors import UserError
+
+# Published for each precision: size of the file, score in 0…1, seconds an image.
+Published = dict[str, dict[str, float | None]]
+HEADER = ("row", "precision", "MB", "mean IoU", "s an image")
+SCORE, RUNTIME = "mean_iou", "onnxruntime"
+NEEDED = ("onnx", RUNTIME)
+
+
+def quantise(run: Path, published: Published, log: Path) -> Published | None:
+    """Export a run's best network in each precision, and measure it on the validation images.
+
+    Args:
+        run: The run's folder; the exports go into ``exports/`` there.
+        published: Whose keys are the precisions.
+        log: Gets what is printed.
+
+    Returns:
+        What was measured; ``None`` where the runtimes are not installed.
+
+    Raises:
+        UserError: An export failed.
+    """
+    if not all(map(find_spec, NEEDED)):
+        return None
+    found: Published = {}
+    for precision in published:
+        folder = run / "exports" / precision
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier try
+        words = [f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}", f"--output={folder}"]
+        # Whatever is lost is to be shown, not refused.
+        words += ["--format", "onnx", "--precision", precision, "--tolerance", "1", "--most=1000"]
+        argv = [sys.executable, "-m", "segmentation", "export", *words]
+        with log.open("ab") as file:
+            done = subprocess.run(argv, stdout=file, stderr=subprocess.STDOUT)
+        if done.returncode:
+            raise UserError(f"{folder}: the export to {precision} failed; see {log}")
+        rows = json.loads((folder / "export.json").read_text())["rows"]
+        (row,) = (row for row in rows if row["runtime"].endswith(RUNTIME))
+        about = {"megabytes": row["megabytes"], "seconds": row["ms"] / 1000}
+        found[precision] = {**about, SCORE: row["scores"][SCORE]}
+    return found
+
+
+def quantised_table(rows: Mapping[str, tuple[Published, Any]]) -> str:
+    """Published and measured, as Markdown.
+
+    Args:
+        rows: Name of a row ► what was published, and what :func:`quantise` measured of it, if it
+            did.
+    """
+
+    def cell(values: Any, form: str) -> str:
+        published, measured = ("–" if v is None else form % v for v in values)
+        return f"{published} / {measured}"
+
+    lines = ["Exports to ONNX, run by ONNX Runtime on the validation images: published / measured."]
+    lines += ["", f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
+    for name, (published, measured) in rows.items():
+        for precision in published:
+            both = [one.get(precision, {}) for one in (published, measured or {})]
+            cells = [name, precision]
+            for key, form in (("megabytes", "%.1f"), (SCORE, "%.3f"), ("seconds", "%.3f")):
+                cells.append(cell([one.get(key) for one in both], form))
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

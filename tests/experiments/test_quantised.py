@@ -1,0 +1,37 @@
+"""Exports of a published network: measured in processes of their own, and shown as a table."""
+
+from pathlib import Path
+
+import pytest
+
+from segmentation.experiments.quantised import quantise, quantised_table
+from tests.helpers import fit
+
+
+def test_sizes_scores_and_latency_are_measured(dsb_root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    run = fit(dsb_root, tmp_path / "runs")
+    found = quantise(run, {"fp32": {}, "fp16": {}}, tmp_path / "log.txt")
+    assert found is not None and list(found) == ["fp32", "fp16"]
+    whole, half = found.values()
+    assert 0.4 < half["megabytes"] / whole["megabytes"] < 0.8  # beside the graph
+    assert half["mean_iou"] == pytest.approx(whole["mean_iou"], abs=0.01)
+    assert all(one["seconds"] > 0 for one in found.values())
+
+
+def test_without_the_runtimes_nothing_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmentation.experiments.quantised.NEEDED", ("no_such_runtime",))
+    assert quantise(tmp_path, {"fp16": {}}, tmp_path / "log.txt") is None
+
+
+def test_the_table() -> None:
+    published = {"fp16": {"megabytes": 14.0, "mean_iou": 0.861}, "int8": {}}
+    measured = {"fp16": {"megabytes": 13.5, "mean_iou": 0.8, "seconds": 0.25}}
+    lines = quantised_table({"U-Net": (published, measured), "other": ({"fp16": {}}, None)})
+    assert lines.splitlines()[-3:] == [
+        "| U-Net | fp16 | 14.0 / 13.5 | 0.861 / 0.800 | – / 0.250 |",
+        "| U-Net | int8 | – / – | – / – | – / – |",
+        "| other | fp16 | – / – | – / – | – / – |",
+    ]
