@@ -14,6 +14,7 @@ from segmentation.data.annotated import AnnotatedPixels
 from segmentation.data.augment import Augmentation, random_crop
 from segmentation.data.cache import SampleStore, StoredSample
 from segmentation.data.copy_paste import CopyPaste, paste
+from segmentation.data.mirrored import may_be_mirrored, mirrored_apart
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Sample
 from segmentation.data.samplers import Draw
@@ -113,10 +114,14 @@ class TrainWindows:
         """
         image, labels, weight = sample.image, sample.labels, sample.weight
         assert labels is not None  # checked for the whole part by the data module
+        mirrored = False
         if self.crop is not None:
+            mirrored = may_be_mirrored(labels.shape, self.crop, self.zoom)
             about = self.crop, rng, self.zoom, pixel
             image, labels, weight = random_crop(image, labels, weight, *about)
         sample = replace(sample, image=image, labels=labels, weight=weight)
+        if mirrored:
+            sample = mirrored_apart(sample)
         if other is not None:
             sample = paste(sample, self.cut(other, None, rng), rng)
         if augmentation is None:
