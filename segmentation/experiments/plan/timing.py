@@ -1,11 +1,13 @@
 """How long a step and a validation image take here: a few of them, by the training itself."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from lightning import Callback, Trainer
@@ -92,7 +94,12 @@ def measure(config: dict[str, Any], clock: Callable[[], float] = time.perf_count
     steps, images = watch.steps, watch.images
     warm = min(WARM, len(steps) - 2)
     step = (steps[-1] - steps[warm]) / (len(steps) - 1 - warm)
-    return Speed(step, (images[-1] - images[0]) / (len(images) - 1), steps[0] - begun)
+    # The first images may be larger than most: what counts is the time of a pixel.
+    pixels = {entry.id: math.prod(entry.image[1][:2]) for entry in data.raw.entries}
+    sizes = [pixels[name] for name in data.split.val]
+    share = np.mean(sizes) / np.mean(sizes[: len(images) - 1])
+    image = share * (images[-1] - images[0]) / (len(images) - 1)
+    return Speed(step, float(image), steps[0] - begun)
 
 
 class _Watch(Callback):
