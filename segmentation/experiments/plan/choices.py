@@ -10,6 +10,7 @@ from segmentation.errors import UserError
 from segmentation.experiments.plan.budget import STEPS, Schedule, Size, Speed, enough, scale
 from segmentation.experiments.plan.facts import DataFacts, Machine
 
+WIDE = 16  # of a network that learns flows
 CROWDED = 0.5  # share of objects that touch, from which the gaps between them are learned
 
 
@@ -83,7 +84,7 @@ def choose(
         Choice("model.class_path", "segmentation.task.SegmentationTask", ""),
         *_windows(facts, machine, size),
         *_network(facts, size, pretrained, steps),
-        *_target(facts),
+        *_target(facts, flows(facts, size, pretrained)),
         *_seen(facts, pretrained),
         *_optimizer(size, pretrained),
     ]
@@ -171,7 +172,7 @@ def _windows(facts: DataFacts, machine: Machine, size: Size) -> list[Choice]:
 
 def _network(facts: DataFacts, size: Size, pretrained: str | None, steps: int) -> list[Choice]:
     key = "model.init_args.net"
-    classes = _outputs(facts)
+    classes = _outputs(facts, flows(facts, size, pretrained))
     if pretrained is None:
         net = {"in_channels": _inputs(facts)[1], "classes": classes, "width": size.width}
         chosen = {"class_path": "segmentation.models.UNet", "init_args": {**net, "depth": 5}}
@@ -194,11 +195,21 @@ def _network(facts: DataFacts, size: Size, pretrained: str | None, steps: int) -
     return [Choice(key, chosen, "net: a pretrained encoder, as you asked.")]
 
 
-def _outputs(facts: DataFacts) -> int:
-    return 1 if not facts.classes else len(facts.classes) + 1
+def _outputs(facts: DataFacts, flowing: bool) -> int:
+    return len(facts.classes) + 1 if facts.classes else 3 if flowing else 1
 
 
-def _target(facts: DataFacts) -> list[Choice]:
+def flows(facts: DataFacts, size: Size, pretrained: str | None) -> bool:
+    """Whether flows to the centres of objects are learned.
+
+    They tell touching objects apart best; a narrow network is better at foreground alone, and near
+    regions that nobody annotated centres are not known.
+    """
+    wide = pretrained is not None or size.width >= WIDE
+    return wide and facts.touching > 0 and not facts.unannotated and not facts.classes
+
+
+def _target(facts: DataFacts, flowing: bool) -> list[Choice]:
     """The one place that says what is learned, and which score chooses the epoch."""
     prefix, targets = "model.init_args.", "segmentation.targets."
     values: dict[str, Any] = {}
@@ -217,6 +228,18 @@ def _target(facts: DataFacts) -> list[Choice]:
             Choice("checkpoint.monitor", "val/class_pq", "monitor: objects with their classes."),
         ]
     found = []
+    monitor = "monitor: objects touch; the epoch that tells them apart best is kept."
+    if flowing:
+        loss = {"class_path": "segmentation.losses.FlowLoss", "init_args": {"per_image": True}}
+        reason = f"target: flows to the centres of objects, for {facts.touching:.0%} of them touch"
+        reason += f" another: what flows to one place is an object.{about}"
+        return [
+            Choice(prefix + "loss", loss, "loss: cross-entropy and Dice of foreground, and flows."),
+            Choice(
+                prefix + "target", {"class_path": targets + "Flow", "init_args": values}, reason
+            ),
+            Choice("checkpoint.monitor", "val/image_ap", monitor),
+        ]
     reason = f"target: object or background. {facts.touching:.0%} of the objects touch another"
     if facts.touching > 0:
         values["seed_distance"] = max(2, round(facts.diameter * scale(facts) / 3))
@@ -242,8 +265,7 @@ def _target(facts: DataFacts) -> list[Choice]:
         Choice(prefix + "target", chosen, f"{reason}.{about}"),
     ]
     if facts.touching > 0:
-        why = "monitor: objects touch; the epoch that tells them apart best is kept."
-        found.append(Choice("checkpoint.monitor", "val/image_ap", why))
+        found.append(Choice("checkpoint.monitor", "val/image_ap", monitor))
     return found
 
 

@@ -70,6 +70,22 @@ def test_what_is_learned_follows_touching_classes_and_annotation() -> None:
     assert "checkpoint" not in chosen(replace(FACTS, touching=0.0))
 
 
+def test_flows_are_learned_by_wide_networks_where_objects_touch() -> None:
+    wide: Any = {"size": Size(16, 128, 4)}
+    assert model(FACTS, "target", **wide)["class_path"] == "segmentation.targets.Flow"
+    assert model(FACTS, "loss", **wide)["class_path"] == "segmentation.losses.FlowLoss"
+    assert model(FACTS, "net", **wide)["init_args"]["classes"] == 3
+    assert chosen(FACTS, **wide)["checkpoint"] == {"monitor": "val/image_ap"}
+    assert model(FACTS, "target", pretrained="file.pth")["class_path"].endswith("Flow")
+    others = ({"touching": 0.0}, {"unannotated": 0.1})
+    for changed in ({}, *others):
+        size = wide if changed else {}  # a narrow one
+        target = model(replace(FACTS, **changed), "target", **size)
+        assert target["class_path"] == "segmentation.targets.Foreground"
+    classes = replace(FACTS, classes=("a", "b"))
+    assert model(classes, "target", **wide)["class_path"] == "segmentation.targets.Classes"
+
+
 @pytest.mark.parametrize(
     ("changed", "recipe"),
     [({}, "nuclei"), ({"background": "middle"}, "cells"), ({"colour": True}, "nuclei")],
