@@ -6,7 +6,8 @@ It learns from the training images of DSB2018 (random split, seed 0) and of BBBC
 both CC0, as ``configs/dsb2018/generalist.yaml`` says. Fields of one may be in the other: what is a
 duplicate, or nearly one, of a validation or test image of either is left out of training. The last
 test looks at the test images of both, by themselves. Written are ``segmentation/networks/
-nuclei.ckpt`` in half precision, and the scores as JSON.
+nuclei.ckpt`` in half precision, and the scores as JSON. The licence is that of the weights that the
+encoder starts from.
 """
 
 import json
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +55,21 @@ class Nuclei(SegmentationDataset):
 
     def index(self) -> Sequence[Record]:
         """All images of both."""
-        found = [(record, part) for part in self.parts for record in part.index()]
+        # Without the groups of one of the two: intervals are of single images.
+        found = [(replace(r, group=""), part) for part in self.parts for r in part.index()]
         self._of = {record.id: part for record, part in found}
         return [record for record, _ in found]
 
     def read(self, record: Record) -> Sample:
-        """One image with its nuclei."""
-        return self._of[record.id].read(record)
+        """One image with its nuclei; its kind is BBBC039, where it is of that."""
+        part = self._of[record.id]
+        sample = part.read(record)
+        return replace(sample, kind=sample.kind or part.name)
+
+    @staticmethod
+    def source_of(name: str) -> str:
+        """One of DSB2018's, or the plate of BBBC039."""
+        return DSB2018.source_of(name) or BBBC039.source_of(name)
 
 
 class NucleiDataModule(SegmentationDataModule):
@@ -111,7 +121,13 @@ def main() -> None:
     shipped = FOLDER / "nuclei.ckpt"
     shipped.unlink(missing_ok=True)
     best = run / "checkpoints" / "best.ckpt"
-    words = ["export", f"--ckpt_path={best}", f"--output={shipped}", "--half", "--license=cc0-1.0"]
+    words = [
+        "export",
+        f"--ckpt_path={best}",
+        f"--output={shipped}",
+        "--half",
+        "--license=apache-2.0",
+    ]
     subprocess.run([sys.executable, "-m", "segmentation", *words], check=True)
     report = Report("nuclei", "above classical on each kind", {"minutes": options.minutes})
     report.note(f"{len(left_out)} training images left out: near a validation or test image.")

@@ -15,17 +15,21 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import numpy as np
 import pandas as pd
 import yaml
 from common import Report, add_root, arguments
 
+import segmentation
 from segmentation.config_files import merged
 from segmentation.data.cache import decoded
+from segmentation.data.description import is_unlike
 from segmentation.data.sources import SourceSplit, with_sources
 from segmentation.data.splits import RandomSplit
 from segmentation.datasets.dsb2018 import DSB2018
@@ -35,6 +39,7 @@ HERE = Path(__file__).resolve().parent
 ROWS: dict[str, Any] = yaml.safe_load((HERE / "sources.yaml").read_text())
 FOLDS, HOME, VAL = 3, 1 / 7, 40
 SCORES = {"iou": "IoU", "ap50": "AP50", "ap": "AP .5-.95"}  # each the mean over images
+PLACES = ("elsewhere", "at home")
 AROUND = 30.0  # seconds: to start, to tune and to write pages
 
 
@@ -135,7 +140,7 @@ def trained(row: str, fold: int, seed: int, options: argparse.Namespace) -> Path
     return options.work / json.loads(kept.read_text())["run"]
 
 
-def table(rows: list[str], options: argparse.Namespace) -> pd.DataFrame:
+def images_of(rows: list[str], options: argparse.Namespace) -> pd.DataFrame:
     """A row for each image, row, fold and method, of what was trained."""
     found = []
     for fold, (_, sources) in enumerate(folds(options.root)):
@@ -149,6 +154,43 @@ def table(rows: list[str], options: argparse.Namespace) -> pd.DataFrame:
     return pd.concat(found)
 
 
+def unlike(row: str, images: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
+    """How unlike its training images a network finds those of sources that were left out."""
+    dataset, found = DSB2018(options.root), []
+    store = decoded(dataset)
+    places = {entry.id: i for i, entry in enumerate(store.entries)}
+    for fold in sorted(images.fold.unique()):
+        run = (
+            options.work
+            / json.loads((options.work / f"{row}-{fold}-{options.seed}.json").read_text())["run"]
+        )
+        model = segmentation.load(run / "checkpoints" / "best.ckpt", device="cpu")
+        for name in images[images.fold == fold].id:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is unlike
+                one = model.predict(store[places[name]].image, probabilities=True)
+            assert not isinstance(one, np.ndarray)
+            found.append({"fold": fold, "id": name, "unlike": one.unlike})
+    return images.merge(pd.DataFrame(found), on=["fold", "id"])
+
+
+def table(figures: list[dict[str, Any]]) -> str:
+    """What was measured, as Markdown."""
+    value = {figure["what"]: figure["median"] for figure in figures}
+    names = list(dict.fromkeys(what.split(",")[0] for what in value if PLACES[0] in what))
+    heads = [f"{title}, {place}" for place in PLACES for title in SCORES.values()]
+    lines = [["", *heads], ["---"] * (1 + len(heads))]
+    for name in names:
+        cells = [value[f"{name}, {place}: {t}"] for place in PLACES for t in SCORES.values()]
+        about = ROWS[name]["about"] if name in ROWS else name
+        lines.append([about, *(f"{cell:.3f}".removeprefix("0") for cell in cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _rank(images: pd.DataFrame) -> float:
+    return float(images["unlike"].corr(images["iou"], method="spearman"))
+
+
 def main() -> None:
     parser = arguments("sources", __doc__)
     add_root(parser)
@@ -158,6 +200,7 @@ def main() -> None:
     parser.add_argument("--folds", nargs="+", type=int, default=[*range(FOLDS)])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", default="imagenet", help="of the encoder: imagenet, or a file")
+    parser.add_argument("--unlike", choices=ROWS, help="does its number of a row tell the loss?")
     parser.add_argument("--train-only", action="store_true", help="write no table")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -169,19 +212,34 @@ def main() -> None:
     settings = {"minutes": options.minutes, "folds": FOLDS, "seed": options.seed}
     expected = "elsewhere .08 of IoU and .10 of AP50 above today's recipe, at home .01 lost at most"
     report = Report("sources", expected, settings)
-    images = table([row for row in ROWS if row in options.rows], options)
-    images["place"] = images.source.where(images.source == "", "elsewhere").replace("", "at home")
-    first = images[images.row == options.rows[0]]
-    methods = {m: first[first.method == m] for m in first.method.unique() if m != "network"}
+    images = images_of([row for row in ROWS if row in options.rows], options)
+    images["place"] = images.source.where(images.source == "", PLACES[0]).replace("", PLACES[1])
     network = images[images.method == "network"]
+    done = network.groupby("row").fold.nunique()
+    for row, count in done[done < FOLDS].items():
+        report.note(f"{row}: {count} of {FOLDS} folds, so it is left out")
+    network = network[network.row.map(done) == FOLDS]
+    first = images[images.row == done.idxmax()]
+    methods = {m: first[first.method == m] for m in ("otsu", "classical")}
     for name, part in [*methods.items(), *network.groupby("row", sort=False)]:
-        for place in ("elsewhere", "at home"):
+        for place in PLACES:
             # Sources count alike, however many images they have.
             by = part[part.place == place].groupby("source")[[*SCORES]].mean()
             for score, title in SCORES.items():
                 report.add(f"{name}, {place}: {title}", "", [float(by[score].mean())])
     for (name, source), part in network[network.source != ""].groupby(["row", "source"]):
         report.add(f"{name}, {source}: IoU", "", [float(part.iou.mean())])
+    if options.unlike:
+        away = (network.row == options.unlike) & (network.place == PLACES[0])
+        seen = unlike(options.unlike, network[away], options)
+        named = seen.unlike.map(is_unlike)
+        worst = seen.iou <= seen.iou.quantile(0.1)
+        report.add("unlike and IoU, elsewhere: rank correlation", "", [_rank(seen)])
+        by = [_rank(part) for _, part in seen.groupby("source") if len(part) >= 10]
+        report.add("unlike and IoU, within a source of 10 or more: rank correlation", "", by)
+        report.add("named as unlike, elsewhere: share", "", [float(named.mean())])
+        report.add("named as unlike, of the worst tenth: share", "", [float(named[worst].mean())])
+    print(table(report.figures))
     report.finish(options.output)
 
 

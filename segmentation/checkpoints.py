@@ -15,6 +15,7 @@ from segmentation.errors import UserError, first_of, printable
 from segmentation.fitting import check_fit
 from segmentation.io import sealed
 from segmentation.io.files import read_json, sha256_of
+from segmentation.networks import find_checkpoint, shipped_networks
 from segmentation.predictor import Predictor
 from segmentation.runtimes.net import Backend, converted, network_record, open_exported
 from segmentation.runtimes.record import FORMAT, is_exported
@@ -40,7 +41,8 @@ def load(
     """The trained network of a checkpoint, ready to predict; of several, their ensemble.
 
     Args:
-        paths: Checkpoints that ``fit``, ``prune`` or ``export`` wrote, or exported networks.
+        paths: Checkpoints that ``fit``, ``prune`` or ``export`` wrote, or exported networks; or
+            the name of a network that comes with the package: ``nuclei``.
         device: "auto" takes a GPU where there is one; otherwise as PyTorch names it.
         tta: Average over an image's eight symmetries: better, eight times slower.
         trust: Packages whose classes may be built, such as your own, beside this one and PyTorch.
@@ -51,7 +53,9 @@ def load(
     Raises:
         UserError: A checkpoint is at fault, they do not fit together, or there is no such device.
 
-    >>> model = load("best.ckpt")  # doctest: +SKIP
+    >>> model = load("nuclei", device="cpu")
+    >>> model.preprocess.channels, type(model.target).__name__
+    ('bright_on_dark', 'Flow')
     >>> labels = model.predict(image)  # doctest: +SKIP
     """
     for path in paths:
@@ -109,9 +113,13 @@ def read_checkpoint(
             (unpickling could then run code of its author); it names what nobody trusts; or the
             sidecar is of another checkpoint.
     """
-    path = Path(path)
+    path = find_checkpoint(path)
     if not path.exists() or path.is_dir():
-        raise UserError(f"{path}: no such checkpoint; check the path")
+        names = ", ".join(shipped_networks())
+        raise UserError(
+            f"{path}: no such checkpoint; check the path, or name one that comes with the package: "
+            f"{names}"
+        )
     if is_exported(path):
         raise UserError(
             f"{path}: is an exported network, which predict and serve take; give the checkpoint "
@@ -176,8 +184,9 @@ def load_task(
 
     Never touches the network. ``backend`` is as :func:`load` takes it.
     """
-    if Path(path).is_file() and is_exported(path):
-        return _exported_task(Path(path), trust, backend)
+    path = find_checkpoint(path)
+    if path.is_file() and is_exported(path):
+        return _exported_task(path, trust, backend)
     task = _trained_task(path, trust)
     if backend not in (None, "torch"):
         net = converted(task.net, record_of(task, path), backend, path)

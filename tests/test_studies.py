@@ -128,3 +128,10 @@ def test_a_study_is_run_and_goes_on(
     studies.main()
     assert json.loads(output.read_text())["rows"] == found["rows"]
     assert "…" not in capfd.readouterr().out  # nothing is trained again
+
+
+def test_the_page_of_sources_shows_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module("sources")
+    found = json.loads((FOLDER / "results" / "sources.json").read_text())
+    assert module.table(found["figures"]) in PAGES

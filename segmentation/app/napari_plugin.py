@@ -12,6 +12,7 @@ import numpy as np
 from segmentation.app.layers import Networks, Segmented, pixel_size_of, plane_axes, segmented
 from segmentation.checkpoints import load
 from segmentation.errors import UserError
+from segmentation.networks import find_checkpoint
 
 
 def segment_layer() -> Any:
@@ -35,7 +36,9 @@ class SegmentLayer:
         self.viewer, self.worker = viewer, None
         self.networks = Networks(lambda path: load(path))
         self.network = widgets.FileEdit(
-            label="network", filter="Networks (*.ckpt *.onnx *.xml *.pt)"
+            label="network",
+            value=find_checkpoint("nuclei"),
+            filter="Networks (*.ckpt *.onnx *.xml *.pt)",
         )
         self.image = widgets.create_widget(annotation=Image, label="image")
         tip = "Empty: gray, or colours"

@@ -56,7 +56,8 @@ def serve(
     Whoever reaches the address may use it: there is no login. No image is kept.
 
     Args:
-        ckpt_path: Written by fit, prune or export; the probabilities of several are averaged.
+        ckpt_path: Written by fit, prune or export, or nuclei, which comes with the package; the
+            probabilities of several are averaged.
         channels: Numbers (from 0) or names of the images' channels, as of predict.
         pixel_size: µm, of images whose files do not tell it.
         diameter: Of the objects in these images, in pixels, or auto, as of predict.

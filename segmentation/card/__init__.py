@@ -4,7 +4,6 @@ Markdown with a head in YAML, as Hugging Face reads it
 (https://huggingface.co/docs/hub/model-cards). What is not known is said to be so.
 """
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 import yaml
 from jinja2 import UndefinedError
 
-from segmentation.card.record import TITLES, known_of, without_folders
+from segmentation.card.record import TITLES, check_license, known_of, without_folders
 from segmentation.checkpoints import read_checkpoint
 from segmentation.errors import UserError, printable
 from segmentation.evaluation.pages import duration, number, render
+from segmentation.networks import find_checkpoint
 
 _METHODS = {"network": "network", "otsu": "Otsu's threshold"}
 _SHOWN = (
@@ -30,8 +30,10 @@ def card(ckpt_path: Path, license: str | None = None, trust: list[str] | None = 
     """Print the model card of a checkpoint: what it was made of, its scores, what it is for.
 
     Args:
-        ckpt_path: Written by fit, prune or export, by any version.
-        license: Of the weights, as Hugging Face calls it, such as cc-by-4.0.
+        ckpt_path: Written by fit, prune or export, by any version; or nuclei, which comes with the
+            package.
+        license: Of the weights, as Hugging Face calls it, such as cc-by-4.0; by default the one
+            that export was told.
         trust: Your own packages whose classes the checkpoint names.
     """
     print(model_card(ckpt_path, license, trust or ()), end="")
@@ -48,7 +50,8 @@ def model_card(
     Args:
         checkpoint: Path of any checkpoint of this package. In the folder of its run, that
             completes it: see :func:`.card.record.known_of`.
-        license: Identifier of the licence of the weights.
+        license: Identifier of the licence of the weights; by default the one that ``export`` was
+            told.
         trust: Packages whose classes the checkpoint may name.
         exported: Name of the file that it was exported to, where the card is of that.
 
@@ -57,13 +60,10 @@ def model_card(
 
     >>> print(model_card("best.ckpt", "cc-by-4.0"))  # doctest: +SKIP
     """
-    path = Path(checkpoint)
-    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
-        raise UserError(
-            f"--license {license}: must be an identifier such as cc-by-4.0 or mit; see "
-            "https://huggingface.co/docs/hub/repositories-licenses"
-        )
+    path = find_checkpoint(checkpoint)
+    check_license(license)
     known = known_of(path, read_checkpoint(path, trust=trust))
+    license = license or known.get("license")
     try:
         known["exported"] = bool(exported or known.get("exported"))
         return _page(exported or path.name, known, license)

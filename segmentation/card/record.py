@@ -2,6 +2,7 @@
 
 import contextlib
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -47,6 +48,15 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def check_license(license: str | None) -> None:
+    """Refuse what is no identifier of a licence, in a ``UserError``."""
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise UserError(
+            f"--license {license}: must be an identifier such as cc-by-4.0 or mit; see "
+            "https://huggingface.co/docs/hub/repositories-licenses"
+        )
 
 
 def kept(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from segmentation.errors import UserError
+from segmentation.networks import find_checkpoint
 from segmentation.training.cli import run
 from segmentation.training.tuning import Tune, check_score
 
@@ -16,6 +18,11 @@ def tune(*options: str, ckpt_path: Path, score: str = "image_ap") -> None:
         ckpt_path: Written by fit.
         score: What is to be highest: image_ap (Kaggle's), ap50, pq, aji, seg, image_iou, class_pq…
     """
+    if find_checkpoint(ckpt_path) != ckpt_path:
+        raise UserError(
+            f"--ckpt_path {ckpt_path}: comes with the package, and is not changed; write a copy "
+            f"with segmentation export --ckpt_path {ckpt_path} --output my.ckpt, and tune that"
+        )
     check_score("--score", score)
     command = ["validate", "--ckpt_path", str(ckpt_path), *options]
     run(command, [Tune(score)], tuned=False)

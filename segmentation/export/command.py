@@ -9,6 +9,7 @@ from segmentation.errors import UserError
 from segmentation.export import bioimageio, files, images, proof
 from segmentation.export.int8 import quantized
 from segmentation.io.files import write_bytes
+from segmentation.networks import find_checkpoint
 from segmentation.predict.export import export as give_away
 from segmentation.predict.scripts import write_scripts
 from segmentation.runtimes.net import script_of
@@ -39,7 +40,7 @@ def export(
     export.json tell how far the answers are apart.
 
     Args:
-        ckpt_path: Written by fit.
+        ckpt_path: Written by fit, or nuclei, which comes with the package.
         output: The new checkpoint; with --format a folder, which is made.
         format: onnx, openvino, torchscript, a package for bioimage.io; several at once.
         precision: Of the weights: fp16 halves the file and computes in float32 all the same; int8
@@ -56,10 +57,11 @@ def export(
         license: Of the weights, for the model card, such as cc-by-4.0.
         trust: Your own packages whose classes the checkpoint names.
     """
+    ckpt_path = find_checkpoint(ckpt_path)
     if not format:
         if precision != "fp32" or data_images or config or tolerance is not None:
             raise UserError("--precision, --config, --data.images, --tolerance: need a --format")
-        give_away(ckpt_path, output, half, trust)
+        give_away(ckpt_path, output, half, license, trust)
         return
     formats = list(dict.fromkeys(format))
     files.check(formats, precision, half)

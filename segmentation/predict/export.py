@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segmentation.card.record import kept
+from segmentation.card.record import check_license, kept
 from segmentation.checkpoints import read_checkpoint
 from segmentation.errors import UserError
 from segmentation.io import sealed
@@ -16,7 +16,11 @@ _KEPT = ("segmentation", "state_dict", "epoch", "global_step", "pytorch-lightnin
 
 
 def export(
-    ckpt_path: Path, output: Path, half: bool = False, trust: list[str] | None = None
+    ckpt_path: Path,
+    output: Path,
+    half: bool = False,
+    license: str | None = None,
+    trust: list[str] | None = None,
 ) -> None:
     """Write a checkpoint to give away: without what training needs, smaller.
 
@@ -26,12 +30,15 @@ def export(
         ckpt_path: Written by fit.
         output: The new one.
         half: In float16: half the size, the same scores to rounding.
+        license: Of the weights, for the model card.
         trust: Your own packages whose classes the checkpoint names.
     """
     if output.exists():
         raise UserError(f"{output}: exists already; choose another --output")
     checkpoint = read_checkpoint(ckpt_path, trust=trust or ())
-    checkpoint["segmentation"]["record"] = kept(ckpt_path, checkpoint)
+    check_license(license)
+    record = kept(ckpt_path, checkpoint)
+    checkpoint["segmentation"]["record"] = record | ({"license": license} if license else {})
     save_for_inference(checkpoint, output, half)
     before, after = (path.stat().st_size / 1e6 for path in (ckpt_path, output))
     print(f"{output}: {after:.1f} MB of {before:.1f} MB")

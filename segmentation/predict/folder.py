@@ -31,6 +31,7 @@ from segmentation.io.run_lengths import RLE_COLUMNS
 from segmentation.io.stacks import open_planes
 from segmentation.io.tiff import decoding
 from segmentation.measurements import image_columns, object_columns
+from segmentation.networks import find_checkpoint
 from segmentation.predict.doubtful import DOUBTS, doubtful
 from segmentation.predict.manifest import Manifest
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
@@ -68,8 +69,9 @@ def predict(
     folder. The status is 1 when files were left out; they are named at the end.
 
     Args:
-        ckpt_path: Written by fit, prune or export (ONNX and the like, too); the probabilities of
-            several are averaged, and objects are told apart as the first one says.
+        ckpt_path: Written by fit, prune or export (ONNX and the like, too), or nuclei, which comes
+            with the package; the probabilities of several are averaged, and objects are told apart
+            as the first one says.
         data_images: Folder of PNG, TIFF (stacks too), JPEG or BMP images; subfolders are kept.
         output: Folder that gets masks/, objects.csv, images.csv and manifest.json.
         labels: Also labels/: each object its own number, 16 or 32 bits (tiff, or zarr: OME-Zarr).
@@ -95,6 +97,7 @@ def predict(
     """
     outputs = Outputs(output, labels, probabilities, overlays, geojson, rle, rois)
     images, left_out = _images(data_images, output)
+    ckpt_path = [find_checkpoint(path) for path in ckpt_path]
     task, where = load_ensemble(ckpt_path, tta, trust or (), backend), find_device(device)
     task.predictor.adapt(channels, pixel_size, diameter)
     joined = _joined(data_images, images, task.predictor.preprocess)

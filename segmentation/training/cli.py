@@ -20,6 +20,7 @@ from segmentation.data.seen import trained_on
 from segmentation.errors import UserError
 from segmentation.fitting import check_loss
 from segmentation.models.encoder import is_file, load_encoder, unreachable
+from segmentation.networks import find_checkpoint
 from segmentation.score_names import MEANS
 from segmentation.task import SegmentationTask
 from segmentation.terminal import quiet, verbose
@@ -189,6 +190,8 @@ class CLI(LightningCLI):
             if key.endswith("encoder_weights") and (replaced or is_file(value)):
                 config["model"][key] = None  # smp knows names alone, and would fetch them
                 self.encoder_file = None if replaced else value
+        if path is not None:
+            path = config["ckpt_path"] = str(find_checkpoint(path))
         if path is None and not fits:
             raise UserError(f"{self.subcommand} needs --ckpt_path FILE, the checkpoint to score")
         if path is not None and fits:

@@ -35,6 +35,7 @@ def panel(make_napari_viewer: Callable[[], Any], checkpoint: Path) -> SegmentLay
     container = segment_layer()
     viewer.window.add_dock_widget(container)
     panel: SegmentLayer = container.panel
+    assert panel.network.value.name == "nuclei.ckpt"
     panel.network.value = checkpoint
     return panel
 
