@@ -38,6 +38,8 @@ SMALLER = {  # so that two cores take the step in a second: sizes change, nothin
     "dsb2018/encoder_unet.yaml": ["--model.net.encoder_weights=null"],
     "dsb2018/star_convex.yaml": ["--model.net.encoder_weights=null"],
     "dsb2018/flow.yaml": ["--model.net.encoder_weights=null"],
+    "dsb2018/generalist.yaml": ["--model.net.encoder_weights=null"],
+    "finetune.yaml": [],
     "reproduce/c/hrnet.yaml": ["--model.net.encoder_name=tu-hrnet_w18_small"],
     "reproduce/b/": ["--model.net.width=4", "--model.preprocess.resize=[64,64]"],
     "reproduce/d/": [],
