@@ -25,7 +25,7 @@ ARMS = {
     "PyTorch": ("ckpt", "torch"),
     "ONNX Runtime fp32": ("fp32", "onnxruntime"),
     "OpenVINO fp32": ("fp32", "openvino"),
-    "OpenVINO int8": ("int8", "openvino"),
+    "ONNX Runtime int8": ("int8", "onnxruntime"),
 }
 
 

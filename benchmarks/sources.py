@@ -177,13 +177,14 @@ def unlike(row: str, images: pd.DataFrame, options: argparse.Namespace) -> pd.Da
 def table(figures: list[dict[str, Any]]) -> str:
     """What was measured, as Markdown."""
     value = {figure["what"]: figure["median"] for figure in figures}
-    names = list(dict.fromkeys(what.split(",")[0] for what in value if PLACES[0] in what))
+    known = {"otsu": "Otsu's threshold", "classical": "the classical baseline"}
+    known |= {name: row["about"] for name, row in ROWS.items()}
+    names = [name for name in known if f"{name}, {PLACES[0]}: IoU" in value]
     heads = [f"{title}, {place}" for place in PLACES for title in SCORES.values()]
     lines = [["", *heads], ["---"] * (1 + len(heads))]
     for name in names:
         cells = [value[f"{name}, {place}: {t}"] for place in PLACES for t in SCORES.values()]
-        about = ROWS[name]["about"] if name in ROWS else name
-        lines.append([about, *(f"{cell:.3f}".removeprefix("0") for cell in cells)])
+        lines.append([known[name], *(f"{cell:.3f}".removeprefix("0") for cell in cells)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 

@@ -81,7 +81,7 @@ def prove(
 
     arms = {EAGER: arm(eager, ckpt_path, None)}
     for name, path in made.items():
-        for backend in sorted(able(path)):
+        for backend in sorted(able(path, precision)):
             if backend == "torch" or find_spec(backend) is not None:
                 predictor = load(path, device="cpu", trust=trust, backend=backend)
                 arms[f"{name}, {backend}"] = arm(predictor, path, backend)

@@ -58,8 +58,17 @@ class ExportedNet(nn.Module):
             ) from error
 
 
-def able(path: Path) -> tuple[Backend, ...]:
-    """What can run an exported file."""
+def able(path: Path, precision: str = "fp32") -> tuple[Backend, ...]:
+    """What can run an exported file.
+
+    An ONNX file of 8 bits is ONNX Runtime's alone: OpenVINO 2026 computes other answers from it
+    (by .07 of IoU and .29 of AP on nuclei, where ONNX Runtime loses .001 and .002).
+
+    >>> able(Path("model.onnx")), able(Path("model.onnx"), "int8")
+    (('openvino', 'onnxruntime'), ('onnxruntime',))
+    """
+    if precision == "int8" and path.suffix.lower() == ".onnx":
+        return ("onnxruntime",)
     runtimes: dict[str, tuple[Backend, ...]] = {
         ".onnx": ("openvino", "onnxruntime"),
         ".xml": ("openvino",),
@@ -83,7 +92,7 @@ def open_exported(path: Path, backend: Backend | None = None) -> ExportedNet:
     }
     suffix = path.suffix.lower()
     record, source = read[suffix](path) if suffix in read else (script_record(path), path)
-    runtimes = able(path)
+    runtimes = able(path, record.get("precision", "fp32"))
     if backend not in (None, "auto"):
         if backend not in runtimes:
             what = f"--backend {backend} does not run it; {' and '.join(runtimes)} can"

@@ -78,6 +78,8 @@ def test_whole_numbers_are_calibrated_on_training_images(run: Path, tmp_path: Pa
     one, two = (segmentation.load(out / f"model.{end}", device="cpu") for end in ("onnx", "xml"))
     # Single pixels may differ more: where two round otherwise, an activation moves by a step.
     assert np.abs(one.maps(image) - two.maps(image)).mean() < 0.01
+    with pytest.raises(UserError, match="--backend openvino does not run it; onnxruntime can"):
+        segmentation.load(out / "model.onnx", backend="openvino")
 
 
 def test_sizes_are_not_computed_in_8_bits() -> None:
