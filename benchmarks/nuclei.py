@@ -87,7 +87,7 @@ class NucleiDataModule(SegmentationDataModule):
 
 def divided(root: Path) -> tuple[Split, list[str], dict[str, str]]:
     """The split of both, what is left out of training, and the data set of each image."""
-    every, of = {part: list[str]() for part in PARTS}, {}
+    every, of = {part: list[str]() for part in PARTS}, dict[str, str]()
     for dataset, splitter in (
         (DSB2018(root / "dsb2018"), RandomSplit(val=50, test=100, seed=0)),
         (BBBC039(root / "bbbc039"), OfficialSplit()),

@@ -137,7 +137,7 @@ def trained(row: str, fold: int, seed: int, options: argparse.Namespace) -> Path
         about = {"run": str(found.relative_to(options.work)), "epochs": epochs, "seconds": spent}
         kept.write_text(json.dumps(about))
         print(f"{name}: {epochs} epochs, {spent:.0f} s", flush=True)
-    return options.work / json.loads(kept.read_text())["run"]
+    return Path(options.work, json.loads(kept.read_text())["run"])
 
 
 def images_of(rows: list[str], options: argparse.Namespace) -> pd.DataFrame:
