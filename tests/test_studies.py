@@ -135,3 +135,17 @@ def test_the_page_of_sources_shows_what_was_measured(monkeypatch: pytest.MonkeyP
     module = importlib.import_module("sources")
     found = json.loads((FOLDER / "results" / "sources.json").read_text())
     assert module.table(found["figures"]) in PAGES
+
+
+def test_the_page_of_nuclei_shows_what_was_measured() -> None:
+    page = (ROOT / "docs" / "howto" / "nuclei.md").read_text(encoding="utf-8")
+    found = json.loads((FOLDER / "results" / "nuclei.json").read_text())["figures"]
+    value = {figure["what"]: figure["median"] for figure in found}
+    names = {"bbbc039": "BBBC039", "fluorescence": "fluorescence", "histology": "stained tissue"}
+    names |= {"fluorescence-dim": "dim fluorescence", "brightfield": "bright field"}
+    for kind, title in names.items():
+        cells = [f"{value[f'{kind}, network: images']:.0f}"]
+        for score in ("IoU", "AP .5-.95"):
+            for method in ("network", "otsu", "classical"):
+                cells.append(f"{value[f'{kind}, {method}: {score}']:.3f}".removeprefix("0"))
+        assert f"| {' | '.join([title, *cells])} |" in page
