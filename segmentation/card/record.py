@@ -95,10 +95,26 @@ def without_folders(config: Any) -> Any:
         return {k: without_folders(v) for k, v in config.items() if v is not None}
     if isinstance(config, list | tuple):
         return [without_folders(value) for value in config]
-    if isinstance(config, str):  # written on whatever system
-        windows = PureWindowsPath(config)
-        return windows.name if windows.is_absolute() or config.startswith("/") else config
-    return config
+    return as_name(config)
+
+
+def as_name(value: Any) -> Any:
+    """An absolute path as the name of its file, whatever system it was written on; others as is."""
+    if not isinstance(value, str):
+        return value
+    windows = PureWindowsPath(value)
+    return windows.name if windows.is_absolute() or value.startswith("/") else value
+
+
+def renamed_paths(config: Any) -> Any:
+    """A config whose absolute paths are names; what is not set stays so.
+
+    >>> renamed_paths({"encoder_weights": str(Path.home() / "lite2.pth"), "resize": None})
+    {'encoder_weights': 'lite2.pth', 'resize': None}
+    """
+    if isinstance(config, dict):
+        return {key: renamed_paths(value) for key, value in config.items()}
+    return [renamed_paths(one) for one in config] if isinstance(config, list) else as_name(config)
 
 
 def scored_as(path: Path) -> dict[str, Any]:

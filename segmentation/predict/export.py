@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segmentation.card.record import check_license, kept
+from segmentation.card.record import check_license, kept, renamed_paths
 from segmentation.checkpoints import read_checkpoint
 from segmentation.errors import UserError
 from segmentation.io import sealed
@@ -37,8 +37,10 @@ def export(
         raise UserError(f"{output}: exists already; choose another --output")
     checkpoint = read_checkpoint(ckpt_path, trust=trust or ())
     check_license(license)
-    record = kept(ckpt_path, checkpoint)
-    checkpoint["segmentation"]["record"] = record | ({"license": license} if license else {})
+    record, about = kept(ckpt_path, checkpoint), checkpoint["segmentation"]
+    about["record"] = record | ({"license": license} if license else {})
+    if about.get("config") is not None:
+        about["config"] = renamed_paths(about["config"])  # it is given away
     save_for_inference(checkpoint, output, half)
     before, after = (path.stat().st_size / 1e6 for path in (ckpt_path, output))
     print(f"{output}: {after:.1f} MB of {before:.1f} MB")
