@@ -110,6 +110,9 @@ class StudyDataModule(SegmentationDataModule):
             return super().pixels(name)
         return self.preprocess.fit_image(self.raw[self._places[name]].image)
 
+    def truth(self, name: str) -> np.ndarray:
+        return super().truth(name) if self.native else self.shown(name)[1]
+
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         if self.native:
             return super().shown(name)

@@ -4,19 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from segmentation.experiments.quantised import quantise, quantised_table
+from segmentation.experiments.quantised import Published, quantise, quantised_table
 from tests.helpers import fit
 
 
 def test_sizes_scores_and_latency_are_measured(dsb_root: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     run = fit(dsb_root, tmp_path / "runs")
-    found = quantise(run, {"fp32": {}, "fp16": {}}, tmp_path / "log.txt")
-    assert found is not None and list(found) == ["fp32", "fp16"]
-    whole, half = found.values()
-    assert 0.4 < half["megabytes"] / whole["megabytes"] < 0.8  # beside the graph
-    assert half["mean_iou"] == pytest.approx(whole["mean_iou"], abs=0.01)
-    assert all(one["seconds"] > 0 for one in found.values())
+    found = quantise(run, {"fp16": {}}, tmp_path / "log.txt")
+    assert found is not None and list(found) == ["fp16"]
+    half, whole = found["fp16"], run / "checkpoints" / "best.ckpt"
+    assert half["megabytes"] is not None and half["seconds"] is not None
+    assert 0 < half["megabytes"] < whole.stat().st_size / 2e6  # which has Adam's numbers, too
+    assert 0 < (half["mean_iou"] or 0) <= 1 and half["seconds"] > 0
 
 
 def test_without_the_runtimes_nothing_is_measured(
@@ -27,7 +27,7 @@ def test_without_the_runtimes_nothing_is_measured(
 
 
 def test_the_table() -> None:
-    published = {"fp16": {"megabytes": 14.0, "mean_iou": 0.861}, "int8": {}}
+    published: Published = {"fp16": {"megabytes": 14.0, "mean_iou": 0.861}, "int8": {}}
     measured = {"fp16": {"megabytes": 13.5, "mean_iou": 0.8, "seconds": 0.25}}
     lines = quantised_table({"U-Net": (published, measured), "other": ({"fp16": {}}, None)})
     assert lines.splitlines()[-3:] == [

@@ -209,6 +209,9 @@ def test_score_at(score_at: Any) -> None:
     image, truth, _ = data.shown(name)
     assert image.shape == (*size, 1) and truth.shape == size
     np.testing.assert_array_equal(truth, batch["labels"][0].numpy())
+    # What the baselines look at.
+    np.testing.assert_array_equal(data.truth(name), truth)
+    assert data.pixels(name).shape[:2] == size
 
 
 @pytest.mark.parametrize(
