@@ -23,6 +23,6 @@ def find_checkpoint(path: str | Path) -> Path:
     ('nuclei.ckpt', 'best.ckpt')
     """
     found = Path(path)
-    if found.exists() or str(path) not in shipped_networks():
+    if found.is_file() or str(path) not in shipped_networks():
         return found
     return FOLDER / f"{path}.ckpt"

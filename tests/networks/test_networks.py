@@ -24,6 +24,9 @@ def test_a_name_is_the_shipped_file_but_a_file_of_ones_own_wins(
     assert find_checkpoint("nuclei").is_file()
     assert find_checkpoint("other.ckpt") == Path("other.ckpt")
     monkeypatch.chdir(tmp_path)
+    Path("nuclei").mkdir()  # of images, say
+    assert find_checkpoint("nuclei").is_file()
+    Path("nuclei").rmdir()
     Path("nuclei").write_text("mine")
     assert find_checkpoint("nuclei") == Path("nuclei")
 
