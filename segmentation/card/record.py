@@ -85,36 +85,23 @@ def began(about: dict[str, Any], config: str, content: str | None) -> dict[str, 
     return {**known, "content": content, "settings": without_folders(settings)}
 
 
-def without_folders(config: Any) -> Any:
-    """A config without what is not set, and without the folders in which its files lie.
+def without_folders(config: Any, unset: bool = False) -> Any:
+    """A config without the folders in which its files lie; what is not set goes, unless ``unset``.
 
     >>> without_folders({"root": str(Path.home() / "mine"), "fold": None, "files": [{"a": None}]})
     {'root': 'mine', 'files': [{}]}
+    >>> without_folders({"root": str(Path.home() / "mine"), "fold": None}, unset=True)
+    {'root': 'mine', 'fold': None}
     """
     if isinstance(config, dict):
-        return {k: without_folders(v) for k, v in config.items() if v is not None}
+        known = {k: v for k, v in config.items() if unset or v is not None}
+        return {k: without_folders(v, unset) for k, v in known.items()}
     if isinstance(config, list | tuple):
-        return [without_folders(value) for value in config]
-    return as_name(config)
-
-
-def as_name(value: Any) -> Any:
-    """An absolute path as the name of its file, whatever system it was written on; others as is."""
-    if not isinstance(value, str):
-        return value
-    windows = PureWindowsPath(value)
-    return windows.name if windows.is_absolute() or value.startswith("/") else value
-
-
-def renamed_paths(config: Any) -> Any:
-    """A config whose absolute paths are names; what is not set stays so.
-
-    >>> renamed_paths({"encoder_weights": str(Path.home() / "lite2.pth"), "resize": None})
-    {'encoder_weights': 'lite2.pth', 'resize': None}
-    """
-    if isinstance(config, dict):
-        return {key: renamed_paths(value) for key, value in config.items()}
-    return [renamed_paths(one) for one in config] if isinstance(config, list) else as_name(config)
+        return [without_folders(value, unset) for value in config]
+    if isinstance(config, str):  # written on whatever system
+        windows = PureWindowsPath(config)
+        return windows.name if windows.is_absolute() or config.startswith("/") else config
+    return config
 
 
 def scored_as(path: Path) -> dict[str, Any]:

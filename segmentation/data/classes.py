@@ -16,6 +16,15 @@ def classes_of(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(labels < 0, -1, classes.astype(np.int32)[np.maximum(labels, 0)]))
 
 
+def filled(classes: np.ndarray, count: int) -> np.ndarray:
+    """The classes of the ids 0 … count - 1, 0 where none is known.
+
+    >>> filled(np.array([0, 2], np.uint8), 4).tolist()
+    [0, 2, 0, 0]
+    """
+    return np.pad(classes[:count], (0, max(0, count - len(classes))))
+
+
 def class_counts(classes: np.ndarray, count: int) -> np.ndarray:
     """(n + 1,) class of each id ► (count + 1,) int64: how many objects each class has.
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from segmentation.data.cache import StoredSample
+from segmentation.data.classes import filled
 from segmentation.data.sample import Sample
 
 _COVERED = 0.3  # of an object's pixels: one that would hide more of another is not pasted
@@ -78,12 +79,7 @@ def paste(window: Sample, other: Sample, rng: np.random.Generator) -> Sample:
     numbers[chosen] = len(areas) + np.arange(int(chosen.sum()))
     classes = window.classes
     if classes is not None and other.classes is not None:
-        classes = np.concatenate([_filled(classes, len(areas)), other.classes[names[chosen]]])
+        classes = np.concatenate([filled(classes, len(areas)), other.classes[names[chosen]]])
     image = mixed.round().astype(window.image.dtype)
     merged = np.where(inside, numbers[theirs], labels)
     return replace(window, image=image, labels=merged, classes=classes)
-
-
-def _filled(classes: np.ndarray, count: int) -> np.ndarray:
-    """The classes of the ids 0 … count - 1."""
-    return np.pad(classes[:count], (0, max(0, count - len(classes))))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from skimage.measure import label
 
+from segmentation.data.classes import filled
 from segmentation.data.sample import Sample
 
 
@@ -47,6 +48,6 @@ def mirrored_apart(sample: Sample) -> Sample:
     numbers = ids.copy()
     numbers[repeated] = count + np.arange(int(repeated.sum()))
     if classes is not None:
-        known = np.pad(classes[:count], (0, max(0, count - len(classes))))
+        known = filled(classes, count)
         classes = np.concatenate([known, known[ids[repeated]]])
     return replace(sample, labels=numbers[pieces], classes=classes)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segmentation.card.record import check_license, kept, renamed_paths
+from segmentation.card.record import check_license, kept, without_folders
 from segmentation.checkpoints import read_checkpoint
 from segmentation.errors import UserError
 from segmentation.io import sealed
@@ -40,7 +40,7 @@ def export(
     record, about = kept(ckpt_path, checkpoint), checkpoint["segmentation"]
     about["record"] = record | ({"license": license} if license else {})
     if about.get("config") is not None:
-        about["config"] = renamed_paths(about["config"])  # it is given away
+        about["config"] = without_folders(about["config"], unset=True)  # it is given away
     save_for_inference(checkpoint, output, half)
     before, after = (path.stat().st_size / 1e6 for path in (ckpt_path, output))
     print(f"{output}: {after:.1f} MB of {before:.1f} MB")
