@@ -24,7 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pandas as pd
 import yaml
 from common import HERE, Report, arguments
-from sources import fill
+from sources import SCORES, fill, listed
 
 from segmentation.config_files import merged
 from segmentation.data.cache import decoded
@@ -37,7 +37,6 @@ from segmentation.evaluation.audit.duplicates import find_duplicates
 from segmentation.networks import FOLDER
 
 NEAR = 0.4  # as ``segmentation audit`` has it
-SCORES = {"iou": "IoU", "ap50": "AP50", "ap": "AP .5-.95"}  # each the mean over images
 
 
 class Nuclei(SegmentationDataset):
@@ -145,18 +144,15 @@ def main() -> None:
 
 def train(split: Split, options: Any) -> None:
     """One training, and its test."""
-    files = {}
-    for part in PARTS:
-        (file := options.work / f"{part}.txt").write_text("\n".join(getattr(split, part)) + "\n")
-        files[part] = str(file)
+    parts = {part: getattr(split, part) for part in PARTS}
     config = merged("dsb2018/generalist")
     config["run"] = {"name": "nuclei", "root": str(options.work), "wandb": "off"}
     data = config["data"]
     data["class_path"] = "nuclei.NucleiDataModule"
-    lists = {"class_path": "segmentation.data.splits.ListSplit", "init_args": files}
+    lists = listed(parts, options.work)
     data["init_args"] |= {"root": str(options.root), "num_workers": 0, "split": lists}
-    parts = {part: len(getattr(split, part)) for part in PARTS}
-    fill(config, options.minutes * 60, parts, options.weights)
+    counts = {part: len(ids) for part, ids in parts.items()}
+    fill(config, options.minutes * 60, counts, options.weights)
     (file := options.work / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     words = [sys.executable, "-m", "segmentation", "fit", f"--config={file}"]

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ PLACES = ("elsewhere", "at home")
 AROUND = 30.0  # seconds: to start, to tune and to write pages
 
 
+@cache
 def folds(root: Path) -> list[tuple[dict[str, list[str]], dict[str, str]]]:
     """Ids of train, val and test in each fold; and the source of each test image, "" at home."""
     dataset = DSB2018(root)
@@ -62,13 +65,8 @@ def configured(row: str, fold: int, seed: int, options: argparse.Namespace) -> d
     """The config of a training, whose epochs fill the processor time."""
     name = f"{row}-{fold}-{seed}"
     parts, _ = folds(options.root)[fold]
-    files = {}
-    for part, ids in parts.items():
-        file = options.work / f"fold{fold}-{part}.txt"
-        file.write_text("\n".join(sorted(ids)) + "\n")
-        files[part] = str(file)
     own = options.work / f"{name}.yaml"
-    split = {"class_path": "segmentation.data.splits.ListSplit", "init_args": files}
+    split = listed(parts, options.work, f"fold{fold}-")
     common = {
         "seed_everything": seed,
         "run": {"name": name, "root": str(options.work / "runs"), "wandb": "off"},
@@ -93,6 +91,15 @@ def configured(row: str, fold: int, seed: int, options: argparse.Namespace) -> d
     )
     own.write_text(yaml.safe_dump(config, sort_keys=False))
     return config
+
+
+def listed(parts: Mapping[str, Sequence[str]], folder: Path, start: str = "") -> dict[str, Any]:
+    """The split of these parts, as a config has it; their ids become files in ``folder``."""
+    files = {}
+    for part, ids in parts.items():
+        (file := folder / f"{start}{part}.txt").write_text("\n".join(sorted(ids)) + "\n")
+        files[part] = str(file)
+    return {"class_path": "segmentation.data.splits.ListSplit", "init_args": files}
 
 
 def fill(config: dict[str, Any], seconds: float, parts: dict[str, int], weights: str) -> None:
