@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if verbose():
             traceback.print_exc()
-        return _refused(_line(error))
+        return _refused(_error_line(error))
     except (RuntimeError, OSError) as error:
         from segmentation.training.messages import machine_gist
 
@@ -133,7 +133,7 @@ def _interrupted() -> int:
     return 130
 
 
-def _line(error: UserError) -> str:
+def _error_line(error: UserError) -> str:
     """The error's line, also where a loading process met it.
 
     PyTorch raises that anew with the whole traceback as its text, which ends in the line.

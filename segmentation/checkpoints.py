@@ -141,7 +141,7 @@ def read_checkpoint(
         if not isinstance(config["init_args"], dict):
             raise ValueError("init_args")
         if tuned and sidecar(path).exists():
-            target = decoding(config["init_args"]["target"])
+            target = decoding_part(config["init_args"]["target"])
             target["init_args"] = {**(target.get("init_args") or {}), **_tuned(path)}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
@@ -151,10 +151,10 @@ def read_checkpoint(
     return checkpoint
 
 
-def decoding(target: dict[str, Any]) -> dict[str, Any]:
+def decoding_part(target: dict[str, Any]) -> dict[str, Any]:
     """Whose arguments the decoding follows: a target's config, or that of a target's objects."""
     inner = (target.get("init_args") or {}).get("objects")
-    return decoding(inner) if isinstance(inner, dict) else target
+    return decoding_part(inner) if isinstance(inner, dict) else target
 
 
 def _tuned(path: Path) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def _parsed(
         if found := _AT_FAULT.search(message):
             (one,) = (p for p in named if _option(p).lstrip("-") == found[1])
             flag = found[1] if one.kind is one.POSITIONAL_ONLY else f"--{found[1]}"
-            message = f"{flag} {found[2]}: must be {_described(one.annotation)}"
+            message = f"{flag} {found[2]}: must be {_kind_text(one.annotation)}"
         elif found := re.search(r"unrecognized arguments: (--[\w.-]+)", message):
             near = get_close_matches(found[1], [_option(p) for p in named], 1)
             hint = "".join(f" (did you mean {name}?)" for name in near)
@@ -208,9 +208,9 @@ def _underscored(word: str, known: set[str]) -> str:
     return other + equals + value if word.startswith("--") and other in known else word
 
 
-def _described(kind: Any) -> str:
+def _kind_text(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if arguments := [a for a in get_args(kind) if a is not type(None)]:
-        return " or ".join(map(_described, arguments))
+        return " or ".join(map(_kind_text, arguments))
     return {int: "a whole number", float: "a number"}.get(kind, "text")

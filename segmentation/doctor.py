@@ -31,7 +31,7 @@ def doctor(
         seconds: Of the speed test, about; 0 leaves it out.
     """
     failed = False
-    for status, name, text, remedy in findings(data_root, run_root):
+    for status, name, text, remedy in examined(data_root, run_root):
         failed |= status == "error"
         more = f"\n{'':20}► {remedy}" * (status != "ok")
         print(f"{status:8} {name:10} {text}{more}", flush=True)
@@ -40,7 +40,7 @@ def doctor(
     return int(failed)
 
 
-def findings(data: Path | None, runs: Path) -> Iterator[Finding]:
+def examined(data: Path | None, runs: Path) -> Iterator[Finding]:
     """All but the speed test."""
     yield check_packages()
     yield check_gpu()

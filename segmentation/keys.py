@@ -82,7 +82,7 @@ def _classes(key: str) -> list[tuple[str, SourceClass]]:
     return listed
 
 
-def _chosen(value: Any, key: str) -> str | None:
+def _class_at(value: Any, key: str) -> str | None:
     """The class that a config chooses at a key."""
     if isinstance(value, dict):
         return value.get("class_path")
@@ -112,7 +112,7 @@ def keys(config: dict[str, Any]) -> tuple[dict[str, Argument], set[str]]:
                 continue
             found[full] = key
             value = values.get(name) if isinstance(values, dict) else None
-            chosen = _chosen(value, full) if full in _MODULES or isinstance(value, dict) else None
+            chosen = _class_at(value, full) if full in _MODULES or isinstance(value, dict) else None
             below = find_class(chosen) if chosen else key.owner.named_by(key.kind)
             if below is not None:
                 inner = value.get("init_args", value) if isinstance(value, dict) else {}
@@ -122,7 +122,7 @@ def keys(config: dict[str, Any]) -> tuple[dict[str, Argument], set[str]]:
 
     for group, default in _GROUPS.items():
         value = config.get(group)
-        chosen = _chosen(value, group) if group in ("data", "model") else None
+        chosen = _class_at(value, group) if group in ("data", "model") else None
         owner = find_class(chosen or default)
         if owner is None:
             free.add(group)
@@ -144,7 +144,7 @@ def answer(command: str, words: Sequence[str]) -> str | None:
     Raises:
         UserError: A key that was typed or stands in a config is none.
     """
-    typed = list(_typed(words))
+    typed = list(_typed_keys(words))
     names = [name for name, _ in typed]
     config: dict[str, Any] = {}
     for file in (value for name, value in typed if name in ("config", "c") and value):
@@ -155,10 +155,10 @@ def answer(command: str, words: Sequence[str]) -> str | None:
                     one, dict if group in ("run", "checkpoint", "trainer") else dict | str
                 ):
                     raise UserError(f"{file}: {group}: {one} must be a mapping of its keys")
-            _merge(config, part)
+            _put_over(config, part)
             _check(file, dotted(part), *keys(config), command)
     for place, (name, value) in enumerate(typed):
-        _merge(config, _nested(name, value))
+        _put_over(config, _nested(name, value))
         if name in _MODULES and value:  # another class: what was typed for the one before goes
             names[:place] = [n if not n.startswith(f"{name}.") else name for n in names[:place]]
     known, free = keys(config)
@@ -174,7 +174,7 @@ def answer(command: str, words: Sequence[str]) -> str | None:
     return None
 
 
-def _typed(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+def _typed_keys(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     """Keys as they are typed, each with its value; ``init_args`` may be left out."""
     for place, word in enumerate(words):
         if word.startswith("-") and not re.match(r"-[\d.]", word) and word.strip("-"):
@@ -191,7 +191,7 @@ def _nested(name: str, value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _merge(into: dict[str, Any], part: Any) -> None:
+def _put_over(into: dict[str, Any], part: Any) -> None:
     """Put a part over a config; another class brings its own arguments."""
     for key, value in part.items():
         old = into.get(key)
@@ -207,7 +207,7 @@ def _merge(into: dict[str, Any], part: Any) -> None:
         mine = old.get("class_path") if isinstance(old, dict) else old
         if not isinstance(old, dict) or value.get("class_path", mine) != mine:
             into[key] = {} if mine is None or "class_path" in value else {"class_path": mine}
-        _merge(into[key], value)
+        _put_over(into[key], value)
 
 
 def dotted(part: dict[str, Any], above: str = "") -> Iterator[str]:
@@ -262,7 +262,7 @@ def explain(name: str, known: dict[str, Argument], command: str = "fit") -> str:
     if name in known:
         key = known[name]
         about = key.owner.about().get(name.rpartition(".")[2], "")
-        lines = [_line(name, key, about)]
+        lines = [_key_line(name, key, about)]
     if classes := _classes(name):
         lines += ["", "May be:"]
         lines += [
@@ -286,7 +286,7 @@ def _all_keys(command: str) -> str:
         for name in (name for name in known if name.startswith(f"{group}.")):
             key = known[name]
             about = owners.setdefault(key.owner.path, key.owner.about())
-            lines.append(_line(name, key, about.get(name.rpartition(".")[2], "")))
+            lines.append(_key_line(name, key, about.get(name.rpartition(".")[2], "")))
     for place in _MODULES:
         if place.startswith("trainer") or place == "model.optimizer":
             continue
@@ -296,11 +296,11 @@ def _all_keys(command: str) -> str:
             about = found.about()
             for name, key in [*parameters.items()][place in _FACTORIES :]:
                 if (full := f"{place}.{name}") not in (*known, *_BEHIND):
-                    lines.append(_line(full, key, about.get(name, "")))
+                    lines.append(_key_line(full, key, about.get(name, "")))
     return "\n".join(lines)
 
 
-def _line(name: str, key: Argument, about: str) -> str:
+def _key_line(name: str, key: Argument, about: str) -> str:
     default = "required" if key.default is None else f"default {key.default}"
     kind = f"{key.kind}, " if key.kind else ""
     return f"  --{name}  ({kind}{default})" + (f"\n      {about}" if about else "")

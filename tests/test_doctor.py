@@ -12,7 +12,7 @@ import torch
 
 from segmentation import doctor
 from segmentation.__main__ import main
-from segmentation.doctor import check_data, check_gpu, check_packages, findings, speed_test
+from segmentation.doctor import check_data, check_gpu, check_packages, examined, speed_test
 
 GIB = 2**30
 
@@ -72,11 +72,11 @@ def test_cores_memory_and_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         usage = SimpleNamespace(free=free, available=free)
         monkeypatch.setattr(psutil, "disk_usage", lambda _, usage=usage: usage)
         monkeypatch.setattr(psutil, "virtual_memory", lambda usage=usage: usage)
-        rows = list(findings(tmp_path, tmp_path / "not" / "yet"))
+        rows = list(examined(tmp_path, tmp_path / "not" / "yet"))
         found[free] = {name: status for status, name, _, _ in reversed(rows)}
     assert [one["disk"] for one in found.values()] == ["ok", "warning", "error"]
     assert [one["memory"] for one in found.values()] == ["ok", "ok", "error"]
-    blocked = [row for row in findings(tmp_path, tmp_path / "file" / "runs") if row[1] == "disk"]
+    blocked = [row for row in examined(tmp_path, tmp_path / "file" / "runs") if row[1] == "disk"]
     assert blocked[0][0] == "error" and "--run.root" in blocked[0][3]
 
 

@@ -38,7 +38,7 @@ def plane_axes(
     count = len(shape)
     if channel_axis is not None and not -count <= channel_axis < count:
         raise UserError(f"channel axis {channel_axis}: the layer has {count} axes, from 0 on")
-    channels = _channels(count, rgb, channel_axis)
+    channels = _channel_axis(count, rgb, channel_axis)
     spatial = [axis for axis in range(count) if axis != channels]
     if len(spatial) < 2 or 0 in shape:
         raise UserError(f"the layer is {'×'.join(map(str, shape))}: no plane; choose another")
@@ -90,7 +90,7 @@ def segmented(
     shape = tuple(data.shape)
     axes = plane_axes(shape, rgb, channel_axis)
     predictor = load()
-    channels = _channels(len(shape), rgb, channel_axis)
+    channels = _channel_axis(len(shape), rgb, channel_axis)
     labels = np.zeros([side for axis, side in enumerate(shape) if axis != channels], np.int32)
     tables: list[pd.DataFrame] = []
     last = 0
@@ -112,7 +112,7 @@ def segmented(
     return labels, pd.concat(filled or tables[:1], ignore_index=True)
 
 
-def _channels(count: int, rgb: bool, channel_axis: int | None) -> int | None:
+def _channel_axis(count: int, rgb: bool, channel_axis: int | None) -> int | None:
     """Which of so many axes is that of channels, from 0."""
     if rgb:
         return count - 1

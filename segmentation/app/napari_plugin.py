@@ -59,12 +59,12 @@ class SegmentLayer:
         try:
             layer, options = self.image.value, self._options()
         except UserError as error:
-            return _tell(str(error), wrong=True)
+            return _notify(str(error), wrong=True)
         shape, of_channels = options["data"].shape, options["channel_axis"]
         axes = plane_axes(shape, options["rgb"], of_channels)
         path, tta = Path(self.network.value), bool(self.tta.value)
         worker = create_worker(
-            _steps,
+            _planes_done,
             lambda: self.networks.get(path, tta),
             **options,
             _start_thread=False,
@@ -75,8 +75,8 @@ class SegmentLayer:
             },
         )
         worker.returned.connect(lambda found: self.add_objects(layer, of_channels, found))
-        worker.errored.connect(lambda error: _tell(_line(error), wrong=True))
-        worker.aborted.connect(lambda: _tell("Segmentation was cancelled"))
+        worker.errored.connect(lambda error: _notify(_gist(error), wrong=True))
+        worker.aborted.connect(lambda: _notify("Segmentation was cancelled"))
         worker.finished.connect(lambda: self._enable(True))
         self.worker = worker
         self._enable(False)
@@ -98,7 +98,7 @@ class SegmentLayer:
             if values:
                 place[name] = values
         self.viewer.add_labels(labels, name=f"{layer.name} objects", features=table, **place)
-        _tell(f"{len(table)} objects in {layer.name}")
+        _notify(f"{len(table)} objects in {layer.name}")
 
     def _options(self) -> dict[str, Any]:
         """What :func:`segmented` takes of the chosen layer."""
@@ -123,7 +123,7 @@ class SegmentLayer:
         self.run.enabled, self.cancel.enabled = idle, not idle
 
 
-def _steps(*args: Any, **options: Any) -> Generator[int, None, Segmented]:
+def _planes_done(*args: Any, **options: Any) -> Generator[int, None, Segmented]:
     """:func:`segmented`; of a ``RuntimeError`` the viewer thinks that the worker is gone."""
     try:
         return (yield from segmented(*args, **options))
@@ -132,11 +132,11 @@ def _steps(*args: Any, **options: Any) -> Generator[int, None, Segmented]:
         raise UserError(f"this layer cannot be segmented here ({gist})") from error
 
 
-def _tell(line: str, wrong: bool = False) -> None:
+def _notify(line: str, wrong: bool = False) -> None:
     from napari.utils import notifications
 
     (notifications.show_error if wrong else notifications.show_info)(line)
 
 
-def _line(error: Exception) -> str:
+def _gist(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

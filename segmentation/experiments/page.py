@@ -83,7 +83,7 @@ class RunsPage:
             part.state = "failed"
         else:
             part.state, part.folder, part.seconds = "done", *found
-            report = _json(part.folder / "scores.json")
+            report = _content(part.folder / "scores.json")
             part.scores = report.get("network") or {}
             part.baselines = [report.get(name) or {} for name in BASELINES]
         self.write()
@@ -144,7 +144,7 @@ class RunsPage:
         if folder is not None and (folder / PAGE).exists():
             link = quote(Path(os.path.relpath(folder / PAGE, self.path.parent)).as_posix())
             name = Markup('<a href="{}">{}</a>').format(link, name)
-            val = _json(folder / SUMMARY).get("metrics", {}).get(WATCHED, {}).get("best")
+            val = _content(folder / SUMMARY).get("metrics", {}).get(WATCHED, {}).get("best")
         ours = part.scores.get("image_iou")
         theirs = [scores.get("image_iou") for scores in part.baselines] or [None]
         state: Any = part.state
@@ -157,7 +157,7 @@ class RunsPage:
         return [name, state, *(part.scores.get(score) for score in SHOWN), theirs[0], val, took]
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
         found = read_json(path)
         return found if isinstance(found, dict) else {}

@@ -18,7 +18,7 @@ SCORE, RUNTIME = "mean_iou", "onnxruntime"
 NEEDED = ("onnx", RUNTIME)
 
 
-def quantise(run: Path, published: Published, log: Path) -> Published | None:
+def measure_exports(run: Path, published: Published, log: Path) -> Published | None:
     """Export a run's best network in each precision, and measure it on the validation images.
 
     Args:
@@ -57,8 +57,7 @@ def quantised_table(rows: Mapping[str, tuple[Published, Any]]) -> str:
     """Published and measured, as Markdown.
 
     Args:
-        rows: Name of a row ► what was published, and what :func:`quantise` measured of it, if it
-            did.
+        rows: Name of a row ► what was published, and what was measured of it, if it was.
     """
 
     def cell(values: Any, form: str) -> str:

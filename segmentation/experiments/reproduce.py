@@ -25,7 +25,7 @@ from segmentation.config_files import find_config, read_parts, read_yaml
 from segmentation.errors import UserError
 from segmentation.experiments.page import RunsPage
 from segmentation.experiments.process import FINISHED, read_finished, run_fit
-from segmentation.experiments.quantised import Published, quantise, quantised_table
+from segmentation.experiments.quantised import Published, measure_exports, quantised_table
 from segmentation.io.files import write_bytes
 from segmentation.progress import progress
 from segmentation.terminal import quiet
@@ -115,7 +115,7 @@ def reproduce(
     with page, progress(None, "", len(missing), smoothing=0) as bar:
         for key in missing:
             row, seed = every[key]
-            page.begin(key, output / "runs" / _name(row, budget, seed))
+            page.begin(key, output / "runs" / _run_name(row, budget, seed))
             if found := _run(row, seed, budget, data, output, bar, page.tick):
                 done[key] = found
                 write_bytes(results, json.dumps(done, indent=1).encode())
@@ -152,10 +152,10 @@ def find_rows(configs: Path, what: str) -> list[PublishedRow]:
     stems = sorted(paths, key=lambda stem: re.sub(r"\d+", lambda n: n[0].zfill(9), stem))
     if name and name not in paths:
         raise UserError(f"{folder}: no row is called {name!r}; choose from {', '.join(stems)}")
-    return [_row(paths[stem]) for stem in ([name] if name else stems)]
+    return [_published_row(paths[stem]) for stem in ([name] if name else stems)]
 
 
-def _row(path: Path) -> PublishedRow:
+def _published_row(path: Path) -> PublishedRow:
     try:
         return PublishedRow(path, **read_yaml(path)["reproduces"])
     except (TypeError, KeyError) as error:
@@ -165,7 +165,7 @@ def _row(path: Path) -> PublishedRow:
         ) from None
 
 
-def _name(row: PublishedRow, budget: str, seed: int) -> str:
+def _run_name(row: PublishedRow, budget: str, seed: int) -> str:
     return f"{row.key}/{budget}-seed{seed}"
 
 
@@ -178,7 +178,7 @@ def _run(
     bar: "tqdm[Any]",
     tick: Callable[[float], None],
 ) -> dict[str, Any] | None:
-    name = _name(row, budget, seed)
+    name = _run_name(row, budget, seed)
     log = output / "logs" / f"{name.replace('/', '-')}.log"
     root = output / "runs"
     option, folder = data_root(row.path)
@@ -193,7 +193,7 @@ def _run(
         return None
     run, seconds = fitted
     scores = json.loads((run / FINISHED).read_text())
-    smaller = {"quantised": quantise(run, row.quantised, log)} if row.quantised else {}
+    smaller = {"quantised": measure_exports(run, row.quantised, log)} if row.quantised else {}
     return {
         "run": str(run.relative_to(output)),
         "arguments": row.arguments(budget),

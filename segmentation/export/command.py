@@ -10,7 +10,7 @@ from segmentation.export import bioimageio, files, images, proof
 from segmentation.export.int8 import quantized
 from segmentation.io.files import write_bytes
 from segmentation.networks import find_checkpoint
-from segmentation.predict.export import export as give_away
+from segmentation.predict.export import give_away
 from segmentation.predict.scripts import write_scripts
 from segmentation.runtimes.net import script_of
 from segmentation.runtimes.trace import onnx_of

@@ -11,7 +11,7 @@ from segmentation.checkpoints import load
 from segmentation.training.memory import peak_memory
 
 
-def main(path: str, backend: str, height: str, width: str, *trust: str) -> None:
+def predict_noise(path: str, backend: str, height: str, width: str, *trust: str) -> None:
     """Predict noise of this size."""
     predictor = load(path, device="cpu", trust=trust, backend=backend)  # type: ignore[arg-type]
     preprocess = predictor.preprocess
@@ -30,4 +30,4 @@ def main(path: str, backend: str, height: str, width: str, *trust: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    predict_noise(*sys.argv[1:])

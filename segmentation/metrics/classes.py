@@ -36,7 +36,7 @@ _PLACES = [OBJECTS.index(name) for name in COUNTED]
 
 
 def count_columns(names: Sequence[str]) -> list[str]:
-    """The columns of :func:`class_counts`, in order; none without names."""
+    """The columns of :func:`class_row`, in order; none without names."""
     if not names:
         return []
     every = (BACKGROUND, *names)
@@ -56,7 +56,7 @@ def names_in(columns: Iterable[str]) -> list[str]:
     return [name.removeprefix(start) for name in columns if name.startswith(start)]
 
 
-def class_counts(
+def class_row(
     truth: np.ndarray,
     labels: np.ndarray,
     true_classes: np.ndarray,
@@ -72,7 +72,7 @@ def class_counts(
         count: Of classes.
 
     >>> truth, labels = np.array([[1, 1, 0, 2]]), np.array([[1, 1, 0, 0]])
-    >>> row = class_counts(truth, labels, np.array([0, 1, 2]), np.array([0, 1]), 2)
+    >>> row = class_row(truth, labels, np.array([0, 1, 2]), np.array([0, 1]), 2)
     >>> row[:9].reshape(3, 3).tolist()
     [[1, 0, 0], [0, 2, 0], [1, 0, 0]]
     """

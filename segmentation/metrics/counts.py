@@ -101,7 +101,7 @@ def annotated(probs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     known = mask >= 0
     if known.all():
         return probs, mask
-    check_probabilities(probs, mask)
+    check_probs(probs, mask)
     return probs[known], mask[known]
 
 
@@ -276,7 +276,7 @@ def _boundary(mask: np.ndarray) -> np.ndarray:
     return np.asarray(pixels > inner)
 
 
-def check_probabilities(probs: Tensor, mask: Tensor) -> None:
+def check_probs(probs: Tensor, mask: Tensor) -> None:
     """Raise a ``ValueError`` unless both have one shape and all probabilities lie in [0, 1]."""
     if probs.shape != mask.shape:  # one would be repeated
         raise ValueError(f"probs {tuple(probs.shape)} and mask {tuple(mask.shape)} differ in shape")
@@ -307,7 +307,7 @@ def probability_histogram(probs: Tensor, mask: Tensor, bins: int = 1024) -> Tens
     Raises:
         ValueError: There is no pixel, or a probability is NaN or outside [0, 1].
     """
-    check_probabilities(probs, mask)
+    check_probs(probs, mask)
     # Half precision cannot hold 1024 bins between 0 and 1; converting it to float32 is exact.
     p = probs.detach().to(torch.float64 if probs.dtype == torch.float64 else torch.float32)
     position = (1 - p).sqrt_().neg_().add_(p.sqrt()).add_(1).mul_(bins / 2)  # in [0, bins]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from segmentation.metrics.counts import annotated, check_probabilities, probability_histogram
+from segmentation.metrics.counts import annotated, check_probs, probability_histogram
 from segmentation.metrics.scores import pixel_scores, ranking_scores
 
 
@@ -39,7 +39,7 @@ class IoU(Metric):
             probs: (B, H, W) probabilities of the foreground.
             mask: (B, H, W) truth, 0 = background, -1 = not annotated: such pixels do not count.
         """
-        check_probabilities(probs, mask)
+        check_probs(probs, mask)
         probs, mask = annotated(probs, mask)
         kinds = 2 * (probs <= self.threshold) + 1 * (mask == 0)
         self.counts = self.counts + torch.bincount(kinds.flatten(), minlength=4)

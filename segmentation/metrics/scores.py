@@ -112,7 +112,7 @@ def ranking_scores(histogram: np.ndarray) -> dict[str, np.ndarray]:
     return {"auroc": auroc, "average_precision": average}
 
 
-def image_columns(rows: np.ndarray, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def per_image_columns(rows: np.ndarray, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Counts and scores of images, (images, 4, 22 or 29), as the columns of ``per_image.csv``.
 
     Where there are ``names`` of classes, their counts follow in each row.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from segmentation.metrics.classes import class_counts, count_columns
+from segmentation.metrics.classes import class_row, count_columns
 from segmentation.metrics.counts import (
     KINDS,
     OBJECTS,
@@ -18,7 +18,7 @@ from segmentation.metrics.counts import (
     image_counts,
     probability_histogram,
 )
-from segmentation.metrics.scores import image_columns, ranking_scores, scores_of
+from segmentation.metrics.scores import per_image_columns, ranking_scores, scores_of
 from segmentation.score_names import logged
 
 if TYPE_CHECKING:  # importing pandas takes half a second, and training does not need it
@@ -126,7 +126,7 @@ class ScoreTable(Metric):
             maps = zip(rows, truth.cpu().numpy(), found, *both, strict=True)
             count = len(self.class_names)
             rows = [
-                np.append(row, class_counts(one, other, true, predicted_as, count))
+                np.append(row, class_row(one, other, true, predicted_as, count))
                 for row, one, other, true, predicted_as in maps
             ]
         texts = [some or [""] * len(rows) for some in (ids, kinds, groups)]
@@ -139,7 +139,7 @@ class ScoreTable(Metric):
         """The scores that are logged, as float64 scalars; NaN without images."""
         rows = self._rows()
         rows = rows[np.lexsort(rows.T)]  # floats have the same sum only in the same order
-        columns = image_columns(rows, self.class_names)
+        columns = per_image_columns(rows, self.class_names)
         values = {name: score.value for name, score in scores_of(columns).items()}
         values |= {k: float(v) for k, v in ranking_scores(self.histogram.cpu().numpy()).items()}
         real = torch.float32 if self.device.type == "mps" else torch.float64
@@ -154,9 +154,9 @@ class ScoreTable(Metric):
         import pandas as pd
 
         with self.sync_context():
-            lines = bytes(_joined(self.names).tolist()).decode().splitlines()
+            lines = bytes(_one_tensor(self.names).tolist()).decode().splitlines()
             about = pd.DataFrame([json.loads(line) for line in lines], columns=[*ABOUT])
-            columns = image_columns(self._rows(), self.class_names)
+            columns = per_image_columns(self._rows(), self.class_names)
             frame = pd.concat([about, pd.DataFrame(columns)], axis=1)
         return frame.sort_values("id", kind="stable", ignore_index=True)
 
@@ -177,10 +177,10 @@ class ScoreTable(Metric):
         width = len(PIXELS) + self.objects * len(OBJECTS)
         width += self.boundary * (2 + self.objects * len(KINDS))
         width += len(count_columns(self.class_names))
-        return _joined(self.counts).numpy().astype(np.int64).reshape(-1, width)
+        return _one_tensor(self.counts).numpy().astype(np.int64).reshape(-1, width)
 
 
-def _joined(state: list[Tensor] | Tensor) -> Tensor:
+def _one_tensor(state: list[Tensor] | Tensor) -> Tensor:
     """One tensor on the CPU, before and after torchmetrics has gathered a state."""
     parts = [state] if isinstance(state, Tensor) else state
     return torch.cat([torch.zeros(0, dtype=torch.uint8), *(part.cpu() for part in parts)])

@@ -15,7 +15,7 @@ from segmentation.io.files import writing
 _KEPT = ("segmentation", "state_dict", "epoch", "global_step", "pytorch-lightning_version")
 
 
-def export(
+def give_away(
     ckpt_path: Path,
     output: Path,
     half: bool = False,
@@ -25,13 +25,7 @@ def export(
     """Write a checkpoint to give away: without what training needs, smaller.
 
     What segmentation tune found for it becomes part of it, and what its run's folder says of it.
-
-    Args:
-        ckpt_path: Written by fit.
-        output: The new one.
-        half: In float16: half the size, the same scores to rounding.
-        license: Of the weights, for the model card.
-        trust: Your own packages whose classes the checkpoint names.
+    Options are those of the command ``export``.
     """
     if output.exists():
         raise UserError(f"{output}: exists already; choose another --output")

@@ -43,7 +43,7 @@ def outlines(labels: np.ndarray, origin: tuple[int, int] = (0, 0)) -> list[Outli
     owner = np.zeros(parts.max(initial=0) + 1, np.int64)
     owner[parts] = labels
     found: dict[int, list[list[Ring]]] = {}
-    for part, edges in _edges(parts):
+    for part, edges in _part_edges(parts):
         edges[:] += np.array([left, top, left, top])
         rings = sorted(_rings(edges), key=_doubled_area, reverse=True)  # the outer one is positive
         found.setdefault(int(owner[part]), []).append(rings)
@@ -175,7 +175,7 @@ def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     return row[inside], column[inside], column[inside + 1], value[inside]
 
 
-def _edges(parts: np.ndarray) -> list[tuple[int, np.ndarray]]:
+def _part_edges(parts: np.ndarray) -> list[tuple[int, np.ndarray]]:
     """For each part its straight edges (from x, from y, to x, to y), the part on their right."""
     wide = np.pad(parts, 1)
     rows = wide[:-1, 1:-1], wide[1:, 1:-1]  # above and below each horizontal edge of a pixel

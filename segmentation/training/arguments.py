@@ -69,11 +69,11 @@ def plain_arguments(arguments: Sequence[str]) -> list[str]:
             skip = False
             named = word.startswith("--") and equals
             check_typed(option if named else "", value if named else word)
-            words.append(f"{option}={_json(value)}" if named else _json(word))
+            words.append(f"{option}={_as_json(value)}" if named else _as_json(word))
     return words
 
 
-def _json(value: str) -> str:
+def _as_json(value: str) -> str:
     if value == "None":
         return "null"
     if value[:1] not in ("[", "{", "("):

@@ -114,7 +114,7 @@ def write_report(folder: Path, running: dict[str, Any] | None = None) -> None:
     metrics, counts = extremes(log), content("test_curves.json")
     found = {"finished": bool(scores), "metrics": metrics}
     write_bytes(folder / SUMMARY, json.dumps(found, indent=1).encode())
-    images = _images(folder / "per_image.csv")
+    images = _worst_first(folder / "per_image.csv")
     context = {
         "running": running,
         "title": f"{folder.parent.name}/{folder.name}",
@@ -200,7 +200,7 @@ def _validated(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _images(path: Path) -> list[Any]:
+def _worst_first(path: Path) -> list[Any]:
     """The network's rows of ``per_image.csv``, the worst first."""
     if not path.exists():
         return []

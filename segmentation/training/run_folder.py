@@ -70,7 +70,7 @@ def unfinished(home: Path, config: dict[str, Any]) -> Path | None:
 
     Where W&B's agent has named the run, it must be that one.
     """
-    wanted, digest = os.environ.get("WANDB_RUN_ID"), _digest(config)
+    wanted, digest = os.environ.get("WANDB_RUN_ID"), _config_digest(config)
     first = first_process()  # of several that a launcher starts: it alone holds the lock
     markers = sorted(home.glob(f"*/{MARKER}"), key=lambda m: m.stat().st_mtime_ns, reverse=True)
     for marker in markers:
@@ -92,11 +92,11 @@ def mark(folder: Path, config: dict[str, Any]) -> str:
     marker = folder / MARKER
     if not marker.exists():
         run_id = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-        write_bytes(marker, f"{run_id} {_digest(config)}".encode())
+        write_bytes(marker, f"{run_id} {_config_digest(config)}".encode())
     return marker.read_text().partition(" ")[0]
 
 
-def _digest(config: dict[str, Any]) -> str:
+def _config_digest(config: dict[str, Any]) -> str:
     """What must be the same to go on; a run may have been started without the word to go on."""
     if isinstance(run := config.get("run"), dict):
         config = config | {"run": run | {"resume": True}}

@@ -83,8 +83,8 @@ class TestReport(Callback):
             table = ScoreTable(self.untuned.threshold, boundary=True, class_names=names)
             self.baselines[UNTUNED] = table.to(device)
         self.found = {}
-        self.classical = _chosen(trainer.datamodule)  # type: ignore[attr-defined]
-        people = getattr(_folder(trainer), "annotators", ())
+        self.classical = _baseline(trainer.datamodule)  # type: ignore[attr-defined]
+        people = getattr(_dataset(trainer), "annotators", ())
         self.annotators = AnnotatorScores(people, METHODS[0], device) if people else None
         if names:
             self.levels = trainer.datamodule.class_levels(len(names))  # type: ignore[attr-defined]
@@ -98,7 +98,7 @@ class TestReport(Callback):
         for name, ids, of_each in zip(batch["id"], predicted, outputs["classes"], strict=True):
             self.found[name] = zlib.compress(ids.tobytes(), 1), of_each
         if self.annotators is not None:
-            folder = _folder(trainer)
+            folder = _dataset(trainer)
             for name, ids in zip(batch["id"], outputs["instances"].numpy(), strict=True):
                 self.annotators.update(name, ids, folder.opinions(name))
         truth = batch["labels"]
@@ -216,13 +216,13 @@ def _about_test(trainer: Trainer, task: Any) -> str:
     return about_test(sources, known.trained(task.seen), known.split.test)
 
 
-def _chosen(data: SegmentationDataModule) -> Classical:
+def _baseline(data: SegmentationDataModule) -> Classical:
     """The classical baseline that the validation images choose."""
     some = thinned(data.split.val, _MOST)
     return choose(((data.pixels(name), data.truth(name)) for name in some), "validation images")
 
 
-def _folder(trainer: Trainer) -> Any:
+def _dataset(trainer: Trainer) -> Any:
     """The dataset itself, which may have several annotators, without its corrections."""
     source = getattr(trainer.datamodule, "source", None)  # type: ignore[attr-defined]
     return getattr(source, "source", source)

@@ -117,7 +117,7 @@ class Tracking(Callback):
             classes = batch["classes"][0].cpu().numpy() if pl_module.target.class_names else None
             predicted = predicted_ids(outputs, pl_module.target.threshold, self.colours)[0]
             self._shown[batch["id"][0]] = Picture(
-                _image(trainer, batch),
+                _as_scored(trainer, batch),
                 labels,
                 predicted,
                 None if classes is None else (classes, outputs["classes"][0]),
@@ -198,7 +198,7 @@ def best_of(names: Sequence[str] = ()) -> dict[str, str]:
     return scores | {"val/loss": "min", "train/loss_epoch": "min"}
 
 
-def _image(trainer: Trainer, batch: Batch) -> np.ndarray:
+def _as_scored(trainer: Trainer, batch: Batch) -> np.ndarray:
     """The (only) image of a batch as (H, W, C) uint8, as scored."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     try:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning import Callback, Trainer
 
-from segmentation.checkpoints import decoding, read_checkpoint, sidecar
+from segmentation.checkpoints import decoding_part, read_checkpoint, sidecar
 from segmentation.data.examples import Batch
 from segmentation.errors import UserError
 from segmentation.io.files import sha256_of, write_bytes
@@ -154,7 +154,7 @@ class Tune(Callback):
         config = read_checkpoint(self.path, False, trust)["segmentation"].get("config")
         if config is None:
             raise UserError(f"{self.path}: was trained without a config; tune in Python")
-        own = decoding(config["init_args"]["target"]).get("init_args") or {}
+        own = decoding_part(config["init_args"]["target"]).get("init_args") or {}
         target = copy.copy(pl_module.target)
         check_score("--score", self.score, target)
         signature = inspect.signature(type(getattr(target, "objects", target))).parameters

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the panel says."""
     said: list[str] = []
-    monkeypatch.setattr(napari_plugin, "_tell", lambda line, wrong=False: said.append(line))
+    monkeypatch.setattr(napari_plugin, "_notify", lambda line, wrong=False: said.append(line))
     return said
 
 

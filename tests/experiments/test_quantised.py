@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from segmentation.experiments.quantised import Published, quantise, quantised_table
+from segmentation.experiments.quantised import Published, measure_exports, quantised_table
 from tests.helpers import fit
 
 
 def test_sizes_scores_and_latency_are_measured(dsb_root: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     run = fit(dsb_root, tmp_path / "runs")
-    found = quantise(run, {"fp16": {}}, tmp_path / "log.txt")
+    found = measure_exports(run, {"fp16": {}}, tmp_path / "log.txt")
     assert found is not None and list(found) == ["fp16"]
     half, whole = found["fp16"], run / "checkpoints" / "best.ckpt"
     assert half["megabytes"] is not None and half["seconds"] is not None
@@ -23,7 +23,7 @@ def test_without_the_runtimes_nothing_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("segmentation.experiments.quantised.NEEDED", ("no_such_runtime",))
-    assert quantise(tmp_path, {"fp16": {}}, tmp_path / "log.txt") is None
+    assert measure_exports(tmp_path, {"fp16": {}}, tmp_path / "log.txt") is None
 
 
 def test_the_table() -> None:

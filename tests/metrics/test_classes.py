@@ -13,7 +13,7 @@ from segmentation.datasets.synthetic_classes import NAMES, cells_of_classes
 from segmentation.metrics import ScoreTable, better, scores_of
 from segmentation.metrics.classes import (
     COUNTED,
-    class_counts,
+    class_row,
     class_scores,
     confusions,
     count_columns,
@@ -76,7 +76,7 @@ def test_pixels_are_those_of_sklearn_and_torchmetrics() -> None:
 def test_objects_are_those_of_one_class_alone() -> None:
     total = {name: np.zeros(len(OBJECTS), np.int64) for name in NAMES}
     for truth, found, classes, changed in IMAGES:
-        row = class_counts(truth, found, classes, changed, 3)
+        row = class_row(truth, found, classes, changed, 3)
         named = dict(zip(count_columns(NAMES), row.tolist(), strict=True))
         for c, name in enumerate(NAMES, start=1):
             sides = (np.where(k[m] == c, m, 0) for m, k in ((truth, classes), (found, changed)))
@@ -94,7 +94,7 @@ def test_objects_are_those_of_one_class_alone() -> None:
 
 def test_confusion_of_objects_by_hand() -> None:
     truth, found, classes, changed = IMAGES[0]
-    row = class_counts(truth, found, classes, changed, 3)
+    row = class_row(truth, found, classes, changed, 3)
     matrix = row[16:32].reshape(4, 4)
     expected, left = np.zeros((4, 4), np.int64), {*np.unique(found)} - {0}
     for i in {*np.unique(truth)} - {0}:
@@ -129,7 +129,7 @@ def test_a_class_that_is_nowhere_is_left_out() -> None:
 
 def test_not_annotated_pixels_are_in_no_pair() -> None:
     truth, found = array([[1, -1, 0, 0]]), array([[1, 1, 0, 2]])
-    row = class_counts(truth, found, array([0, 2], np.uint8), array([0, 1, 2], np.uint8), 2)
+    row = class_row(truth, found, array([0, 2], np.uint8), array([0, 1, 2], np.uint8), 2)
     assert row[:9].reshape(3, 3).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
 
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from segmentation.metrics import AUROC, F1, IoU, ScoreTable
-from segmentation.metrics.classes import class_counts
+from segmentation.metrics.classes import class_row
 from segmentation.metrics.counts import image_counts, scored_objects
 
 WINDOW = np.s_[20:70, 15:75]
@@ -58,8 +58,11 @@ def test_counts_are_those_of_the_annotated_crop(seed: int) -> None:
     classes = np.random.default_rng(seed).integers(1, 3, 60)
     classes[0] = 0
     about = classes, classes, 2
-    row, crop = class_counts(partial, found, *about), class_counts(truth[WINDOW], inside, *about)
-    pixels = class_counts(truth[WINDOW], found[WINDOW], *about)[:9]  # each counts by its own class
+    row, crop = (
+        class_row(partial, found, *about),
+        class_row(truth[WINDOW], inside, *about),
+    )
+    pixels = class_row(truth[WINDOW], found[WINDOW], *about)[:9]  # each counts by its own class
     np.testing.assert_array_equal(row, [*pixels, *crop[9:]])
 
 

@@ -41,7 +41,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TimePlan:
     """A training that fits its budget.
 
     Attributes:
@@ -97,7 +97,7 @@ def likely(size: Size, known: Size, speed: Speed) -> Speed:
     return replace(speed, step=speed.step * work[0] / work[1])
 
 
-def schedule(facts: DataFacts, size: Size, speed: Speed, budget: float) -> Schedule:
+def schedule(facts: DataFacts, size: Size, speed: Speed, budget: float) -> TimePlan:
     """Epochs and steps that fill a budget.
 
     Args:
@@ -127,7 +127,7 @@ def schedule(facts: DataFacts, size: Size, speed: Speed, budget: float) -> Sched
     if not whole:
         epochs = max(4, min(60, int(usable * VALIDATION / validation)))
         steps = max(1, int((usable / epochs - validation) / speed.step))
-    return Schedule(epochs, steps, whole, around + epochs * (steps * speed.step + validation))
+    return TimePlan(epochs, steps, whole, around + epochs * (steps * speed.step + validation))
 
 
 def spelled(seconds: float, up: bool = False) -> str:

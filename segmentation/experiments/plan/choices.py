@@ -7,7 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 from segmentation.errors import UserError
-from segmentation.experiments.plan.budget import STEPS, Schedule, Size, Speed, enough, scale
+from segmentation.experiments.plan.budget import STEPS, Size, Speed, TimePlan, enough, scale
 from segmentation.experiments.plan.facts import DataFacts, Machine
 
 WIDE = 16  # of a network that learns flows
@@ -71,7 +71,7 @@ def choose_split(images: int, groups: list[str], stack: bool) -> list[Choice]:
     )  # fmt: skip
 
 
-def choose(
+def choose_parts(
     facts: DataFacts,
     machine: Machine,
     size: Size,
@@ -91,7 +91,7 @@ def choose(
 
 
 def choose_time(
-    facts: DataFacts, size: Size, speed: Speed, plan: Schedule, budget: float
+    facts: DataFacts, size: Size, speed: Speed, plan: TimePlan, budget: float
 ) -> list[Choice]:
     """Epochs, and how many images an epoch has."""
     found = [

@@ -63,14 +63,14 @@ def init(
         )
     begun = time.perf_counter()  # a shipped config is written at once, without these imports
     from segmentation.experiments.plan.made import make_plan
-    from segmentation.experiments.plan.written import as_yaml, summary
+    from segmentation.experiments.plan.written import as_yaml, plan_lines
 
     imported = time.perf_counter() - begun
     plan = make_plan(name, options, seconds, data_root, pretrained, start=imported)
     root = plan.config["data"]["init_args"]["root"]
     head = f"Made by: segmentation init {name} --data.root {root} --budget {budget or '30m'}"
     write_new(output, as_yaml(plan, f"{head}\nTrain with: segmentation fit --config {output}"))
-    print(f"{summary(plan)}\n\n{output}\nTrain with: segmentation fit --config {output}")
+    print(f"{plan_lines(plan)}\n\n{output}\nTrain with: segmentation fit --config {output}")
 
 
 def parsed_budget(text: str) -> float:

@@ -14,15 +14,15 @@ from segmentation.data.sample import spread
 from segmentation.errors import UserError
 from segmentation.experiments.plan.budget import (
     START,
-    Schedule,
     Size,
     Speed,
+    TimePlan,
     enough,
     likely,
     schedule,
     sizes,
 )
-from segmentation.experiments.plan.choices import Choice, choose, choose_split, choose_time
+from segmentation.experiments.plan.choices import Choice, choose_parts, choose_split, choose_time
 from segmentation.experiments.plan.facts import (
     DataFacts,
     Machine,
@@ -57,7 +57,7 @@ class Plan:
     machine: Machine
     size: Size
     speed: Speed
-    schedule: Schedule
+    schedule: TimePlan
 
 
 def make_plan(
@@ -95,7 +95,7 @@ def make_plan(
     facts = data_facts(store, split, getattr(data.source, "class_names", ()))
 
     def choices(size: Size, steps: int = 0) -> list[Choice]:
-        return [*chosen, *choose(facts, machine, size, pretrained, steps)]
+        return [*chosen, *choose_parts(facts, machine, size, pretrained, steps)]
 
     def timed(size: Size) -> Speed | None:
         config = joined(choices(size))

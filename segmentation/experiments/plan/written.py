@@ -31,7 +31,7 @@ def _lines(part: Mapping[str, Any], reasons: Mapping[str, str], above: str = "")
             yield f"{indent}{name}: {flow(value)}"
 
 
-def summary(plan: Plan) -> str:
+def plan_lines(plan: Plan) -> str:
     """What was seen, what was chosen, how long it takes."""
     facts, machine, size, times = plan.facts, plan.machine, plan.size, plan.schedule
     small, large = ("×".join(map(str, s)) for s in (facts.smallest, facts.largest))

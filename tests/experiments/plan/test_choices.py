@@ -16,7 +16,7 @@ from segmentation.experiments.plan.budget import (
     schedule,
     sizes,
 )
-from segmentation.experiments.plan.choices import choose, choose_split, choose_time
+from segmentation.experiments.plan.choices import choose_parts, choose_split, choose_time
 from segmentation.experiments.plan.facts import DataFacts, Machine
 from segmentation.experiments.plan.made import joined
 
@@ -32,7 +32,7 @@ SMALL = Size(8, 128, 4)
 
 
 def chosen(facts: DataFacts, machine: Machine = CPU, size: Size = SMALL, **more: Any) -> Any:
-    return joined(choose(facts, machine, size, **more))
+    return joined(choose_parts(facts, machine, size, **more))
 
 
 def model(facts: DataFacts, part: str, **more: Any) -> Any:
@@ -131,7 +131,7 @@ def test_windows_follow_the_objects_and_stay_within_the_images() -> None:
 def test_every_choice_of_weight_has_a_reason() -> None:
     speed = Speed(0.1, 0.05, 5.0)
     plan = schedule(FACTS, SMALL, speed, 600)
-    every = [*choose(FACTS, CPU, SMALL), *choose_time(FACTS, SMALL, speed, plan, 600)]
+    every = [*choose_parts(FACTS, CPU, SMALL), *choose_time(FACTS, SMALL, speed, plan, 600)]
     reasons = {choice.key.rpartition(".")[2]: choice.reason for choice in every}
     for key in ("net", "target", "crop", "batch_size", "max_epochs", "augmentation", "precision"):
         assert reasons[key].endswith("."), key
