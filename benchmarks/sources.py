@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,15 +22,12 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np
 import pandas as pd
 import yaml
 from common import Report, add_root, arguments
 
-import segmentation
 from segmentation.config_files import merged
 from segmentation.data.cache import decoded
-from segmentation.data.description import is_unlike
 from segmentation.data.sources import SourceSplit, with_sources
 from segmentation.data.splits import RandomSplit
 from segmentation.datasets.dsb2018 import DSB2018
@@ -161,26 +157,6 @@ def images_of(rows: list[str], options: argparse.Namespace) -> pd.DataFrame:
     return pd.concat(found)
 
 
-def unlike(row: str, images: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
-    """How unlike its training images a network finds those of sources that were left out."""
-    dataset, found = DSB2018(options.root), []
-    store = decoded(dataset)
-    places = {entry.id: i for i, entry in enumerate(store.entries)}
-    for fold in sorted(images.fold.unique()):
-        run = (
-            options.work
-            / json.loads((options.work / f"{row}-{fold}-{options.seed}.json").read_text())["run"]
-        )
-        model = segmentation.load(run / "checkpoints" / "best.ckpt", device="cpu")
-        for name in images[images.fold == fold].id:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that it is unlike
-                one = model.predict(store[places[name]].image, probabilities=True)
-            assert not isinstance(one, np.ndarray)
-            found.append({"fold": fold, "id": name, "unlike": one.unlike})
-    return images.merge(pd.DataFrame(found), on=["fold", "id"])
-
-
 def table(figures: list[dict[str, Any]]) -> str:
     """What was measured, as Markdown."""
     value = {figure["what"]: figure["median"] for figure in figures}
@@ -195,10 +171,6 @@ def table(figures: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _rank(images: pd.DataFrame) -> float:
-    return float(images["unlike"].corr(images["iou"], method="spearman"))
-
-
 def main() -> None:
     parser = arguments("sources", __doc__)
     add_root(parser)
@@ -208,7 +180,6 @@ def main() -> None:
     parser.add_argument("--folds", nargs="+", type=int, default=[*range(FOLDS)])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", default="imagenet", help="of the encoder: imagenet, or a file")
-    parser.add_argument("--unlike", choices=ROWS, help="does its number of a row tell the loss?")
     parser.add_argument("--train-only", action="store_true", help="write no table")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -237,16 +208,6 @@ def main() -> None:
                 report.add(f"{name}, {place}: {title}", "", [float(by[score].mean())])
     for (name, source), part in network[network.source != ""].groupby(["row", "source"]):
         report.add(f"{name}, {source}: IoU", "", [float(part.iou.mean())])
-    if options.unlike:
-        away = (network.row == options.unlike) & (network.place == PLACES[0])
-        seen = unlike(options.unlike, network[away], options)
-        named = seen.unlike.map(is_unlike)
-        worst = seen.iou <= seen.iou.quantile(0.1)
-        report.add("unlike and IoU, elsewhere: rank correlation", "", [_rank(seen)])
-        by = [_rank(part) for _, part in seen.groupby("source") if len(part) >= 10]
-        report.add("unlike and IoU, within a source of 10 or more: rank correlation", "", by)
-        report.add("named as unlike, elsewhere: share", "", [float(named.mean())])
-        report.add("named as unlike, of the worst tenth: share", "", [float(named[worst].mean())])
     print(table(report.figures))
     report.finish(options.output)
 

@@ -9,7 +9,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from segmentation import __version__
-from segmentation.data.description import Description
+from segmentation.data.diameters import TrainingDiameters
 from segmentation.data.seen import trained_on
 from segmentation.errors import UserError, first_of, printable
 from segmentation.fitting import check_fit
@@ -198,7 +198,7 @@ def load_task(
 def record_of(task: SegmentationTask, path: str | Path) -> dict[str, Any]:
     """What an export of this task, loaded from that checkpoint, tells beside the network."""
     assert task.config is not None
-    preprocess, target, known = task.preprocess, task.target, task.predictor.description
+    preprocess, target, known = task.preprocess, task.target, task.predictor.training_diameters
     return {
         "format": FORMAT,
         "version": __version__,
@@ -206,7 +206,7 @@ def record_of(task: SegmentationTask, path: str | Path) -> dict[str, Any]:
         "target": task.config["init_args"]["target"],
         "tta": task.predictor.tta,
         "diameter": task.predictor.diameter,
-        "description": known and known.plain(),
+        "training_diameters": known and known.plain(),
         "network": network_record(task.net, preprocess.in_channels, target.classes),
         "precision": "fp32",
         "checkpoint_sha256": sha256_of(Path(path)),
@@ -242,14 +242,15 @@ def _run_by(task: SegmentationTask, net: Any) -> None:
     before, last = task.predictor, net.backend == "torch"
     task.net = net
     task.predictor = Predictor(net, task.preprocess, task.target, before.tta, last)
-    task.predictor.diameter, task.predictor.description = before.diameter, before.description
+    task.predictor.diameter = before.diameter
+    task.predictor.training_diameters = before.training_diameters
 
 
 def _know(predictor: Predictor, about: Mapping[str, Any]) -> None:
     """Tell a predictor what its checkpoint or its exported file knows of the training images."""
     diameter = about.get("diameter")
     predictor.diameter = None if diameter is None else float(diameter)
-    predictor.description = Description.from_plain(about.get("description"))
+    predictor.training_diameters = TrainingDiameters.stored_in(about)
 
 
 def _trained_task(path: str | Path, trust: Iterable[str] = ()) -> SegmentationTask:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmentation.data.description import Description
+from segmentation.data.diameters import TrainingDiameters
 from segmentation.errors import UserError
 from segmentation.metrics.counts import matched_pairs, overlaps
 from segmentation.objects import median_diameter
@@ -21,7 +21,7 @@ _LEAST = 0.1  # below this score, an image's objects are not sized
 
 
 def find_magnification(
-    find: Callable[[float], np.ndarray], usual: float, training: Description
+    find: Callable[[float], np.ndarray], usual: float, training: TrainingDiameters
 ) -> float | None:
     """By which an image is magnified so that its objects look like those of the training.
 
@@ -33,7 +33,7 @@ def find_magnification(
     Args:
         find: Magnification ► (H, W) integer ids of the objects, at the image's own size.
         usual: Magnification without further knowledge.
-        training: What the network was trained on.
+        training: Diameters that the network was trained at.
 
     Returns:
         The magnification; ``None`` where objects are found at none, or nowhere such as those of
@@ -56,7 +56,7 @@ def diameter_of(predictor: "Predictor", image: np.ndarray, channels: Sequence[st
 
     Of a large image the part of at most 512² pixels that varies most stands for all of it.
     """
-    how, seen, training = predictor.preprocess, predictor.seen, predictor.description
+    how, seen, training = predictor.preprocess, predictor.seen, predictor.training_diameters
     assert seen is not None and training is not None
     window = image if how.crop else _busiest(image)
     usual = 1.0 if how.pixel_size is not None else how.scale(None, predictor.diameter)
@@ -74,7 +74,7 @@ def check_diameter(told: "float | str", members: Sequence["Predictor"]) -> None:
     first, auto = members[0], told == "auto"
     if any(one.preprocess.resize for one in members):
         what = "the network sees all images at one size (preprocess.resize)"
-    elif auto and (first.description is None or first.seen is None):
+    elif auto and (first.training_diameters is None or first.seen is None):
         what = "the checkpoint does not tell the diameters of its training images"
     elif all(one.seen is None for one in members):
         what = (

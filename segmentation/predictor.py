@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segmentation.data.description import Description, image_features, is_unlike, unlike_text
+from segmentation.data.diameters import TrainingDiameters
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
 from segmentation.inference import (
@@ -51,9 +51,6 @@ class Prediction:
         measurements: One row for each object, where asked for; see ``segmentation.measurements``.
         magnification: By which the network saw the image larger than it is.
         sized: ``False`` where this was to be found and could not: it is the usual one then.
-        unlike: How far the image is from the training images; above 1, it is unlike them. ``None``
-            where it is not known; see :meth:`.Description.unlike`.
-        unlike_in: In what it is.
     """
 
     labels: np.ndarray
@@ -63,8 +60,6 @@ class Prediction:
     measurements: "pandas.DataFrame | None" = None
     magnification: float = 1.0
     sized: bool = True
-    unlike: float | None = None
-    unlike_in: Sequence[str] = ()
 
 
 class Predictor:
@@ -85,7 +80,7 @@ class Predictor:
             of the training images.
         told: The same where a user tells it, of any network that knows the diameters of its
             training; "auto" finds it for each image.
-        description: What the training images were like, where the checkpoint tells.
+        training_diameters: Of the training images' objects, where the checkpoint tells.
 
     >>> from segmentation.models import UNet
     >>> from segmentation.targets import Foreground
@@ -115,13 +110,13 @@ class Predictor:
         self.pixel_size: tuple[float, float] | None = None
         self.diameter: float | None = None
         self.told: float | Literal["auto"] | None = None
-        self.description: Description | None = None
+        self.training_diameters: TrainingDiameters | None = None
 
     @property
     def seen(self) -> float | None:
         """Median diameter of the objects of training images, in pixels as the network saw them."""
-        known = None if self.description is None else self.description.diameter
-        return self.preprocess.diameter or known
+        known = self.training_diameters
+        return self.preprocess.diameter or (known.median if known else None)
 
     @property
     def device(self) -> torch.device:
@@ -264,13 +259,7 @@ class Predictor:
             sized = diameter is not None
         scale = self.scale(pixel_size, diameter)
         found = self.decode(self.maps(image, channels, pixel_size, diameter), scale)
-        found = replace(found, magnification=scale, sized=sized)
-        if self.description is not None:
-            areas = np.bincount(found.labels.reshape(-1))[1:] * scale**2
-            prepared = self.preprocess.prepare(image, channels, scale)
-            if (far := self.description.unlike(image_features(prepared, areas))) is not None:
-                found = replace(found, unlike=far[0], unlike_in=far[1])
-        return found
+        return replace(found, magnification=scale, sized=sized)
 
     def decode(self, probs: np.ndarray, scale: float = 1.0) -> Prediction:
         """(K, H, W) float32 probabilities at an image's own size ► objects.
@@ -331,8 +320,6 @@ class Predictor:
         found = usual.find(pixels, channels, pixel_size)
         if not found.sized:
             warnings.warn(f"an image is {UNSIZED}", stacklevel=2)
-        if is_unlike(found.unlike):
-            warnings.warn(f"an image is {unlike_text(found.unlike_in)}: check it", stacklevel=2)
         if measurements:
             table = measurement_table(found.labels, pixels, pixel_size, channels)
             if found.classes is not None:

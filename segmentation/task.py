@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from segmentation import __version__
-from segmentation.data.description import MOST, Description
+from segmentation.data.diameters import MOST, TrainingDiameters
 from segmentation.data.examples import Batch
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import thinned
@@ -241,7 +241,7 @@ class SegmentationTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the task, and which images it was trained on; plain values only."""
-        split, known = self.data_split, self.predictor.description
+        split, known = self.data_split, self.predictor.training_diameters
         chosen_on = self.chosen_on | (split.keys("val") if split else {})
         checkpoint["segmentation"] = {
             "version": __version__,
@@ -251,7 +251,7 @@ class SegmentationTask(LightningModule):
             **({"chosen_on": chosen_on} if chosen_on else {}),
             **({"record": self.record | split.about()} if self.record and split else {}),
             **({} if self.predictor.diameter is None else {"diameter": self.predictor.diameter}),
-            **({} if known is None else {"description": known.plain()}),
+            **({} if known is None else {"training_diameters": known.plain()}),
             **({"shown": self.shown_as} if self.shown_as else {}),
         }
 
@@ -386,8 +386,8 @@ class SplitRecord(Callback):
         known = split and Division(data.source.name, split, getattr(data, "digests", {}))
         pl_module.data_split = known  # type: ignore[assignment]
         if stage == "fit" and (part := getattr(data, "parts", {}).get("train")):
-            described = Description.of(part[i] for i in thinned(range(len(part)), MOST))
-            pl_module.predictor.description = described  # type: ignore[union-attr]
+            known = TrainingDiameters.of(part[i] for i in thinned(range(len(part)), MOST))
+            pl_module.predictor.training_diameters = known  # type: ignore[union-attr]
             if pl_module.preprocess.decided:  # type: ignore[union-attr]
                 ways = Counter(entry.channels[0] for entry in part.entries)
                 pl_module.shown_as = dict(ways)  # type: ignore[assignment]

@@ -116,8 +116,8 @@ def test_an_exported_checkpoint_is_small_and_says_the_same(
         task = load_task(output)
         assert task.target.threshold == 0.25  # without the file beside it
         assert task.trained_on == trained.trained_on  # leaks are still refused
-        ours, theirs = (one.predictor.description for one in (trained, task))
-        assert ours is not None and theirs is not None and len(ours.rows) == 7
+        ours, theirs = (one.predictor.training_diameters for one in (trained, task))
+        assert ours is not None and theirs is not None and len(ours.of_each) == 7
         assert ours.plain() == theirs.plain()
         with torch.no_grad():
             assert (task(image) - told).abs().max() <= apart

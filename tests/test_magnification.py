@@ -10,17 +10,17 @@ import torch
 from segmentation.__main__ import main
 from segmentation.app.server import result
 from segmentation.checkpoints import load
-from segmentation.data.description import Description
+from segmentation.data.diameters import TrainingDiameters
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.resize import resize_image
 from segmentation.errors import UserError
 from segmentation.io.images import write_image
 from segmentation.magnification import agreement, find_magnification
 from segmentation.predictor import Predictor
-from tests.data.test_description import picture
+from tests.data.test_diameters import picture
 from tests.predict.predicting import argv, make_checkpoint, rows
 
-TRAINING = Description.of([picture(i, 40 + i, 6 + i % 3) for i in range(30)])  # 13 pixels
+TRAINING = TrainingDiameters.of([picture(i, 40 + i, 6 + i % 3) for i in range(30)])  # 13 pixels
 
 
 def discs(radius: int, size: int = 128, step: int = 32) -> np.ndarray:
@@ -62,7 +62,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = torch.load(path, weights_only=True)
     samples = (picture(i, 40 + i, 6 + i % 3) for i in range(30))
     prepared = (Preprocess("rgb").prepare_sample(sample) for sample in samples)
-    content["segmentation"]["description"] = Description.of(prepared).plain()
+    content["segmentation"]["training_diameters"] = TrainingDiameters.of(prepared).plain()
     torch.save(content, path)
     return path
 
@@ -71,7 +71,6 @@ def found(model: Predictor, image: np.ndarray, **more: Any) -> Any:
     return model.predict(image, probabilities=True, **more)
 
 
-@pytest.mark.filterwarnings("ignore:an image is unlike")  # its noise is smoothed
 def test_diameter_of_any_network_that_knows_its_own(described: Path) -> None:
     model, image = load(described), picture(5, 45, 7).image
     seen = model.seen or 0.0
@@ -89,45 +88,33 @@ def test_diameter_of_any_network_that_knows_its_own(described: Path) -> None:
         assert found(model, np.zeros_like(image)).magnification == 1
 
 
-def test_an_image_unlike_the_training_images_is_told(described: Path) -> None:
-    model = load(described)
-    like = found(model, picture(5, 45, 7).image)
-    assert 0 < like.unlike < 1
-    with pytest.warns(UserWarning, match=r"unlike the training images \(.*brightness.*check it"):
-        far = found(model, 255 - picture(5, 45, 7).image)
-    assert far.unlike > 1 and "brightness" in far.unlike_in
-
-
 def test_a_folder(described: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = tmp_path / "images"
     write_image(images / "a.png", picture(5, 45, 7).image)
     write_image(images / "b.png", resize_image(picture(6, 45, 7).image, (128, 128)))
-    write_image(images / "c.png", 255 - picture(7, 45, 7).image)
     write_image(images / "d.png", np.zeros((64, 64, 1), np.uint8))
     assert main(argv(described, images, tmp_path / "out")) == 0
     own = rows(tmp_path / "out/images.csv")
-    assert [*own[0]][-1] == "unlike" and "magnification" not in own[0]
-    assert float(own[0]["unlike"]) < 1 < float(own[2]["unlike"])
-    said = capsys.readouterr().out
-    assert "unlike the training images (" in said and "c.png" in said
+    assert not {"magnification", "sized", "unlike"} & {*own[0]}
+    assert "kept at" not in capsys.readouterr().out
     for again in range(2):  # the second time nothing is left to do, and the same is said
         assert main(argv(described, images, tmp_path / "auto", "--diameter", "auto")) == 0
         said = capsys.readouterr().out
         assert "kept at its own magnification: its objects cannot be sized  " in said, again
         assert "d.png" in said
     sized = rows(tmp_path / "auto/images.csv")
-    assert [*sized[0]][-2:] == ["magnification", "unlike"]
-    assert float(sized[0]["magnification"]) == 1 == float(sized[3]["magnification"])
+    assert [*sized[0]][-1] == "magnification"
+    assert float(sized[0]["magnification"]) == 1 == float(sized[2]["magnification"])
     assert float(sized[1]["magnification"]) < 0.75
 
 
 def test_the_page_says_the_same(described: Path, tmp_path: Path) -> None:
-    for name, image in (("like", picture(5, 45, 7).image), ("far", 255 - picture(5, 45, 7).image)):
-        write_image(tmp_path / f"{name}.png", image)
-        data = (tmp_path / f"{name}.png").read_bytes()
-        page = result(load(described), f"{name}.png", data, str(tmp_path))
-        assert ("unlike the training images (" in page) == (name == "far")
-        assert "unlike_in" not in page
+    write_image(tmp_path / "d.png", np.zeros((64, 64, 1), np.uint8))
+    data, model = (tmp_path / "d.png").read_bytes(), load(described)
+    pages = [result(model, "d.png", data, str(tmp_path))]
+    model.adapt(diameter="auto")
+    pages.append(result(model, "d.png", data, str(tmp_path)))
+    assert ["its objects cannot be sized" in page for page in pages] == [False, True]
 
 
 def test_bad_diameters(
@@ -141,9 +128,8 @@ def test_bad_diameters(
         load(described).adapt(diameter="big")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="auto: the checkpoint does not tell the diameters"):
         load(checkpoint).adapt(diameter="auto")
-    for broken in (None, 3, "x"):
-        content = torch.load(described, weights_only=True)
-        content["segmentation"]["description"] = {"version": 1, "images": broken}
-        torch.save(content, tmp_path / "broken.ckpt")
-        with pytest.raises(UserError, match="description of the training images is broken"):
-            load(tmp_path / "broken.ckpt")
+    content = torch.load(described, weights_only=True)
+    content["segmentation"]["training_diameters"] = "x"
+    torch.save(content, tmp_path / "broken.ckpt")
+    with pytest.raises(UserError, match="diameters of the training images are broken"):
+        load(tmp_path / "broken.ckpt")

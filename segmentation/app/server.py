@@ -226,7 +226,7 @@ def result(predictor: Predictor, name: str, data: bytes, place: str) -> str:
         stem=stem,
         urls=[data_url(to_rgb(image)) for image in images],
         archive=base64.b64encode(archive.getvalue()).decode(),
-        facts=[(k, str(v)) for k, v in about.items() if k not in ("sized", "unlike_in")],
+        facts=[(k, str(v)) for k, v in about.items() if k != "sized"],
         doubts=[*doubtful([about])],
         legend=class_legend(names),
         head=(head := (*SHOWN[:1], "class", *SHOWN[1:]) if names else SHOWN),

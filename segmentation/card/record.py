@@ -12,6 +12,7 @@ import yaml
 
 from segmentation import __version__
 from segmentation.checkpoints import sidecar
+from segmentation.data.diameters import TrainingDiameters
 from segmentation.data.seen import trained_on
 from segmentation.errors import UserError
 from segmentation.io.files import read_json, sha256_of
@@ -144,7 +145,8 @@ def _stored(checkpoint: dict[str, Any]) -> dict[str, Any]:
     known: dict[str, Any] = dict(about.get("record") or {})
     known |= {key: about[key] for key in _STORED if about.get(key)}
     known.setdefault("versions", {"segmentation": about.get("version", "")})
-    known["diameters"] = (about.get("description") or {}).get("diameters") or {}
+    sizes = TrainingDiameters.stored_in(about)
+    known["diameters"] = [sizes.quantile(q) for q in (0.05, 0.95)] if sizes and sizes.median else []
     seen = trained_on(about)
     names = {key.partition("/")[0] for key in seen if "/" in key}  # of older versions
     if "name" not in known and len(names) == 1:

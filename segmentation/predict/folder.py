@@ -125,7 +125,6 @@ def predict(
     warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning on torch 2.15
     devices = trainer_devices or int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
     more = ["magnification"] if diameter == "auto" else []
-    more += ["unlike"] if task.predictor.description is not None else []
     more += ["shown"] if any(one.preprocess.decided for one in members) else []
     writer = FolderWriter(manifest, outputs, task.target.class_names, more)
     trainer = Trainer(

@@ -75,8 +75,7 @@ def plane_in_memory(found: Prediction, image: np.ndarray, probabilities: bool) -
     kept = Rows([_sixteen_bits(found.probabilities)] if probabilities else [])
     mask = Rows([found.mask.astype(np.uint8) * 255])
     labels = WholeLabels(found.labels, found.classes)
-    about = {name: getattr(found, name) for name in ("magnification", "sized", "unlike_in")}
-    about |= {} if found.unlike is None else {"unlike": round(found.unlike, 3)}
+    about = {name: getattr(found, name) for name in ("magnification", "sized")}
     return Plane(ArrayWindows(image), mask, labels, kept, int(found.mask.sum()), about=about)
 
 

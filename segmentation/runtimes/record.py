@@ -4,8 +4,8 @@ It is JSON: in the ``metadata_props`` of ONNX, the ``rt_info`` of OpenVINO, an e
 TorchScript. Its keys:
 
 - ``format``: of this record; ``version``: of the package that wrote it
-- ``preprocess``, ``target``, ``tta``, ``diameter``, ``description``: as in a checkpoint, tuned
-  values included
+- ``preprocess``, ``target``, ``tta``, ``diameter``, ``training_diameters``: as in a checkpoint,
+  tuned values included
 - ``network``: ``class``, ``in_channels``, ``classes``, ``stride``, ``least_side``, ``whole_image``
 - ``precision``, ``checkpoint_sha256``, ``trained_on``
 - ``digest``: SHA-256 of the weights as the file holds them

@@ -35,7 +35,6 @@ def test_it_is_small_enough_for_the_wheel() -> None:
     assert sum(find_checkpoint(name).stat().st_size for name in shipped_networks()) <= 12e6
 
 
-@pytest.mark.filterwarnings("ignore:an image is unlike")  # drawn ones are
 def test_it_finds_synthetic_nuclei_of_every_kind(tmp_path: Path) -> None:
     """Fluorescence, bright field and stained ones, none of which it was trained on."""
     data = DSB2018(write_dsb2018(tmp_path, images=9, size=(160, 192), seed=3))
@@ -54,7 +53,6 @@ def test_it_finds_synthetic_nuclei_of_every_kind(tmp_path: Path) -> None:
     assert rows.ap50.mean() > 0.6
 
 
-@pytest.mark.filterwarnings("ignore:an image is unlike")
 def test_commands_take_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_folder(tmp_path / "data", 3, 0, "labels", ".png", 8, 1, size=(64, 80))
     out = tmp_path / "out"
