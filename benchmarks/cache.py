@@ -104,7 +104,7 @@ def one_round(
         for i in block:
             sample = store[i]
             assert sample.labels is not None
-            image, labels, _ = random_crop(sample.image, sample.labels, None, (256, 256), rng)
+            image, labels, *_ = random_crop(sample.image, sample.labels, None, (256, 256), rng)
             np.array(image), labels.astype(np.int32)
         crop += time.perf_counter() - start
     return cold / len(order), warm / len(order), crop / len(order)

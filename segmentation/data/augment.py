@@ -275,16 +275,17 @@ def random_crop(
     rng: np.random.Generator,
     zoom: tuple[float, float] = (1.0, 1.0),
     pixel: tuple[int, int] | None = None,
-) -> tuple[np.ndarray, np.ndarray, Weight]:
+) -> tuple[np.ndarray, np.ndarray, Weight, bool]:
     """A random window of ``size`` / z, resized to ``size``, z log-uniform in ``zoom``.
 
     It holds ``pixel`` (row, column), if given, anywhere. What an image lacks in size is filled by
-    reflection. Results are views of the input where nothing had to be resized.
+    reflection; the last of the results is whether this was so. The others are views of the input
+    where nothing had to be resized.
     """
     factor = float(np.exp(rng.uniform(*np.log(zoom))))
     height, width = max(1, round(size[0] / factor)), max(1, round(size[1] / factor))
+    lacks = max(0, height - labels.shape[0]), max(0, width - labels.shape[1])
     if pixel is not None:
-        lacks = max(0, height - labels.shape[0]), max(0, width - labels.shape[1])
         pixel = pixel[0] + lacks[0] // 2, pixel[1] + lacks[1] // 2
     image, labels = pad_reflect(image, height, width), pad_reflect(labels, height, width)
     row, column = (None, None) if pixel is None else pixel
@@ -293,7 +294,8 @@ def random_crop(
     window = np.s_[top : top + height, left : left + width]
     if weight is not None:
         weight = resize_labels(pad_reflect(weight, height, width)[window], size)
-    return resize_image(image[window], size), resize_labels(labels[window], size), weight
+    cut = resize_image(image[window], size), resize_labels(labels[window], size)
+    return *cut, weight, any(lacks)
 
 
 def _start(whole: int, side: int, place: int | None, rng: np.random.Generator) -> int:

@@ -14,7 +14,7 @@ from segmentation.data.annotated import AnnotatedPixels
 from segmentation.data.augment import Augmentation, random_crop
 from segmentation.data.cache import SampleStore, StoredSample
 from segmentation.data.copy_paste import CopyPaste, paste
-from segmentation.data.mirrored import may_be_mirrored, mirrored_apart
+from segmentation.data.mirrored import mirrored_apart
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Sample
 from segmentation.data.samplers import Draw
@@ -116,9 +116,8 @@ class TrainWindows:
         assert labels is not None  # checked for the whole part by the data module
         mirrored = False
         if self.crop is not None:
-            mirrored = may_be_mirrored(labels.shape, self.crop, self.zoom)
             about = self.crop, rng, self.zoom, pixel
-            image, labels, weight = random_crop(image, labels, weight, *about)
+            image, labels, weight, mirrored = random_crop(image, labels, weight, *about)
         sample = replace(sample, image=image, labels=labels, weight=weight)
         if mirrored:
             sample = mirrored_apart(sample)

@@ -9,25 +9,12 @@ from segmentation.data.classes import filled
 from segmentation.data.sample import Sample
 
 
-def may_be_mirrored(
-    size: tuple[int, ...], crop: tuple[int, int], zoom: tuple[float, float]
-) -> bool:
-    """Whether a window of ``crop`` pixels, magnified within ``zoom``, can exceed an image.
-
-    >>> may_be_mirrored((256, 256), (128, 128), (0.4, 2.5))
-    True
-    >>> may_be_mirrored((520, 696), (128, 128), (0.4, 2.5))
-    False
-    """
-    return any(side < round(c / zoom[0]) for side, c in zip(size, crop, strict=False))
-
-
 def mirrored_apart(sample: Sample) -> Sample:
     """A window whose ids are of one connected piece each: the largest keeps its id.
 
-    A copy of an object would share its number with the original, and targets that look for one
-    centre of each object, such as ``Flow``, would find it in one of them alone. Pieces touch at
-    corners, too. What is not annotated stays so.
+    For windows that :func:`.random_crop` had to mirror: a copy of an object would share its number
+    with the original, and targets that look for one centre of each object, such as ``Flow``, would
+    find it in one of them alone. Pieces touch at corners, too. What is not annotated stays so.
 
     >>> labels = np.array([[2, 2, 0, 2, 0, 1]], np.int32)
     >>> mirrored_apart(Sample("a", np.zeros((1, 6, 1), np.uint8), labels)).labels.tolist()

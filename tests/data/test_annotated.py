@@ -74,7 +74,7 @@ def test_pixels_are_drawn_uniformly_and_found_in_the_window() -> None:
     starts = set()
     for place in drawn[:400]:
         for size in ((8, 8), (50, 10), (64, 64)):
-            cut, moved, _ = random_crop(image, labels, None, size, rng, pixel=place)
+            cut, moved, *_ = random_crop(image, labels, None, size, rng, pixel=place)
             assert cut.shape[:2] == moved.shape == size
             found = np.isin(cut[..., 0], image[place])
             assert found.any() and (moved[found] == labels[place]).all()

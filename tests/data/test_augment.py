@@ -293,7 +293,7 @@ def test_crops_are_windows_of_the_image(size: tuple[int, int]) -> None:
     corners = set()
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        cut, labels, _ = random_crop(image[..., None], image, None, size, rng)
+        cut, labels, *_ = random_crop(image[..., None], image, None, size, rng)
         assert cut.shape == (*size, 1) and labels.shape == size
         np.testing.assert_array_equal(cut[..., 0], labels)
         y, x = divmod(int(labels[0, 0]), 80)
@@ -308,7 +308,7 @@ def test_zoom() -> None:
     zooms = []
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        cut, labels, _ = random_crop(image, columns, None, (128, 100), rng, (0.5, 2.0))
+        cut, labels, *_ = random_crop(image, columns, None, (128, 100), rng, (0.5, 2.0))
         assert cut.shape == (128, 100, 1)
         assert np.abs(cut[..., 0] - labels / 2).max() <= 1.5
         zooms.append(99 / (labels[0, -1] - labels[0, 0]))
@@ -323,7 +323,7 @@ def test_small_images_are_reflected(size: tuple[int, int], zoom: tuple[float, fl
     image = (labels % 256).astype(np.uint8)[..., None].repeat(3, axis=2)
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        cut, moved, none = random_crop(image, labels, None, (64, 64), rng, zoom)
+        cut, moved, none, _ = random_crop(image, labels, None, (64, 64), rng, zoom)
         assert none is None
         assert cut.shape == (64, 64, 3) and moved.shape == (64, 64)
         assert set(np.unique(moved)) <= set(np.unique(labels))
@@ -336,11 +336,11 @@ def test_weights_are_cropped_with_their_labels() -> None:
     for seed in range(30):
         for size in ((32, 32), (64, 40)):
             rng = np.random.default_rng(seed)
-            cut, moved, weights = random_crop(image, labels, weight, size, rng, (0.4, 2.5))
+            cut, moved, weights, _ = random_crop(image, labels, weight, size, rng, (0.4, 2.5))
             assert weights is not None and weights.dtype == np.float32
             np.testing.assert_array_equal(weights, values[moved])
             rng = np.random.default_rng(seed)
-            bare, _, _ = random_crop(image, labels, None, size, rng, (0.4, 2.5))
+            bare, *_ = random_crop(image, labels, None, size, rng, (0.4, 2.5))
             np.testing.assert_array_equal(cut, bare)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from segmentation.data.augment import random_crop
-from segmentation.data.mirrored import may_be_mirrored, mirrored_apart
+from segmentation.data.examples import TrainWindows
+from segmentation.data.mirrored import mirrored_apart
 from segmentation.data.sample import Sample
 from segmentation.objects import label_components
 from segmentation.targets import Flow
@@ -52,9 +53,9 @@ def test_copies_flow_to_centres_of_their_own() -> None:
     labels[9:14, 9:14] = 1
     image = np.zeros((24, 24, 1), np.uint8)
     rng = np.random.default_rng(0)
-    _, cut, _ = random_crop(image, labels, None, (64, 64), rng)
+    _, cut, _, mirrored = random_crop(image, labels, None, (64, 64), rng)
     apart = mirrored_apart(window(cut)).labels
-    assert apart is not None
+    assert mirrored and apart is not None
     before, after = (Flow().encode(one)[1:].norm(dim=0) for one in (cut, apart))
     objects = label_components(cut > 0)
     assert objects.max() >= 4
@@ -63,7 +64,23 @@ def test_copies_flow_to_centres_of_their_own() -> None:
     assert all(float(after[objects == n].max()) > 0 for n in range(1, objects.max() + 1))
 
 
-def test_only_windows_beyond_the_image_are_looked_at() -> None:
-    assert may_be_mirrored((100, 300), (128, 128), (1.0, 1.0))
-    assert not may_be_mirrored((128, 300), (128, 128), (1.0, 1.0))
-    assert may_be_mirrored((128, 300), (128, 128), (0.9, 1.0))
+def test_windows_within_the_image_keep_the_numbers_of_their_objects() -> None:
+    """An object in two pieces stays one, though other windows of this image are mirrored."""
+    labels = np.zeros((48, 60), np.int32)
+    labels[4:20, 4:56] = labels[28:44, 4:56] = 7
+    sample = window(labels)
+    windows, seen = TrainWindows("none", (32, 32), (0.5, 2.0), seed=0), set[bool]()
+    for seed in range(40):
+        cut, moved, _, mirrored = random_crop(
+            sample.image, labels, None, (32, 32), np.random.default_rng(seed), (0.5, 2.0)
+        )
+        found = windows.cut(sample, None, np.random.default_rng(seed))
+        assert found.labels is not None
+        np.testing.assert_array_equal(found.image, cut)
+        np.testing.assert_array_equal(found.labels > 0, moved > 0)
+        if not mirrored:
+            np.testing.assert_array_equal(found.labels, moved)
+        elif label_components(moved > 0).max() > 1:
+            assert len(np.unique(found.labels)) > 2
+        seen.add(mirrored)
+    assert seen == {False, True}
