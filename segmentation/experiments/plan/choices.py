@@ -325,12 +325,15 @@ def _optimizer(size: Size, pretrained: str | None) -> list[Choice]:
 
 def _trainer(machine: Machine) -> list[Choice]:
     """Device and precision."""
-    half = machine.device == "cuda" and machine.half
-    where = f"{machine.cores} core(s), no GPU" if machine.device == "cpu" else machine.name
-    why = "bfloat16 halves time and memory" if half else "half precision gains nothing here"
+    cpu = machine.device == "cpu"
+    where = f"{machine.cores} core(s), no GPU" if cpu else machine.name
+    precision, why = "32-true", "half precision gains nothing here"
+    if machine.half:
+        precision = "bf16-mixed"
+        why = "bfloat16 " + ("is faster here, as measured" if cpu else "halves time and memory")
     return [
         Choice("trainer.accelerator", "auto", ""),
         Choice("trainer.devices", 1, f"devices: {where}, {machine.memory:.0f} GiB of memory."),
-        Choice("trainer.precision", "bf16-mixed" if half else "32-true", f"precision: {why}."),
+        Choice("trainer.precision", precision, f"precision: {why}."),
         Choice("trainer.gradient_clip_val", 1.0, ""),
     ]

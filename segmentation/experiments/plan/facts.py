@@ -76,7 +76,7 @@ class Machine:
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``.
         name: Of the GPU.
         memory: GiB, of the GPU or else of the machine.
-        half: Whether it computes in bfloat16.
+        half: Whether bfloat16 is faster; of a processor it is measured with the network.
     """
 
     cores: int

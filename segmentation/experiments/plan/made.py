@@ -29,9 +29,10 @@ from segmentation.experiments.plan.facts import (
     data_facts,
     machine_facts,
 )
-from segmentation.experiments.plan.timing import data_module, measure
+from segmentation.experiments.plan.timing import bfloat16_is_fast, data_module, measure
 
 DATA = "data.init_args."
+BFLOAT16 = 0.85  # of the time of a step, at most, for what single precision is given up
 # Settings of the data module that say how the data are read; all others are chosen.
 READ = [
     "annotated",
@@ -94,11 +95,11 @@ def make_plan(
     filled = clock() - begun
     facts = data_facts(store, split, getattr(data.source, "class_names", ()))
 
-    def choices(size: Size, steps: int = 0) -> list[Choice]:
+    def choices(size: Size, machine: Machine, steps: int = 0) -> list[Choice]:
         return [*chosen, *choose_parts(facts, machine, size, pretrained, steps)]
 
-    def timed(size: Size) -> Speed | None:
-        config = joined(choices(size))
+    def timed(size: Size, machine: Machine) -> Speed | None:
+        config = joined(choices(size, machine))
         if pretrained is not None:  # a step takes as long without them
             config["model"]["init_args"]["net"]["init_args"]["encoder_weights"] = None
         speed = measure(config, clock=clock)
@@ -109,20 +110,25 @@ def make_plan(
         )
 
     every = sizes(facts, machine, pretrained is not None)
-    size, speed = every[-1], timed(every[-1])
+    size, speed = every[-1], timed(every[-1], machine)
     if speed is None:
         raise UserError(f"{machine.name}: too little free memory for the smallest network")
     for other in every[:-1]:
         # Measured only if it may do, for that takes seconds.
         if not _does(facts, other, likely(other, size, speed), budget):
             continue
-        found = timed(other)
+        found = timed(other, machine)
         if found is not None and _does(facts, other, found, budget):
             size, speed = other, replace(found, fill=max(found.fill, speed.fill))
             break
+    if machine.device == "cpu" and bfloat16_is_fast():
+        halved = replace(machine, half=True)
+        found = timed(size, halved)
+        if found is not None and found.step < BFLOAT16 * speed.step and found.image < speed.image:
+            machine, speed = halved, replace(found, fill=max(found.fill, speed.fill))
     time_plan = schedule(facts, size, speed, budget)
     every_choice = [
-        *choices(size, time_plan.total),
+        *choices(size, machine, time_plan.total),
         *choose_time(facts, size, speed, time_plan, budget),
     ]
     about = (facts, machine, size, speed, time_plan)
