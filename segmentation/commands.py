@@ -24,6 +24,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from segmentation import keys
 from segmentation.errors import UserError, printable
+from segmentation.networks import find_checkpoint
 from segmentation.source import module_tree
 from segmentation.terminal import quiet
 
@@ -198,7 +199,11 @@ def _parsed(
             hint = "".join(f" (did you mean {name}?)" for name in near)
             message = f"no option is called {found[1]}{hint}"
         raise UserError(f"{message}; see segmentation {name} --help") from None
-    return {p.name: values[_option(p).lstrip("-")] for p in named}
+    found = {p.name: values[_option(p).lstrip("-")] for p in named}
+    if paths := found.get("ckpt_path"):
+        several = isinstance(paths, list)
+        found["ckpt_path"] = [*map(find_checkpoint, paths)] if several else find_checkpoint(paths)
+    return found
 
 
 def _underscored(word: str, known: set[str]) -> str:

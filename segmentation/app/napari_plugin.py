@@ -12,7 +12,7 @@ import numpy as np
 from segmentation.app.layers import Networks, Segmented, pixel_size_of, plane_axes, segmented
 from segmentation.checkpoints import load
 from segmentation.errors import UserError
-from segmentation.networks import find_checkpoint
+from segmentation.networks import FOLDER
 
 
 def segment_layer() -> Any:
@@ -37,7 +37,7 @@ class SegmentLayer:
         self.networks = Networks(lambda path: load(path))
         self.network = widgets.FileEdit(
             label="network",
-            value=find_checkpoint("nuclei"),
+            value=FOLDER / "nuclei.ckpt",
             filter="Networks (*.ckpt *.onnx *.xml *.pt)",
         )
         self.image = widgets.create_widget(annotation=Image, label="image")

@@ -15,7 +15,6 @@ from segmentation.card.record import TITLES, check_license, known_of, without_fo
 from segmentation.checkpoints import read_checkpoint
 from segmentation.errors import UserError, printable
 from segmentation.evaluation.pages import duration, number, render
-from segmentation.networks import find_checkpoint
 
 _METHODS = {"network": "network", "otsu": "Otsu's threshold"}
 _SHOWN = (
@@ -60,7 +59,7 @@ def model_card(
 
     >>> print(model_card("best.ckpt", "cc-by-4.0"))  # doctest: +SKIP
     """
-    path = find_checkpoint(checkpoint)
+    path = Path(checkpoint)
     check_license(license)
     known = known_of(path, read_checkpoint(path, trust=trust))
     license = license or known.get("license")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from segmentation.errors import UserError
-from segmentation.networks import find_checkpoint
+from segmentation.networks import FOLDER
 from segmentation.training.cli import run
 from segmentation.training.tuning import Tune, check_score
 
@@ -18,10 +18,11 @@ def tune(*options: str, ckpt_path: Path, score: str = "image_ap") -> None:
         ckpt_path: Written by fit.
         score: What is to be highest: image_ap (Kaggle's), ap50, pq, aji, seg, image_iou, class_pq…
     """
-    if find_checkpoint(ckpt_path) != ckpt_path:
+    if ckpt_path.parent == FOLDER:
+        given = f"--ckpt_path {ckpt_path.stem}"
         raise UserError(
-            f"--ckpt_path {ckpt_path}: comes with the package, and is not changed; write a copy "
-            f"with segmentation export --ckpt_path {ckpt_path} --output my.ckpt, and tune that"
+            f"{given}: comes with the package, and is not changed; write a copy with segmentation "
+            f"export {given} --output my.ckpt, and tune that"
         )
     check_score("--score", score)
     command = ["validate", "--ckpt_path", str(ckpt_path), *options]

@@ -9,7 +9,6 @@ from segmentation.errors import UserError
 from segmentation.export import bioimageio, files, images, proof
 from segmentation.export.int8 import quantized
 from segmentation.io.files import write_bytes
-from segmentation.networks import find_checkpoint
 from segmentation.predict.export import give_away
 from segmentation.predict.scripts import write_scripts
 from segmentation.runtimes.net import script_of
@@ -57,7 +56,6 @@ def export(
         license: Of the weights, for the model card, such as cc-by-4.0.
         trust: Your own packages whose classes the checkpoint names.
     """
-    ckpt_path = find_checkpoint(ckpt_path)
     if not format:
         if precision != "fp32" or data_images or config or tolerance is not None:
             raise UserError("--precision, --config, --data.images, --tolerance: need a --format")

@@ -31,7 +31,6 @@ from segmentation.io.run_lengths import RLE_COLUMNS
 from segmentation.io.stacks import open_planes
 from segmentation.io.tiff import decoding
 from segmentation.measurements import image_columns, object_columns
-from segmentation.networks import find_checkpoint
 from segmentation.predict.doubtful import DOUBTS, doubtful
 from segmentation.predict.manifest import Manifest
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
@@ -97,7 +96,6 @@ def predict(
     """
     outputs = Outputs(output, labels, probabilities, overlays, geojson, rle, rois)
     images, left_out = _images(data_images, output)
-    ckpt_path = [find_checkpoint(path) for path in ckpt_path]
     task, where = load_ensemble(ckpt_path, tta, trust or (), backend), find_device(device)
     task.predictor.adapt(channels, pixel_size, diameter)
     joined = _joined(data_images, images, task.predictor.preprocess)

@@ -21,21 +21,12 @@ from segmentation.errors import UserError
 from segmentation.fitting import check_loss
 from segmentation.models.encoder import is_file, load_encoder, unreachable
 from segmentation.networks import find_checkpoint
-from segmentation.score_names import MEANS
 from segmentation.task import SegmentationTask
 from segmentation.terminal import quiet, verbose
 from segmentation.training import messages, run_folder
 from segmentation.training.arguments import composed
-from segmentation.training.console import Console
-from segmentation.training.loggers import (
-    MetricsLogger,
-    RobustWandbLogger,
-    has_account,
-    keep_files,
-    listed,
-    more_loggers,
-    parts_of,
-)
+from segmentation.training.console import Console, print_validated
+from segmentation.training.loggers import MetricsLogger, keep_files, listed, more_loggers, wandb_for
 from segmentation.training.memory import keep_freed_memory
 from segmentation.training.report import PAGE, RunReport
 from segmentation.training.resume import ExactResume
@@ -62,8 +53,6 @@ from segmentation.training.trial import (
 from segmentation.training.tuning import check_score, tune_best
 from segmentation.trust import bounded, class_names
 
-# What validate prints.
-VALIDATED = ("image_iou", "image_f1", "image_ap", "iou", "mean_iou", "auroc", "ap50", "pq", "loss")
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
 BEST = LAST | {"filename": "best", "monitor": "auto", "mode": "max"}
 
@@ -262,24 +251,17 @@ class CLI(LightningCLI):
         run_id = run_folder.mark(self.folder, self.plain_config) if first else None
         loggers: list[Logger] = [csv := MetricsLogger(self.folder)]
         if settings.wandb != "off" and not self.quick:
-            online = settings.wandb == "online" or (settings.wandb == "auto" and has_account())
-            named: dict[str, Any] = {
-                "name": f"{settings.name}/{self.folder.name}",
-                "project": settings.project,
-            }
-            named["group"] = settings.name.rpartition("/")[0] or settings.name
-            named["tags"] = [*parts_of(self.model, self.datamodule), *settings.tags]
-            made = {"id": run_id, "config": self.plain_config}
-            loggers.append(RobustWandbLogger(self.folder, offline=not online, **named, **made))
+            parts = [self.model.net, self.model.target]
+            parts.append(getattr(self.datamodule, "source", self.datamodule))
+            about = {"id": run_id, "config": self.plain_config}
+            loggers.append(wandb_for(settings, self.folder, parts, **about))
         self.others = more_loggers(config.get("logger"), self.folder)
         loggers += self.others
         # It says what is due before a batch, so it comes before all others; and the checkpoint that
         # is tested before others that the config may keep: Lightning asks the first.
         every: list[Callback] = [ExactResume(csv, settings.save_every, kept), self.best]
-        chosen, resumed = (
-            listed(config["callbacks"]),
-            self.config[self.subcommand].get("ckpt_path"),
-        )
+        chosen = listed(config["callbacks"])
+        resumed = self.config[self.subcommand].get("ckpt_path")
         every += without_finders(chosen) if resumed and kept else chosen
         if not keeps:
             every.remove(self.best)
@@ -333,26 +315,19 @@ class CLI(LightningCLI):
             if zero and not self.trainer.global_step:
                 print("Nothing was trained: the network is tested as it began.")
             elif best is None and zero:
-                watched = (
-                    f"{self.best.monitor} was never logged"
-                    if self.kept
-                    else "no checkpoint is kept"
-                )
-                print(f"No epoch is best, for {watched}: the last weights are tested.")
+                why = f"{self.best.monitor} was never logged"
+                why = why if self.kept else "no checkpoint is kept"
+                print(f"No epoch is best, for {why}: the last weights are tested.")
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, verbose=False)
         if zero:
-            keep_files(
-                self.trainer.loggers, self.folder, self._get(self.config_init, "run").artifact
-            )
+            artifact = self._get(self.config_init, "run").artifact
+            keep_files(self.trainer.loggers, self.folder, artifact)
             run_folder.finish(self.folder)
 
     def after_validate(self) -> None:
         """Print what a test prints first; not where tune or prune looked at the images."""
         if self.trainer.is_global_zero and len(self.trainer_defaults["callbacks"]) <= 1:
-            found = self.trainer.callback_metrics
-            shown = [f"val/{name}" for name in (*VALIDATED, *MEANS) if f"val/{name}" in found]
-            print("".join(f"\n{name:<18}{float(found[name]):8.4f}" for name in shown))
-            print(f"\nall scores  {self.folder / 'metrics.csv'}")
+            print_validated(self.trainer.callback_metrics, self.folder / "metrics.csv")
 
     def after_test(self) -> None:
         if self.trainer.is_global_zero:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
@@ -12,9 +13,11 @@ from tqdm import tqdm
 
 from segmentation.data.sample import PARTS
 from segmentation.progress import progress
+from segmentation.score_names import MEANS
 from segmentation.terminal import coloured, quiet
 
 SHOWN = ("val/iou", "val/ap50")  # of every epoch, beside what chooses the best
+VALIDATED = ("image_iou", "image_f1", "image_ap", "iou", "mean_iou", "auroc", "ap50", "pq", "loss")
 LONG = 60  # seconds of an epoch, from which on a log says how far it is
 
 
@@ -135,6 +138,13 @@ def seconds_left(trainer: Trainer, began: float, first_step: int) -> float | Non
         if isinstance(callback, Timer):
             seconds = min(seconds, callback.time_remaining() or seconds)
     return seconds
+
+
+def print_validated(found: Mapping[str, Any], path: Path) -> None:
+    """What ``validate`` says at its end: some scores, and the file that has all."""
+    shown = [f"val/{name}" for name in (*VALIDATED, *MEANS) if f"val/{name}" in found]
+    print("".join(f"\n{name:<18}{float(found[name]):8.4f}" for name in shown))
+    print(f"\nall scores  {path}")
 
 
 def _title(trainer: Trainer) -> str:

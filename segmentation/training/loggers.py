@@ -1,5 +1,6 @@
 """The loggers of every run: ``metrics.csv``, and W&B in a way that never stops a training."""
 
+import contextlib
 import functools
 import json
 import netrc
@@ -33,6 +34,7 @@ from segmentation.io.files import write_bytes
 from segmentation.metrics.classes import is_count
 from segmentation.score_names import LOGGED, OBJECT_SCORES
 from segmentation.training.messages import one_line, shortened
+from segmentation.training.settings import Run
 from segmentation.training.signals import STATUS
 
 INIT_SECONDS, FINISH_SECONDS = 30, 120  # that W&B's server may keep a run waiting
@@ -52,13 +54,6 @@ def more_loggers(chosen: Any, folder: Path) -> list[Logger]:
                 "pip install 'biomedical-segmentation[tensorboard]'"
             ) from None
     return listed(chosen)
-
-
-def parts_of(*parts: Any) -> list[str]:
-    """Names for tags: of a task's network and target, and of a data module's source."""
-    task, data = parts
-    named = task.net, task.target, getattr(data, "source", data)
-    return [type(part).__name__.removesuffix("DataModule") for part in named]
 
 
 def keep_files(loggers: Sequence[Any], folder: Path, artifact: bool = False) -> None:
@@ -291,6 +286,23 @@ class RobustWandbLogger(WandbLogger):
         self.experiment.log_artifact(artifact, aliases=["best"])
 
 
+def wandb_for(settings: Run, folder: Path, parts: Iterable[Any], **about: Any) -> RobustWandbLogger:
+    """The logger of a run, tagged with the classes of its ``parts``; ``about``: id and config."""
+    kinds = (type(part).__name__ for part in parts)
+    account = bool(os.environ.get("WANDB_API_KEY"))
+    with contextlib.suppress(OSError, netrc.NetrcParseError):  # the file of a login
+        account |= any("wandb" in host for host in netrc.netrc().hosts)
+    return RobustWandbLogger(
+        folder,
+        offline=settings.wandb != "online" and not (settings.wandb == "auto" and account),
+        name=f"{settings.name}/{folder.name}",
+        project=settings.project,
+        group=settings.name.rpartition("/")[0] or settings.name,
+        tags=[*(kind.removesuffix("DataModule") for kind in kinds), *settings.tags],
+        **about,
+    )
+
+
 def section_of(name: str) -> str:
     """Under which a validation's score is shown in W&B, which sorts by what stands before ``/``.
 
@@ -318,16 +330,6 @@ def _layered(picture: Picture, classes: Sequence[str], name: str = "") -> Any:
 def _warn(what: str, error: BaseException, now: str) -> None:
     gist = shortened(one_line(str(error) or repr(error)), 200)
     rank_zero_warn(f"W&B {what} ({gist}); {now}", stacklevel=3)
-
-
-def has_account() -> bool:
-    """Whether W&B would find a key: in the environment or in the netrc file of a login."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return any("wandb" in host for host in netrc.netrc().hosts)
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def finish_preempted() -> None:
