@@ -48,13 +48,8 @@ def help_text(name: str, function: str) -> str:
 def call(name: str, function: str, words: Sequence[str]) -> int:
     """Call ``module:name`` with the options that were typed, and return its exit status.
 
-    Args:
-        name: The command, for messages.
-        function: Returns its exit status, or ``None`` for 0.
-        words: Typed after the command.
-
-    Raises:
-        UserError: An option is unknown, missing or of the wrong kind.
+    ``name`` is the command, for messages. An option that is unknown, missing or of the wrong kind
+    is a :class:`UserError`. The function returns its status, or ``None`` for 0.
     """
     stub = _signature(function)
     named = _named(stub)

@@ -29,11 +29,8 @@ def configs_folder() -> Path:
 def find_config(name: str | Path) -> Path:
     """A config file, or a folder of them: one that exists, or else the shipped one of that name.
 
-    Args:
-        name: A path, or a name below the shipped configs, with or without ``.yaml``.
-
-    Raises:
-        UserError: There is none.
+    ``name`` is a path, or a name below the shipped configs, with or without ``.yaml``; that there
+    is none is a :class:`UserError`.
 
     >>> find_config("folder").name
     'folder.yaml'
@@ -106,11 +103,7 @@ Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file.
-
-    Raises:
-        UserError: The file cannot be read, or holds something else.
-    """
+    """A mapping from a YAML file, or a :class:`UserError` that says what is wrong with it."""
     try:
         content = load_yaml(read_text(path), Loader)
     except yaml.YAMLError as error:
@@ -148,11 +141,7 @@ def check_typed(option: str, value: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, of at most a megabyte.
-
-    Raises:
-        UserError: It cannot be read, or is another kind of file.
-    """
+    """A text file in UTF-8, of at most a megabyte; anything else is a :class:`UserError`."""
     check_regular(path)
     try:
         if (size := path.stat().st_size) > 2**20:
@@ -170,15 +159,9 @@ def read_parts(
     """A config's parts, in the order in which later ones win.
 
     An experiment lists its parts under ``compose``, relative to itself or as names of shipped ones;
-    what it says beside that wins over them.
-
-    Args:
-        path: The file.
-        above: Files that compose this one.
-        seen: All files that were read for it, so far.
-
-    Raises:
-        UserError: A file is missing or not YAML, or files name each other in a circle.
+    what it says beside that wins over them. ``above`` are files that compose this one, ``seen`` all
+    that were read for it so far. A file that is missing or not YAML, or files that name each other
+    in a circle, are a :class:`UserError`.
     """
     if path.resolve() in above:
         raise UserError(f"{path}: composes itself; take it out of its own parts")
@@ -220,11 +203,7 @@ def run_home(options: Sequence[str], configs: Sequence[str] = (), folds: int | N
 
 
 def copy_config(config: str, output: Path) -> None:
-    """Write one of the shipped configs, put together, as one file that must not exist yet.
-
-    Raises:
-        UserError: No config is called so, or the file exists or cannot be written.
-    """
+    """Write one of the shipped configs, put together, as one file that must not exist yet."""
     text = f"# From the shipped config {config}. Train with: segmentation fit --config {output}\n"
     write_new(output, text + yaml.safe_dump(merged(config), sort_keys=False, allow_unicode=True))
     print(output)

@@ -14,9 +14,13 @@ from typing import Any
 import psutil
 from packaging.requirements import Requirement
 
-from segmentation.errors import UserError
+from segmentation.errors import UserError, gist_of
 
 GIB = 2**30
+GPU = (
+    "install driver, torch and torchvision that fit each other; in a container, docker run --gpus "
+    "all; CUDA_VISIBLE_DEVICES must name what there is"
+)
 Finding = tuple[str, str, str, str]  # ok, warning (slows, or may stop) or error; name; text; remedy
 
 
@@ -70,25 +74,22 @@ def check_packages() -> Finding:
     needed = [Requirement(line) for line in (ours.requires or () if ours else ())]
     needed = [n for n in needed if n.marker is None or n.marker.evaluate({"extra": ""})]
     wrong = [n for n in needed if not n.specifier.contains(have.get(n.name.lower(), "0"), True)]
+    names = " ".join(f"'{need.name}{need.specifier}'" for need in wrong)
     text = f"python {platform.python_version()}, torch {have.get('torch')}"
-    if wrong:
-        names = " ".join(f"'{need.name}{need.specifier}'" for need in wrong)
-        return "error", "packages", f"{text}; unmet: {names}", f"pip install {names}"
-    return "ok", "packages", text, ""
+    text += f"; unmet: {names}" * bool(wrong)
+    return "error" if wrong else "ok", "packages", text, f"pip install {names}"
 
 
 def check_gpu() -> Finding:
     """Whether PyTorch computes on the GPUs that are there, and how much of their memory is free."""
-    remedy = "install driver, torch and torchvision that fit each other; in a container, docker run"
-    remedy += " --gpus all; CUDA_VISIBLE_DEVICES must name what there is"
     try:
         import torch
         import torchvision  # type: ignore[import-untyped]  # noqa: F401  fails beside another torch
 
-        mps = torch.backends.mps.is_available()
-        if mps or not (torch.cuda.is_available() or shutil.which("nvidia-smi")):
-            none = "warning", "gpu", "no NVIDIA GPU: trainings run on the CPU", remedy
-            return ("ok", "gpu", "Apple's (mps)", "") if mps else none
+        if torch.backends.mps.is_available():
+            return "ok", "gpu", "Apple's (mps)", ""
+        if not (torch.cuda.is_available() or shutil.which("nvidia-smi")):
+            return "warning", "gpu", "no NVIDIA GPU: trainings run on the CPU", GPU
         torch.cuda.init()  # type: ignore[no-untyped-call]  # says what is wrong between driver and build
         text, status = f"CUDA {torch.version.cuda}", "ok"
         for index in range(torch.cuda.device_count()):
@@ -97,7 +98,7 @@ def check_gpu() -> Finding:
             text += f"; {torch.cuda.get_device_name(index)}, {free:.0f} of {total:.0f} GiB free"
             status = "warning" if free < min(2, total / 2) else status
     except (ImportError, OSError, RuntimeError, AssertionError) as error:
-        return "error", "gpu", " ".join(str(error).split())[:300], remedy
+        return "error", "gpu", gist_of(error, 300), GPU
     return status, "gpu", text, "nvidia-smi names the processes that fill it"
 
 

@@ -112,8 +112,8 @@ class Tiling:
     def spans(self, length: int) -> list[tuple[int, int]]:
         """Start and end of the tiles along an axis of ``length`` pixels, a multiple of the stride.
 
-        All start at multiples of the stride, so that poolings fall on the same pixels as they do in
-        the whole image.
+        All start at multiples of the stride: poolings fall on the same pixels as in the whole
+        image.
         """
         step = (self.tile - 2 * self.margin - self.ramp) // self.stride * self.stride
         count = 1 + max(0, -(-(length - self.tile) // step))
@@ -189,9 +189,8 @@ def receptive_radius(
     other noise beyond its ends changes the logits by more than 4e-6. That is the radius of the
     receptive field, or less where its far parts hardly count (Luo et al. 2016, arXiv:1701.04128).
 
-    Args:
-        net: (1, ``channels``, h, w) ► logits (1, K, h, w), of multiples of ``stride``; evaluating.
-        most: Pixels beyond which the result is ``None``, as for a network that pools over all.
+    The net takes (1, ``channels``, h, w), multiples of ``stride``, and evaluates. Beyond ``most``
+    pixels the result is ``None``, as for a network that pools over all.
     """
     breadth = -(-_BREADTH // stride) * stride
     radius, side = 0, breadth

@@ -25,19 +25,13 @@ def find_magnification(
 ) -> float | None:
     """By which an image is magnified so that its objects look like those of the training.
 
-    Of five magnifications around the usual one, that at which the objects agree best with those
+    Of five magnifications around the ``usual`` one, that at which the objects agree best with those
     found at the neighbouring ones (F1 of objects whose IoU is at least .5), times how usual their
     median diameter was in training. The size alone does not find it: objects that break into
     pieces, or merge, soon have any size.
 
-    Args:
-        find: Magnification ► (H, W) integer ids of the objects, at the image's own size.
-        usual: Magnification without further knowledge.
-        training: Diameters that the network was trained at.
-
-    Returns:
-        The magnification; ``None`` where objects are found at none, or nowhere such as those of
-        the training.
+    ``find`` gives the (H, W) integer ids found at a magnification, at the image's own size. The
+    result is ``None`` where objects are found at none, or nowhere such as those of the training.
     """
     scales = [usual * factor for factor in FACTORS]
     maps = [find(scale) for scale in scales]

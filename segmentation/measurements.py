@@ -110,8 +110,8 @@ def measure_objects(
 
     By scikit-image's ``regionprops_table``. Pixels count from 0, ``bottom`` and ``right`` are the
     first beyond the object; ``border`` is 1 for an object that touches the image's border, and so
-    may be cut off; the perimeter is Benkrid and Crookes' estimate (2000). In µm there
-    is no perimeter where pixels are not square.
+    may be cut off; the perimeter is Benkrid and Crookes' estimate (2000). In µm there is no
+    perimeter where pixels are not square.
 
     Args:
         labels: (H, W) instance ids, 0 = background.
@@ -119,8 +119,7 @@ def measure_objects(
         pixel_size: (height, width) in µm; ``None``: those columns stay empty.
         origin: Row and column where both lie, if they are cut from a larger image.
         size: (H, W) of that image.
-        channels: What the image's channels are called, if each is to be measured, too: see
-            :func:`channel_labels`.
+        channels: What the image's channels are called, to measure each: see :func:`channel_labels`.
     """
     names = {key.partition("-")[0] for key in _MEASURED}
     gray = image.mean(axis=2).round().astype(image.dtype) if channels else to_gray(image)
@@ -136,10 +135,8 @@ def measure_objects(
     rows: list[dict[str, Any]] = []
     measured = zip(*(table[name].tolist() for name in _MEASURED), strict=True)
     for values, of_channels in zip(measured, means.tolist(), strict=True):
-        row: dict[str, Any] = {
-            name: int(value) if name in _WHOLE else round(value, 4)
-            for name, value in zip(OBJECT_COLUMNS[2:16], values, strict=True)
-        }
+        pairs = zip(OBJECT_COLUMNS[2:16], values, strict=True)
+        row: dict[str, Any] = {k: int(v) if k in _WHOLE else round(v, 4) for k, v in pairs}
         for name, mean in zip(channels, of_channels, strict=True):
             row[intensity_column(name)] = round(mean, 4)
         rows.append(row | derived_measures(row, pixel_size, size or labels.shape))

@@ -70,9 +70,8 @@ def check_trusted(config: Any, path: object, trust: Iterable[str] = ()) -> None:
         trust: Packages, or full names of classes, beside :data:`TRUSTED` and those that the
             variable SEGMENTATION_TRUST lists, by commas.
 
-    Raises:
-        UserError: It names a function, a class of another kind or of a package that nobody trusts,
-            or it would fetch a network from elsewhere.
+    A :class:`UserError`: it names a function, a class of another kind or of a package that nobody
+    trusts, or it would fetch a network from elsewhere.
     """
     more = {*os.environ.get("SEGMENTATION_TRUST", "").split(","), *trust} - {""}
 
@@ -150,12 +149,9 @@ def _exists(package: str) -> bool:
 
 @contextlib.contextmanager
 def bounded(path: str | Path) -> Iterator[None]:
-    """Within, a network is refused that is larger than the weights in a checkpoint can be.
+    """Within, a network is refused (:class:`UserError`) that is larger than a checkpoint's weights.
 
     It is before its memory is filled. A margin is left for parts that are made and thrown away.
-
-    Raises:
-        UserError: It has too many parameters or modules.
     """
     parameters, modules, largest = 0, count(1), Path(path).stat().st_size + _CLASSIFIER
     why = f"{path}: its config asks for a larger network than its weights are; do not use this file"
@@ -234,8 +230,7 @@ def _mapped(
 ) -> Any:
     """A copy of a config of which each plain value, and the key it stands under, was changed.
 
-    Raises:
-        ValueError: It holds more than :data:`LARGEST` values.
+    More than :data:`LARGEST` values are a ``ValueError``.
     """
     seen = count(1) if seen is None else seen
     if next(seen) > LARGEST:

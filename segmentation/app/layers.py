@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segmentation.errors import UserError
-from segmentation.predictor import Prediction, Predictor
+from segmentation.predictor import Predictor
 
 if TYPE_CHECKING:
     import pandas
@@ -24,13 +24,8 @@ def plane_axes(
 ) -> tuple[int, ...]:
     """The axes of a layer's data along which its planes lie.
 
-    Args:
-        shape: Of the data.
-        rgb: Whether colours are its last axis.
-        channel_axis: Otherwise the axis of its channels, if it has one.
-
-    Raises:
-        UserError: It has no such axis, or no plane remains.
+    ``rgb``: colours are its last axis; otherwise ``channel_axis`` is that of its channels, if it
+    has one. A :class:`UserError` where it has no such axis, or no plane remains.
 
     >>> plane_axes((5, 40, 50, 3), rgb=True), plane_axes((2, 40, 50), channel_axis=0)
     ((0,), ())
@@ -81,9 +76,6 @@ def segmented(
         (…, H, W) int32 ids, each of one object of one plane; and the table of the objects with
         their id as ``index``, their place along each further axis as ``axis-0`` and so on, and the
         measurements of :mod:`segmentation.measurements`.
-
-    Raises:
-        UserError: The data cannot be segmented by this network.
     """
     import pandas as pd
 
@@ -98,8 +90,13 @@ def segmented(
         where: list[Any] = [slice(None)] * len(shape)
         for axis, index in zip(axes, place, strict=True):
             where[axis] = index
-        found = _plane(predictor, np.asarray(data[tuple(where)]), rgb, channels, axes, pixel_size)
-        table: pd.DataFrame = found.measurements  # type: ignore[assignment]
+        plane = np.asarray(data[tuple(where)])
+        if rgb:
+            plane = plane[..., :3]
+        elif channels is not None:  # where it is without the axes of planes before it
+            plane = np.moveaxis(plane, channels - sum(axis < channels for axis in axes), -1)
+        found: Any = predictor.predict(plane, measurements=True, pixel_size=pixel_size)
+        table: pd.DataFrame = found.measurements
         labels[place] = np.where(found.labels, found.labels + last, 0)
         table = table.rename(columns={"object": "index"})
         table["index"] += last
@@ -117,24 +114,6 @@ def _channel_axis(count: int, rgb: bool, channel_axis: int | None) -> int | None
     if rgb:
         return count - 1
     return None if channel_axis is None else channel_axis % count
-
-
-def _plane(
-    predictor: Predictor,
-    plane: np.ndarray,
-    rgb: bool,
-    channels: int | None,
-    axes: tuple[int, ...],
-    pixel_size: tuple[float, float] | None,
-) -> Prediction:
-    """The objects of (H, W) pixels, or of (H, W, C) in any order of axes."""
-    if rgb:
-        plane = plane[..., :3]
-    elif channels is not None:  # where it is without the axes of planes before it
-        plane = np.moveaxis(plane, channels - sum(axis < channels for axis in axes), -1)
-    found = predictor.predict(plane, measurements=True, pixel_size=pixel_size)
-    assert isinstance(found, Prediction)
-    return found
 
 
 class Networks:

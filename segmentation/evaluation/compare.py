@@ -1,6 +1,5 @@
 """Runs and evaluations beside each other, paired over the same images."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from segmentation.errors import UserError
 from segmentation.evaluation import intervals, table
 from segmentation.evaluation.pages import render
 from segmentation.evaluation.plots import forest
-from segmentation.io.files import write_bytes, write_table
+from segmentation.io.files import write_bytes, write_json, write_table
 from segmentation.io.listing import some_of
 from segmentation.metrics.counts import PIXELS
 from segmentation.metrics.scores import Score, better, scores_of
@@ -68,7 +67,7 @@ def compare(runs: list[str], /, score: list[str] | None = None, output: Path | N
     page = render("compare.html", report=report, shown=shown, forest=forest)
     plain = [{k: "" if v is None else v for k, v in row.items()} for row in rows]
     write_bytes(output / "compare.html", page.encode())  # the largest first: whole or not at all
-    write_bytes(output / "compare.json", json.dumps(report, indent=1).encode())
+    write_json(output / "compare.json", report)
     write_table(output / "compare.csv", FIELDS, plain)
     print(f"\npage      {output / 'compare.html'}, compare.csv, compare.json")
 

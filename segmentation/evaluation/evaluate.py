@@ -1,6 +1,5 @@
 """Every score for two folders of masks or label maps, whatever tool they come from."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from segmentation.evaluation.annotators import annotator_scores
 from segmentation.evaluation.classical import BASELINES, Classical
 from segmentation.evaluation.inputs import Inputs, agreed, find_inputs, find_side
 from segmentation.evaluation.pages import render
-from segmentation.io.files import write_bytes
+from segmentation.io.files import write_bytes, write_json
 from segmentation.io.truth import Masks, TruthReader
 from segmentation.metrics.classes import confusions
 from segmentation.metrics.counts import TOLERANCE, probability_histogram
@@ -104,7 +103,7 @@ def evaluate(
     # The page is by far the largest: where the disk has no room for it, nothing is written.
     write_bytes(output / "report.html", text.encode())
     table.write_images(output / table.FILE, pd.concat([mine, *others], ignore_index=True))
-    write_bytes(output / "scores.json", json.dumps(table.finite(report), indent=1).encode())
+    write_json(output / "scores.json", table.finite(report))
     print(render("evaluate.txt", report=report), end="")
     if len(each) > 1:
         print(render("annotators.txt", rows=report["annotators"]), end="")

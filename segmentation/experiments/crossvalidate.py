@@ -1,6 +1,5 @@
 """k-fold cross-validation as one command: every fold trained and tested, all of them pooled."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from segmentation.errors import UserError
 from segmentation.evaluation.table import FILE, finite, read_images, summary, write_images
 from segmentation.experiments.page import RunsPage
 from segmentation.experiments.process import FINISHED, read_finished, run_fit
-from segmentation.io.files import write_bytes
+from segmentation.io.files import read_json, write_bytes, write_json
 from segmentation.progress import progress
 from segmentation.terminal import quiet
 
@@ -85,7 +84,7 @@ def crossvalidate(
                 continue
             run, seconds = fitted
             done[str(fold)] = {"run": str(run.relative_to(output)), "seconds": round(seconds, 1)}
-            write_bytes(output / STATE, json.dumps(state, indent=1).encode())
+            write_json(output / STATE, state)
     if failed:
         print(
             f"{len(done)} of {folds} folds are done and kept; nothing is pooled before all "
@@ -98,7 +97,7 @@ def crossvalidate(
     for method, name in scores.index:
         row: Any = scores.loc[method, name]
         about[method][name] = finite({"folds": row.iloc[:folds].tolist(), **row.iloc[folds:]})
-    write_bytes(output / STATE, json.dumps(state | {"scores": about}, indent=1).encode())
+    write_json(output / STATE, state | {"scores": about})
     page.scores = read_finished(output / FINISHED)
     ours: Any = scores.loc["network"]
     rows = [[name, *values] for name, values in zip(ours.index, ours.to_numpy(), strict=True)]
@@ -140,7 +139,7 @@ def _pool(runs: Sequence[Path], output: Path) -> pd.DataFrame:
         A row by method and score: ``fold0``, …, their ``mean`` and ``sd``, and ``pooled``.
     """
     rows = pd.concat([read_images(run / FILE) for run in runs])
-    splits = [json.loads((run / "split.json").read_text()) for run in runs]
+    splits = [read_json(run / "split.json") for run in runs]
     if len({split.get("data") for split in splits}) > 1:
         raise UserError(
             f"{output}: images or masks changed between its folds (see data in their split.json); "
@@ -158,11 +157,11 @@ def _pool(runs: Sequence[Path], output: Path) -> pd.DataFrame:
     parts = [rows[rows["method"] == method].sort_values("id") for method in methods]
     rows = pd.concat(parts, ignore_index=True)
     write_images(output / FILE, rows)
-    finished = [json.loads((run / FINISHED).read_text()) for run in runs]
+    finished = [read_json(run / FINISHED) for run in runs]
     pooled = finite(summary(rows))
     if all(told := [report.get("sources", "") for report in finished]):  # as each fold's test says
         pooled["sources"] = APART if {*told} == {APART} else f"test images {SHARED}"
-    write_bytes(output / FINISHED, json.dumps(pooled, indent=1).encode())
+    write_json(output / FINISHED, pooled)
 
     def by_score(report: dict[str, Any]) -> dict[tuple[str, str], float]:
         every = {(m, name): v for m in methods for name, v in report.get(m, {}).items()}

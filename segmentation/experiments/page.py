@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote
 
@@ -38,10 +37,7 @@ class Part:
 class RunsPage:
     """Written at the start, while a training runs, after each, and at the end, however that comes.
 
-    Args:
-        path: The page.
-        title: Of it.
-        names: Of the trainings, in order.
+    ``names`` are those of the trainings, in order.
     """
 
     def __init__(self, path: Path, title: str, names: Sequence[str]) -> None:
@@ -55,12 +51,7 @@ class RunsPage:
         self.write()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._left = False
         self.write(stopped=kind is not None)
 
@@ -92,16 +83,16 @@ class RunsPage:
         """Write the page, whole or not at all."""
         parts = [*self.parts.values()]
         running = next((part for part in parts if part.state == "running"), None)
-        done = [part for part in parts if part.state in ("done", "failed")]
         failed = sum(part.state == "failed" for part in parts)
-        about = f"{len(done) - failed} of {len(parts)} done" + f", {failed} failed" * bool(failed)
+        done = failed + sum(part.state == "done" for part in parts)
+        about = f"{done - failed} of {len(parts)} done" + f", {failed} failed" * bool(failed)
         if running and not stopped:
-            about = f"{running.name} ({len(done) + 1} of {len(parts)}) is at work"
+            about = f"{running.name} ({done + 1} of {len(parts)}) is at work"
             left = self._seconds_left(parts)
             about += f", about {duration(left)} left" if left is not None else ""
         elif stopped:
             about = f"Interrupted: {about}; the same command goes on with the others"
-        share = (len(done) + (self._share if running else 0)) / len(parts)
+        share = (done + (self._share if running else 0)) / len(parts)
         tested = [part for part in parts if part.scores]
         score = next((s for s in (*SHOWN, "iou") if all(s in p.scores for p in tested)), "iou")
         best = max(tested, key=lambda part: part.scores.get(score) or 0.0, default=None)

@@ -88,7 +88,6 @@ class ChooseHead(Callback):
         print(f"\nL{best} is kept in {self.output}")
 
     def _save(self, source: Any, level: int, trust: Iterable[str]) -> None:
-        """Write the checkpoint of U-Net++ L``level``, for ``predict`` and ``test``."""
         checkpoint = read_checkpoint(Path(source), False, trust)
         about = copy.deepcopy(checkpoint["segmentation"])
         if about.get("config") is None:

@@ -1,15 +1,15 @@
 """A network of a published table in numbers of fewer bits: size, score and latency."""
 
-import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from segmentation.errors import UserError
+from segmentation.io.files import read_json
 
 # Published for each precision: size of the file, score in 0…1, seconds an image.
 Published = dict[str, dict[str, float | None]]
@@ -46,11 +46,18 @@ def measure_exports(run: Path, published: Published, log: Path) -> Published | N
             done = subprocess.run(argv, stdout=file, stderr=subprocess.STDOUT)
         if done.returncode:
             raise UserError(f"{folder}: the export to {precision} failed; see {log}")
-        rows = json.loads((folder / "export.json").read_text())["rows"]
+        rows = read_json(folder / "export.json")["rows"]
         (row,) = (row for row in rows if row["runtime"].endswith(RUNTIME))
         about = {"megabytes": row["megabytes"], "seconds": row["ms"] / 1000}
         found[precision] = {**about, SCORE: row["scores"][SCORE]}
     return found
+
+
+def markdown(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A line and a table below it."""
+    table = [" | ".join(cells) for cells in (head, *rows)]
+    table = [f"| {line} |" for line in table]
+    return "\n".join([title, "", table[0], f"|{'---|' * len(head)}", *table[1:]])
 
 
 def quantised_table(rows: Mapping[str, tuple[Published, Any]]) -> str:
@@ -64,13 +71,12 @@ def quantised_table(rows: Mapping[str, tuple[Published, Any]]) -> str:
         published, measured = ("–" if v is None else form % v for v in values)
         return f"{published} / {measured}"
 
-    lines = ["Exports to ONNX, run by ONNX Runtime on the validation images: published / measured."]
-    lines += ["", f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
+    found = []
     for name, (published, measured) in rows.items():
         for precision in published:
             both = [one.get(precision, {}) for one in (published, measured or {})]
-            cells = [name, precision]
-            for key, form in (("megabytes", "%.1f"), (SCORE, "%.3f"), ("seconds", "%.3f")):
-                cells.append(cell([one.get(key) for one in both], form))
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            forms = {"megabytes": "%.1f", SCORE: "%.3f", "seconds": "%.3f"}
+            cells = [cell([one.get(key) for one in both], form) for key, form in forms.items()]
+            found.append([name, precision, *cells])
+    title = "Exports to ONNX, run by ONNX Runtime on the validation images: published / measured."
+    return markdown(title, HEADER, found)

@@ -11,7 +11,6 @@ A row is an experiment's config with a block ``reproduces`` that says what it re
       quantised: {fp16: {megabytes: 14}}         # of exports; also mean_iou and seconds an image
 """
 
-import json
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -25,8 +24,13 @@ from segmentation.config_files import find_config, read_parts, read_yaml
 from segmentation.errors import UserError
 from segmentation.experiments.page import RunsPage
 from segmentation.experiments.process import FINISHED, read_finished, run_fit
-from segmentation.experiments.quantised import Published, measure_exports, quantised_table
-from segmentation.io.files import write_bytes
+from segmentation.experiments.quantised import (
+    Published,
+    markdown,
+    measure_exports,
+    quantised_table,
+)
+from segmentation.io.files import read_json, write_bytes, write_json
 from segmentation.progress import progress
 from segmentation.terminal import quiet
 
@@ -118,14 +122,13 @@ def reproduce(
             page.begin(key, output / "runs" / _run_name(row, budget, seed))
             if found := _run(row, seed, budget, data, output, bar, page.tick):
                 done[key] = found
-                write_bytes(results, json.dumps(done, indent=1).encode())
+                write_json(results, done)
             failed |= found is None
             page.more["rows"] = published_rows(rows, budget, done)
             page.end(key, (output / found["run"], found["seconds"]) if found else None)
     text = published_table(rows, budget, done)
-    if smaller := {
-        row.row: (row.quantised, measured(row, budget, done)) for row in rows if row.quantised
-    }:
+    exported = (row for row in rows if row.quantised)
+    if smaller := {r.row: (r.quantised, measured(r, budget, done)) for r in exported}:
         text += f"\n\n{quantised_table(smaller)}"
     print(text)
     write_bytes(path.with_suffix(".md"), f"{text}\n".encode())
@@ -192,7 +195,7 @@ def _run(
     if (fitted := run_fit(arguments, root / name, log, title, bar, tick)) is None:
         return None
     run, seconds = fitted
-    scores = json.loads((run / FINISHED).read_text())
+    scores = read_json(run / FINISHED)
     smaller = {"quantised": measure_exports(run, row.quantised, log)} if row.quantised else {}
     return {
         "run": str(run.relative_to(output)),
@@ -202,7 +205,7 @@ def _run(
         "otsu": scores["otsu"],
         "seconds": round(seconds, 1),
         **smaller,
-        **json.loads((run / "resources.json").read_text()),
+        **read_json(run / "resources.json"),
     }
 
 
@@ -214,15 +217,8 @@ def measured(row: PublishedRow, budget: str, done: dict[str, Any]) -> Any:
 
 def published_table(rows: Sequence[PublishedRow], budget: str, done: dict[str, Any]) -> str:
     """:func:`published_rows` as a Markdown table."""
-    lines = [
-        f"Budget: {budget}. Scores in %, mean ± standard deviation over n seeds.",
-        "",
-        f"| {' | '.join(HEADER)} |",
-        f"|{'---|' * len(HEADER)}",
-    ]
-    return "\n".join(
-        [*lines, *(f"| {' | '.join(c)} |" for c in published_rows(rows, budget, done))]
-    )
+    title = f"Budget: {budget}. Scores in %, mean ± standard deviation over n seeds."
+    return markdown(title, HEADER, published_rows(rows, budget, done))
 
 
 def published_rows(

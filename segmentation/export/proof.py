@@ -1,6 +1,5 @@
 """Whether an export says the same as the network it was made of, measured on images."""
 
-import json
 import platform
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from segmentation.errors import UserError
 from segmentation.evaluation import intervals, table
 from segmentation.evaluation.pages import number, render
 from segmentation.export.images import Images
-from segmentation.io.files import write_bytes
+from segmentation.io.files import write_bytes, write_json
 from segmentation.metrics.scores import scores_of
 from segmentation.metrics.table import ScoreTable
 from segmentation.predictor import Predictor
@@ -131,7 +130,7 @@ def tell(report: dict[str, Any], output: Path, tolerance: float | None = None) -
     report = report | {"tolerance": allowed}
     head, rows = _table(report)
     page = render("export.html", title="Export", report=report, head=head, rows=rows)
-    write_bytes(output / "export.json", json.dumps(table.finite(report), indent=1).encode())
+    write_json(output / "export.json", table.finite(report))
     write_bytes(output / "export.html", page.encode())
     texts = [head, *([number(v) if isinstance(v, float) else str(v) for v in r] for r in rows)]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]

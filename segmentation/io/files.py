@@ -146,6 +146,11 @@ def read_json(path: Path) -> Any:
         raise ValueError("nested too deep") from None
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values as JSON, whole or not at all."""
+    write_bytes(path, json.dumps(content, indent=1).encode())
+
+
 def write_table(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as a CSV file in UTF-8, whole or not at all; a missing value is left empty."""
     text = io.StringIO()

@@ -49,17 +49,10 @@ class CrossEntropyDice(nn.Module):
         self.dice_weight, self.smooth = dice_weight, smooth
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """A float32 scalar.
+        """(B, K + 1, H, W) logits, (B, H, W) classes 0…K and weights ► float32 scalar.
 
-        Args:
-            logits: (B, K + 1, H, W), any float dtype.
-            target: (B, H, W) classes 0…K, any integer dtype.
-            weight: (B, H, W) weights of the cross-entropy's pixels, not normalised, or ``None``.
-                Where it is 0, a pixel does not count in Dice either.
-
-        Raises:
-            UserError: There are not as many class weights as classes.
-            ValueError: The shapes do not fit together.
+        The weights are those of the cross-entropy; where one is 0, the pixel does not count in Dice
+        either. Another number of ``class_weights`` than of classes is a :class:`UserError`.
         """
         loss: Tensor = self.cross_entropy(logits, target, weight)
         with torch.autocast(logits.device.type, enabled=False):
@@ -112,16 +105,9 @@ class ObjectsAndClasses(nn.Module):
         self.head = CrossEntropyDice(class_weights)
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """A float32 scalar.
+        """(B, C + K + 1, H, W) logits, of objects and classes, and weights ► float32 scalar.
 
-        Args:
-            logits: (B, C + K + 1, H, W), any float dtype: of the objects, then of the classes.
-            target: (B, C', H, W): what the objects' target encodes, then the classes 0…K.
-            weight: (B, H, W) weights of the pixels in both losses, or ``None``.
-
-        Raises:
-            UserError: There are not as many class weights as classes.
-            ValueError: The shapes do not fit together.
+        The target is (B, C', H, W): what the objects' target encodes, then the classes 0…K.
         """
         count = logits.shape[1] - self.channels
         if count < 1 or target.ndim != 4 or target.shape[1] < 2:

@@ -39,8 +39,8 @@ class EdgeLoss(nn.Module):
         self, loss: nn.Module, smoothing: int = 0, boundary: float = 0.0, reach: float = 10.0
     ) -> None:
         super().__init__()
-        for name, value, least in (("smoothing", smoothing, 0), ("boundary", boundary, 0)):
-            if not least <= value < math.inf:
+        for name, value in (("smoothing", smoothing), ("boundary", boundary)):
+            if not 0 <= value < math.inf:
                 raise UserError(f"loss.{name}: {value} must be at least 0")
         if not 0 < reach < math.inf:
             raise UserError(f"loss.reach: {reach} must be positive")
@@ -48,17 +48,10 @@ class EdgeLoss(nn.Module):
         self.sums = getattr(loss, "sums", False)
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """A float32 scalar.
+        """(B, K, H, W) logits and target, whose first channel is 0 or 1 ► float32 scalar.
 
-        Args:
-            logits: (B, K, H, W), any float dtype.
-            target: (B, K, H, W), the first channel 0 or 1.
-            weight: (B, H, W) weights of the pixels, if the other loss takes some; where it is 0 the
-                boundary loss looks at nothing.
-
-        Raises:
-            ValueError: The target is not one map for each logit, as with classes that exclude each
-                other.
+        Weights are for the other loss, if that takes some; where one is 0 the boundary loss looks
+        at nothing.
         """
         if logits.shape != target.shape:
             raise ValueError(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from segmentation.losses.pixels import BCEDice
+from segmentation.losses.pixels import BCEDice, mean_apart
 
 FLOW_SCALE = 5.0  # logits a unit of flow, as in Cellpose
 
@@ -35,27 +35,15 @@ class FlowLoss(nn.Module):
         self.flow_weight, self.foreground = flow_weight, BCEDice(per_image=per_image)
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """A float32 scalar.
+        """(B, 3, H, W) logits: foreground and 5 · the flow down and right ► float32 scalar.
 
-        Args:
-            logits: (B, 3, H, W), any float dtype: foreground and 5 · the flow down and right.
-            target: (B, 3, H, W): foreground 0 or 1, flows in -1…1.
-            weight: (B, H, W) weights of the cross-entropy's pixels, or ``None``; where it is 0 the
-                flows are not looked at.
-
-        Raises:
-            ValueError: The shapes differ, or there are not three channels.
+        The target holds the foreground, 0 or 1, and flows in -1…1. Weights are those of the
+        cross-entropy; where one is 0 the flows are not looked at.
         """
         foreground: Tensor = self.foreground(logits[:, :1], target[:, :1], weight)
         if logits.shape[1] != 3:
             raise ValueError(f"foreground and flows are 3 channels, got {logits.shape[1]}")
         with torch.autocast(logits.device.type, enabled=False):
-            error = (logits[:, 1:].float() - FLOW_SCALE * target[:, 1:].float()).square().mean(
-                1
-            ) / 2
-            known = torch.ones_like(error) if weight is None else (weight > 0).float()
-            inside, outside = known * target[:, 0], known * (1 - target[:, 0])
-            # + 1: without any foreground there is nothing to average.
-            deep = (error * inside).sum() / (inside.sum() + 1)
-            flat = (error * outside).sum() / (outside.sum() + 1)
-        return foreground + self.flow_weight * (deep + flat)
+            error = (logits[:, 1:].float() - FLOW_SCALE * target[:, 1:].float()).square().mean(1)
+            apart = mean_apart(error / 2, target[:, 0], weight)
+        return foreground + self.flow_weight * apart

@@ -39,16 +39,7 @@ class BCEDice(nn.Module):
         self.smooth, self.dice_weight, self.per_image = smooth, dice_weight, per_image
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """A float32 scalar.
-
-        Args:
-            logits: (B, 1, H, W), any float dtype.
-            target: (B, 1, H, W), 0 or 1, any dtype.
-            weight: (B, H, W) weights of the cross-entropy's pixels, not normalised, or ``None``.
-
-        Raises:
-            ValueError: The shapes differ.
-        """
+        """(B, 1, H, W) logits, target 0 or 1, weights of the cross-entropy ► float32 scalar."""
         _check_same_shape(logits, target)
         with torch.autocast(logits.device.type, enabled=False):
             logits, target = logits.float(), target.float()
@@ -91,16 +82,9 @@ class BCEDiceDistance(nn.Module):
         self.distance_weight, self.foreground = distance_weight, BCEDice(per_image=per_image)
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """A float32 scalar.
+        """(B, 2, H, W) logits of foreground and distance, targets in 0…1 ► float32 scalar.
 
-        Args:
-            logits: (B, 2, H, W), any float dtype: foreground and distance.
-            target: (B, 2, H, W) in 0…1, the foreground 0 or 1.
-            weight: (B, H, W) weights of the cross-entropy's pixels, or ``None``; where it is 0 the
-                distance is not looked at.
-
-        Raises:
-            ValueError: The shapes differ, or there are not two channels.
+        Weights are those of the cross-entropy; where one is 0 the distance is not looked at.
         """
         _check_same_shape(logits, target)
         if logits.shape[1] != 2:
@@ -108,14 +92,8 @@ class BCEDiceDistance(nn.Module):
         foreground: Tensor = self.foreground(logits[:, :1], target[:, :1], weight)
         with torch.autocast(logits.device.type, enabled=False):
             error = (logits[:, 1].float().sigmoid() - target[:, 1].float()).abs()
-            inside = target[:, 0].float()
-            outside = 1 - inside
-            if weight is not None:
-                inside, outside = inside * (weight > 0), outside * (weight > 0)
-            # + 1: without any foreground there is nothing to average.
-            deep = (error * inside).sum() / (inside.sum() + 1)
-            flat = (error * outside).sum() / (outside.sum() + 1)
-        return foreground + self.distance_weight * (deep + flat)
+            apart = mean_apart(error, target[:, 0], weight)
+        return foreground + self.distance_weight * apart
 
 
 class WeightedBCE(nn.Module):
@@ -138,16 +116,7 @@ class WeightedBCE(nn.Module):
         self.pos_weight = pos_weight
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """A float32 scalar.
-
-        Args:
-            logits: (B, K, H, W), any float dtype.
-            target: (B, K, H, W), 0 or 1, any dtype.
-            weight: (B, H, W) weights of the pixels, not normalised, or ``None``.
-
-        Raises:
-            ValueError: The shapes do not fit together.
-        """
+        """(B, K, H, W) logits, target 0 or 1, and weights ► float32 scalar."""
         _check_same_shape(logits, target)
         with torch.autocast(logits.device.type, enabled=False):
             logits, target = logits.float(), target.float()
@@ -190,16 +159,9 @@ class WeightedCrossEntropy(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """A float32 scalar.
+        """(B, K, H, W) logits, (B, H, W) classes 0…K-1 and weights ► float32 scalar.
 
-        Args:
-            logits: (B, K, H, W), any float dtype.
-            target: (B, H, W) classes 0…K-1, any integer dtype.
-            weight: (B, H, W) weights of the pixels, not normalised, or ``None``.
-
-        Raises:
-            UserError: There are not as many class weights as classes.
-            ValueError: The shapes do not fit together.
+        Another number of ``class_weights`` than of classes is a :class:`UserError`.
         """
         weights = self.class_weights
         if weights is not None and len(weights) != logits.shape[1]:
@@ -249,16 +211,7 @@ class WeightedFScore(nn.Module):
         self.w, self.smooth = w, smooth
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """A float32 scalar.
-
-        Args:
-            logits: (B, 1, H, W), any float dtype.
-            target: (B, 1, H, W), 0 or 1, any dtype.
-            weight: (B, H, W) weights of the pixels in all sums, or ``None``.
-
-        Raises:
-            ValueError: The shapes do not fit together.
-        """
+        """(B, 1, H, W) logits, target 0 or 1, weights of all sums ► float32 scalar."""
         _check_same_shape(logits, target)
         with torch.autocast(logits.device.type, enabled=False):
             probs, truth = logits.float().sigmoid(), target.float()
@@ -301,16 +254,7 @@ class DeepSupervision(nn.Module):
     def forward(
         self, logits: Tensor | Sequence[Tensor], target: Tensor, weight: Tensor | None = None
     ) -> Tensor:
-        """The loss of one head or the mean over several, a scalar.
-
-        Args:
-            logits: (B, K, H, W), or one such tensor a head.
-            target: As the loss wants it.
-            weight: (B, H, W) weights of pixels, or ``None``.
-
-        Raises:
-            ValueError: The number of weights is not the number of heads.
-        """
+        """Logits of one head, or a list of several heads', and what the loss wants ► scalar."""
         extra = () if weight is None else (weight,)  # not every loss knows weights of pixels
         if isinstance(logits, Tensor):
             result: Tensor = self.loss(logits, target, *extra)
@@ -329,6 +273,21 @@ def as_number(target: Tensor, logits: Tensor) -> Tensor:
     if target.is_floating_point():
         return target
     return target.to(logits.dtype) if target.shape == logits.shape else target.long()
+
+
+def mean_apart(error: Tensor, foreground: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean of (B, H, W) errors over the foreground, plus that over the background.
+
+    Pixels of ``weight`` 0 do not count.
+    """
+    inside = foreground.float()
+    outside = 1 - inside
+    if weight is not None:
+        inside, outside = inside * (weight > 0), outside * (weight > 0)
+    # + 1: without any foreground there is nothing to average.
+    deep = (error * inside).sum() / (inside.sum() + 1)
+    flat = (error * outside).sum() / (outside.sum() + 1)
+    return deep + flat
 
 
 def _check_same_shape(logits: Tensor, target: Tensor) -> None:

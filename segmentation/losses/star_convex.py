@@ -43,17 +43,11 @@ class StarConvexLoss(nn.Module):
         self.depth = BCEDiceDistance(centre_weight, per_image)
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """A float32 scalar.
+        """(B, 2 + rays, H, W) logits, of distances as :func:`as_distances` ► float32 scalar.
 
-        Args:
-            logits: (B, 2 + rays, H, W), any float dtype; of distances as :func:`as_distances`.
-            target: The same shape: foreground 0 or 1, centre 0…1, distances in pixels, 0 where they
-                are not known.
-            weight: (B, H, W) weights of the cross-entropy's pixels, or ``None``; where it is 0
-                neither the centre nor distances are looked at.
-
-        Raises:
-            ValueError: The shapes differ, or there are no distances.
+        The target holds the foreground 0 or 1, the centre 0…1, and distances in pixels, 0 where
+        they are not known. Weights are those of the cross-entropy; where one is 0 neither the
+        centre nor distances are looked at.
         """
         if logits.shape != target.shape or logits.shape[1] < 3:
             raise ValueError(

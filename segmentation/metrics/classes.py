@@ -63,13 +63,10 @@ def class_row(
     found_classes: np.ndarray,
     count: int,
 ) -> np.ndarray:
-    """The row of one image, int64, as :func:`count_columns` names it.
+    """The row of one image, int64, as :func:`count_columns` names it, of ``count`` classes.
 
-    Args:
-        truth, labels: (H, W) integer ids of true and predicted objects, 0 = background. A pixel
-            whose truth is -1 counts in no pair.
-        true_classes, found_classes: (n + 1,) class 1…``count`` of each id.
-        count: Of classes.
+    ``truth`` and ``labels`` are (H, W) integer ids, 0 = background; a pixel whose truth is -1
+    counts in no pair. The classes are (n + 1,), 1…``count`` for each id.
 
     >>> truth, labels = np.array([[1, 1, 0, 2]]), np.array([[1, 1, 0, 0]])
     >>> row = class_row(truth, labels, np.array([0, 1, 2]), np.array([0, 1]), 2)

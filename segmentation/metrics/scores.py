@@ -115,7 +115,7 @@ def ranking_scores(histogram: np.ndarray) -> dict[str, np.ndarray]:
 def per_image_columns(rows: np.ndarray, names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Counts and scores of images, (images, 4, 22 or 29), as the columns of ``per_image.csv``.
 
-    Where there are ``names`` of classes, their counts follow in each row.
+    The counts of classes follow in each row, where they have ``names``.
     """
     more = count_columns(names)
     rows, of_classes = np.split(rows, [rows.shape[1] - len(more)], axis=1)
@@ -133,12 +133,8 @@ def per_image_columns(rows: np.ndarray, names: Sequence[str] = ()) -> dict[str, 
 
 @dataclass(frozen=True)
 class Score:
-    """One score over images.
-
-    Attributes:
-        rows: (images, columns) finite numbers.
-        of_sums: (..., columns) ► (...), from the columns' sums over any images.
-        images: How many images have it.
+    """One score over images: (images, columns) finite numbers; the score of the columns' sums over
+    any images, (..., columns) ► (...); and how many images have it.
     """
 
     rows: np.ndarray
@@ -147,7 +143,6 @@ class Score:
 
     @property
     def value(self) -> float:
-        """Over all images."""
         return float(self.of_sums(self.rows.sum(0))) if self.images else math.nan
 
 

@@ -33,14 +33,12 @@ class ScoreTable(Metric):
     Every score is the same to the bit for any order of the images and any number of processes.
 
     Args:
-        threshold: A pixel is predicted foreground if its probability is greater; in [0, 1].
+        threshold: A pixel is predicted foreground if its probability is greater; in [0, 1], else a
+            ``ValueError``.
         objects: Whether to score objects.
         boundary: Whether to score outlines and to count the kinds of objects, which only
             :meth:`rows` shows.
         class_names: Of the objects' classes, to score each.
-
-    Raises:
-        ValueError: The threshold is outside [0, 1].
 
     >>> table = ScoreTable()
     >>> table.update(torch.tensor([[[1, 1, 0, 2]]]), torch.tensor([[[1, 1, 0, 0]]]), ids=["a"])
@@ -85,7 +83,7 @@ class ScoreTable(Metric):
         classes: Sequence[Any] = (),
         found_classes: Sequence[Any] = (),
     ) -> None:
-        """Add a batch of images.
+        """Add a batch of images, or nothing: what is not as follows is a ``ValueError``.
 
         Args:
             truth: (B, H, W) integer ids of the true objects, 0 = background, -1 = not annotated.
@@ -93,11 +91,8 @@ class ScoreTable(Metric):
             probs: (B, H, W) floating point, probability of the foreground in [0, 1]. Without, the
                 foreground is that of ``labels``, and nothing is ranked.
             ids, kinds, groups: B texts each, or none.
-            classes: B arrays or tensors (n + 1,), the class of each true id, with ``class_names``.
-            found_classes: The same of the predicted ids.
-
-        Raises:
-            ValueError: Something is not as above; nothing is added then.
+            classes, found_classes: B arrays or tensors (n + 1,), the class of each true and of each
+                predicted id, with ``class_names``.
         """
         predicted = labels if probs is None else probs
         if predicted is None or (self.objects and labels is None):

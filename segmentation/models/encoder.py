@@ -31,9 +31,8 @@ def load_encoder(net: nn.Module, path: str | Path) -> None:
     """Start a network's ``encoder`` from weights that timm, torchvision or smp published.
 
     The file is a state dict, of torch.save or safetensors. Tensors that the encoder lacks (the
-    classifier's) are left out. Weights for three channels are adapted to another number, see
-    :func:`adapt_channels`. A file that cannot be read, lacks a tensor or has one of another shape
-    is a :class:`UserError`.
+    classifier's) are left out; weights for three channels are adapted, see :func:`adapt_channels`.
+    A file that cannot be read, lacks a tensor or has one of another shape is a :class:`UserError`.
     """
     option = "model.net.encoder_weights"
     encoder = getattr(net, "encoder", None)

@@ -111,7 +111,7 @@ class UNetPlusPlus(SegmentationNet):
         return mean_probability_logits(self.head_logits(image))
 
     def head_logits(self, image: Tensor) -> list[Tensor]:
-        """The logits of every head, shallow to deep, whatever the mode; errors as of `forward`."""
+        """The logits of every head, shallow to deep, whatever the mode."""
         row = self._first_row(image, self.depth - 1)
         return [self.heads[str(level)](row[level]) for level in self.levels]
 

@@ -24,8 +24,6 @@ class Classes(Target):
     Args:
         names: Of the classes 1…K, in the order of their values in the truth.
         threshold: A pixel is foreground where the classes' probabilities together are greater.
-        min_size: Objects of fewer pixels are dropped from the label map.
-        fill_holes: Holes within an object are filled in the label map.
 
     >>> target = Classes(["tumour", "stroma"])
     >>> target.encode(np.int32([[0, 1, 1, 2]]), np.uint8([0, 2, 1])).tolist()

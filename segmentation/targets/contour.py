@@ -26,9 +26,6 @@ class Contour(Target):
         position: ``"straddling"``: half inside the object (the larger half, where ``width`` is
             odd), half outside; ``"inner"``: inside; ``"outer"``: on the background, and half inside
             where another object follows at once, for there is no background between them.
-        threshold: A pixel of greater foreground probability is foreground.
-        min_size: Objects of fewer pixels are dropped from the label map.
-        fill_holes: Holes within an object are filled in the label map.
         seed: A pixel of greater interior probability belongs to an object's seed.
 
     >>> Contour(width=1, position="inner").encode(np.int32([[0, 0, 1, 1, 1, 0]])).tolist()

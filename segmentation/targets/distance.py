@@ -20,9 +20,6 @@ class Distance(Target):
     2019, with distances relative to the object).
 
     Args:
-        threshold: A pixel of greater foreground probability is foreground.
-        min_size: Objects of fewer pixels are dropped from the label map.
-        fill_holes: Holes within an object are filled in the label map.
         seed: A pixel whose relative distance is greater belongs to an object's seed.
 
     >>> Distance().encode(np.int32([[0, 1, 1, 1, 0]]))[1].tolist()

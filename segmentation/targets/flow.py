@@ -29,9 +29,6 @@ class Flow(Target):
     other flows than an object of its shape would have is dropped.
 
     Args:
-        threshold: A pixel of greater foreground probability is foreground.
-        min_size: Objects of fewer pixels are dropped from the label map.
-        fill_holes: Holes within an object are filled in the label map.
         flow_error: Objects of a greater :func:`flow_errors` are dropped; 0 keeps all.
         peak_distance: Pixels are one object that arrive within so many pixels of a peak.
 

@@ -16,9 +16,6 @@ class Foreground(Target):
     """Object or background, one channel. Instances are the connected components, cut at waists.
 
     Args:
-        threshold: A pixel of greater probability is foreground.
-        min_size: Objects of fewer pixels are dropped from the label map.
-        fill_holes: Holes within an object are filled in the label map.
         seed_distance: Components are cut by watershed on the distance to the background, seeds
             being at least so many pixels apart; 0 leaves them whole.
         gap: Objects that touch are learned as if so many pixels of each were background, so that

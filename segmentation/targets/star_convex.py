@@ -26,9 +26,6 @@ class StarConvex(Target):
         rays: Number of directions, a multiple of 4 up to 256.
         grid: Distances are learned at every pixel of objects (1), or at every fifth (2), which
             costs a fifth of the time and takes pixels of all rows and columns.
-        threshold: A pixel of greater foreground probability is foreground.
-        min_size: Objects of fewer pixels are dropped from the label map.
-        fill_holes: Holes within an object are filled in the label map.
         centre: A summit of greater centre probability proposes a polygon.
         overlap: Of two polygons that share more than this part of the smaller one, one is dropped.
         smooth: The centre probability is smoothed by a Gaussian of so many pixels (σ) before its

@@ -89,14 +89,12 @@ class Console(Callback):
     def on_test_start(self, trainer: Trainer, *_: Any) -> None:
         self._begin(trainer, "testing", sum(trainer.num_test_batches), 0, 2)
 
-    def on_test_batch_end(self, *_: Any) -> None:
-        self.on_validation_batch_end()
+    on_test_batch_end = on_validation_batch_end
 
     def on_test_epoch_end(self, *_: Any) -> None:
         self._end()
 
-    def on_exception(self, *_: Any) -> None:
-        self._end()
+    on_exception = on_test_epoch_end
 
     def _line(self, trainer: Trainer) -> str:
         values: Mapping[str, Any] = trainer.callback_metrics

@@ -22,12 +22,9 @@ class HardExamples(Callback):
     wrongly annotated: look at the worst images of the report first.
 
     Args:
-        power: 0 changes nothing, 1 draws an image of twice the loss twice as often.
+        power: 0 changes nothing, 1 draws an image of twice the loss twice as often; ≥ 0.
         most: No image is drawn more than so many times as often as the mean, or less often than
-            its inverse.
-
-    Raises:
-        UserError: A value is out of its range.
+            its inverse; ≥ 1.
 
     >>> callback = HardExamples(power=1.0, most=3.0)
     >>> callback.losses = {"easy": 0.1, "usual": 0.4, "hard": 4.0}

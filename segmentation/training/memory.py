@@ -9,14 +9,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's malloc to keep what is freed instead of handing it back to the kernel.
+    """Tell glibc's malloc to keep what is freed; whether it had an effect (Linux with glibc alone).
 
     Every training step allocates the same tensors of some megabytes again. By default each is
     mapped anew and zeroed by the kernel: a fifth of the processor time of a small U-Net on 256×256
     crops (``benchmarks/malloc.py``).
-
-    Returns:
-        Whether it had an effect: only on Linux with glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -37,8 +37,7 @@ _MACHINE = {
 def machine_gist(error: RuntimeError | OSError) -> str | None:
     """What to do where this machine cannot do what was asked of it, in one line.
 
-    Returns:
-        ``None`` for any other error, whose traceback somebody will have to read.
+    ``None`` for any other error, whose traceback somebody will have to read.
     """
     for pattern, remedy in _MACHINE.items():
         if found := re.search(pattern, str(error), re.DOTALL):

@@ -23,7 +23,7 @@ from segmentation.evaluation.calibration import pr_curve, roc_curve
 from segmentation.evaluation.overlays import class_legend, data_url
 from segmentation.evaluation.pages import duration, render
 from segmentation.evaluation.pictures import Colours, legend
-from segmentation.io.files import write_bytes
+from segmentation.io.files import write_bytes, write_json
 from segmentation.io.images import read_image
 from segmentation.metrics import better
 from segmentation.training.console import seconds_left
@@ -36,9 +36,8 @@ _WIDEST, _EPOCHS = 964, 5  # pixels of a picture; pictures of one validation ima
 class RunReport(Callback):
     """Writes ``report.html`` and ``summary.json`` after each epoch, after a test, and before dying.
 
-    It takes some 40 ms of processor time, and
-    10 for each picture that is new on it. What fails here, but for a full disk, is said and stops
-    nothing: the page can be made again from the same files.
+    It takes some 40 ms of processor time, and 10 for each picture that is new on it. What fails,
+    but for a full disk, is said and stops nothing: the page can be made again from the same files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -113,7 +112,7 @@ def write_report(folder: Path, running: dict[str, Any] | None = None) -> None:
     log, scores = read_metrics(folder / "metrics.csv"), content("scores.json")
     metrics, counts = extremes(log), content("test_curves.json")
     found = {"finished": bool(scores), "metrics": metrics}
-    write_bytes(folder / SUMMARY, json.dumps(found, indent=1).encode())
+    write_json(folder / SUMMARY, found)
     images = _worst_first(folder / "per_image.csv")
     context = {
         "running": running,

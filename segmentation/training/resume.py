@@ -54,8 +54,6 @@ class ExactResume(Callback):
         self._saving: dict[str, Any] | None = None  # the random state, while a checkpoint is made
         self._group: Any = None  # of processes that agree
 
-    # Signals
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the signals over, from Lightning too, whose handlers talk to other processes."""
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
@@ -72,8 +70,6 @@ class ExactResume(Callback):
             launcher.kill(number)  # hand it on to the processes that Lightning started
         if not self.running:
             raise SystemExit(_status(self._trainer))
-
-    # When to save and to stop
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -162,8 +158,6 @@ class ExactResume(Callback):
         trainer.strategy.barrier()
         raise SystemExit(_status(trainer))
 
-    # What is saved
-
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -185,10 +179,11 @@ class ExactResume(Callback):
         elif not over and not epoch_loop._should_accumulate():
             # Counted anew when Lightning sees that a batch was begun and not ended.
             loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
-        metrics: dict[str, dict[str, Any]] = {}
-        for name in ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics"):
-            logged = getattr(connector, name)
-            metrics[name] = {key: torch.as_tensor(value).cpu() for key, value in logged.items()}
+        names = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
+        metrics = {
+            name: {key: torch.as_tensor(v).cpu() for key, v in getattr(connector, name).items()}
+            for name in names
+        }
         checkpoint["resume"] = {
             "processes": processes,
             "over": over,
@@ -199,8 +194,6 @@ class ExactResume(Callback):
             "metrics": metrics,
             "rows": self.csv.flushed() if trainer.is_global_zero else 0,
         }
-
-    # Going on
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -215,8 +208,8 @@ class ExactResume(Callback):
                 "same version goes on exactly; install it, or begin anew from the weights with "
                 f"--run.weights {trainer.ckpt_path} and without --run.resume"
             )
-        known = self.state.keys() if isinstance(self.state, dict) else set()
-        if self.state is not None and not known >= _STATE:
+        known = self.state if isinstance(self.state, dict) else ()
+        if self.state is not None and not {*known} >= _STATE:
             raise UserError(f"{trainer.ckpt_path}: nothing to resume from; do not use this file")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -246,12 +239,10 @@ class ExactResume(Callback):
         connector._first_loop_iter = False
         loader: Any = trainer.train_dataloader
         if isinstance(sampler := getattr(loader, "sampler", None), TrainSampler):
-            fetcher: Any = loop._data_fetcher
-            epoch: Any = loop.epoch_progress.current
             done = loop.epoch_loop.batch_progress.current.completed * loader.batch_size
-            sampler.skip(epoch.processed, done)
+            sampler.skip(loop.epoch_progress.current.processed, done)
             # Its workers have fetched ahead already: from the start, in the first epoch's order.
-            iter(fetcher)
+            iter(loop._data_fetcher)  # type: ignore[arg-type]
 
     def _resumed(self, trainer: Trainer) -> None:
         """At the very moment at which the checkpoint was made."""
@@ -283,10 +274,7 @@ class ExactResume(Callback):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole and sealed, where Lightning may leave half a file.
-
-    Keeps two to resume from.
-    """
+    """Writes checkpoints whole and sealed, not half a file; keeps two to resume from."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         target = Path(path)
@@ -306,12 +294,11 @@ def random_state() -> dict[str, Any]:
     """The global generators of Python, NumPy, PyTorch and this process's GPU, as plain values."""
     name, key, *rest = np.random.get_state(legacy=True)
     state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    state["numpy"] = (name, np.asarray(key).tolist(), *rest)
-    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+    state |= {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return state | {"numpy": (name, np.asarray(key).tolist(), *rest)}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Go on from a :func:`random_state`."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
@@ -325,9 +312,7 @@ def _means(trainer: Trainer) -> list[dict[str, Any]]:
     for metric in trainer.fit_loop.epoch_loop._results.values():
         if metric.is_tensor:
             meta = metric.meta
-            log = {
-                name: value for name, value in vars(meta).items() if isinstance(value, str | bool)
-            }
+            log = {k: value for k, value in vars(meta).items() if isinstance(value, str | bool)}
             log |= {"sync_dist": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only}
             log["reduce_fx"] = meta.reduce_fx.__name__
             values = {name: getattr(metric, name).cpu() for name in metric._defaults}

@@ -18,7 +18,7 @@ from lightning import Callback, LightningModule, Trainer
 from segmentation.card.record import began, scored_as, versions
 from segmentation.checkpoints import read_checkpoint
 from segmentation.errors import UserError
-from segmentation.io.files import read_json, write_bytes
+from segmentation.io.files import read_json, write_bytes, write_json
 
 RUN_FOLDER = "SEGMENTATION_RUN_FOLDER"  # how the processes of one run agree on its folder
 RESUME, PREVIOUS = "resume.ckpt", "resume.previous.ckpt"
@@ -183,12 +183,12 @@ class RunRecord(Callback):
         if split is not None:
             parts = {"data": content, **json.loads(split.to_json())}
             about["split_sha256"] = parts["sha256"]
-            write_bytes(path, json.dumps(parts, indent=1).encode())
+            write_json(path, parts)
         if (state := git_state(Path.cwd())) is not None:
             about["git"], diff = state
             if diff:
                 write_bytes(self.folder / "git.diff", diff)
-        write_bytes(self.folder / "run.json", json.dumps(about, indent=1).encode())
+        write_json(self.folder / "run.json", about)
         if stage == "fit":
             pl_module.record = began(about, self.config, content)  # type: ignore[assignment]
         # Last: where it is, the others are.
@@ -201,7 +201,7 @@ class RunRecord(Callback):
             return
         if trainer.is_global_zero and (self.folder / "run.json").exists():
             about = read_json(self.folder / "run.json") | {"tested": scored_as(Path(path))}
-            write_bytes(self.folder / "run.json", json.dumps(about, indent=1).encode())
+            write_json(self.folder / "run.json", about)
 
 
 def git_state(folder: Path) -> tuple[dict[str, Any], bytes] | None:

@@ -153,9 +153,8 @@ def parser_gist(message: str) -> str:
     text = re.sub(r" Not a valid subclass of .*?\(implicit class_path\)", "", one_line(message))
     keys = [key for key, _ in groupby(re.findall(r'Parser key "([\w.]+)":', text))]
     values = re.findall(r"(?:Got|Given) value: (.+?)(?= Expected| Given value| Parser key|$)", text)
-    value = next(
-        (v for v in values if not v.startswith(("NestedArg", "Namespace", "{", "[Namespace"))), ""
-    )
+    nests = ("NestedArg", "Namespace", "{", "[Namespace")
+    value = next((v for v in values if not v.startswith(nests)), "")
     if nested := re.findall(r"NestedArg\(key='([^']+)', val='?([^')]*)", text):
         keys, value = [keys[0], nested[-1][0]], nested[-1][1]
     if len(keys) == 2 and (given := re.findall(r"Given value: (\{.*\})", text)):

@@ -1,6 +1,5 @@
 """The test report: scores of the network and of its baselines, per image, by kind, pictured."""
 
-import json
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +24,7 @@ from segmentation.evaluation.overlays import class_legend, on_one_size
 from segmentation.evaluation.pages import render
 from segmentation.evaluation.pictures import LINES, Colours, Picture, legend_text, predicted_ids
 from segmentation.evaluation.table import FILE, finite, summary, write_images
-from segmentation.io.files import write_bytes
+from segmentation.io.files import write_json
 from segmentation.io.images import write_image
 from segmentation.metrics import ScoreTable
 from segmentation.objects import label_components, to_gray
@@ -41,23 +40,17 @@ Found = tuple[bytes, np.ndarray | None]  # packed ids, and the class of each
 class TestReport(Callback):
     """After a test: ``scores.json``, ``per_image.csv``, ``overlays/`` and a printed table.
 
-    Beside the network stand Otsu's threshold, on the same images as read, before any
-    preprocessing, with its connected components as objects; what a person would do by hand, whose
-    picture and filter the validation images choose (``evaluation.classical``); and the prediction
-    of nothing, which shows what the policy for empty images is worth. With classes, each of a
-    baseline's objects has the class whose mean brightness in train is nearest. Of several
-    annotators, the network is scored
-    against each, too, and they against each other. Each score has its 95 % bootstrap interval,
-    over groups where the data has any.
+    Beside the network stand Otsu's threshold, on the same images as read, before any preprocessing,
+    with its connected components as objects; what a person would do by hand, whose picture and
+    filter the validation images choose (``evaluation.classical``); and the prediction of nothing,
+    which shows what the policy for empty images is worth. With classes, each of a baseline's
+    objects has the class whose mean brightness in train is nearest. Of several annotators, the
+    network is scored against each, too, and they against each other. Where ``fit`` has tuned the
+    decoding, ``as trained`` is what the network says without that. Each score has its 95 %
+    bootstrap interval, over groups where the data has any; and a line says whether the test images
+    share their sources with those that were trained on.
 
-    A line says whether the test images share their sources with those that were trained on.
-
-    Where ``fit`` has tuned the decoding, ``as trained`` is what the network says without that.
-
-    Args:
-        folder: The run's folder.
-        pictures: Overlays of so many of the worst, the median and the best images each.
-        colours: What the colours of the overlays tell.
+    ``pictures`` is the number of overlays of the worst, the median and the best images each.
     """
 
     __test__ = False  # not a test case, whatever pytest thinks of its name
@@ -83,11 +76,13 @@ class TestReport(Callback):
             table = ScoreTable(self.untuned.threshold, boundary=True, class_names=names)
             self.baselines[UNTUNED] = table.to(device)
         self.found = {}
-        self.classical = _baseline(trainer.datamodule)  # type: ignore[attr-defined]
+        data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        pairs = ((data.pixels(i), data.truth(i)) for i in thinned(data.split.val, _MOST))
+        self.classical = choose(pairs, "validation images")
         people = getattr(_dataset(trainer), "annotators", ())
         self.annotators = AnnotatorScores(people, METHODS[0], device) if people else None
         if names:
-            self.levels = trainer.datamodule.class_levels(len(names))  # type: ignore[attr-defined]
+            self.levels = data.class_levels(len(names))
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any
@@ -154,7 +149,7 @@ class TestReport(Callback):
         scores["network"] |= logged  # AUROC needs the probabilities
         scores["classical_by"] = str(self.classical)
         scores = finite(scores | more)
-        write_bytes(self.folder / "scores.json", json.dumps(scores, indent=1).encode())
+        write_json(self.folder / "scores.json", scores)
         write_images(self.folder / FILE, frame)
         ours = frame[frame["method"] == "network"]
         picture = partial(self._picture, trainer, found)
@@ -214,12 +209,6 @@ def _about_test(trainer: Trainer, task: Any) -> str:
     if not sources or known is None:
         return ""
     return about_test(sources, known.trained(task.seen), known.split.test)
-
-
-def _baseline(data: SegmentationDataModule) -> Classical:
-    """The classical baseline that the validation images choose."""
-    some = thinned(data.split.val, _MOST)
-    return choose(((data.pixels(name), data.truth(name)) for name in some), "validation images")
 
 
 def _dataset(trainer: Trainer) -> Any:

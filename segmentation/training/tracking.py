@@ -15,7 +15,7 @@ from torch import Tensor
 from segmentation.data.examples import Batch
 from segmentation.data.resize import resize_image
 from segmentation.evaluation.pictures import Colours, Picture, predicted_ids
-from segmentation.io.files import write_bytes
+from segmentation.io.files import write_bytes, write_json
 from segmentation.io.images import write_image
 from segmentation.metrics import better
 from segmentation.score_names import logged
@@ -116,13 +116,9 @@ class Tracking(Callback):
             labels = batch["labels"][0].cpu().numpy()
             classes = batch["classes"][0].cpu().numpy() if pl_module.target.class_names else None
             predicted = predicted_ids(outputs, pl_module.target.threshold, self.colours)[0]
-            self._shown[batch["id"][0]] = Picture(
-                _as_scored(trainer, batch),
-                labels,
-                predicted,
-                None if classes is None else (classes, outputs["classes"][0]),
-                self.colours,
-            )
+            both = None if classes is None else (classes, outputs["classes"][0])
+            shown = Picture(_as_scored(trainer, batch), labels, predicted, both, self.colours)
+            self._shown[batch["id"][0]] = shown
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         shown, self._shown = self._shown, {}
@@ -184,17 +180,13 @@ class Tracking(Callback):
         }
         if cuda:
             used["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-        write_bytes(self.folder / "resources.json", json.dumps(used, indent=1).encode())
+        write_json(self.folder / "resources.json", used)
 
 
 def best_of(names: Sequence[str] = ()) -> dict[str, str]:
-    """``max`` or ``min`` by logged name, of all for which there is a best value.
-
-    ``names`` are those of the classes that are told apart.
-    """
+    """``max`` or ``min`` by logged name, of all that have a best; ``names`` are of classes."""
     kinds = {"higher": "max", "lower": "min"}
-    every = logged(names)
-    scores = {f"val/{name}": kinds[b] for name in every if (b := better(name)) in kinds}
+    scores = {f"val/{name}": kinds[b] for name in logged(names) if (b := better(name)) in kinds}
     return scores | {"val/loss": "min", "train/loss_epoch": "min"}
 
 

@@ -99,8 +99,7 @@ def check_monitors(trainer: Trainer, task: Any, best: ModelCheckpoint) -> None:
 def without_finders(callbacks: list[Callback]) -> list[Callback]:
     """The callbacks of a training that goes on: what was found for it is found.
 
-    Raises:
-        UserError: Among them is one whose find no checkpoint keeps.
+    One whose find no checkpoint keeps is a :class:`UserError`.
     """
     if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
         raise UserError(
@@ -130,8 +129,7 @@ def refuse_other_optimizer(typed: dict[str, Any], known: dict[str, Any]) -> None
 def told(error: Exception, trainer: Trainer, task: LightningModule) -> UserError | None:
     """One line for what a part of the config raised: its key, its class and what to do.
 
-    Returns:
-        ``None`` where no such part is at fault, so that its traceback has to be read.
+    ``None`` where no such part is at fault, so that its traceback has to be read.
     """
     if isinstance(error, RuntimeError) and messages.machine_gist(error):
         return None  # told in a better way
@@ -155,11 +153,10 @@ def told(error: Exception, trainer: Trainer, task: LightningModule) -> UserError
             key = found
             if isinstance(part, nn.Module):
                 part = getattr(task, key.removeprefix("model."))  # rather than a layer of it
-        name = type(part).__name__ + ("" if _is_known(part) else f" in {_place(frame)}")
+        place = f" in {Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
+        name = type(part).__name__ + ("" if _is_known(part) else place)
         seen = f" on {shape}" if key == "model.net" and (shape := _shape(frames)) else ""
-        known = (
-            text for pattern, text in _REMEDIES.get(key, {}).items() if re.search(pattern, gist)
-        )
+        known = (do for pattern, do in _REMEDIES.get(key, {}).items() if re.search(pattern, gist))
         remedy = next(known, _OTHERWISE.get(key, "change its settings"))
         return UserError(f"{key}: {name} fails{seen} ({gist}); {remedy}")
     inside = Path(lightning.__file__).parent in Path(frames[-1].f_code.co_filename).parents
@@ -216,10 +213,6 @@ def _key(part: Any, task: Any) -> str | None:
 
 def _is_known(part: Any) -> bool:
     return type(part).__module__.partition(".")[0] in _KNOWN
-
-
-def _place(frame: FrameType) -> str:
-    return f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
 
 
 def _shape(frames: list[FrameType]) -> str | None:

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from lightning import Callback, Trainer
 from segmentation.checkpoints import decoding_part, read_checkpoint, sidecar
 from segmentation.data.examples import Batch
 from segmentation.errors import UserError
-from segmentation.io.files import sha256_of, write_bytes
+from segmentation.io.files import sha256_of, write_json
 from segmentation.metrics import OBJECT_SCORES, ScoreTable
 from segmentation.objects import clean_objects
 from segmentation.progress import progress
@@ -86,7 +85,7 @@ class Search:
         """Choose, and return the score of what was chosen."""
         best, last = self.value(), None
         while last != (last := self.settings()):
-            tried = [(name, value) for name in self.names for value in self.target.tunable[name]]
+            tried: Any = [(name, v) for name in self.names for v in self.target.tunable[name]]
             for name, value in (
                 tried if silent else progress(tried, "tuning", leave=False, delay=30)
             ):
@@ -134,14 +133,9 @@ class Search:
 class Tune(Callback):
     """During a validation: keep the probabilities, then search and write the sidecar.
 
-    Args:
-        score: What is to be highest.
-        most: Look at no more than so many pixels of validation images, evenly spaced ones.
-
-    Attributes:
-        before, after: The score as trained and as tuned.
-        own, chosen: The settings as trained and as tuned.
-        images: How many were looked at; ``objects`` are how many they hold.
+    Looks at no more than ``most`` pixels of validation images, evenly spaced ones. Afterwards
+    ``before`` and ``after`` are the score as trained and as tuned, ``own`` and ``chosen`` the
+    settings, ``images`` how many were looked at, and ``objects`` how many they hold.
     """
 
     def __init__(self, score: str, most: int | None = None) -> None:
@@ -198,7 +192,7 @@ class Tune(Callback):
             "tried": search.tried,
         }
         if trainer.is_global_zero and self.objects:
-            write_bytes(sidecar(self.path), json.dumps(content, indent=1).encode())
+            write_json(sidecar(self.path), content)
             self.tell()
 
     def tell(self) -> None:
@@ -228,15 +222,13 @@ class TuneBest(Tune):
 def tune_best(trainer: Trainer, task: Any, path: str, score: str) -> Target | None:
     """Tune the decoding of a training's best checkpoint, and let the task decode so.
 
-    Nothing of it is logged, and no callback of the training takes part.
-
-    Returns:
-        The target as trained; ``None`` where the decoding stays as it is, which is said.
+    Nothing of it is logged, and no callback of the training takes part. Returns the target as
+    trained; ``None`` where the decoding stays as it is, which is said.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     why = "" if task.target.tunable else "model.target has no settings to tune"
     if leak := task.data_split and task.data_split.leak("val", task.trained_on):
-        why = f"{leak}"
+        why = leak
     tune = TuneBest(score, MOST_PIXELS)
     if not why:
         callbacks, loggers = trainer.callbacks, trainer.loggers  # type: ignore[attr-defined]

@@ -26,8 +26,8 @@ from segmentation.errors import UserError
 from segmentation.experiments.process import FINISHED
 from segmentation.experiments.sweep.file import Sweep
 from segmentation.experiments.sweep.study import numbers, put_back, sampler
+from segmentation.training.signals import SIGNALS, STATUS
 
-PREEMPTED = 143  # exit status of what was asked to stop and can be started again
 POLL = 0.2  # seconds between looks at a process and its metrics
 GRACE = 60  # seconds from asking a process to end to killing it
 FAILURES = 5  # an agent gives up when so many trials failed and none has ended well
@@ -87,7 +87,7 @@ class Agent:
                 time.sleep(POLL)
             else:
                 break
-        return {0: 0, signal.SIGINT: 130}.get(self.stopped, PREEMPTED)
+        return {0: 0, signal.SIGINT: 130}.get(self.stopped, STATUS)
 
     def _end(self, study: Study, trial: FrozenTrial) -> None:
         if self.interrupted:
@@ -118,7 +118,7 @@ class Agent:
         seconds = trial.user_attrs.get("seconds", 0) + time.monotonic() - start
         trial.set_user_attr("seconds", seconds)
         stopped = self.stopped and (status or self.stopped == signal.SIGINT)
-        if not pruned and (status == PREEMPTED or stopped):
+        if not pruned and (status == STATUS or stopped):
             self.stopped = self.stopped or signal.SIGTERM  # of the machine's end the process heard
             self.interrupted = True
             print(f"trial {number}: interrupted, to be taken up again", flush=True)
@@ -128,6 +128,7 @@ class Agent:
         finite = [value for value in history if math.isfinite(value)]
         score = (max if self.sweep.maximize else min)(finite, default=math.nan)
         failed, unknown = not pruned and (status or not finite), not (status or history)
+        said = f"{metric} {score:.4g}" if finite else f"{metric} was never a finite number"
         if pruned:
             said = f"pruned after {len(history)} values"
         elif status:
@@ -136,8 +137,6 @@ class Agent:
             near = get_close_matches(metric, columns, 1)
             there = f"nearest: {near[0]}" if near else f"there: {', '.join(columns) or 'nothing'}"
             said = f"{metric} was never logged ({there})"
-        else:
-            said = f"{metric} {score:.4g}" if finite else f"{metric} was never a finite number"
         print(f"trial {number}: {'failed: ' * bool(failed)}{said} in {seconds:.0f} s", flush=True)
         if pruned:
             raise optuna.TrialPruned
@@ -202,14 +201,13 @@ class Agent:
 
 def run_agents(agents: Sequence[Agent]) -> int:
     """Let agents work beside each other, hand on signals, and return the exit status."""
-    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # the last two are not on Windows
-    wanted = [getattr(signal, name) for name in names if hasattr(signal, name)]
 
     def stop(number: int, _: object) -> None:
         for agent in agents:
             agent.stop(number)
 
-    handlers = {number: signal.signal(number, stop) for number in wanted}
+    more = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # not on Windows
+    handlers = {n: signal.signal(n, stop) for n in (*SIGNALS, signal.SIGINT, *more)}
     try:
         with ThreadPoolExecutor(len(agents)) as pool:
             work = [pool.submit(agent.work) for agent in agents]

@@ -104,8 +104,7 @@ class Parameter(BaseModel, extra="forbid", frozen=True):
     def _sensible(self) -> Self:
         kind, low, high = self.distribution, self.min, self.max
         known, given = DISTRIBUTIONS[kind], self.model_fields_set - {"name", "distribution"}
-        texts = [json.dumps(value, default=str) for value in self.values]
-        wrong = ""
+        texts, wrong = [json.dumps(value, default=str) for value in self.values], ""
         if given - {*known} or {*known} & {"min", "max", "value"} - given:
             wrong = f"{kind} has {' and '.join(known)}, not {', '.join(given) or 'none'}"
         elif "values" in known and not texts:

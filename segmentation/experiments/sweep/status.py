@@ -40,10 +40,10 @@ def trial_rows(study: Study) -> list[dict[str, Any]]:
             {
                 "trial": place,
                 "state": STATES.get(trial.state, trial.state.name.lower()),
-                "time": clock(facts.get("seconds")),
-                "CPU time": clock(used.get("cpu_seconds")),
-                "memory": megabytes(used.get("peak_memory_bytes")),
-                "GPU memory": megabytes(used.get("peak_gpu_memory_bytes")),
+                "time": _clock(facts.get("seconds")),
+                "CPU time": _clock(used.get("cpu_seconds")),
+                "memory": _megabytes(used.get("peak_memory_bytes")),
+                "GPU memory": _megabytes(used.get("peak_gpu_memory_bytes")),
                 metric: trial.value if trial.value is not None else pick(seen, default=None),
                 "": facts.get("reason", died),
                 "values": facts.get("values", {}),
@@ -62,11 +62,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return f"{cells}\n\n{len(rows)} trials: {counts}"
 
 
-def clock(seconds: float | None) -> str:
-    """Hours, minutes and seconds, such as ``1:02:03``."""
+def _clock(seconds: float | None) -> str:
     return "–" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
-def megabytes(size: int | None) -> str:
-    """Millions of bytes."""
+def _megabytes(size: int | None) -> str:
     return "–" if size is None else f"{size / 1e6:.0f} MB"

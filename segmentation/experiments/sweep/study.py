@@ -10,7 +10,8 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -105,7 +106,9 @@ def numbers(study: Study) -> dict[int, int]:
 @contextmanager
 def opened(where: str, stale: int = STALE) -> Iterator[FolderStorage | RDBStorage]:
     """The storage that ``--storage`` names; what goes wrong with it in the block is said so."""
-    silence_optuna()
+    # No line for each trial, and no warning that its heartbeat may change.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
     try:
         yield _database(where, stale) if "://" in where else FolderStorage(Path(where), stale)
     except ImportError:
@@ -118,29 +121,23 @@ def opened(where: str, stale: int = STALE) -> Iterator[FolderStorage | RDBStorag
         ) from None
 
 
-def _database(url: str, stale: int, pauses: tuple[float, ...] = (0.2, 1, 3)) -> RDBStorage:
-    try:
-        return RDBStorage(
-            # SQLAlchemy's releases differ in the driver that they choose.
-            url.replace("postgresql://", "postgresql+psycopg://"),
-            # No pool: trials last minutes, and a server allows few connections, for many agents.
-            # SQLite locks the whole file for a moment: others wait for it.
-            {"poolclass": NullPool, "connect_args": {"timeout": 60} if "sqlite:" in url else {}},
-            heartbeat_interval=max(1, stale // 4),
-            grace_period=stale,
-            heartbeat_stale_trial_callback=put_back_left,
-        )
-    except SQLAlchemyError:  # perhaps another agent makes the tables at this moment
-        if not pauses:
-            raise
-    time.sleep(pauses[0])
-    return _database(url, stale, pauses[1:])
-
-
-def silence_optuna() -> None:
-    """No line for each trial, and no warning that its heartbeat may change."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=ExperimentalWarning)
+def _database(url: str, stale: int) -> RDBStorage:
+    make = partial(
+        RDBStorage,
+        # SQLAlchemy's releases differ in the driver that they choose.
+        url.replace("postgresql://", "postgresql+psycopg://"),
+        # No pool: trials last minutes, and a server allows few connections, for many agents.
+        # SQLite locks the whole file for a moment: others wait for it.
+        {"poolclass": NullPool, "connect_args": {"timeout": 60} if "sqlite:" in url else {}},
+        heartbeat_interval=max(1, stale // 4),
+        grace_period=stale,
+        heartbeat_stale_trial_callback=put_back_left,
+    )
+    for pause in (0.2, 1, 3):
+        with suppress(SQLAlchemyError):  # perhaps another agent makes the tables at this moment
+            return make()
+        time.sleep(pause)
+    return make()
 
 
 def begin(where: str, name: str, sweep: Sweep, folder: Path, stale: int) -> Callable[[], Study]:
