@@ -1,9 +1,14 @@
 """Running the command line inside a test, on a network small enough to train in a second."""
 
+import contextlib
+import io
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -54,6 +59,22 @@ def fit(root: Path, runs: Path, *more: str) -> Path:
     assert main(arguments("fit", root, runs, *more)) == 0
     (folder,) = set(runs.glob("*/*")) - before
     return folder
+
+
+def run_here(patch: pytest.MonkeyPatch) -> None:
+    """Let commands that start ``segmentation`` as a process run it in this one: no new imports."""
+    begin = subprocess.Popen
+
+    def popen(argv: Any, *args: Any, **options: Any) -> Any:
+        if [*argv[:3]] != [sys.executable, "-m", "segmentation"]:
+            return begin(argv, *args, **options)
+        said = io.TextIOWrapper(options["stdout"], encoding="utf-8", write_through=True)
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            status = main(argv[3:])
+        said.detach()
+        return Mock(returncode=status, **{"poll.return_value": status})
+
+    patch.setattr(subprocess, "Popen", popen)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:

@@ -42,7 +42,7 @@ SMALLER = {  # so that two cores take the step in a second: sizes change, nothin
     "finetune.yaml": [],
     "reproduce/c/hrnet.yaml": ["--model.net.encoder_name=tu-hrnet_w18_small"],
     "reproduce/b/": ["--model.net.width=4", "--model.preprocess.resize=[64,64]"],
-    "reproduce/d/": [],
+    "reproduce/d/": ["--data.split.train=3"],
     "reproduce/e/": ["--model.net.weights=null", "--model.preprocess.crop=[96,128]"],
     "ultrasound_nerve/": [
         "--model.net.width=4",
@@ -66,7 +66,7 @@ def roots(
         "classes": write_classes(new("classes"), 9, size=(64, 64)),
         "dic_hela": write_dic_hela(new("dic_hela"), 8, (64, 64)),
         "dsb2018_stardist": write_dsb2018_stardist(new("stardist"), 24, (64, 64)),
-        "bbbc039": write_bbbc039(new("bbbc039"), 24, (512, 640)),
+        "bbbc039": write_bbbc039(new("bbbc039"), 8, (512, 640)),
         "ultrasound_nerve": write_ultrasound_nerve(new("nerve"), 24),
     }
 

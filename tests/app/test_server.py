@@ -199,19 +199,15 @@ def test_what_cannot_be_shown_is_refused_in_one_line(
     assert why in told.text and "/tmp" not in told.text and "\n" not in told.text
 
 
-def test_the_command(checkpoint: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_listened_on(
+    checkpoint: Path, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["serve", f"--ckpt_path={checkpoint}", "--device=cpu", "--port"]
     assert "choose --port" in refusal(capsys, [*argv, address.rpartition(":")[2]])
     assert "choose --port" in refusal(capsys, [*argv, "70000"])
-    command = [sys.executable, "-m", "segmentation", *argv, "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        here = process.stdout.readline().split()[0]
-        assert "best.ckpt" in requests.get(here, timeout=60).text
-        process.terminate()
 
 
-def test_nothing_is_left_behind(checkpoint: Path, image: Path, tmp_path: Path) -> None:
+def test_the_command_leaves_nothing_behind(checkpoint: Path, image: Path, tmp_path: Path) -> None:
     """Interrupted while an image is predicted, and while another client sends one."""
     argv = ["serve", f"--ckpt_path={checkpoint}", "--device=cpu", "--port=0"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -221,6 +217,7 @@ def test_nothing_is_left_behind(checkpoint: Path, image: Path, tmp_path: Path) -
     with subprocess.Popen(command, **pipe, preexec_fn=heard) as process:
         assert process.stdout is not None
         here = process.stdout.readline().split()[0]
+        assert "best.ckpt" in requests.get(here, timeout=60).text
         host, port = here.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as slow:
             slow.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")

@@ -9,7 +9,7 @@ import yaml
 
 from segmentation.__main__ import main
 from segmentation.experiments.reproduce import PublishedRow, find_rows, published_table
-from tests.helpers import CONFIGS, TINY, refusal
+from tests.helpers import CONFIGS, TINY, refusal, run_here
 from tests.pages import check_page
 
 ROWS = sorted(CONFIGS.glob("reproduce/*/*.yaml"))
@@ -40,8 +40,14 @@ def configs(tmp_path: Path, dsb_root: Path) -> Path:
 
 
 def test_runs_go_on_and_end_in_a_published_table(
-    configs: Path, dsb_root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    configs: Path,
+    dsb_root: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    run_here(monkeypatch)
+
     def run(what: str, *more: str) -> int:
         output = tmp_path / "out"
         argv = ["reproduce", what, f"--output={output}", f"--data={dsb_root.parent}", *more]

@@ -280,24 +280,26 @@ def test_two_processes_share_a_folder(checkpoint: Path, tmp_path: Path) -> None:
         shutil.copy(images / "image0.png", images / name)
     (images / "text.png").write_text("hello")
     assert main(argv(checkpoint, images, tmp_path / "one", *ALL)) == 1
-    command = argv(checkpoint, images, tmp_path / "two", *ALL, "--trainer.devices=2")
-    for _ in range(2):  # then all but one are done
-        done = subprocess.run(
-            [sys.executable, "-m", "segmentation", *command],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == 1, done.stderr[-3000:]
-        assert done.stdout.count("(5 images)") == 1 and done.stderr.count("left out") == 1
-        found = [
-            {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
-            for out in (tmp_path / "one", tmp_path / "two")
-        ]
-        assert found[0] == found[1]
-        (tmp_path / "two/labels/sub/image1.tif").unlink()
+    two = argv(checkpoint, images, tmp_path / "two", *ALL)
+    done = subprocess.run(
+        [sys.executable, "-m", "segmentation", *two, "--trainer.devices=2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert done.stdout.count("(5 images)") == 1 and done.stderr.count("left out") == 1
+    wanted = contents(tmp_path / "one")
+    assert contents(tmp_path / "two") == wanted
+    (tmp_path / "two/labels/sub/image1.tif").unlink()
+    assert main(two) == 1  # then all but one are done
+    assert contents(tmp_path / "two") == wanted
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_what_lies_outside_is_never_touched(checkpoint: Path, images: Path, tmp_path: Path) -> None:

@@ -40,14 +40,14 @@ def trained(dsb_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("devices", [2, 3])
-def test_scores_do_not_depend_on_the_number_of_processes(
-    trained: Path, devices: int, tmp_path: Path
-) -> None:
-    """5 images on 2 and 3 processes: uneven shares, no padding, the loss included."""
+def test_scores_do_not_depend_on_the_number_of_processes(trained: Path, tmp_path: Path) -> None:
+    """5 images on 3 processes: uneven shares, no padding, the loss included.
+
+    That the table is the same on 1, 2 and 3: see tests/metrics.
+    """
     files = [f"--config={trained / 'config.yaml'}", f"--run.root={tmp_path}"]
     best = f"--ckpt_path={trained / 'checkpoints/best.ckpt'}"
-    run(["test", *files, best, *DDP, f"--trainer.devices={devices}"])
+    run(["test", *files, best, *DDP, "--trainer.devices=3"])
     (tested,) = tmp_path.glob("*/*")
     assert scores(tested) == scores(trained)
     for path in ("per_image.csv", "test_curves.json", *trained.glob("overlays/*.png")):

@@ -40,13 +40,6 @@ def states(options: list[str]) -> list[str]:
     return [row["state"] for row in rows(options)]
 
 
-def finished(*words: str | Path) -> str:
-    process = start(*words)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, out + err
-    return out
-
-
 def begun(folder: Path, number: int) -> list[Path]:
     """What the starts of a trial left, in order."""
     found = (folder / "store" / "runs" / f"trial-{number:05d}").glob("*/started")
@@ -62,7 +55,7 @@ def hold(folder: Path, x: int) -> Path:
 
 
 def test_agents_of_two_machines_take_each_combination_once(
-    tmp_path: Path, options: list[str]
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two processes with two agents each; null and a list among the values, and one crash."""
     parameters = {"x": {"values": [1, 2, 3]}, "y": {"values": [None, [1, 2]]}}
@@ -71,7 +64,8 @@ def test_agents_of_two_machines_take_each_combination_once(
     both = [start(*words) for _ in range(2)]
     printed = [process.communicate(timeout=PATIENCE) for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
-    assert finished(*words) == ""  # nothing is left to do
+    assert main(["sweep", *map(str, words)]) == 0  # nothing is left to do
+    assert "trial" not in capsys.readouterr().out
     found = rows(options)
     assert [row["state"] for row in found] == [
         *["complete"] * 2, *["failed"] * 2, *["complete"] * 2
@@ -101,7 +95,7 @@ def test_a_killed_agents_trial_is_taken_up_again(tmp_path: Path, options: list[s
     if "sqlite" in options[0]:  # trained and tested, if one had let it
         first.with_name("scores.json").write_text("{}")
     held.unlink()
-    finished(*words)
+    assert main(["sweep", *map(str, words)]) == 0
     assert states(options) == ["complete"] * 4
     again = 1 if "sqlite" in options[0] else 2
     assert [len(begun(tmp_path, number)) for number in range(4)] == [1, again, 1, 1]
