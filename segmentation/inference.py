@@ -85,13 +85,10 @@ class Tiling:
 
     Args:
         tile: Height and width of the tiles in pixels; the last ones may be smaller.
-        stride: What height and width of the network's input must be multiples of.
+        stride: What height and width of the network's input must be multiples of; of ``tile``, too.
         margin: Pixels beside a tile's inner edges that do not count, for the network sees too
             little around them; best :func:`receptive_radius`.
         ramp: Over so many pixels beyond the margin the weight grows linearly, which hides seams.
-
-    Raises:
-        UserError: The tile is no multiple of the stride, or nothing is left between the margins.
     """
 
     tile: int
@@ -147,7 +144,6 @@ def sliding(
     Args:
         net: (1, C, h, w) ► (1, K, h, w) float, h and w multiples of the stride.
         read: Rows and columns of the image, (H, W) = ``size`` ► (C, h, w), as ``net`` takes it.
-        tiling: How it is cut.
 
     Yields:
         (K, rows, W) float32, down the image. Memory: one tile, and a row of tiles of the result.

@@ -1,13 +1,14 @@
 """Finding the magnification at which a network knows the objects of an image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from segmentation.data.diameters import TrainingDiameters
 from segmentation.errors import UserError
+from segmentation.io.listing import some_of
 from segmentation.metrics.counts import matched_pairs, overlaps
 from segmentation.objects import median_diameter
 
@@ -61,6 +62,19 @@ def diameter_of(predictor: "Predictor", image: np.ndarray, channels: Sequence[st
 
     scale = find_magnification(find, usual, training)
     return None if scale is None else seen / scale
+
+
+def unsized(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A line that names the images whose objects were not sized, of rows of ``images.csv``.
+
+    >>> unsized([{"image": "a.png", "sized": False}, {"image": "b.png"}])
+    'kept at its own magnification: its objects cannot be sized  1 of 2: a.png'
+    """
+    sized = dict[str, bool]()
+    for row in rows:
+        sized[row["image"]] = sized.get(row["image"], True) and row.get("sized", True)
+    found = [name for name, known in sized.items() if not known]
+    return f"{UNSIZED}  {len(found)} of {len(sized)}: {some_of(found)}" if found else ""
 
 
 def check_diameter(told: "float | str", members: Sequence["Predictor"]) -> None:

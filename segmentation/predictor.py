@@ -130,11 +130,7 @@ class Predictor:
         return self
 
     def add_member(self, other: "Predictor", name: str) -> None:
-        """Average with another predictor.
-
-        Raises:
-            UserError: Its output means something else.
-        """
+        """Average with another predictor; a :class:`UserError` if its output is of another kind."""
         targets = other.target, self.target
         theirs, ours = (
             f"{type(t).__name__} ({', '.join(t.class_names) or t.classes} classes)" for t in targets
@@ -196,10 +192,8 @@ class Predictor:
     ) -> Tensor:
         """Prepared (B, C, H, W) uint8 images of any size ► (B, K, H, W) float32, of the ensemble.
 
-        Args:
-            image: The images; all members see the same.
-            tta: Instead of ``self.tta``.
-            logits: :meth:`logits` of them, where they are known.
+        All members see the same; ``tta`` is instead of ``self.tta``, and ``logits`` are
+        :meth:`logits` of the images, where they are known.
         """
         tta = self.tta if tta is None else tta
         if logits is None or tta:
@@ -218,15 +212,11 @@ class Predictor:
         pixel_size: tuple[float, float] | None = None,
         diameter: float | None = None,
     ) -> np.ndarray:
-        """An image as read ► (K, H, W) float32, of the ensemble.
+        """An image as read, (H, W, C) uint8 or uint16 ► (K, H, W) float32, of the ensemble.
 
-        Each member sees it as it was trained to. A large one goes through the network in tiles.
-
-        Args:
-            image: (H, W, C) uint8 or uint16.
-            channels: Names of its channels, where the file tells.
-            pixel_size: (height, width) in µm, where the file tells.
-            diameter: Of its objects, where it was found.
+        Each member sees it as it was trained to; a large one goes through the network in tiles.
+        What the file tells is given along: the names of its channels, (height, width) of a pixel in
+        µm; and the ``diameter`` of its objects, where it was found.
         """
         total = self._map(image, channels, pixel_size, diameter)
         for member in self.members:

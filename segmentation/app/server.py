@@ -26,8 +26,8 @@ from segmentation.evaluation.pages import render
 from segmentation.io.files import write_table
 from segmentation.io.images import IMAGE_SUFFIXES, read_image
 from segmentation.io.stacks import open_planes
+from segmentation.magnification import unsized
 from segmentation.measurements import object_columns
-from segmentation.predict.doubtful import doubtful
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor
 
@@ -227,7 +227,7 @@ def result(predictor: Predictor, name: str, data: bytes, place: str) -> str:
         urls=[data_url(to_rgb(image)) for image in images],
         archive=base64.b64encode(archive.getvalue()).decode(),
         facts=[(k, str(v)) for k, v in about.items() if k != "sized"],
-        doubts=[*doubtful([about])],
+        doubt=unsized([about]),
         legend=class_legend(names),
         head=(head := (*SHOWN[:1], "class", *SHOWN[1:]) if names else SHOWN),
         rows=[[row[key] for key in head] for row in rows["objects"]],

@@ -133,11 +133,7 @@ def _finished(output: Path, words: list[str], folds: int) -> dict[str, dict[str,
 
 
 def _pool(runs: Sequence[Path], output: Path) -> pd.DataFrame:
-    """Write the pooled tables.
-
-    Returns:
-        A row by method and score: ``fold0``, …, their ``mean`` and ``sd``, and ``pooled``.
-    """
+    """Write the pooled tables; a row by method and score: each fold, mean, sd, and ``pooled``."""
     rows = pd.concat([read_images(run / FILE) for run in runs])
     splits = [read_json(run / "split.json") for run in runs]
     if len({split.get("data") for split in splits}) > 1:

@@ -136,9 +136,8 @@ class RunsPage:
             link = quote(Path(os.path.relpath(folder / PAGE, self.path.parent)).as_posix())
             name = Markup('<a href="{}">{}</a>').format(link, name)
             val = _content(folder / SUMMARY).get("metrics", {}).get(WATCHED, {}).get("best")
-        ours = part.scores.get("image_iou")
+        ours, state = part.scores.get("image_iou"), Markup.escape(part.state)
         theirs = [scores.get("image_iou") for scores in part.baselines] or [None]
-        state: Any = part.state
         best = max((score for score in theirs if score is not None), default=None)
         if state == "failed" or (ours is not None and best is not None and ours < best):
             what = "Otsu’s threshold" if best == theirs[0] else "the classical baseline"

@@ -36,7 +36,7 @@ def run_fit(
         tick: Is told every second how far the training is, 0…1.
 
     Returns:
-        The run's folder and how long it took in seconds; ``None`` if it failed.
+        The run's folder and its seconds; ``None`` if it failed.
     """
     argv = [sys.executable, "-m", "segmentation", "fit", "--run.resume=true", *arguments]
     before, begun = set(home.glob(f"*/{FINISHED}")), bar.n
@@ -81,8 +81,7 @@ def _trained(log: Path) -> float:
 def read_finished(path: Path, names: Sequence[str] = ()) -> dict[str, Any]:
     """What an earlier call kept in a JSON file; nothing if it is absent.
 
-    Raises:
-        UserError: It cannot be read, or lacks one of ``names``.
+    A :class:`UserError` if it cannot be read, or lacks one of ``names``.
     """
     try:
         found: dict[str, Any] = read_json(path)

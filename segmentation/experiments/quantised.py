@@ -21,16 +21,8 @@ NEEDED = ("onnx", RUNTIME)
 def measure_exports(run: Path, published: Published, log: Path) -> Published | None:
     """Export a run's best network in each precision, and measure it on the validation images.
 
-    Args:
-        run: The run's folder; the exports go into ``exports/`` there.
-        published: Whose keys are the precisions.
-        log: Gets what is printed.
-
-    Returns:
-        What was measured; ``None`` where the runtimes are not installed.
-
-    Raises:
-        UserError: An export failed.
+    The exports go into ``exports/`` of the run's folder, what is printed to ``log``. ``None`` where
+    the runtimes are not installed; an export that failed is a :class:`UserError`.
     """
     if not all(map(find_spec, NEEDED)):
         return None
@@ -61,10 +53,8 @@ def markdown(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def quantised_table(rows: Mapping[str, tuple[Published, Any]]) -> str:
-    """Published and measured, as Markdown.
-
-    Args:
-        rows: Name of a row ► what was published, and what was measured of it, if it was.
+    """Published and measured, as Markdown: both by the names of the rows; what was not measured
+    is ``None``.
     """
 
     def cell(values: Any, form: str) -> str:

@@ -138,8 +138,7 @@ def reproduce(
 def find_rows(configs: Path, what: str) -> list[PublishedRow]:
     """The rows of a system (``"b"``), or the one of ``"b/augmented"``.
 
-    Raises:
-        UserError: There is no such system or row, or a config does not say what it reproduces.
+    A :class:`UserError` where there is none, or a config does not say what it reproduces.
     """
     system, _, name = what.partition("/")
     folder = configs / system
@@ -224,9 +223,8 @@ def published_table(rows: Sequence[PublishedRow], budget: str, done: dict[str, A
 def published_rows(
     rows: Sequence[PublishedRow], budget: str, done: dict[str, Any]
 ) -> list[list[str]]:
-    """The cells of each row: published beside measured (mean ± standard deviation).
-
-    ``done`` holds the runs as :func:`reproduce` keeps them, by row, budget and seed.
+    """The cells of each row: published beside measured (mean ± standard deviation), of the runs
+    ``done``, as :func:`reproduce` keeps them, by row, budget and seed.
     """
 
     def percent(values: Sequence[float | None]) -> str:

@@ -249,8 +249,7 @@ class GridTiles(nn.Module):
     def forward(self, image: Tensor) -> Any:
         """(B, C, H, W) float, in training tiles ► logits (B, K, H, W), in training the network's.
 
-        Raises:
-            ValueError: In evaluation, H or W is no multiple of ``division``.
+        In evaluation, H or W that is no multiple of ``division`` is a ``ValueError``.
         """
         if self.training:
             return self.tile_net(image)

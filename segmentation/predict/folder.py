@@ -30,8 +30,8 @@ from segmentation.io.listing import NNUNET, channel_files, list_files, say_once
 from segmentation.io.run_lengths import RLE_COLUMNS
 from segmentation.io.stacks import open_planes
 from segmentation.io.tiff import decoding
+from segmentation.magnification import unsized
 from segmentation.measurements import image_columns, object_columns
-from segmentation.predict.doubtful import DOUBTS, doubtful
 from segmentation.predict.manifest import Manifest
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor
@@ -307,7 +307,8 @@ class FolderWriter(Callback):
         if self.classes:
             print(f"classes   {class_legend(self.classes)} in overlays; 1, 2, … in masks")
         print(f"tables    {folder / 'objects.csv'}, {folder / 'images.csv'}")
-        for line in doubtful(self.manifest.rows(done, "images", DOUBTS) if self.more else ()):
+        about = self.manifest.rows(done, "images", ["image", "sized"]) if self.more else ()
+        if line := unsized(about):
             print(line)
         for fault in faults.values():
             print(f"left out  {fault}", file=sys.stderr)

@@ -164,9 +164,8 @@ def run_lengths(
 
 
 def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Longest stretches of one value but 0 along the rows of an (H, W) array, in reading order.
-
-    Returns: Row, first column, column after the last, and value of each.
+    """Longest stretches of one value but 0 along the rows of an (H, W) array, in reading order:
+    row, first column, column after the last, and value of each.
     """
     wide = np.pad(values, ((0, 0), (1, 1)))
     row, column = np.nonzero(wide[:, 1:] != wide[:, :-1])

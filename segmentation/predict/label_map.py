@@ -30,9 +30,8 @@ def overlapping_blocks(
 ) -> Iterator[tuple[np.ndarray, slice]]:
     """Regroup an image's bands, (K, any number, W) from top to bottom, into blocks that overlap.
 
-    Yields:
-        A block of ``rows`` (the last may have fewer) with ``halo`` rows more above and below where
-        the image has them; and which of its rows are its own.
+    It yields a block of ``rows`` (the last may have fewer) with ``halo`` rows more above and below
+    where the image has them; and which of its rows are its own.
     """
     start = first = end = 0  # rows of the image: of the block, and of what is kept
     kept: list[np.ndarray] = []

@@ -145,10 +145,7 @@ def plane_on_disk(
 
 
 def window_reader(preprocess: Preprocess, image: Windows, names: Sequence[str] = ()) -> Read:
-    """Windows of an image, whose channels have names or not, as ``preprocess`` shows them.
-
-    They are (C, h, w) uint8.
-    """
+    """Windows of an image, (C, h, w) uint8, as ``preprocess`` shows them, by names or numbers."""
     view = view_of(preprocess, image)
     pixel = np.zeros((1, 1, image.shape[2]), image.dtype)  # OpenCV refuses what is empty
     counts = 0 * preprocess.histogram(pixel, names, view)

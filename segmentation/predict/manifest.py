@@ -105,9 +105,8 @@ class Manifest:
             try:
                 remove_zarr(path) if path.suffix == ".zarr" else path.unlink(missing_ok=True)
             except OSError as error:
-                raise UserError(
-                    f"{path}: cannot be replaced ({error.strerror}); use another --output"
-                ) from None
+                why = f"cannot be replaced ({error.strerror}); use another --output"
+                raise UserError(f"{path}: {why}") from None
 
     def write(self, images: Iterable[str], faults: Mapping[str, str], complete: bool) -> None:
         """Write ``manifest.json``: images that are done, and why others were left out."""
@@ -143,9 +142,8 @@ class Manifest:
         try:
             theirs = dict(read_json(self.path)["settings"])
         except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{self.path}: cannot be read, or is no manifest; use another --output"
-            ) from None
+            why = "cannot be read, or is no manifest; use another --output"
+            raise UserError(f"{self.path}: {why}") from None
         for name in sorted({*self.settings, *theirs}):
             pair = (self.settings.get(name), theirs.get(name))
             ours, other = (json.dumps(value, ensure_ascii=False) for value in pair)

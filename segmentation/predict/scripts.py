@@ -11,17 +11,9 @@ SCRIPTS = ("qupath.groovy", "fiji.ijm")
 
 
 def write_scripts(folder: Path, model: str) -> list[Path]:
-    """Write the scripts beside a network.
+    """Write the scripts beside a network, whose file in the folder is called ``model``.
 
-    Args:
-        folder: Of the network.
-        model: The name of its file there: a checkpoint, or an export.
-
-    Returns:
-        The files.
-
-    Raises:
-        UserError: The name has signs that scripts cannot quote, or a file cannot be written.
+    A name that scripts cannot quote, or a file that cannot be written, is a :class:`UserError`.
     """
     if not re.fullmatch(r"[\w.() +-]+", model):
         raise UserError(f"{model}: scripts cannot name it; use letters, digits, - and _")

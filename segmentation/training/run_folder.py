@@ -205,8 +205,7 @@ class RunRecord(Callback):
 
 
 def git_state(folder: Path) -> tuple[dict[str, Any], bytes] | None:
-    """What is known of the git repository around ``folder``, if there is one, and its uncommitted
-    changes as a diff, cut off at a megabyte."""
+    """The git repository around ``folder``, if any, and uncommitted changes, up to a megabyte."""
 
     def git(arguments: str) -> bytes:
         command = ["git", "-C", str(folder), *arguments.split()]

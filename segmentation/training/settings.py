@@ -117,7 +117,7 @@ def link_task_to_data(parser: LightningArgumentParser) -> None:
 
 
 def check_ranges(config: Any) -> None:
-    """Raise :class:`UserError` for a value that is out of its range, in the config of a command."""
+    """Raise :class:`UserError` for a value of a command's config that is out of its range."""
 
     def value(key: str) -> Any:
         group, _, name = key.partition(".")
