@@ -194,11 +194,11 @@ def _parsed(
             hint = "".join(f" (did you mean {name}?)" for name in near)
             message = f"no option is called {found[1]}{hint}"
         raise UserError(f"{message}; see segmentation {name} --help") from None
-    found = {p.name: values[_option(p).lstrip("-")] for p in named}
-    if paths := found.get("ckpt_path"):
+    given = {p.name: values[_option(p).lstrip("-")] for p in named}
+    if paths := given.get("ckpt_path"):
         several = isinstance(paths, list)
-        found["ckpt_path"] = [*map(find_checkpoint, paths)] if several else find_checkpoint(paths)
-    return found
+        given["ckpt_path"] = [*map(find_checkpoint, paths)] if several else find_checkpoint(paths)
+    return given
 
 
 def _underscored(word: str, known: set[str]) -> str:

@@ -89,12 +89,12 @@ class Console(Callback):
     def on_test_start(self, trainer: Trainer, *_: Any) -> None:
         self._begin(trainer, "testing", sum(trainer.num_test_batches), 0, 2)
 
-    on_test_batch_end = on_validation_batch_end
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def on_test_epoch_end(self, *_: Any) -> None:
         self._end()
 
-    on_exception = on_test_epoch_end
+    on_exception = on_test_epoch_end  # type: ignore[assignment]
 
     def _line(self, trainer: Trainer) -> str:
         values: Mapping[str, Any] = trainer.callback_metrics

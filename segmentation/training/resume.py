@@ -239,8 +239,9 @@ class ExactResume(Callback):
         connector._first_loop_iter = False
         loader: Any = trainer.train_dataloader
         if isinstance(sampler := getattr(loader, "sampler", None), TrainSampler):
+            epoch: Any = loop.epoch_progress.current
             done = loop.epoch_loop.batch_progress.current.completed * loader.batch_size
-            sampler.skip(loop.epoch_progress.current.processed, done)
+            sampler.skip(epoch.processed, done)
             # Its workers have fetched ahead already: from the start, in the first epoch's order.
             iter(loop._data_fetcher)  # type: ignore[arg-type]
 
