@@ -84,9 +84,12 @@ def run(
     keep_freed_memory()
     messages.silence_noise()
     launched = RUN_FOLDER in os.environ
+    every, command = LightningCLI.subcommands(), arguments[0]
+    # The parsers of the other commands would only take time.
+    alone: Any = {"subcommands": staticmethod(lambda: {command: every[command]})}
     try:
         with leaving():
-            return (cls or CLI)(
+            cli: CLI = type("CLI", (cls or CLI,), alone)(
                 SegmentationTask,
                 SegmentationDataModule,
                 subclass_mode_model=True,
@@ -103,6 +106,7 @@ def run(
                 },
                 args=composed(arguments, tuned),
             )
+            return cli
     except ParserError as error:
         raise UserError(parser_gist(str(error))) from None
     except OSError as error:
@@ -131,11 +135,6 @@ class CLI(LightningCLI):
         parser.add_argument("--trust", nargs="+", action="extend", default=[], help=trust)
         link_task_to_data(parser)
         parser.set_defaults({f"checkpoint.{name}": value for name, value in BEST.items()})
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        every = LightningCLI.subcommands()
-        return {name: every[name] for name in ("fit", "validate", "test")}
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         own = {} if subcommand == "fit" else {"verbose": False}  # or Lightning prints every score
