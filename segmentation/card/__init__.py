@@ -15,6 +15,7 @@ from segmentation.card.record import TITLES, check_license, known_of, without_fo
 from segmentation.checkpoints import read_checkpoint
 from segmentation.errors import UserError, printable
 from segmentation.evaluation.pages import duration, number, render
+from segmentation.networks import FOLDER
 
 _METHODS = {"network": "network", "otsu": "Otsu's threshold"}
 _SHOWN = (
@@ -65,7 +66,8 @@ def model_card(
     license = license or known.get("license")
     try:
         known["exported"] = bool(exported or known.get("exported"))
-        return _page(exported or path.name, known, license)
+        name = path.stem if path.parent == FOLDER else path.name  # a shipped one is called so
+        return _page(exported or name, known, license)
     except _BROKEN as error:
         raise UserError(f"{path}: its record is broken ({error}); copy the file again") from None
 

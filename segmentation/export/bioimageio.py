@@ -5,8 +5,12 @@ https://github.com/bioimage-io/spec-bioimage-io, model 0.5. The network in it ta
 consumers need two steps alone, the scaling of intensities and a clip.
 """
 
+import copy
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +25,17 @@ from segmentation.data.sample import Sample
 from segmentation.errors import UserError
 from segmentation.evaluation.overlays import to_rgb
 from segmentation.export.files import write_script
-from segmentation.inference import receptive_radius
+from segmentation.inference import padded, receptive_radius
 from segmentation.io.files import sha256_of, write_bytes
 from segmentation.predictor import Predictor
+from segmentation.runtimes.net import RUNNERS
 from segmentation.runtimes.trace import OPSET, onnx_of, traced
 
 SPEC = "0.5.4"
 FOLDER, YAML = "bioimageio", "bioimageio.yaml"
 _HALO = 64  # pixels, of a network that sees the whole image
 _LARGEST = 512  # pixels of a side of the test image
+FILES = {"torch": "model.pt", "onnxruntime": "model.onnx"}  # what runs them ► weights
 _SIZES = "crop", "resize", "magnification"
 
 
@@ -65,8 +71,6 @@ def check(predictor: Predictor, about: Path | None, intensity_range: Sequence[fl
         name: getattr(how, name) for name in _SIZES if getattr(how, name) is not None
     }
     off |= {"clahe": True} if how.clahe else {}
-    plain = isinstance(how.channels, tuple) or how.channels in ("gray", "rgb")
-    off |= {} if plain else {"channels": how.channels}
     off |= {"polarity": how.polarity} if how.polarity != "keep" else {}
     if off:
         name, value = next(iter(off.items()))
@@ -122,10 +126,13 @@ def write(
     smallest = -(-max(2 * halo + stride, least) // stride) * stride
     image = _test_image(samples[0], how, smallest, stride)
     script = traced(Packaged(predictor), channels, stride, least)
+    target = predictor.target
     steps = _steps(how, image.dtype, intensity_range)
     with torch.inference_mode():
         probs = script(torch.from_numpy(_applied(steps, image)))
-        own = predictor.maps(image[0].transpose(1, 2, 0), _names(how))
+        plain = copy.copy(predictor)
+        plain.preprocess = replace(how, channels=_taken(how))
+        own = plain.maps(image[0].transpose(1, 2, 0))
     model = onnx_of(script, record)
     del model.metadata_props[:]  # its answers are probabilities, not what the record tells
     write_script(folder / "model.pt", script, None)
@@ -133,14 +140,13 @@ def write(
     for name, array in (("test_input", image), ("test_output", probs.numpy())):
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / f"{name}.npy", array)
-    write_bytes(folder / "cover.png", _cover(image, probs.numpy()))
+    write_bytes(folder / "cover.png", _cover(image, target.foreground(probs)[0].numpy()))
     write_bytes(folder / "README.md", _documentation(card, steps, how, predictor).encode())
     weights: dict[str, dict[str, Any]] = {
         "torchscript": {"pytorch_version": str(torch.__version__).partition("+")[0]},
         "onnx": {"opset_version": OPSET, "parent": "torchscript"},
     }
-    files = {"torchscript": "model.pt", "onnx": "model.onnx"}
-    for name, file in files.items():
+    for name, file in zip(weights, FILES.values(), strict=True):
         weights[name] |= {"source": file, "sha256": sha256_of(folder / file)}
 
     def axes(names: Sequence[str], of: str = "") -> list[dict[str, Any]]:
@@ -159,12 +165,11 @@ def write(
         file = f"{name}.npy"
         return {"source": file, "sha256": sha256_of(folder / file)}
 
-    outputs = [f"probability_{i}" for i in range(network["classes"])]
     text: dict[str, Any] = {
         "type": "model",
         "format_version": SPEC,
         "name": f"{network['class']} segmentation",
-        "description": f"{network['class']}: probabilities for {type(predictor.target).__name__}.",
+        "description": f"{network['class']}: finds {', '.join(target.class_names) or 'objects'}.",
         "documentation": "README.md",
         "covers": ["cover.png"],
         "tags": ["segmentation", "2d", "pytorch", "biomedical-segmentation"],
@@ -180,9 +185,9 @@ def write(
         "outputs": [
             {
                 "id": "probabilities",
-                "axes": axes(outputs, "image"),
+                "axes": axes(target.channel_names, "image"),
                 "test_tensor": tested("test_output"),
-                "data": {"type": "float32", "range": [0.0, None]},
+                "data": {"type": "float32"},
                 "postprocessing": [{"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}],
             }
         ],
@@ -192,6 +197,30 @@ def write(
     write_bytes(folder / YAML, yaml.safe_dump(text, sort_keys=False, allow_unicode=True).encode())
     shutil.make_archive(str(output / FOLDER), "zip", folder)
     return float(np.abs(own - probs[0].numpy()).max())
+
+
+def consumers(
+    predictor: Predictor, record: Mapping[str, Any], output: Path, given: Sequence[float] = ()
+) -> dict[str, tuple[Path, Callable[..., np.ndarray]]]:
+    """What other programs do with the package: a name ► the weights, and :meth:`.Predictor.maps`.
+
+    ``given`` is the fixed range of intensities.
+    """
+    how, network = predictor.preprocess, record["network"]
+
+    def maps(run: Any, image: np.ndarray, names: Sequence[str] = (), *_: Any) -> np.ndarray:
+        image = how.chosen(image, names, how.view_of(image)).transpose(2, 0, 1)[None]
+        ready = torch.from_numpy(_applied(_steps(how, image.dtype, given), image))
+        found: np.ndarray = padded(run, ready, network["stride"], network["least_side"])[0].numpy()
+        return found
+
+    made: dict[str, tuple[Path, Callable[..., np.ndarray]]] = {}
+    for runtime, file in FILES.items():
+        if find_spec(runtime):
+            path = output / FOLDER / file
+            source = path.read_bytes() if path.suffix == ".onnx" else path
+            made[f"bioimageio, {runtime}"] = path, partial(maps, RUNNERS[runtime](source, path))
+    return made
 
 
 def _steps(how: Preprocess, dtype: np.dtype[Any], given: Sequence[float]) -> list[dict[str, Any]]:
@@ -206,9 +235,9 @@ def _steps(how: Preprocess, dtype: np.dtype[Any], given: Sequence[float]) -> lis
         axes = ["y", "x"] if isinstance(how.channels, tuple) else ["channel", "y", "x"]
         ends = {"min_percentile": how.low, "max_percentile": how.high, "eps": 1e-6}
         scaled = {"id": "scale_range", "kwargs": {"axes": axes, **ends}}
-    real = {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}
     # Without the last one, consumers would go back to the type of the image.
-    return [real, scaled, {"id": "clip", "kwargs": {"min": 0.0, "max": 1.0}}, dict(real)]
+    first, last = ({"id": "ensure_dtype", "kwargs": {"dtype": "float32"}} for _ in range(2))
+    return [first, scaled, {"id": "clip", "kwargs": {"min": 0.0, "max": 1.0}}, last]
 
 
 def _applied(steps: Sequence[dict[str, Any]], image: np.ndarray) -> np.ndarray:
@@ -226,7 +255,7 @@ def _applied(steps: Sequence[dict[str, Any]], image: np.ndarray) -> np.ndarray:
 
 def _test_image(sample: Sample, how: Preprocess, smallest: int, stride: int) -> np.ndarray:
     """(1, C, H, W) uint8 or uint16, the middle of an image, of a size that the package takes."""
-    image = how.chosen(sample.image, sample.channels)
+    image = how.chosen(sample.image, sample.channels, how.view_of(sample.image))
     lack = [max(0, smallest - side) for side in image.shape[:2]]
     image = np.pad(image, ((0, lack[0]), (0, lack[1]), (0, 0)), "symmetric")
     sides = []
@@ -242,11 +271,17 @@ def _names(how: Preprocess) -> tuple[str, ...]:
     return tuple(map(str, how.channels)) if isinstance(how.channels, tuple) else ()
 
 
+def _taken(how: Preprocess) -> Any:
+    """The channels of an image that has those that the network sees, and no others."""
+    chosen = tuple(range(how.in_channels))
+    return chosen if isinstance(how.channels, tuple) else "gray" if how.decided else how.channels
+
+
 def _cover(image: np.ndarray, probs: np.ndarray) -> bytes:
-    """PNG, twice as wide as high: the image, and the first probability."""
-    side = min(image.shape[2:])
+    """PNG, twice as wide as high: the image, and the foreground (H, W)."""
+    side = min(probs.shape)
     left = to_rgb(np.ascontiguousarray(image[0, :, :side, :side].transpose(1, 2, 0)))
-    shown = (probs[0, 0, :side, :side].clip(0, 1) * 255).astype(np.uint8)
+    shown = (probs[:side, :side].clip(0, 1) * 255).astype(np.uint8)
     both = np.hstack([left, np.repeat(shown[..., None], 3, axis=2)])
     wide = cv2.resize(both, (512, 256), interpolation=cv2.INTER_AREA)
     done, data = cv2.imencode(".png", wide[..., ::-1])
@@ -256,11 +291,6 @@ def _cover(image: np.ndarray, probs: np.ndarray) -> bytes:
 
 def _documentation(card: str, steps: Any, how: Preprocess, predictor: Predictor) -> str:
     """Markdown: how to use and to check it, and the model card below."""
-    size = ""
-    if how.diameter is not None:
-        size = f"Magnify images first, so that objects have a diameter of {how.diameter:g} pixels."
-    elif how.pixel_size is not None:
-        size = f"Bring images to pixels of {how.pixel_size:g} µm first."
     percentiles = (
         "Intensities are scaled by percentiles of the whole image. A consumer that takes them of "
         "each tile (QuPath) finds something else: export with --intensity_range LOW HIGH for it."
@@ -268,11 +298,19 @@ def _documentation(card: str, steps: Any, how: Preprocess, predictor: Predictor)
         else "Intensities are scaled by a fixed range, the same for all images and tiles."
     )
     target = predictor.target
+    first, *others = target.channel_names
+    channels = f"{first}, {', '.join(others[:4])}{', …' * (len(others) > 4)}" if others else first
+    where = (
+        f"above {target.threshold:g}"
+        if first == "foreground"
+        else f"below {1 - target.threshold:g}"
+    )
+    shown = "It takes gray images of bright objects on dark: invert others before. " * how.decided
     body = card.partition("---\n")[2].partition("---\n")[2] if card.startswith("---") else card
     return (
-        f"# Use\n\nThe answer is probabilities, as {type(target).__name__} has them: foreground "
-        f"where it is above {target.threshold:g}. `segmentation predict` of the checkpoint tells "
-        f"objects apart. {percentiles} {size}\n\n# Validation\n\nCompare with "
+        f"# Use\n\n{shown}The channels of the answer: {channels}. Objects are where the first is "
+        f"{where}; objects that touch are told apart by `segmentation predict` of the checkpoint. "
+        f"{percentiles}\n\n# Validation\n\nCompare with "
         "`test_output.npy`, which is what `test_input.npy` gives; score your own masks with "
         f"`segmentation evaluate`.\n\n{body}\n"
     )

@@ -22,6 +22,8 @@ def export(
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     config: Path | None = None,
     data_images: Path | None = None,
+    data_masks: Path | None = None,
+    data_mask_type: Literal["binary", "labels", "objects", "classes"] | None = None,
     most: int = 32,
     tolerance: float | None = None,
     about: Path | None = None,
@@ -46,9 +48,12 @@ def export(
             computes in whole numbers, several times as fast, calibrated on training images.
         config: Of the run whose images are taken; by default config.yaml of the checkpoint's run.
         data_images: Folder of images to prove it on, instead.
+        data_masks: Folder of their masks, for scores; images of the same names.
+        data_mask_type: What they hold; by default labels, a value an object, where any mask has
+            several values, and else binary.
         most: Prove it on so many images at most, evenly spaced ones.
-        tolerance: How far probabilities may be apart (fp32 .001, fp16 .02); of int8, by how much
-            the foreground may differ, 1 - IoU (.05).
+        tolerance: How far probabilities may be apart (fp32 .001, fp16 .02); of int8 and
+            packages, by how much the foreground may differ, 1 - IoU (.05).
         about: YAML with authors, license, cite, name … of a bioimage.io package.
         intensity_range: LOW HIGH that become black and white in a bioimage.io package, for programs
             that cannot take percentiles of a whole image, such as QuPath.
@@ -57,7 +62,7 @@ def export(
         trust: Your own packages whose classes the checkpoint names.
     """
     if not format:
-        if precision != "fp32" or data_images or config or tolerance is not None:
+        if precision != "fp32" or data_images or data_masks or config or tolerance is not None:
             raise UserError("--precision, --config, --data.images, --tolerance: need a --format")
         give_away(ckpt_path, output, half, license, trust)
         return
@@ -72,21 +77,25 @@ def export(
     packaged = "bioimageio" in formats
     said = bioimageio.check(task.predictor, about, intensity_range or ()) if packaged else {}
     license = license or (str(said["license"]).lower() if packaged else None)
-    found = images.find(task, ckpt_path, config, data_images, most, precision == "int8")
+    about_images = most, precision == "int8", data_masks, data_mask_type
+    found = images.find(task, ckpt_path, config, data_images, *about_images)
     script = script_of(task.net, record)
     model = None
     if {*formats} & {"onnx", "openvino"}:
         model = onnx_of(script, record, half=precision == "fp16")
         if precision == "int8":
             model = quantized(model, record, task.predictor, found.calibration)
-    card = model_card(ckpt_path, license, trust or (), files.NAMES.get(formats[0], output.name))
+    names = [files.NAMES[name] for name in formats if name in files.NAMES]
+    card = model_card(ckpt_path, license, trust or (), next(iter(names), ""))
     made = files.write(formats, output, script, model, record)
     write_bytes(output / "README.md", card.encode())
     for path in [*made.values()][:1]:
         write_scripts(output, path.name)
+    others = None
     if packaged:
         given = task.predictor, record, found.samples, output, said, card, intensity_range or ()
         apart = bioimageio.write(*given)
         print(f"package   {output / 'bioimageio.zip'}: off by {apart:.2g} on its test image")
-    report = proof.prove(ckpt_path, task.predictor, made, found, precision, trust or ())
+        others = bioimageio.consumers(task.predictor, record, output, intensity_range or ())
+    report = proof.prove(ckpt_path, task.predictor, made, found, precision, trust or (), others)
     proof.tell(report, output, tolerance)

@@ -10,9 +10,11 @@ from jsonargparse import ArgumentParser
 
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.sample import Sample, thinned
+from segmentation.datasets.folder import FolderDataset
 from segmentation.errors import UserError, first_of, gist_of
 from segmentation.io.listing import list_files
 from segmentation.io.stacks import open_planes
+from segmentation.io.truth import Masks
 from segmentation.task import SegmentationTask
 from segmentation.trust import renamed
 
@@ -43,6 +45,8 @@ def find(
     folder: Path | None,
     most: int,
     calibrate: bool,
+    masks: Path | None = None,
+    mask_type: Masks | None = None,
 ) -> Images:
     """The images of a folder, or the validation images of a run, and training images.
 
@@ -53,10 +57,14 @@ def find(
         folder: Of images, instead of the validation images.
         most: So many at most, evenly spaced.
         calibrate: Whether training images are needed.
+        masks: Folder of the masks of the images in ``folder``.
+        mask_type: What they hold; objects have a value each where any mask has several.
 
     Raises:
-        UserError: There are none.
+        UserError: There are none, or a mask is missing.
     """
+    if folder is None and (masks or mask_type):
+        raise UserError("--data.masks, --data.mask_type: are of the images of --data.images")
     own = ckpt_path.resolve().parent.parent / "config.yaml"
     config = config or (own if own.is_file() else None)
     if folder is None and config is None:
@@ -64,14 +72,18 @@ def find(
             f"{ckpt_path}: lies in no run's folder, so that its validation images are not known; "
             "give images to prove the export on by --data.images, or the run's --config"
         )
-    shown = [] if folder is None else _folder(folder, most)  # a wrong path is said at once
+    shown: Sequence[Sample] = []
+    if folder is not None:  # a wrong path is said at once
+        names = task.target.class_names
+        shown = _labelled(folder, masks, mask_type, names, most) if masks else _folder(folder, most)
     data = _data_of(config, task) if config and (calibrate or folder is None) else None
     if folder is None:
         assert data is not None
-        samples = _part(data, "val", most)
+        samples: Sequence[Sample] = _part(data, "val", most)
         where = f"{len(samples)} validation images of {data.source.name}"
     else:
         samples, where = shown, f"{len(shown)} images of {folder}"
+        where += f" with the masks of {masks}" if masks else ""
     if not samples:
         raise UserError(f"{config or folder}: there are no images to prove the export on")
     calibration: Sequence[Sample] = ()
@@ -104,6 +116,23 @@ def _data_of(config: Path, task: SegmentationTask) -> SegmentationDataModule:
 def _part(data: Any, name: str, most: int) -> list[Sample]:
     places = data.parts[name].places
     return [data.raw[place] for place in thinned(places, most)]
+
+
+def _labelled(
+    folder: Path, masks: Path, kind: Masks | None, names: Sequence[str], most: int
+) -> list[Sample]:
+    """Images with masks, as ``fit`` reads them, and told apart as ``evaluate`` does."""
+    place = str(masks.resolve())
+
+    def read(kind: Masks) -> list[Sample]:
+        source = FolderDataset(folder, ".", place, kind, names if kind == "classes" else ())
+        return [source.read(record) for record in thinned(source.index(), most)]
+
+    samples = read(kind or "labels")
+    facts = {Path(one.id): one.facts for one in samples if one.facts is not None}
+    if kind is None and facts and all(one.values <= 1 for one in facts.values()):
+        return read("binary")
+    return samples
 
 
 def _folder(folder: Path, most: int) -> list[Sample]:

@@ -4,7 +4,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -28,11 +28,13 @@ from segmentation.predictor import Predictor
 from segmentation.progress import progress
 from segmentation.runtimes.net import Backend, able
 
-# Greatest difference of probabilities; of int8, 1 - IoU of its foreground with the network's.
-TOLERANCE = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.05}
+# Greatest difference of probabilities; of int8 and of packages, whose percentiles are interpolated,
+# 1 - IoU of the foreground with the network's.
+TOLERANCE = {"fp32": 1e-3, "fp16": 0.02, "int8": 0.05, "package": 0.05}
 EAGER = "checkpoint"
 SCORES = ("image_iou", "image_ap")  # that are shown
 KEPT = (*SCORES, "iou", "mean_iou", "ap50")
+Maps = Callable[..., np.ndarray]  # as Predictor.maps
 _TIMED = 8  # images that are predicted twice: the first time a runtime gets ready for a size
 
 
@@ -40,7 +42,7 @@ _TIMED = 8  # images that are predicted twice: the first time a runtime gets rea
 class Arm:
     """One runtime, and what was measured of it."""
 
-    predictor: Predictor
+    maps: Maps
     path: Path
     backend: Backend | None
     scores: ScoreTable
@@ -57,6 +59,7 @@ def prove(
     found: Images,
     precision: str,
     trust: Iterable[str] = (),
+    packaged: Mapping[str, tuple[Path, Maps]] | None = None,
 ) -> dict[str, Any]:
     """Run every file by every runtime that is installed, beside the checkpoint.
 
@@ -67,6 +70,7 @@ def prove(
         found: The images.
         precision: Of the files.
         trust: As :func:`.checkpoints.load` takes it.
+        packaged: As :func:`.bioimageio.consumers` makes it.
 
     Returns:
         What ``export.json`` holds: plain values.
@@ -75,17 +79,18 @@ def prove(
     scored = all(sample.labels is not None for sample in found.samples)
     target = eager.target
 
-    def arm(predictor: Predictor, path: Path, backend: Backend | None) -> Arm:
-        return Arm(predictor, path, backend, ScoreTable(target.threshold))
+    def arm(maps: Maps, path: Path, backend: Backend | None) -> Arm:
+        return Arm(maps, path, backend, ScoreTable(target.threshold))
 
-    arms = {EAGER: arm(eager, ckpt_path, None)}
+    arms = {EAGER: arm(eager.maps, ckpt_path, "torch")}
     for name, path in made.items():
         for backend in sorted(able(path, precision)):
             if backend == "torch" or find_spec(backend) is not None:
                 predictor = load(path, device="cpu", trust=trust, backend=backend)
-                arms[f"{name}, {backend}"] = arm(predictor, path, backend)
+                arms[f"{name}, {backend}"] = arm(predictor.maps, path, backend)
+    arms |= {name: arm(maps, path, None) for name, (path, maps) in (packaged or {}).items()}
     for place, sample in enumerate(progress(found.samples, "proving")):
-        _compare(arms, sample, place < _TIMED)
+        _compare(eager, arms, sample, place < _TIMED)
     height, width = max((s.image.shape[:2] for s in found.samples), key=np.prod)
     rows = []
     for name, one in arms.items():
@@ -94,7 +99,8 @@ def prove(
             "file": one.path.name,
             "megabytes": _size(one.path) / 1e6,
             "ms": 1e3 * float(np.mean(one.seconds)),
-            "peak_megabytes": peak_megabytes(one.path, one.backend, (height, width), trust),
+            "peak_megabytes": one.backend
+            and peak_megabytes(one.path, one.backend, (height, width), trust),
         }
         if name != EAGER:
             row |= {
@@ -146,22 +152,25 @@ def tell(report: dict[str, Any], output: Path, tolerance: float | None = None) -
     )
     print(f"page      {output / 'export.html'}")
     for row in report["rows"][1:]:
-        what = "largest_difference"
-        apart = row[what] if precision != "int8" else 1 - row["foreground_iou"]
-        if not apart <= allowed:
-            said = "its probabilities differ" if precision != "int8" else "its foreground differs"
+        package = row["runtime"].startswith("bioimageio")
+        by_pixels = package or precision == "int8"
+        apart = 1 - row["foreground_iou"] if by_pixels else row["largest_difference"]
+        most = TOLERANCE["package"] if package and tolerance is None else allowed
+        if not apart <= most:
+            said = "its foreground differs" if by_pixels else "its probabilities differ"
+            other = "--intensity_range" if package else "--precision"
             raise UserError(
                 f"{output / row['file']}: {said} by {apart:.3g} from the checkpoint's, more than "
-                f"the tolerance {allowed:g}; do not use it, or choose another --precision"
+                f"the tolerance {most:g}; do not use it, or choose another {other}"
             )
 
 
 def peak_megabytes(
-    path: Path, backend: Backend | None, size: tuple[int, int], trust: Iterable[str] = ()
+    path: Path, backend: Backend, size: tuple[int, int], trust: Iterable[str] = ()
 ) -> float | None:
     """Peak memory of a process that predicts one image of this size; ``None`` if it fails."""
     module = "segmentation.export.memory"
-    words = [str(path), backend or "torch", *map(str, size), *trust]
+    words = [str(path), backend, *map(str, size), *trust]
     done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True)
     try:
         return float(done.stdout.split()[-1]) if done.returncode == 0 else None
@@ -169,17 +178,16 @@ def peak_megabytes(
         return None
 
 
-def _compare(arms: Mapping[str, Arm], sample: Sample, timed: bool) -> None:
+def _compare(eager: Predictor, arms: Mapping[str, Arm], sample: Sample, timed: bool) -> None:
     """Predict an image in every way."""
-    eager = arms[EAGER].predictor
     scale = eager.scale(sample.pixel_size)
     expected: tuple[np.ndarray, Any] | None = None
     for one in arms.values():
         about = sample.image, sample.channels, sample.pixel_size
-        probs = one.predictor.maps(*about)
+        probs = one.maps(*about)
         if timed:
             start = time.perf_counter()
-            one.predictor.maps(*about)
+            one.maps(*about)
             one.seconds.append(time.perf_counter() - start)
         found = eager.decode(probs, scale)
         if expected is None:

@@ -56,6 +56,11 @@ class Target(ABC):
         least = self.foreground(self.probabilities(every[..., None, None])).flatten().argmin()
         return tuple(every[least].tolist())
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """What each channel of :meth:`probabilities` is, for other programs."""
+        return ("foreground", *(f"channel_{i}" for i in range(1, self.classes)))
+
     @abstractmethod
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """What the loss compares the logits with (no batch axis): 0 for background.

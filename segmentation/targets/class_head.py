@@ -55,6 +55,10 @@ class WithClasses(Target):
             name, value = "objects", changed
         super().__setattr__(name, value)
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        return (*self.objects.channel_names, "class_background", *self.class_names)
+
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(C, H, W): what ``objects`` encodes; the last channel is the class of each pixel."""
         inner = self.objects.encode(labels)

@@ -46,6 +46,10 @@ class Classes(Target):
         self.class_names = checked_names(names)
         self.classes = len(self.class_names) + 1
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        return ("background", *self.class_names)
+
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(H, W) int64 classes 0…K; what losses of several classes take."""
         return class_map(labels, classes)

@@ -59,6 +59,10 @@ class Contour(Target):
         self._outside = {"straddling": width - half, "inner": 0, "outer": width}[position]
         self._between = half if position == "outer" else self._inside
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        return ("background", "interior", "contour")
+
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(H, W) int64: 0 background, 1 interior, 2 contour; what losses take as classes."""
         labels = within_size(labels)

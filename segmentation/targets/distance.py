@@ -39,6 +39,10 @@ class Distance(Target):
         check_share("seed", seed)
         self.seed = seed
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        return ("foreground", "relative_distance")
+
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(2, H, W) float32 in 0…1: foreground and relative distance."""
         depth = relative_distance(labels)

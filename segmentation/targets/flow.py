@@ -62,6 +62,10 @@ class Flow(Target):
     def background(self) -> tuple[float, ...]:
         return (-CERTAIN, 0.0, 0.0)  # nothing flows there
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        return ("foreground", "flow_down", "flow_right")
+
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(3, H, W) float32: foreground, and the flow's parts down and to the right."""
         foreground = torch.from_numpy((labels > 0).astype(np.float32))[None]

@@ -71,6 +71,10 @@ class StarConvex(Target):
         self.smooth, self.to_foreground, self.classes = smooth, to_foreground, 2 + rays
         self._scale = 1.0  # of the network's pixels
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        return ("foreground", "centre", *(f"distance_{i}" for i in range(self.rays)))
+
     def encode(self, labels: np.ndarray, classes: np.ndarray | None = None) -> Tensor:
         """(2 + rays, H, W) float32: foreground, centre probability, distances in pixels.
 

@@ -37,7 +37,7 @@ def image_of(*shape: int, dtype: Any = np.uint8) -> np.ndarray:
     noise = np.random.default_rng(0).random(shape, np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 3).reshape(shape)
     smooth = (smooth - smooth.min()) / np.ptp(smooth)
-    return (smooth * (np.iinfo(dtype).max // 3)).astype(dtype)
+    return np.asarray(smooth * (np.iinfo(dtype).max // 3), dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -91,6 +91,29 @@ def test_a_fixed_range_and_gamma(checkpoint: Path, tmp_path: Path) -> None:
     assert "a fixed range" in (tmp_path / "b/bioimageio/README.md").read_text()
 
 
+@pytest.mark.parametrize("channels", ["bright_on_dark", [0, 2]])
+def test_channels_that_are_chosen_before(checkpoint: Path, tmp_path: Path, channels: Any) -> None:
+    seen = 1 if channels == "bright_on_dark" else 2
+
+    def change(parts: dict[str, Any]) -> None:
+        parts["preprocess"].update(channels=channels)
+        inner = {"in_channels": seen, "classes": 3, "width": 4, "depth": 2}
+        parts["net"] = {"class_path": "segmentation.models.UNet", "init_args": inner}
+        parts["target"] = {"class_path": "segmentation.targets.Contour"}
+
+    path = altered(checkpoint, tmp_path / "x.ckpt", change)
+    text, apart = packaged(path, tmp_path, 255 - image_of(70, 90, 3))
+    assert apart < 0.06
+    image = np.load(tmp_path / "bioimageio/test_input.npy")
+    assert image.shape[1] == seen and (seen > 1 or np.median(image) < 128)
+    (of_output,) = text["outputs"]
+    names = next(axis for axis in of_output["axes"] if axis["type"] == "channel")
+    assert names["channel_names"] == ["background", "interior", "contour"]
+    readme = (tmp_path / "bioimageio/README.md").read_text()
+    assert "Objects are where the first is below 0.5" in readme
+    assert ("bright objects on dark" in readme) == (seen == 1)
+
+
 def test_it_passes_the_specification(checkpoint: Path, tmp_path: Path) -> None:
     spec = pytest.importorskip("bioimageio.spec")
     packaged(checkpoint, tmp_path, image_of(70, 90, 3))
@@ -101,6 +124,7 @@ def test_it_passes_the_specification(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "said", "given", "message"),
     [
+        ({"resize": [64, 64]}, SAID, (), "preprocess.resize is"),
         ({"clahe": True}, SAID, (), "preprocess.clahe is True, which a bioimage.io package cannot"),
         ({"polarity": "dark"}, SAID, (), "preprocess.polarity is dark"),
         ({"magnification": 2.0}, SAID, (), "preprocess.magnification is 2.0"),
