@@ -17,8 +17,14 @@ from segmentation.io import sealed
 from segmentation.io.files import read_json, sha256_of
 from segmentation.networks import find_checkpoint, shipped_networks
 from segmentation.predictor import Predictor
-from segmentation.runtimes.net import Backend, converted, network_record, open_exported
-from segmentation.runtimes.record import FORMAT, is_exported
+from segmentation.runtimes.net import (
+    Backend,
+    ExportedNet,
+    converted,
+    network_record,
+    open_exported,
+)
+from segmentation.runtimes.record import FORMAT, is_exported, opened
 from segmentation.task import SegmentationTask
 from segmentation.trust import bounded, check_trusted, renamed, without_download
 
@@ -122,8 +128,8 @@ def read_checkpoint(
         )
     if is_exported(path):
         raise UserError(
-            f"{path}: is an exported network, which predict and serve take; give the checkpoint "
-            "that it was made of"
+            f"{path}: is an exported network, which predict, test and serve take; give the "
+            "checkpoint that it was made of"
         )
     checkpoint: dict[str, Any] = sealed.load(path)
     keys = ("segmentation", "state_dict")
@@ -204,6 +210,7 @@ def record_of(task: SegmentationTask, path: str | Path) -> dict[str, Any]:
         "version": __version__,
         "preprocess": preprocess.plain(),
         "target": task.config["init_args"]["target"],
+        "loss": task.config["init_args"]["loss"],
         "tta": task.predictor.tta,
         "diameter": task.predictor.diameter,
         "training_diameters": known and known.plain(),
@@ -211,23 +218,52 @@ def record_of(task: SegmentationTask, path: str | Path) -> dict[str, Any]:
         "precision": "fp32",
         "checkpoint_sha256": sha256_of(Path(path)),
         "trained_on": task.trained_on,
+        "chosen_on": task.chosen_on,
     }
+
+
+def model_config(path: str | Path, tuned: bool, trust: Iterable[str]) -> dict[str, Any] | None:
+    """The config of the task in a checkpoint or an exported network, whose ``net`` is none then.
+
+    Arguments are as :func:`read_checkpoint` takes them.
+    """
+    path = find_checkpoint(path)
+    if not (tuned and is_exported(path)):  # tune takes checkpoints alone
+        about: dict[str, Any] = read_checkpoint(path, tuned, trust)["segmentation"]
+        return about.get("config")
+    record = opened(path)[0]
+    if record.get("loss") is None:
+        raise UserError(f"{path}: does not tell its loss, which test computes; export it again")
+    return _exported_config(path, record, trust, {"loss": record["loss"]})
+
+
+def _exported_config(
+    path: Path, record: dict[str, Any], trust: Iterable[str], more: dict[str, Any]
+) -> dict[str, Any]:
+    nothing = {"class_path": "torch.nn.Identity"}
+    parts = {"net": nothing, "target": record["target"], "preprocess": record["preprocess"]}
+    parts |= {"tta": bool(record.get("tta"))} | _TRAINING | more
+    config = renamed({"class_path": "segmentation.task.SegmentationTask", "init_args": parts})
+    check_trusted(config, path, trust)
+    return dict(config)
+
+
+def run_exported(task: SegmentationTask, net: ExportedNet) -> None:
+    """Let an exported network answer in place of a task's, and tell what its record knows."""
+    check_fit(net, task.target, task.preprocess)
+    _run_by(task, net)
+    task.trained_on = trained_on(net.record)
+    task.chosen_on = trained_on(net.record, "chosen_on")
+    _know(task.predictor, net.record)
 
 
 def _exported_task(path: Path, trust: Iterable[str], backend: Backend | None) -> SegmentationTask:
     net = open_exported(path, backend)
     record = net.record
-    nothing = {"class_path": "torch.nn.Identity"}
-    parts = {"net": nothing, "target": record["target"], "preprocess": record["preprocess"]}
-    parts |= {"tta": bool(record.get("tta"))} | _TRAINING
-    config = renamed({"class_path": "segmentation.task.SegmentationTask", "init_args": parts})
-    check_trusted(config, path, trust)
+    config = _exported_config(path, record, trust, {})
     try:
         task = build_task(config)
-        check_fit(net, task.target, task.preprocess)
-        _run_by(task, net)
-        task.trained_on = trained_on(record)
-        _know(task.predictor, record)
+        run_exported(task, net)
     except Exception as error:  # whatever a class raises of arguments that are not its own
         what = " ".join(str(first_of(error)).split())
         raise UserError(

@@ -13,12 +13,7 @@ from torch import Tensor, nn
 
 from segmentation.errors import UserError, gist_of
 from segmentation.inference import least_side, network_stride
-from segmentation.runtimes.record import (
-    needed,
-    onnx_model,
-    openvino_model,
-    script_record,
-)
+from segmentation.runtimes.record import needed, opened
 from segmentation.runtimes.trace import onnx_of, traced
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino"]
@@ -86,12 +81,7 @@ def open_exported(path: Path, backend: Backend | None = None) -> ExportedNet:
     Raises:
         UserError: The file is broken, or nothing that is installed (or asked for) runs it.
     """
-    read: dict[str, Callable[[Path], tuple[dict[str, Any], Any]]] = {
-        ".onnx": onnx_model,
-        ".xml": openvino_model,
-    }
-    suffix = path.suffix.lower()
-    record, source = read[suffix](path) if suffix in read else (script_record(path), path)
+    record, source = opened(path)
     runtimes = able(path, record.get("precision", "fp32"))
     if backend not in (None, "auto"):
         if backend not in runtimes:

@@ -4,10 +4,11 @@ It is JSON: in the ``metadata_props`` of ONNX, the ``rt_info`` of OpenVINO, an e
 TorchScript. Its keys:
 
 - ``format``: of this record; ``version``: of the package that wrote it
+- ``loss``, which ``test`` computes
 - ``preprocess``, ``target``, ``tta``, ``diameter``, ``training_diameters``: as in a checkpoint,
   tuned values included
 - ``network``: ``class``, ``in_channels``, ``classes``, ``stride``, ``least_side``, ``whole_image``
-- ``precision``, ``checkpoint_sha256``, ``trained_on``
+- ``precision``, ``checkpoint_sha256``; ``trained_on``, ``chosen_on``: digests of images
 - ``digest``: SHA-256 of the weights as the file holds them
 """
 
@@ -15,6 +16,7 @@ import hashlib
 import importlib
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,16 @@ def needed(module: str, path: object) -> Any:
             f"{path}: needs {module}, which is not installed; "
             "pip install 'biomedical-segmentation[fast]'"
         ) from None
+
+
+def opened(path: Path) -> tuple[dict[str, Any], Any]:
+    """The record of an exported file, and what a runtime makes a network of."""
+    read: dict[str, Callable[[Path], tuple[dict[str, Any], Any]]] = {
+        ".onnx": onnx_model,
+        ".xml": openvino_model,
+    }
+    suffix = path.suffix.lower()
+    return read[suffix](path) if suffix in read else (script_record(path), path)
 
 
 def onnx_model(path: Path) -> tuple[dict[str, Any], bytes]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from segmentation.checkpoints import read_checkpoint
+from segmentation.checkpoints import model_config
 from segmentation.config_files import check_typed, find_config, read_parts
 from segmentation.errors import UserError
 from segmentation.trust import class_names, renamed, without_download
@@ -42,7 +42,7 @@ def composed(arguments: Sequence[str], tuned: bool = True) -> list[str]:
     if checkpoint and command != ["fit"]:
         words = re.split(r"[^\w./-]+", " ".join(typed))  # what the user names is trusted
         trust = class_names([parts, words]).union(known.trust)
-        model = read_checkpoint(checkpoint, tuned, trust)["segmentation"].get("config")
+        model = model_config(checkpoint, tuned, trust)
         parts += [{"model": without_download(model)}] if model else []
     texts = [yaml.safe_dump(part, sort_keys=False) for part in parts]
     return [*command, *(word for text in texts for word in ("--config", text)), *typed]

@@ -14,13 +14,15 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-from segmentation.checkpoints import load_task, read_checkpoint
+from segmentation.checkpoints import load_task, read_checkpoint, run_exported
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.seen import trained_on
 from segmentation.errors import UserError
 from segmentation.fitting import check_loss
 from segmentation.models.encoder import is_file, load_encoder, unreachable
 from segmentation.networks import find_checkpoint
+from segmentation.runtimes.net import open_exported
+from segmentation.runtimes.record import is_exported
 from segmentation.task import SegmentationTask
 from segmentation.terminal import quiet, verbose
 from segmentation.training import messages, run_folder
@@ -180,6 +182,9 @@ class CLI(LightningCLI):
                 self.encoder_file = None if replaced else value
         if path is not None:
             path = config["ckpt_path"] = str(find_checkpoint(path))
+        self.exported: str | None = None
+        if path is not None and not fits and is_exported(path):
+            self.exported, config["ckpt_path"] = path, None  # Lightning would read it
         if path is None and not fits:
             raise UserError(f"{self.subcommand} needs --ckpt_path FILE, the checkpoint to score")
         if path is not None and fits:
@@ -217,6 +222,8 @@ class CLI(LightningCLI):
             check_monitors(self.trainer, self.model, self.best)
             check_score("run.tune:", self._tuned_for(), self.model.target)
         self.model.config = self.plain_config["model"]
+        if self.exported is not None:
+            run_exported(self.model, open_exported(Path(self.exported)))
         settings: Run = self._get(self.config_init, "run")
         if settings.ensemble and self.subcommand != "test":
             raise UserError(f"--run.ensemble is of test alone, not of {self.subcommand}; leave it")

@@ -14,8 +14,11 @@ from segmentation.__main__ import main
 from segmentation.checkpoints import load_task
 from segmentation.data.sample import Sample
 from segmentation.errors import UserError
+from segmentation.evaluation.table import columns
 from segmentation.export import images, proof
-from segmentation.export.int8 import calibration_windows, quantized, size_nodes
+from segmentation.export.int8 import calibration_windows, quantized, read_sizes_before, size_nodes
+from segmentation.metrics.scores import scores_of
+from segmentation.metrics.table import ScoreTable
 from tests.helpers import fit, refusal
 from tests.predict.predicting import make_images
 
@@ -82,6 +85,22 @@ def test_whole_numbers_are_calibrated_on_training_images(run: Path, tmp_path: Pa
         segmentation.load(out / "model.onnx", backend="openvino")
 
 
+def test_a_package_is_proved_as_others_run_it(run: Path, tmp_path: Path) -> None:
+    out, about = tmp_path / "out", tmp_path / "about.yaml"
+    about.write_text("authors: [{name: A. Person}]\nlicense: CC-BY-4.0\n")
+    assert main(argv(run, out, "--format", "bioimageio", f"--about={about}")) == 0
+    report = json.loads((out / "export.json").read_text())
+    first, *others = report["rows"]
+    assert [row["runtime"] for row in others] == ["bioimageio, torch", "bioimageio, onnxruntime"]
+    for row in others:
+        assert row["foreground_iou"] > 0.98 and row["peak_megabytes"] is None
+        assert row["scores"]["image_iou"] == pytest.approx(first["scores"]["image_iou"], abs=0.02)
+    assert "--ckpt_path best.ckpt" in (out / "bioimageio/README.md").read_text()
+    report["rows"][1]["foreground_iou"] = 0.5
+    with pytest.raises(UserError, match=r"model.pt: its foreground .* another --intensity_range"):
+        proof.tell(report, tmp_path)
+
+
 def test_sizes_are_not_computed_in_8_bits() -> None:
     made = [
         ("Shape", ["image"], "shape"),
@@ -93,6 +112,23 @@ def test_sizes_are_not_computed_in_8_bits() -> None:
     nodes = [onnx.helper.make_node(kind, of, [out], name=out) for kind, of, out in made]
     model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], []))
     assert size_nodes(model) == ["half", "real", "shape"]
+
+
+def test_sizes_are_read_before_the_quantisation() -> None:
+    made = [
+        ("Conv", ["image", "weight"], "seen"),
+        ("QuantizeLinear", ["seen", "scale"], "whole"),
+        ("DequantizeLinear", ["whole", "scale"], "real"),
+        ("Shape", ["real"], "size"),
+        ("Shape", ["image"], "first"),
+        ("Pad", ["real", "size"], "wide"),
+    ]
+    nodes = [onnx.helper.make_node(kind, of, [out], name=out) for kind, of, out in made]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], []))
+    read_sizes_before(model)
+    inputs = {node.name: list(node.input) for node in model.graph.node}
+    assert inputs["size"] == ["seen"] and inputs["first"] == ["image"]
+    assert inputs["wide"] == ["real", "size"]
 
 
 def test_half_precision_is_on_other_images_too(
@@ -110,6 +146,59 @@ def test_half_precision_is_on_other_images_too(
     line = refusal(capsys, argv(run, out, "--format", "onnx", *more, "--tolerance", "0"))
     assert "model.onnx: its probabilities differ by" in line and "the tolerance 0; do not" in line
     assert (out / "export.json").exists()
+
+
+def test_masks_beside_the_images_give_scores(
+    run: Path, folder_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    more = ["--format", "onnx", "--data.images", str(folder_root / "images"), "--most", "3"]
+    masks = ["--data.masks", str(folder_root / "masks")]
+    assert main(argv(run, out, *more, *masks)) == 0
+    report = json.loads((out / "export.json").read_text())
+    assert report["images"] == 3 and report["on"].endswith(f"with the masks of {masks[1]}")
+    row = report["rows"][1]
+    task = load_task(run / "checkpoints/best.ckpt")
+    some = images.find(task, run / "checkpoints/best.ckpt", None, folder_root / "images", 3, False)
+    masked = images.find(
+        task, run / "x/y", None, folder_root / "images", 3, False, folder_root / "masks"
+    )
+    for one, other in zip(some.samples, masked.samples, strict=True):
+        assert np.array_equal(one.image, other.image)
+        assert one.labels is None and other.labels is not None and other.labels.max() > 1
+    table = ScoreTable(task.target.threshold)
+    for sample in masked.samples:
+        assert sample.labels is not None
+        found = task.predictor.find(sample.image)
+        truth, labels = (torch.from_numpy(ids)[None] for ids in (sample.labels, found.labels))
+        table.update(truth, labels, ids=[sample.id], groups=[""])
+    expected = scores_of(columns(table.rows()))["image_iou"].value
+    assert row["scores"]["image_iou"] == pytest.approx(expected, abs=1e-6)
+    alone = argv(run, tmp_path / "a", "--format", "onnx", *masks)
+    assert "are of the images of --data.images" in refusal(capsys, alone)
+    (tmp_path / "few").mkdir()
+    few = argv(run, tmp_path / "b", *more, "--data.masks", str(tmp_path / "few"))
+    assert "few" in refusal(capsys, few) and not (tmp_path / "b").exists()
+
+
+def test_an_export_is_tested_as_its_checkpoint_is(
+    run: Path, dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, (config, *_) = tmp_path / "out", run.glob("config.yaml")
+    assert main(argv(run, out, "--format", "onnx", "torchscript")) == 0
+    expected = json.loads((run / "scores.json").read_text())
+    for name in ("model.onnx", "model.pt"):
+        words = ["test", f"--config={config}", f"--ckpt_path={out / name}"]
+        assert main([*words, f"--run.root={tmp_path / 'runs'}", f"--run.name={name}"]) == 0
+        (scores,) = (tmp_path / "runs" / name).glob("*/scores.json")
+        found = json.loads(scores.read_text())
+        assert found["network"].keys() == expected["network"].keys()
+        for score, value in expected["network"].items():
+            assert found["network"][score] == pytest.approx(value, abs=1e-3, nan_ok=True), score
+        assert found["otsu"] == expected["otsu"]
+    leak = [*words, f"--run.root={tmp_path / 'runs'}", "--data.split.seed=5"]
+    assert "were trained on by" in refusal(capsys, leak)
+    assert "give the checkpoint" in refusal(capsys, ["tune", *words[1:]])
 
 
 @pytest.mark.parametrize(
@@ -161,7 +250,7 @@ def test_peak_memory_is_of_a_process_of_its_own(
 ) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("SEGMENTATION_TRUST", "tests")
-    found = proof.peak_megabytes(checkpoint, None, (50, 40))
+    found = proof.peak_megabytes(checkpoint, "torch", (50, 40))
     assert found is not None and 100 < found < 5000
-    assert proof.peak_megabytes(checkpoint.with_name("none"), None, (50, 40)) is None
+    assert proof.peak_megabytes(checkpoint.with_name("none"), "torch", (50, 40)) is None
     assert torch.get_num_threads() > 0

@@ -206,7 +206,7 @@ def test_networks_of_others_are_refused(made: dict[str, Path], tmp_path: Path) -
     onnx.save(model, path)
     with pytest.raises(UserError, match="does not say how images are prepared"):
         segmentation.load(path)
-    with pytest.raises(UserError, match="is an exported network, which predict and serve take"):
+    with pytest.raises(UserError, match="an exported network, which predict, test and serve"):
         read_checkpoint(made["onnx"])
     with zipfile.ZipFile(made["torchscript"]) as archive:
         assert any(name.endswith(EXTRA) for name in archive.namelist())
