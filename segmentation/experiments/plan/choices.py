@@ -6,9 +6,9 @@ Some rest on what was measured (``docs/results/choices.md``), others are judgeme
 import math
 from typing import Any, NamedTuple
 
-from segmentation.errors import UserError
 from segmentation.experiments.plan.budget import STEPS, Size, Speed, TimePlan, enough, scale
 from segmentation.experiments.plan.facts import DataFacts, Machine
+from segmentation.experiments.plan.one_kind import RIGHT, OneKind
 
 WIDE = 16  # of a network that learns flows
 CROWDED = 0.5  # share of objects that touch, from which the gaps between them are learned
@@ -20,55 +20,6 @@ class Choice(NamedTuple):
     key: str
     value: Any
     reason: str
-
-
-def choose_split(images: int, groups: list[str], stack: bool) -> list[Choice]:
-    """How images of one's own are divided, by the names of their groups, one an image.
-
-    Raises:
-        UserError: There are fewer than three images.
-    """
-    key = "data.init_args.split"
-    if images < 3:
-        raise UserError(
-            f"{images} image(s) with masks: at least 3 are needed, to train, to choose the epoch "
-            "and to test; cut a large one into several"
-        )
-    named = sorted({*groups} - {""})
-
-    def split(name: str, reason: str, **values: Any) -> list[Choice]:
-        chosen = {"class_path": f"segmentation.data.splits.{name}", "init_args": values}
-        return [Choice(key, chosen, reason)]
-
-    if len(named) >= 3:
-        share = max(0.15, 1 / len(named))
-        return split(
-            "GroupSplit",
-            f"split: the images are of {len(named)} groups (subfolders or stacks); whole groups "
-            "validate and test, for images of one group resemble each other.",
-            val=round(share, 3), test=round(share, 3), seed=0,
-        )  # fmt: skip
-    if len(named) == 2:
-        return split(
-            "SequenceSplit",
-            f"split: of the two groups {named[1]} tests, and the last images of {named[0]} "
-            "validate.",
-            val=0.15,
-        )
-    if stack:
-        return split(
-            "BlockSplit",
-            "split: all images are planes of one stack; blocks of them validate and test, with "
-            "gaps, for neighbours resemble each other. A second stack would be a fairer test.",
-            val=0.15, test=0.15,
-        )  # fmt: skip
-    most = 100  # to validate: more cost time in each epoch
-    return split(
-        "RandomSplit",
-        f"split: {images} images, no groups named; .15 of them validate (at most {most}) and .15 "
-        "test. If several come from one patient, plate or film, put them into one subfolder.",
-        val=0.15 if images * 0.15 <= most else most, test=0.15, seed=0,
-    )  # fmt: skip
 
 
 def choose_parts(
@@ -137,7 +88,9 @@ def _windows(facts: DataFacts, machine: Machine, size: Size) -> list[Choice]:
         ),
     ]
     recipe, why = "nuclei", f"the background is {facts.background}; noise, blur, little brightness"
-    if facts.colour:
+    if shown_alike(facts):
+        why = "the network sees bright objects on dark, in gray: noise, blur, little brightness"
+    elif facts.colour:
         why = "the images have colours: hue and saturation vary, as stains do"
     elif facts.background == "middle":
         recipe, why = "cells", "the background is of middle gray, as in DIC and phase contrast"
@@ -186,7 +139,7 @@ def _network(facts: DataFacts, size: Size, pretrained: str | None, steps: int) -
         "init_args": {
             "encoder_name": "tu-tf_efficientnet_lite2",
             "encoder_weights": pretrained,
-            "in_channels": 3,
+            "in_channels": 1 if shown_alike(facts) else 3,
             "classes": classes,
             "decoder_channels": [128, 64, 48, 32, 16],
             "detail": 16,
@@ -274,28 +227,50 @@ def _inputs(facts: DataFacts) -> tuple[Any, int, str]:
     if facts.channels[-1] not in (1, 3):
         count = facts.channels[0]
         return [*range(count)], count, f"channels: all {count} that the images have"
+    one = facts.one_kind
+    if one is not None and shown_alike(facts):
+        why = f"channels: of the images that were looked at, {one.dark} show bright "
+        why += f"objects on dark, {one.bright} dark ones on bright, and {one.stained} are stained. "
+        why += "All are shown as gray, bright on dark: in at least "
+        why += f"{one.right:.0%} of either kind the objects are the bright part then"
+        return "bright_on_dark", 1, why
     if facts.colour:
-        return "rgb", 3, "channels: the images have colours"
+        why = "channels: the images have colours"
+        if one is not None and not one.dark and one.right >= RIGHT and not facts.classes:
+            why += (
+                ". All are bright fields, and their objects the darker or bluer part: for other "
+                "stains than these try bright_on_dark, with in_channels 1 of the network"
+            )
+        return "rgb", 3, why
     if facts.channels == (1,):
         return "gray", 1, "channels: the images have one"
     return "gray", 1, "channels: red, green and blue are equal in all images that were looked at"
+
+
+def shown_alike(facts: DataFacts) -> bool:
+    """Whether all images are shown as bright objects on dark: a mixture, without classes."""
+    return facts.one_kind is not None and facts.one_kind.mixed and not facts.classes
 
 
 def _seen(facts: DataFacts, pretrained: str | None) -> list[Choice]:
     """How images are prepared."""
     prefix = "model.init_args.preprocess."
     channels, _, why = _inputs(facts)
-    if pretrained is not None:
+    of: DataFacts | OneKind = facts
+    alike = shown_alike(facts)
+    if alike:
+        of = facts.one_kind or facts
+    elif pretrained is not None:
         channels, why = "rgb", "channels: three, as the encoder was trained"
-    mean, std = (0.5, 0.5) if pretrained is not None else (facts.mean, max(0.05, facts.std))
+    mean, std = (0.5, 0.5) if pretrained is not None else (of.mean, max(0.05, of.std))
     found = [
         Choice(prefix + "channels", channels, f"{why}."),
         Choice(
             prefix + "intensity",
             "percentile",
             f"intensity: the greatest value has {facts.bits} bits; each image is stretched between "
-            f"its percentiles, so that dim and bright ones look alike. The background is "
-            f"{facts.background}.",
+            "its percentiles, so that dim and bright ones look alike."
+            + ("" if alike else f" The background is {facts.background}."),
         ),
         Choice(prefix + "mean", [mean], "mean and std: of the stretched training images, so that "
                "the network sees mean 0 and deviation 1." if pretrained is None else

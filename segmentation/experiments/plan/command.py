@@ -24,8 +24,10 @@ def init(
 
     With --data.root or --budget it looks at the training and validation images and at this machine,
     times a few training steps, and writes a config whose training ends within the budget and whose
-    comments give the reason of each choice. Other options are those of how the data are read
-    (--data.mask_type, --data.split, …) and are kept as typed.
+    comments give the reason of each choice. Where a folder's images clearly come from several
+    sources, the split keeps these apart, and a file beside the config, config_sources.csv, lists
+    them. Other options are those of how the data are read (--data.mask_type, --data.split, …) and
+    are kept as typed.
 
     Args:
         name: Of a shipped config, such as ``dsb2018/unet_small``; with a budget the kind of data:
@@ -66,10 +68,19 @@ def init(
     from segmentation.experiments.plan.written import as_yaml, plan_lines
 
     imported = time.perf_counter() - begun
-    plan = make_plan(name, options, seconds, data_root, pretrained, start=imported)
-    root = plan.config["data"]["init_args"]["root"]
-    head = f"Made by: segmentation init {name} --data.root {root} --budget {budget or '30m'}"
-    write_new(output, as_yaml(plan, f"{head}\nTrain with: segmentation fit --config {output}"))
+    beside = output.with_name(f"{output.stem}_sources.csv")
+    own = not beside.exists()
+    try:
+        plan = make_plan(
+            name, options, seconds, data_root, pretrained, start=imported, beside=beside
+        )
+        root = plan.config["data"]["init_args"]["root"]
+        head = f"Made by: segmentation init {name} --data.root {root} --budget {budget or '30m'}"
+        write_new(output, as_yaml(plan, f"{head}\nTrain with: segmentation fit --config {output}"))
+    except BaseException:
+        if own:
+            beside.unlink(missing_ok=True)
+        raise
     print(f"{plan_lines(plan)}\n\n{output}\nTrain with: segmentation fit --config {output}")
 
 

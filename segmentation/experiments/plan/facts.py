@@ -13,6 +13,7 @@ from segmentation.data.cache import SampleStore, usable_cores
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import Sample, Split, spread
 from segmentation.errors import UserError
+from segmentation.experiments.plan.one_kind import OneKind, Shown, as_one_kind, one_kind
 from segmentation.objects import light_of
 
 PICTURES = 50  # images whose pixels are looked at
@@ -41,6 +42,7 @@ class DataFacts:
         unannotated: Share of pixels that nobody annotated.
         classes: Names of the classes.
         looked_at: Images whose pixels were looked at.
+        one_kind: These as bright objects on dark; ``None`` of other channels than one or three.
     """
 
     train: int
@@ -65,6 +67,7 @@ class DataFacts:
     unannotated: float
     classes: tuple[str, ...]
     looked_at: int
+    one_kind: OneKind | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ def data_facts(store: SampleStore, split: Split, classes: Sequence[str] = ()) ->
     diameters = [entry.diameter for entry in entries if entry.diameter is not None]
     counts = [entry.objects or 0 for entry in entries]
     looks = [_look(store[places[i]]) for i in spread(len(places), PICTURES)]
+    views = [look.shown for look in looks if look.shown is not None]
     areas = np.concatenate([look.areas for look in looks])
     level = float(np.median([k.level for k in looks if k.level is not None] or [0.5]))
     return DataFacts(
@@ -144,6 +148,7 @@ def data_facts(store: SampleStore, split: Split, classes: Sequence[str] = ()) ->
         unannotated=sum(e.unannotated for e in entries) / sum(h * w for h, w in shapes),
         classes=tuple(classes),
         looked_at=len(looks),
+        one_kind=one_kind(views) if len(views) == len(looks) else None,
     )
 
 
@@ -166,6 +171,7 @@ class _Look(NamedTuple):
     colour: bool
     areas: np.ndarray
     touching: int
+    shown: Shown | None  # as bright objects on dark
 
 
 def _look(sample: Sample) -> _Look:
@@ -184,6 +190,7 @@ def _look(sample: Sample) -> _Look:
         count == 3 and bool((image != image[..., :1]).any()),
         areas[areas > 0],
         len(touching(labels)),
+        as_one_kind(image, labels) if count in (1, 3) else None,
     )
 
 

@@ -8,10 +8,13 @@ from typing import Any
 
 import yaml
 
-from segmentation.config_files import configs_folder, read_parts
+from segmentation.config_files import configs_folder, read_parts, write_new
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.sample import spread
+from segmentation.data.sources import SourceSplit, about_test
+from segmentation.data.splits import RandomSplit
 from segmentation.errors import UserError
+from segmentation.evaluation.audit.sources import likely_sources, sources_csv
 from segmentation.experiments.plan.budget import (
     START,
     Size,
@@ -22,13 +25,14 @@ from segmentation.experiments.plan.budget import (
     schedule,
     sizes,
 )
-from segmentation.experiments.plan.choices import Choice, choose_parts, choose_split, choose_time
+from segmentation.experiments.plan.choices import Choice, choose_parts, choose_time
 from segmentation.experiments.plan.facts import (
     DataFacts,
     Machine,
     data_facts,
     machine_facts,
 )
+from segmentation.experiments.plan.split import KEY, choose_by_sources, choose_split
 from segmentation.experiments.plan.timing import bfloat16_is_fast, data_module, measure
 
 DATA = "data.init_args."
@@ -59,6 +63,7 @@ class Plan:
     size: Size
     speed: Speed
     schedule: TimePlan
+    test: str  # what it tells, where that is known
 
 
 def make_plan(
@@ -70,6 +75,7 @@ def make_plan(
     clock: Callable[[], float] = time.perf_counter,
     machine: Machine | None = None,
     start: float = 0.0,
+    beside: Path | None = None,
 ) -> Plan:
     """Look, measure, choose.
 
@@ -82,6 +88,7 @@ def make_plan(
         clock: With which steps are timed.
         machine: To plan for as if it were this one.
         start: Seconds that the imports took.
+        beside: File that lists likely sources where the split is by these; without, it never is.
 
     Raises:
         UserError: The data cannot be read, an option is wrong or the budget is too small.
@@ -91,8 +98,13 @@ def make_plan(
     begun = clock()
     data, chosen = chosen_data(kind, options, root)
     store, machine = data.raw, machine or machine_facts()
-    split = data.divided(store.entries)
     filled = clock() - begun
+    sources = data.sources
+    free = kind == "folder" and "split" not in _typed(options) and data.fold is None
+    if beside is not None and free and isinstance(data.splitter, RandomSplit):
+        sources, chosen = _by_sources(data, chosen, beside)
+    split = data.divided(store.entries)
+    test = about_test(sources, split.train, split.test)
     facts = data_facts(store, split, getattr(data.source, "class_names", ()))
 
     def choices(size: Size, machine: Machine, steps: int = 0) -> list[Choice]:
@@ -131,8 +143,22 @@ def make_plan(
         *choices(size, machine, time_plan.total),
         *choose_time(facts, size, speed, time_plan, budget),
     ]
-    about = (facts, machine, size, speed, time_plan)
+    about = (facts, machine, size, speed, time_plan, test)
     return Plan(joined(every_choice), every_choice, *about)
+
+
+def _by_sources(
+    data: SegmentationDataModule, chosen: Sequence[Choice], file: Path
+) -> tuple[dict[str, str], list[Choice]]:
+    """The likely source of each image; and the choices, by these where they are clear."""
+    likely = likely_sources(data.raw, None)
+    (random,) = (choice for choice in chosen if choice.key == KEY)
+    split = choose_by_sources(random, data.raw.entries, likely, str(file))
+    if "sources" in (values := split.value["init_args"]):
+        write_new(file, sources_csv(likely))
+        data.splitter = SourceSplit(**values)
+    known = {name: one.name for one in likely for name in one.images}
+    return known, [split if choice is random else choice for choice in chosen]
 
 
 def _does(facts: DataFacts, size: Size, speed: Speed, budget: float) -> bool:
@@ -182,7 +208,7 @@ def chosen_data(
         if "split" not in typed:
             entries = built()[0].raw.entries
             stack = all("#" in entry.id for entry in entries)
-            chosen += choose_split(len(entries), [entry.group for entry in entries], stack)
+            chosen.append(choose_split(len(entries), [entry.group for entry in entries], stack))
     data, values = built()
     chosen = [c for c in chosen if c.key.removeprefix(DATA) not in typed]
     chosen += [Choice(DATA + name, values[name], f"{name}: as you typed.") for name in typed]

@@ -44,13 +44,14 @@ def plan_lines(plan: Plan) -> str:
         f"{facts.background} background",
         "objects": f"{facts.objects:.0f} an image, median diameter {facts.diameter:.0f} pixels, "
         f"{facts.touching:.0%} touch",
+        "test": plan.test,
         "machine": f"{machine.cores} core(s), {machine.name}, {machine.memory:.0f} GiB",
         "network": f"{_name(plan, 'net')}{width}, {_name(plan, 'target')}, windows "
         f"of {size.crop}×{size.crop}, batches of {size.batch}",
         "time": f"{times.epochs} epochs of {times.steps} steps of {plan.speed.step:.2g} s, about "
         f"{spelled(times.seconds, up=True)} in all",
     }
-    return "\n".join(f"{name:9}{text}" for name, text in rows.items())
+    return "\n".join(f"{name:9}{text}" for name, text in rows.items() if text)
 
 
 def _name(plan: Plan, part: str) -> str:

@@ -16,9 +16,10 @@ from segmentation.experiments.plan.budget import (
     schedule,
     sizes,
 )
-from segmentation.experiments.plan.choices import choose_parts, choose_split, choose_time
+from segmentation.experiments.plan.choices import choose_parts, choose_time
 from segmentation.experiments.plan.facts import DataFacts, Machine
 from segmentation.experiments.plan.made import joined
+from segmentation.experiments.plan.one_kind import OneKind
 
 FACTS = DataFacts(
     train=70, val=15, test=15, groups=0, kinds=(), smallest=(256, 256), largest=(256, 256),
@@ -108,6 +109,33 @@ def test_precision_and_workers_follow_the_machine() -> None:
     assert chosen(FACTS, replace(CPU, cores=1))["data"]["init_args"]["num_workers"] == 0
 
 
+def test_a_mixture_is_shown_as_one_kind_of_picture() -> None:
+    mixture = OneKind(dark=40, bright=4, stained=6, right=0.96, mean=0.3, std=0.2)
+    facts = replace(FACTS, channels=(1, 3), colour=True, one_kind=mixture)
+    seen = model(facts, "preprocess")
+    assert (seen["channels"], seen["mean"], seen["std"]) == ("bright_on_dark", [0.3], [0.2])
+    assert model(facts, "net")["init_args"]["in_channels"] == 1
+    encoder = model(facts, "net", pretrained="file.pth")
+    assert encoder["init_args"]["in_channels"] == 1
+    assert model(facts, "preprocess", pretrained="file.pth")["mean"] == [0.5]
+    why = {choice.key: choice.reason for choice in choose_parts(facts, CPU, SMALL)}
+    assert (
+        "40 show bright objects on dark, 4 dark ones on bright, and 6 are stained"
+        in (why["model.init_args.preprocess.channels"])
+    )
+    assert "in gray" in why["data.init_args.augmentation"]
+    for changed in (
+        {"one_kind": mixture._replace(right=0.8)},  # the objects are not what is bright then
+        {"one_kind": mixture._replace(dark=1000)},
+        {"classes": ("a", "b")},  # which colours may tell
+    ):
+        assert model(replace(facts, **changed), "preprocess")["channels"] == "rgb"
+    stained = replace(facts, one_kind=mixture._replace(dark=0))
+    assert model(stained, "preprocess")["channels"] == "rgb"
+    reasons = " ".join(choice.reason for choice in choose_parts(stained, CPU, SMALL))
+    assert "try bright_on_dark" in reasons
+
+
 def test_a_pretrained_encoder_is_asked_for() -> None:
     net = model(FACTS, "net", pretrained="file.pth")
     assert net["init_args"]["encoder_weights"] == "file.pth"
@@ -159,20 +187,3 @@ def test_the_least_budget_is_said_and_does() -> None:
     with pytest.raises(UserError, match=r"--budget 30s: too small .* take 2m; give at least that"):
         schedule(FACTS, SMALL, speed, 30)
     assert schedule(FACTS, SMALL, speed, 120).total >= LEAST
-
-
-@pytest.mark.parametrize(
-    ("groups", "stack", "name"),
-    [
-        ([""] * 3, False, "RandomSplit"),
-        ([*"aabbcc"], False, "GroupSplit"),
-        ([*"aab"], False, "SequenceSplit"),
-        ([*"aaaa"], True, "BlockSplit"),
-    ],
-)
-def test_split(groups: list[str], stack: bool, name: str) -> None:
-    (choice,) = choose_split(len(groups), groups, stack)
-    assert choice.value["class_path"].endswith(name)
-    assert choose_split(1000, [""] * 1000, False)[0].value["init_args"]["val"] == 100
-    with pytest.raises(UserError, match=r"2 image\(s\) with masks: at least 3 are needed"):
-        choose_split(2, ["", ""], False)

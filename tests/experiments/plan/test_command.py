@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from segmentation.__main__ import main
+from segmentation.data.sources import read_sources
 from segmentation.datasets.synthetic import write_folder
 from segmentation.experiments.plan import facts, timing
+from segmentation.io.images import write_image
 from tests.helpers import refusal
 
 
@@ -41,6 +43,33 @@ def test_what_is_written_trains_within_the_budget(
     assert main(["fit", "--config=mine.yaml", *shorter, "--run.wandb=off"]) == 0
     assert time.perf_counter() - begun < asked
     assert list(Path("runs/plan").glob("*/scores.json"))
+
+
+def test_clear_sources_become_the_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five sizes of frames, ten images of each."""
+    rng = np.random.default_rng(0)
+    for i in range(50):
+        mask = np.zeros((48, 40 + 8 * (i % 5)), bool)
+        for top, left in rng.integers(0, 30, (2, 2)):
+            mask[top : top + 9, left : left + 9] = True
+        image = (np.where(mask, 200, 30) + rng.integers(0, 9, mask.shape)).astype(np.uint8)
+        write_image(tmp_path / f"mine/images/{i:02d}.png", image)
+        write_image(tmp_path / f"mine/masks/{i:02d}.png", mask.astype(np.uint8) * 255)
+    words = ["init", "--data.root=mine", "--output=mine.yaml"]
+    assert "too small" in refusal(capsys, [*words, "--budget=9s"])
+    assert not Path("mine_sources.csv").exists()
+    assert main([*words, "--budget=60s"]) == 0
+    shown = capsys.readouterr().out
+    assert "30 to train, 10 to validate, 10 to test" in shown
+    assert re.search(r"^test +test images are from sources never trained on$", shown, re.M)
+    split = yaml.safe_load(Path("mine.yaml").read_text())["data"]["init_args"]["split"]
+    assert split["init_args"]["sources"] == "mine_sources.csv"
+    of = read_sources(Path("mine_sources.csv"))
+    assert [len({of[f"{i:02d}"] for i in range(k, 50, 5)}) for k in range(5)] == [1] * 5
+    assert len({*of.values()}) == 5
+    Path("mine.yaml").unlink()
+    assert "mine_sources.csv: cannot be written" in refusal(capsys, [*words, "--budget=60s"])
+    assert len(read_sources(Path("mine_sources.csv"))) == 50
 
 
 def test_what_cannot_be_planned_is_one_line(
