@@ -15,6 +15,7 @@ from segmentation.checkpoints import load_task
 from segmentation.data.sample import Sample
 from segmentation.errors import UserError
 from segmentation.evaluation.table import columns
+from segmentation.experiments.quantised import read_export
 from segmentation.export import images, proof
 from segmentation.export.int8 import calibration_windows, quantized, read_sizes_before, size_nodes
 from segmentation.metrics.scores import scores_of
@@ -61,6 +62,8 @@ def test_an_export_is_proved_on_the_validation_images(
         assert row["ms"] > 0 and row["megabytes"] > 0
         assert row["scores"]["image_iou"] == pytest.approx(first["scores"]["image_iou"], abs=0.01)
         assert len(row["loss"]["image_ap"]) == 3
+    wanted = {"megabytes": others[0]["megabytes"], "seconds": others[0]["ms"] / 1000}
+    assert read_export(out) == wanted | {"mean_iou": others[0]["scores"]["mean_iou"]}
     assert "--ckpt_path model.onnx" in (out / "README.md").read_text()
     shown = capsys.readouterr().out
     assert "onnx, onnxruntime" in shown and "same objects" in shown
