@@ -46,7 +46,7 @@ TINY = [
     ),
     *("--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1"),
     "--trainer.enable_model_summary=false",
-    *("--run.wandb=off", "--run.name=killed", "--run.resume=true"),
+    *("--run.wandb=off", "--run.name=killed", "--run.resume=true", "--run.tune=image_iou"),
 ]
 SETTINGS = {  # of which a resumed run has to restore more and more
     "plain": [],
