@@ -23,7 +23,7 @@ quickstart: install
 	  --data.images quickstart/new/images --output quickstart/predicted --overlays
 
 test: install
-	$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	SEGMENTATION_RUNTIMES=1 $(VENV)/bin/python -m pytest -q tests/export tests/runtimes
 	$(VENV)/bin/python -m pytest -q --doctest-modules segmentation
 

@@ -19,6 +19,16 @@ from segmentation.datasets.synthetic import write_dsb2018, write_folder
 RUNTIMES = bool(os.environ.get("SEGMENTATION_RUNTIMES"))
 collect_ignore = [] if RUNTIMES else ["export", "runtimes"]
 
+# Files of the longest tests: first, so that two processes end at about the same time.
+LONGEST = {
+    *("test_agent", "test_configs", "test_ddp", "test_fit", "test_resume", "test_studies"),
+    "test_wandb",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
