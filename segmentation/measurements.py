@@ -111,14 +111,13 @@ def measure_objects(
     By scikit-image's ``regionprops_table``. Pixels count from 0, ``bottom`` and ``right`` are the
     first beyond the object; ``border`` is 1 for an object that touches the image's border, and so
     may be cut off; the perimeter is Benkrid and Crookes' estimate (2000). In µm there is no
-    perimeter where pixels are not square.
+    perimeter where pixels are not square, and nothing without a ``pixel_size``.
 
     Args:
         labels: (H, W) instance ids, 0 = background.
         image: (H, W, C) as read; of colours the luminance is measured, of others their mean.
-        pixel_size: (height, width) in µm; ``None``: those columns stay empty.
-        origin: Row and column where both lie, if they are cut from a larger image.
-        size: (H, W) of that image.
+        pixel_size: (height, width) in µm.
+        origin, size: Row and column where both lie in a larger image, and its (H, W).
         channels: What the image's channels are called, to measure each: see :func:`channel_labels`.
     """
     names = {key.partition("-")[0] for key in _MEASURED}

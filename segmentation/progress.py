@@ -16,15 +16,8 @@ def progress(
 ) -> "tqdm[Any]":
     """Iterate over ``items``, or count by ``update``, and say on stderr how far it is.
 
-    In a log the first line comes after two seconds, the next ones at ever longer intervals. With
-    ``--quiet`` nothing is said.
-
-    Args:
-        items: ``None`` where ``update`` is called instead.
-        title: What is done, such as ``predicting``.
-        total: How many there are, where ``items`` do not know.
-        options: Others of tqdm's, such as ``unit`` or ``leave``; ``delay`` is that of a log's first
-            line.
+    In a log the first line comes after two seconds, or the option ``delay``, the next ones at ever
+    longer intervals. With ``--quiet`` nothing is said. Other options are tqdm's.
 
     >>> list(progress("abc", "spelling"))
     ['a', 'b', 'c']

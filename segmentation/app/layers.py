@@ -63,13 +63,12 @@ def segmented(
     """Segment all planes of a layer, one after another.
 
     It yields how many planes are done, after each one; whoever closes it before the end stops it.
+    ``load`` gives the network; it is called first, as loading takes seconds, too.
 
     Args:
-        load: Gives the network; called first, as loading takes seconds, too.
-        data: (…, H, W), with colours or channels as :func:`plane_axes` takes them; an array or
-            what gives one when it is indexed, uint8 or uint16.
-        rgb: Whether the last axis is red, green, blue (and alpha, which is left out).
-        channel_axis: Of its channels.
+        data: (…, H, W), with colours (and alpha, which is left out) or channels as
+            :func:`plane_axes` takes them; an array or what gives one when it is indexed, uint8 or
+            uint16.
         pixel_size: (height, width) in µm, where it is known.
 
     Returns:

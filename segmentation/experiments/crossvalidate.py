@@ -41,10 +41,6 @@ def crossvalidate(
         output: Folder for the runs, their logs, crossvalidation.html (rewritten while the folds
             run), .json and .csv, and per_image.csv and scores.json of all images as a run has
             them; beside the config's runs by default.
-
-    Raises:
-        UserError: The output cannot be written, or holds something else; or an image was not tested
-            exactly once.
     """
     if folds < 2:
         raise UserError(f"--folds {folds}: must be at least 2")

@@ -97,10 +97,6 @@ def reproduce(
         seeds: Of training, 0 by default; the split stays.
         data: Folder that holds dsb2018, bbbc039, …
         configs: Folder of the systems.
-
-    Raises:
-        UserError: There is no such system or row, or the output cannot be written or holds
-            something else.
     """
     rows = find_rows(find_config(configs), what)
     results = output / "results.json"

@@ -1,7 +1,8 @@
 """What a network learns and how its output becomes labels again: one class for both directions.
 
 A label map of instance ids is the one truth. A :class:`Target` encodes it for the loss and decodes
-the network's output; a new representation is one new file.
+the network's output; a new representation is one new file. Arguments that all have (``threshold``,
+``min_size``, ``fill_holes``) are explained there.
 """
 
 from segmentation.targets.base import Target, otsu

@@ -159,9 +159,6 @@ def weights(
         w0: Height of the border weights.
         sigma: Their width in pixels.
         gap: Part objects that touch by so many pixels of each.
-
-    Raises:
-        UserError: The mask cannot be read, the output not be written, or a value is out of range.
     """
     from matplotlib.figure import Figure  # takes a second, and only this needs it
 

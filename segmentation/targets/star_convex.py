@@ -136,12 +136,9 @@ def directions(rays: int) -> np.ndarray:
 def star_distances(labels: np.ndarray, out: np.ndarray, grid: int = 1) -> np.ndarray:
     """How far each pixel of an object is from where it ends, in steps of one pixel.
 
-    With StarDist's correction of the last step (Schmidt et al. 2018).
-
-    Args:
-        labels: (H, W) integer ids.
-        out: (rays, H, W) float32, where distances are put; other pixels are left as they are.
-        grid: 1, or 2: at every fifth pixel alone.
+    With StarDist's correction of the last step (Schmidt et al. 2018). ``labels`` are (H, W) integer
+    ids; the distances are put into ``out``, (rays, H, W) float32, whose other pixels stay. ``grid``
+    is 1, or 2: at every fifth pixel alone.
 
     >>> star_distances(np.int32([[0, 1, 1, 1, 0]]), np.zeros((4, 1, 5), np.float32))[:, 0, 1]
     array([2.5, 0.5, 0.5, 0.5], dtype=float32)
@@ -187,13 +184,8 @@ def drawn(
 
     A polygon is left out if it shares more than ``overlap`` of the smaller one's pixels with one
     before it, or if its centre lies in one before it from the same plateau. Where polygons overlap
-    less the first one stays on top.
-
-    Args:
-        centres: (n, 2) rows and columns, integers.
-        distances: (n, rays) ≥ 0, in pixels.
-        plateaus: (H, W) ids of the plateaus that the centres lie on.
-        overlap: A share of the pixels.
+    less the first one stays on top. Given are (n, 2) rows and columns of the centres, integers, (n,
+    rays) distances in pixels, and the (H, W) ids of the plateaus that the centres lie on.
 
     >>> drawn(np.array([[1, 1]]), np.full((1, 4), 1.0), np.eye(3), 0.5).tolist()
     [[0, 1, 0], [1, 1, 1], [0, 1, 0]]

@@ -72,16 +72,10 @@ def run(
     cls: "type[CLI] | None" = None,
     tuned: bool = True,
 ) -> "CLI":
-    """Run a command of LightningCLI.
+    """Run a command of LightningCLI, with its options as typed.
 
-    Args:
-        arguments: Command and options, as typed.
-        callbacks: Beside those of the config.
-        cls: Another class than :class:`CLI`.
-        tuned: Decode as ``segmentation tune`` found best for the checkpoint, where it was run.
-
-    Raises:
-        UserError: Config or data are at fault.
+    ``callbacks`` come beside those of the config. With ``tuned`` the decoding is as ``segmentation
+    tune`` found best for the checkpoint, where it was run.
     """
     keep_freed_memory()
     messages.silence_noise()

@@ -20,9 +20,6 @@ def count(file: Path, /, *fit: str) -> None:
     Args:
         file: The sweep file.
         fit: Added to the command of each run.
-
-    Raises:
-        UserError: The file is at fault.
     """
     from segmentation.experiments.sweep.check import check_names
     from segmentation.experiments.sweep.file import read_sweep
@@ -54,9 +51,6 @@ def run_sweep(
             database ``sweeps/NAME``.
         agents: How many trials run beside each other here; they share cores and GPUs.
         stale: An agent that is silent for so many seconds is gone; its trial is taken up again.
-
-    Raises:
-        UserError: The file or the storage is at fault.
     """
     folder = Path(runs or (f"sweeps/{name}" if "://" in storage else storage)).resolve()
     print(printable(f"logs and runs  {folder}"), file=sys.stderr, flush=True)
@@ -86,9 +80,6 @@ def status(*, storage: str, name: str = "sweep") -> None:
     Args:
         storage: As in ``run``.
         name: As in ``run``.
-
-    Raises:
-        UserError: There is no such sweep.
     """
     from segmentation.experiments.sweep.status import table, trial_rows
     from segmentation.experiments.sweep.study import existing
@@ -102,9 +93,6 @@ def best(*, storage: str, name: str = "sweep") -> None:
     Args:
         storage: As in ``run``.
         name: As in ``run``.
-
-    Raises:
-        UserError: There is no such sweep, or no trial has ended well.
     """
     import yaml
 
