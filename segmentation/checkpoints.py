@@ -131,7 +131,7 @@ def read_checkpoint(
             f"{path}: is an exported network, which predict, test and serve take; give the "
             "checkpoint that it was made of"
         )
-    checkpoint: dict[str, Any] = sealed.load(path)
+    checkpoint: dict[str, Any] = sealed.read(path)
     keys = ("segmentation", "state_dict")
     parts = [checkpoint.get(key) if isinstance(checkpoint, dict) else None for key in keys]
     if not all(isinstance(part, dict) and all(isinstance(k, str) for k in part) for part in parts):

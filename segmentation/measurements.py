@@ -29,7 +29,7 @@ def object_columns(names: Sequence[str] = ()) -> tuple[str, ...]:
     return (*OBJECT_COLUMNS[:3], "class", *OBJECT_COLUMNS[3:]) if names else OBJECT_COLUMNS
 
 
-def image_columns(names: Sequence[str] = ()) -> tuple[str, ...]:
+def columns_of_images(names: Sequence[str] = ()) -> tuple[str, ...]:
     """The columns of images, with the number of objects of each class."""
     return (*IMAGE_COLUMNS, *(f"objects/{name}" for name in names))
 

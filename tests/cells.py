@@ -6,7 +6,7 @@ import numpy as np
 
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.datasets.synthetic_classes import NAMES, cells_of_classes
-from segmentation.datasets.synthetic_nuclei import quantise
+from segmentation.datasets.synthetic_nuclei import in_levels
 
 
 class Cells(SegmentationDataset):
@@ -31,4 +31,4 @@ class Cells(SegmentationDataset):
         labels = np.where(np.isin(classes, self.only)[labels], labels, 0).astype(np.int32)
         classes[~np.isin(classes, self.only)] = 0
         known = classes if self.classes else None
-        return Sample(record.id, quantise(image, 8)[..., None], labels, classes=known)
+        return Sample(record.id, in_levels(image, 8)[..., None], labels, classes=known)

@@ -101,7 +101,7 @@ class SampleStore:
         self._data = np.memmap(folder / _DATA, mode="r")
         arrays = ((e.image, e.labels, e.weight, e.classes) for e in self.entries)
         places = [place for four in arrays for place in four if place]
-        if self._data.size < max((place[0] + _size(place) for place in places), default=0):
+        if self._data.size < max((place[0] + _bytes_in(place) for place in places), default=0):
             raise ValueError(f"{folder / _DATA}: too short")
 
     def __len__(self) -> int:
@@ -327,7 +327,7 @@ def _remove_old(parent: Path) -> None:
                 shutil.rmtree(doomed)
 
 
-def _size(place: ArrayPlace) -> int:
+def _bytes_in(place: ArrayPlace) -> int:
     _, shape, dtype = place
     return math.prod(shape) * np.dtype(dtype).itemsize
 

@@ -25,10 +25,10 @@ def filled(classes: np.ndarray, count: int) -> np.ndarray:
     return np.pad(classes[:count], (0, max(0, count - len(classes))))
 
 
-def class_counts(classes: np.ndarray, count: int) -> np.ndarray:
+def objects_of_classes(classes: np.ndarray, count: int) -> np.ndarray:
     """(n + 1,) class of each id ► (count + 1,) int64: how many objects each class has.
 
-    >>> class_counts(np.uint8([0, 2, 1, 2]), 3).tolist()
+    >>> objects_of_classes(np.uint8([0, 2, 1, 2]), 3).tolist()
     [0, 1, 2, 0]
     """
     return np.bincount(classes[1:], minlength=count + 1).astype(np.int64)
@@ -40,7 +40,7 @@ def class_totals(store: SampleStore, names: Sequence[str] = ()) -> dict[str, int
     if not every:
         return {}
     count = max(len(names), max(int(classes.max(initial=0)) for classes in every))
-    total = sum(class_counts(classes, count) for classes in every)
+    total = sum(objects_of_classes(classes, count) for classes in every)
     keys = [*names, *(str(i) for i in range(len(names) + 1, count + 1))]
     return dict(zip(keys, np.asarray(total)[1:].tolist(), strict=True))
 
@@ -119,7 +119,7 @@ def check_classes(
                     f"{sample.id}: holds class {highest}, but model.target names {len(names)} "
                     f"({some_of(names)}); name all in model.target.names"
                 )
-            total += class_counts(sample.classes, len(names))
+            total += objects_of_classes(sample.classes, len(names))
         if part == "train" and total.any():
             without = [name for name, n in zip(names, total[1:], strict=True) if not n]
             found += [

@@ -37,7 +37,7 @@ from segmentation.data.examples import (
     TrainWindows,
     weigh,
 )
-from segmentation.data.masks import Doubt, Finding, check, doubts
+from segmentation.data.masks import Doubt, Finding, doubts, warnings_of
 from segmentation.data.parts import read_fold
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import PARTS, Source, Split, straddling, thinned
@@ -385,7 +385,7 @@ class SegmentationDataModule(LightningDataModule):
                 self._warn([Finding("no_objects", False, f"{what}; choose another data.split")])
 
     def _warn(self, found: Iterable[Finding]) -> None:
-        self._tell(check(found, self.allow, "set data.files.allow: [{}]"))
+        self._tell(warnings_of(found, self.allow, "set data.files.allow: [{}]"))
 
     def _tell(self, lines: Iterable[str]) -> None:
         for line in lines:

@@ -67,7 +67,7 @@ class Finding:
     text: str
 
 
-def findings(masks: Mapping[str, MaskFacts], binary: str = "mask_type: binary") -> list[Finding]:
+def judge(masks: Mapping[str, MaskFacts], binary: str = "mask_type: binary") -> list[Finding]:
     """What is doubtful about the masks of a data set, each said in one line with its remedy.
 
     Args:
@@ -108,7 +108,7 @@ def doubts(entries: Iterable[Judged]) -> list[Finding]:
     truth = [entry for entry in entries if entry.objects is not None]
     if truth and not any(entry.objects for entry in truth):
         return [no_objects(len(truth))]
-    return findings({entry.id: entry.facts for entry in truth if entry.facts is not None})
+    return judge({entry.id: entry.facts for entry in truth if entry.facts is not None})
 
 
 def no_objects(masks: int) -> Finding:
@@ -118,7 +118,7 @@ def no_objects(masks: int) -> Finding:
     return Finding("no_objects", True, f"{what}; {remedy}")
 
 
-def check(found: Iterable[Finding], allowed: Collection[str], say: str) -> list[str]:
+def warnings_of(found: Iterable[Finding], allowed: Collection[str], say: str) -> list[str]:
     """Raise :class:`UserError` for what is refused, unless it is allowed; return the warnings.
 
     ``say`` is how to allow it, with {} for its word. What is refused and allowed is a warning.
@@ -149,7 +149,7 @@ def _findings_of_ids(masks: Mapping[str, MaskFacts], binary: str) -> list[Findin
         name, one = marked[0], masks[marked[0]]
         what = f"{name}: {one.top} beside {one.second} and less: not annotated, rather than an id?"
         remedy = (
-            f"Each value becomes an object; set {_beside(binary, 'ignore')} to it, or save it as 0"
+            f"Each value becomes an object; set {_key_of(binary, 'ignore')} to it, or save it as 0"
         )
         return [Finding("classes", True, f"{what} {remedy}")]
     wrapped = (n for n, one in masks.items() if one.values == one.limit < one.regions)
@@ -168,14 +168,14 @@ def _findings_of_ids(masks: Mapping[str, MaskFacts], binary: str) -> list[Findin
             remedy = "a binary mask among maps of ids? Give each object a value of its own"
             return [Finding("reused_ids", refused, f"{where}; {remedy}")]
         if max(one.values for one in every) <= _CLASSES:
-            other = _beside(binary, "classes")
+            other = _key_of(binary, "classes")
             remedy = f"classes? Set {other}, or save a mask of 0 and 255 of the one to be found"
             return [Finding("classes", refused, f"{where}; {remedy}")]
         remedy = "ids that are used again? Give each object a value of its own"
         return [Finding("reused_ids", refused, f"{where}; {remedy}")]
     if len(every) > 3 and len({one.low for one in every}) == 1 < one.values < 4:
         what = f"every mask holds the values {one.shown}: classes? Each becomes one object"
-        return [Finding("classes", False, f"{what}; if they are, set {_beside(binary, 'classes')}")]
+        return [Finding("classes", False, f"{what}; if they are, set {_key_of(binary, 'classes')}")]
     return []
 
 
@@ -188,14 +188,14 @@ def why_not_binary(mask: MaskFacts, labels: str = "set mask_type: labels") -> st
     if mask.lone > _LONE[1] * mask.edge:
         return f"{what}: {_smooth(mask)}"
     if _is_marked(mask):
-        return f"{what}: is {mask.top} what is not annotated? Set {_beside(labels, 'ignore')} to it"
+        return f"{what}: is {mask.top} what is not annotated? Set {_key_of(labels, 'ignore')} to it"
     if mask.regions > _REUSE[0] * mask.values:
-        remedy = f"Set {_beside(labels, 'classes')}, or save 0 and 255 of the one to be found"
+        remedy = f"Set {_key_of(labels, 'classes')}, or save 0 and 255 of the one to be found"
         return f"{what}: classes? {remedy}"
     return f"{what}; {labels} if each is one object (not a class), or save 0 and 255"
 
 
-def _beside(option: str, wanted: Literal["classes", "ignore"]) -> str:
+def _key_of(option: str, wanted: Literal["classes", "ignore"]) -> str:
     """How classes and what is not annotated are set, of a config or of ``evaluate`` like option."""
     if wanted == "ignore":
         return "--ignore" if "--" in option else "data.ignore"
@@ -243,7 +243,7 @@ def facts_of(
         keys = components[foreground].astype(np.int64) * len(present) + value
         pairs, _, areas = _distinct(keys)
         owner = pairs % len(present)
-        edge, lone = _edges(mask, foreground)
+        edge, lone = _edge_pixels(mask, foreground)
     elif ids or 2 * area > mask.size:  # for others neither regions nor their areas matter
         areas = np.bincount(components.reshape(-1))[1:]
         pairs, owner = np.arange(1, len(areas) + 1), np.zeros(len(areas), np.int64)
@@ -275,7 +275,7 @@ def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return present, place[values], counts[present]
 
 
-def _edges(mask: np.ndarray, foreground: np.ndarray) -> tuple[int, int]:
+def _edge_pixels(mask: np.ndarray, foreground: np.ndarray) -> tuple[int, int]:
     """See ``edge`` and ``lone`` of :class:`MaskFacts`."""
     alike, unlike, mixed = (np.zeros(mask.shape, bool) for _ in range(3))
     for one, other in (np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1]):

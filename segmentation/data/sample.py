@@ -194,7 +194,7 @@ def straddling(digests: Mapping[str, str], split: Split) -> list[list[str]]:
     return [names for names in groups.values() if len({part[name] for name in names}) > 1]
 
 
-def spread(count: int, most: int) -> list[int]:
+def evenly(count: int, most: int) -> list[int]:
     """At most ``most`` of the numbers below ``count``, evenly spaced."""
     return sorted({int(i) for i in np.linspace(0, count - 1, min(count, most))})
 

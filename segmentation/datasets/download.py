@@ -203,7 +203,7 @@ def _unpack(root: Path, files: Mapping[str, Path]) -> None:
             target = root / name.removesuffix(".zip")
             if _there(target):
                 if target.is_dir():
-                    _compare(file, target)
+                    _check_unpacked(file, target)
                 continue
             partials.append(partial := root / f".{target.name}.part")
             if file.suffix == ".zip":
@@ -222,7 +222,7 @@ def _unpack(root: Path, files: Mapping[str, Path]) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _compare(file: Path, target: Path) -> None:
+def _check_unpacked(file: Path, target: Path) -> None:
     if changed := differences(file, target):
         more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
         _say(

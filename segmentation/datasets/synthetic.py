@@ -18,7 +18,7 @@ import tifffile
 from segmentation.datasets.synthetic_cells import film
 from segmentation.datasets.synthetic_classes import cells_of_classes
 from segmentation.datasets.synthetic_nerve import subject
-from segmentation.datasets.synthetic_nuclei import Kind, Shape, quantise, render_nuclei
+from segmentation.datasets.synthetic_nuclei import Kind, Shape, in_levels, render_nuclei
 from segmentation.errors import UserError
 from segmentation.io.files import unwritten
 from segmentation.io.run_lengths import rle_encode
@@ -88,7 +88,7 @@ def write_dsb2018(
     numbers += [(_TEST, index) for index in range(test_images)]
     for part, index in progress(numbers, "drawing"):
         drawn, labels = _image_at(seed, part, index, size, _KINDS[index % len(_KINDS)])
-        image, image_id = quantise(drawn, 8), _hash(seed, part, index)
+        image, image_id = in_levels(drawn, 8), _hash(seed, part, index)
         if part == _TRAIN or index % 2 == 0:
             image = _with_alpha(image)
         elif index % len(_KINDS) == 5:
@@ -119,7 +119,7 @@ def write_dsb2018_stardist(
     for index in progress(range(images), "drawing"):
         drawn, labels = _image_at(seed, _STARDIST, index, size, "fluorescence")
         part = "test" if index >= images - images // 4 else "train"
-        image, truth = quantise(drawn[..., 0], 8), (2 * labels).astype(np.uint16)
+        image, truth = in_levels(drawn[..., 0], 8), (2 * labels).astype(np.uint16)
         for kind, pixels in (("images", image), ("masks", truth)):
             _write_file(root / "dsb2018" / part / kind / f"{_hash(seed, index)}.tif", pixels)
     return root
@@ -147,7 +147,7 @@ def write_folder(
         drawn, labels = _image_at(seed, _FOLDER, index, size, kind)
         if channels < 3:
             drawn = cv2.cvtColor(drawn, cv2.COLOR_RGB2GRAY)[..., None]
-        image, name = quantise(drawn, bits), f"field_{index:04d}"
+        image, name = in_levels(drawn, bits), f"field_{index:04d}"
         _write_file(root / f"images/{name}{suffix}", image if channels % 2 else _with_alpha(image))
         if masks == "objects":
             for label in range(1, labels.max() + 1):
@@ -165,7 +165,7 @@ def write_classes(root: Path, images: int = 40, seed: int = 0, size: Shape = (19
         rng = np.random.default_rng([seed, _CLASSES, index])
         image, labels, classes = cells_of_classes(rng, size)
         name = f"field_{index:04d}.png"
-        _write_file(root / "images" / name, quantise(image, 8))
+        _write_file(root / "images" / name, in_levels(image, 8))
         _write_file(root / "masks" / name, classes[labels])
     return root
 
@@ -206,7 +206,7 @@ def write_bbbc039(root: Path, images: int = 16, size: Shape = (260, 348), seed: 
     lists = {"training": "", "validation": "", "test": ""}
     for index in progress(range(images), "drawing"):
         drawn, labels = _image_at(seed, _SCREEN, index, size, "fluorescence")
-        image = quantise(drawn[..., 0], 16)
+        image = in_levels(drawn[..., 0], 16)
         if index == 1:  # all but the noise of its background
             ground = image[labels == 0]
             image = np.random.default_rng([seed, index]).choice(ground, labels.shape)

@@ -55,10 +55,10 @@ def make_nuclei(rng: Rng, height: int, width: int, kind: Kind) -> tuple[np.ndarr
     ((64, 80, 3), (64, 80), True)
     """
     image, labels = render_nuclei(rng, (height, width), kind)
-    return quantise(image, 8), labels
+    return in_levels(image, 8), labels
 
 
-def quantise(image: np.ndarray, bits: int) -> np.ndarray:
+def in_levels(image: np.ndarray, bits: int) -> np.ndarray:
     """From [0, 1] to uint8 0..255 (8 bits) or uint16 0..4095 (16 bits)."""
     levels, dtype = (255, np.uint8) if bits == 8 else (4095, np.uint16)
     return np.asarray(np.rint(image * levels)).astype(dtype)

@@ -74,7 +74,7 @@ def pictured(image: np.ndarray, picture: str) -> np.ndarray:
     return gray if picture == GRAY else np.asarray(gray.max() - gray)
 
 
-def choose(samples: Iterable[tuple[np.ndarray, np.ndarray]], what: str) -> Classical:
+def classical_of(samples: Iterable[tuple[np.ndarray, np.ndarray]], what: str) -> Classical:
     """The best picture and filter for some images, by the mean over images of IoU.
 
     Without any image it is the one that looks at no truth.

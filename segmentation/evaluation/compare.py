@@ -81,7 +81,7 @@ def comparison(runs: Sequence[str], shown: Sequence[str] = ()) -> dict[str, Any]
     """
     entries = read_entries(runs)
     first, every = entries[0], [run for entry in entries for run in entry.runs]
-    groups = next((found for run in every if (found := table.clusters(run))), None)
+    groups = next((found for run in every if (found := table.groups_in(run))), None)
     tables = _comparable(entries)
     subjects = [t for e, t in zip(entries, tables, strict=True) if not e.is_baseline]
     names = [name for name in tables[0][0] if all(name in run for runs in subjects for run in runs)]
@@ -95,7 +95,7 @@ def comparison(runs: Sequence[str], shown: Sequence[str] = ()) -> dict[str, Any]
         "runs": {entry.name: entry.paths for entry in entries},
         "resampled": table.resampled(drawn),
         "shown": list(shown) or [name for name in DEFAULT if name in names],
-        "scores": _rows(entries, tables, names, groups),
+        "scores": _score_rows(entries, tables, names, groups),
     }
 
 
@@ -174,7 +174,7 @@ def _check_same(path: str, found: pd.DataFrame, other: str, wanted: pd.DataFrame
             )
 
 
-def _rows(
+def _score_rows(
     entries: Sequence[Entry],
     tables: Sequence[Sequence[dict[str, Score]]],
     common: Sequence[str],

@@ -157,7 +157,7 @@ def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves | None, float]:
 
 def _totals(frame: pd.DataFrame, curves: Curves | None) -> dict[str, Any]:
     """Scores over all images with their intervals."""
-    scores, groups = scores_of(table.columns(frame)), table.clusters(frame)
+    scores, groups = scores_of(table.columns(frame)), table.groups_in(frame)
     values, drawn = table.values_of(scores), intervals.resample(scores, groups)
     images = {name: score.images for name, score in scores.items()}
     result: dict[str, Any] = {"resampled": table.resampled(frame)}

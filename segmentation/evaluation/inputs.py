@@ -116,7 +116,7 @@ def find_inputs(
             pixels = maps.read_probability(probs[name])
             _check_size(probs[name], pixels, truth.path(name), both[0].labels.shape)
     if probs:
-        maps.check_probabilities(list(probs.values()))
+        maps.check_no_labels(list(probs.values()))
     judged, doubts = list[Side](), list[str]()
     for side, known in zip(sides, facts, strict=True):
         ids, unlikely = True, list[str]()

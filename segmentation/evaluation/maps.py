@@ -9,10 +9,10 @@ import numpy as np
 
 from segmentation.data.masks import (
     MaskFacts,
-    check,
     facts_of,
-    findings,
+    judge,
     no_objects,
+    warnings_of,
     why_not_binary,
 )
 from segmentation.errors import UserError
@@ -71,7 +71,7 @@ def read_probability(path: Path) -> np.ndarray:
     return pixels.astype(np.float32)
 
 
-def check_probabilities(paths: Sequence[Path]) -> None:
+def check_no_labels(paths: Sequence[Path]) -> None:
     """Refuse a folder of label maps, which as probabilities would be tiny ones.
 
     Integers of 8 or 16 bits that never reach half of their range and hold one value an object.
@@ -83,7 +83,7 @@ def check_probabilities(paths: Sequence[Path]) -> None:
             return
         many[str(path)] = facts_of(pixels, ids=True)
     most, name = max((facts.values, name) for name, facts in many.items())
-    if most > 1 and not any(one.refused for one in findings(many) if one.doubt in _OF_IDS):
+    if most > 1 and not any(one.refused for one in judge(many) if one.doubt in _OF_IDS):
         raise UserError(
             f"{name}: a label map? Its {most} values are small and change only from object to "
             "object; as --probabilities give maps that reach from 0 to 255 or 65535, or float "
@@ -103,11 +103,11 @@ def holds_instances(
     if many and kind == "mask":
         raise UserError(f"{many[0]}: {why_not_binary(facts[many[0]], 'leave --labels out')}")
     ids = kind == "instances" or bool(many)
-    found = findings({str(p): one._replace(ids=ids) for p, one in facts.items()}, "--labels mask")
+    found = judge({str(p): one._replace(ids=ids) for p, one in facts.items()}, "--labels mask")
     if option == "--prediction":  # it may be as wrong as it likes
         found = [one for one in found if one.doubt in _OF_IDS]
     elif not any(one.values for one in facts.values()):
         found.append(replace(no_objects(len(facts)), refused=False))
     more = "; probabilities are given as --probabilities"
     found = [replace(f, text=f.text + more) if f.doubt == "smooth" else f for f in found]
-    return ids, check(found, allow, "say --allow {}")
+    return ids, warnings_of(found, allow, "say --allow {}")

@@ -105,11 +105,11 @@ class Plot:
         y: Iterable[tuple[float, str]] | None = None,
     ) -> "Plot":
         """Draw lines and names of the ticks of both axes: as given, else round ones."""
-        for place, name in [(v, number(v)) for v in self.x.ticks()] if x is None else x:
+        for place, name in [(v, tick_name(v)) for v in self.x.ticks()] if x is None else x:
             left = self.at(place, self.y.low)[0]
             self.line([(left, _TOP), (left, _TOP + self.high)], "grid")
             self.parts.append(_text(left, _TOP + self.high + 14, name))
-        for place, name in [(v, number(v)) for v in self.y.ticks()] if y is None else y:
+        for place, name in [(v, tick_name(v)) for v in self.y.ticks()] if y is None else y:
             top = self.at(self.x.low, place)[1]
             self.line([(self.left, top), (self.left + self.wide, top)], "grid")
             self.parts.append(_text(self.left - 6, top + 4, name, "end"))
@@ -136,10 +136,10 @@ class Plot:
         return Markup(head + "".join(self.parts) + "</svg>")
 
 
-def number(value: float) -> str:
+def tick_name(value: float) -> str:
     """A tick's name.
 
-    >>> number(0.25), number(20000), number(0.00001)
+    >>> tick_name(0.25), tick_name(20000), tick_name(0.00001)
     ('0.25', '20,000', '1e-05')
     """
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:g}"
@@ -193,7 +193,7 @@ def chart(
     x, y = Axis(left, right), Axis(low - gap, high + gap, "log" if log else "linear")
     legend = min(190, 30 + round(6.2 * max(map(len, lines))))
     plot = Plot(title, x, y, (x_name, ""), right=legend)
-    plot.grid([(v, number(v)) for v in x.ticks(5, whole=True)])
+    plot.grid([(v, tick_name(v)) for v in x.ticks(5, whole=True)])
     for place, (name, points) in enumerate(lines.items()):
         colour, top = COLOURS[place % len(COLOURS)], _TOP + 10 + 16 * place
         style = "curve" if place < len(COLOURS) else "curve dashed"
@@ -241,7 +241,7 @@ def histogram(
     ).ticks()
     places = [float(np.interp(value, edges, range(len(edges)))) for value in values]
     plot = Plot(title, x, y, height=200)
-    plot.grid(zip(places, map(number, values), strict=True))
+    plot.grid(zip(places, map(tick_name, values), strict=True))
     for i, count in enumerate(counts):
         (left, top), (right, bottom) = plot.at(i, count), plot.at(i + 1, 0)
         says = f"{edges[i]:.4g} … {edges[i + 1]:.4g}: {count:,}"

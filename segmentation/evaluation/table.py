@@ -68,13 +68,13 @@ def columns(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     return {str(name): frame[name].to_numpy() for name in frame if name not in ABOUT}
 
 
-def clusters(frame: pd.DataFrame) -> list[str] | None:
+def groups_in(frame: pd.DataFrame) -> list[str] | None:
     """The groups to resample by; ``None`` where there are not two of them."""
     groups: list[str] = frame["group"].tolist()
     return groups if len(set(groups)) > 1 else None
 
 
-def summary(frame: pd.DataFrame) -> dict[str, Any]:
+def all_scores(frame: pd.DataFrame) -> dict[str, Any]:
     """Scores by method, with intervals, and by kind: what ``scores.json`` holds."""
     result: dict[str, Any] = {"images": frame["id"].nunique()}
     by_kind: dict[str, Any] = {}
@@ -82,7 +82,7 @@ def summary(frame: pd.DataFrame) -> dict[str, Any]:
     for method, mine in frame.groupby("method", sort=False):
         scores = scores_of(columns(mine))
         result[str(method)] = values_of(scores)
-        drawn = resample(scores, clusters(mine))
+        drawn = resample(scores, groups_in(mine))
         ends[str(method)] = {name: percentile_interval(some) for name, some in drawn.items()}
         by_kind[str(method)] = {
             kind: {"images": len(some), **values_of(scores_of(columns(some)))}

@@ -12,7 +12,7 @@ from segmentation.config_files import find_config, read_parts, run_home
 from segmentation.data.sample import PARTS
 from segmentation.data.sources import APART, SHARED
 from segmentation.errors import UserError
-from segmentation.evaluation.table import FILE, finite, read_images, summary, write_images
+from segmentation.evaluation.table import FILE, all_scores, finite, read_images, write_images
 from segmentation.experiments.page import RunsPage
 from segmentation.experiments.process import FINISHED, read_finished, run_fit
 from segmentation.io.files import read_json, write_bytes, write_json
@@ -150,7 +150,7 @@ def _pool(runs: Sequence[Path], output: Path) -> pd.DataFrame:
     rows = pd.concat(parts, ignore_index=True)
     write_images(output / FILE, rows)
     finished = [read_json(run / FINISHED) for run in runs]
-    pooled = finite(summary(rows))
+    pooled = finite(all_scores(rows))
     if all(told := [report.get("sources", "") for report in finished]):  # as each fold's test says
         pooled["sources"] = APART if {*told} == {APART} else f"test images {SHARED}"
     write_json(output / FINISHED, pooled)

@@ -91,7 +91,7 @@ class RunLengthFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self._runs = path, defaultdict[str, list[tuple[int, str]]](list)
-        for line, row in enumerate(_rows(path, RLE_COLUMNS), start=2):
+        for line, row in enumerate(_table_rows(path, RLE_COLUMNS), start=2):
             self._runs[row["ImageId"]].append((line, row["EncodedPixels"]))
         self.names = list(self._runs)
 
@@ -106,7 +106,7 @@ class RunLengthFile:
 def read_objects(path: Path) -> dict[str, dict[int, str]]:
     """Image ► id ► class, from a CSV with these columns, as ``predict`` writes one."""
     found: dict[str, dict[int, str]] = defaultdict(dict)
-    for line, row in enumerate(_rows(path, ("image", "object", "class")), start=2):
+    for line, row in enumerate(_table_rows(path, ("image", "object", "class")), start=2):
         if not row["object"].isdecimal():
             raise UserError(f"{path}: row {line}: {row['object']!r} is no id; correct it")
         found[row["image"]][int(row["object"])] = row["class"]
@@ -130,7 +130,7 @@ def matched(
     return found
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+def _table_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     check_regular(path)
     with decoding(path, "table"):
         data = path.read_bytes()

@@ -23,7 +23,7 @@ class MicroscopePlanes(Planes):
     def plane(self, number: int) -> np.ndarray:
         """Read one plane."""
         with decoding(self.path, self.path.suffix[1:].upper()):
-            pixels = _image(self.path).get_image_data(self.order, **self.position(number))
+            pixels = _bioimage(self.path).get_image_data(self.order, **self.position(number))
             pixels = pixels if self.order.endswith("S") else np.moveaxis(pixels, 0, 2)
             return sixteen_bits(np.ascontiguousarray(pixels), self.channels, self.path)
 
@@ -36,7 +36,7 @@ def open_microscope(path: Path) -> MicroscopePlanes:
             "as TIFF"
         )
     with decoding(path, path.suffix[1:].upper()):
-        image = _image(path)
+        image = _bioimage(path)
         if len(image.scenes) > 1:
             raise UserError(
                 f"{path}: holds {len(image.scenes)} scenes ({', '.join(image.scenes[:3])} …); "
@@ -64,7 +64,7 @@ def open_microscope(path: Path) -> MicroscopePlanes:
         )
 
 
-def _image(path: Path) -> Any:
+def _bioimage(path: Path) -> Any:
     from bioio import BioImage  # takes seconds
 
     return BioImage(path)

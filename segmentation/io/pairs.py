@@ -57,7 +57,7 @@ def find_objects(folder: Path) -> dict[str, tuple[Path, ...]]:
     }
     for name in listing.images(masks=True):
         objects.setdefault(key_of(f"{PurePosixPath(name).parent}.x"), []).append(folder / name)
-    _tell(folder, listing)
+    _check_passed_over(folder, listing)
     return {name: tuple(paths) for name, paths in objects.items()}
 
 
@@ -80,7 +80,7 @@ def _by_key(
     if silent:
         listing.passed_over.pop(BESIDE, None)
         listing.take(other)
-    _tell(folder, listing)
+    _check_passed_over(folder, listing)
     if not found:
         there = listing.tell(folder).removeprefix(f"{printable(folder)}: ")
         there = f" but {there}" if there else ""
@@ -89,7 +89,7 @@ def _by_key(
     return dict(sorted(found.items()))
 
 
-def _tell(folder: Path, listing: Listing) -> None:
+def _check_passed_over(folder: Path, listing: Listing) -> None:
     if locked := listing.passed_over.get(UNREAD):
         raise UserError(f"{folder / locked[0]}: the folder cannot be read; allow it, or move it")
     say_once(listing.tell(folder))

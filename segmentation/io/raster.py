@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from segmentation.errors import UserError
-from segmentation.io.run_lengths import spread
+from segmentation.io.run_lengths import ranges
 
 _FARTHEST = 1e9  # a coordinate
 
@@ -32,7 +32,7 @@ def fill_rings(rings: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarra
     (x, y), (to_x, to_y) = np.where(up, end, start).T, np.where(up, start, end).T
     first, stop = (np.ceil(some - 0.5).clip(0, shape[0]).astype(np.int64) for some in (y, to_y))
     counts = stop - first
-    rows, edge = spread(first, counts), np.repeat(np.arange(len(x)), counts)
+    rows, edge = ranges(first, counts), np.repeat(np.arange(len(x)), counts)
     with np.errstate(divide="ignore", invalid="ignore"):  # level edges are on no row
         slope = (to_x - x) / (to_y - y)
     return _between(rows, x[edge] + (rows + 0.5 - y[edge]) * slope[edge], shape)

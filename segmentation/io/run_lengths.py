@@ -58,13 +58,13 @@ def rle_pixels(runs: str, shape: tuple[int, int], name: str) -> np.ndarray:
         if len(odd):
             start, length = pairs[odd[0]].tolist()
             raise UserError(f"{name}: run {start} {length} {fault}; download it again")
-    return _across(spread(starts - 1, lengths), shape)
+    return _across(ranges(starts - 1, lengths), shape)
 
 
-def spread(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Whole numbers from each start on, as many as its length says: int64, one after another.
 
-    >>> spread(np.array([7, 3]), np.array([2, 3])).tolist()
+    >>> ranges(np.array([7, 3]), np.array([2, 3])).tolist()
     [7, 8, 3, 4, 5]
     """
     ends = np.cumsum(lengths)
@@ -86,7 +86,7 @@ def coco_pixels(counts: str | Sequence[int], shape: tuple[int, int]) -> np.ndarr
     if (lengths < 0).any() or int(lengths.sum()) != shape[0] * shape[1]:
         raise ValueError(f"run lengths of {int(lengths.sum())} pixels, not {shape[0]}×{shape[1]}")
     starts = np.cumsum(lengths) - lengths
-    return _across(spread(starts[1::2], lengths[1::2]), shape)
+    return _across(ranges(starts[1::2], lengths[1::2]), shape)
 
 
 def _decompressed(text: str) -> list[int]:

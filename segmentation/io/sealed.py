@@ -31,7 +31,7 @@ def dump(content: Any, file: BinaryIO) -> None:
     file.write(_SEAL.to_bytes(2, "little") + _MARK + hashing.digest.hexdigest().encode())
 
 
-def load(path: Path) -> Any:
+def read(path: Path) -> Any:
     """``torch.load`` of tensors and plain values, onto the CPU.
 
     A file without a seal, of an older version or other software, is held to its own check sums.
@@ -43,7 +43,7 @@ def load(path: Path) -> Any:
     >>> path = Path(tempfile.mkdtemp(), "x.ckpt")
     >>> with path.open("wb") as file:
     ...     dump({"epoch": 3}, file)
-    >>> load(path)
+    >>> read(path)
     {'epoch': 3}
     """
     check_regular(path)
@@ -77,11 +77,11 @@ def _check_archive(file: BinaryIO) -> None:
         if not archive.comment:
             if (entry := archive.testzip()) is not None:
                 raise ValueError(f"{entry} has changed")
-        elif _MARK + _digest(file, size - _SEAL) != archive.comment:
+        elif _MARK + _sealed_part(file, size - _SEAL) != archive.comment:
             raise ValueError("another check sum")
 
 
-def _digest(file: BinaryIO, length: int) -> bytes:
+def _sealed_part(file: BinaryIO, length: int) -> bytes:
     """The digest of the first bytes of a file, in which the comment's length is 0."""
     digest, left = hashlib.sha256(), length - 2
     file.seek(0)

@@ -125,7 +125,7 @@ class TruthReader:
         elif self.mask_type == "objects":
             found = find_objects(place)
         elif folders := self._class_folders(place):
-            found = _beside(folders, images)
+            found = _per_class(folders, images)
         else:
             maps = find_maps(place, images, images.values())
             found = {name: (path,) for name, path in maps.items()}
@@ -383,7 +383,7 @@ def read_npz(path: Path) -> np.ndarray:
         return decode_mask(archive.read(arrays[wanted[0]]), f"{path}: {wanted[0]}")
 
 
-def _beside(folders: list[Path], images: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
+def _per_class(folders: list[Path], images: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
     """The masks of each image in the folders of all classes; one that is missing: UserError."""
     found = [find_maps(folder, images, images.values()) for folder in folders]
     for name in sorted(set().union(*found)):

@@ -87,7 +87,7 @@ def read_state_dict(path: Path, option: str) -> dict[str, Any]:
             from safetensors.torch import load_file  # of smp's dependencies; few need it
 
             return dict(load_file(path))
-        state = sealed.load(path)
+        state = sealed.read(path)
         fault = "" if isinstance(state, dict) else f"{path} is no state dict"
     except UserError as error:
         fault = str(error)

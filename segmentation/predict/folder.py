@@ -31,7 +31,7 @@ from segmentation.io.run_lengths import RLE_COLUMNS
 from segmentation.io.stacks import open_planes
 from segmentation.io.tiff import decoding
 from segmentation.magnification import unsized
-from segmentation.measurements import image_columns, object_columns
+from segmentation.measurements import columns_of_images, object_columns
 from segmentation.predict.manifest import Manifest
 from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor
@@ -98,7 +98,7 @@ def predict(
     images, left_out = _images(data_images, output)
     task, where = load_ensemble(ckpt_path, tta, trust or (), backend), find_device(device)
     task.predictor.adapt(channels, pixel_size, diameter)
-    joined = _joined(data_images, images, task.predictor.preprocess)
+    joined = _joint(data_images, images, task.predictor.preprocess)
     stems = _stems(data_images, images, joined)
     about_images = {"channels": channels, "pixel_size": pixel_size, "diameter": diameter}
     members = (task.predictor, *task.predictor.members)
@@ -291,7 +291,7 @@ class FolderWriter(Callback):
         faults |= left_out
         folder = self.outputs.folder
         objects = (*object_columns(self.classes), *self.manifest.more_columns(done))
-        tables = {"objects": objects, "images": (*image_columns(self.classes), *self.more)}
+        tables = {"objects": objects, "images": (*columns_of_images(self.classes), *self.more)}
         tables |= {"rle": RLE_COLUMNS} if self.outputs.rle else {}
         try:
             if self.stop is not None:
@@ -356,7 +356,7 @@ def _images(folder: Path, output: Path) -> tuple[list[str], dict[str, str]]:
     return images, {str(folder): told} if listing.missed else {}
 
 
-def _joined(folder: Path, images: list[str], preprocess: Preprocess) -> dict[str, tuple[str, ...]]:
+def _joint(folder: Path, images: list[str], preprocess: Preprocess) -> dict[str, tuple[str, ...]]:
     """Files of one channel that are channels of one image: the first ► the others.
 
     Only for a network that takes more channels than one such file has.

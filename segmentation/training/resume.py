@@ -287,7 +287,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 target.replace(target.with_name(PREVIOUS))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        checkpoint: dict[str, Any] = sealed.load(Path(path))
+        checkpoint: dict[str, Any] = sealed.read(Path(path))
         return checkpoint
 
 

@@ -19,11 +19,11 @@ from segmentation.data.sample import thinned
 from segmentation.data.seen import Division
 from segmentation.data.sources import about_test
 from segmentation.evaluation.annotators import AnnotatorScores
-from segmentation.evaluation.classical import BASELINES, Classical, choose
+from segmentation.evaluation.classical import BASELINES, Classical, classical_of
 from segmentation.evaluation.overlays import class_legend, on_one_size
 from segmentation.evaluation.pages import render
 from segmentation.evaluation.pictures import LINES, Colours, Picture, legend_text, predicted_ids
-from segmentation.evaluation.table import FILE, finite, summary, write_images
+from segmentation.evaluation.table import FILE, all_scores, finite, write_images
 from segmentation.io.files import write_json
 from segmentation.io.images import write_image
 from segmentation.metrics import ScoreTable
@@ -78,7 +78,7 @@ class TestReport(Callback):
         self.found = {}
         data: SegmentationDataModule = trainer.datamodule  # type: ignore[attr-defined]
         pairs = ((data.pixels(i), data.truth(i)) for i in thinned(data.split.val, _MOST))
-        self.classical = choose(pairs, "validation images")
+        self.classical = classical_of(pairs, "validation images")
         people = getattr(_dataset(trainer), "annotators", ())
         self.annotators = AnnotatorScores(people, METHODS[0], device) if people else None
         if names:
@@ -145,7 +145,7 @@ class TestReport(Callback):
         logged: dict[str, Any],
         more: dict[str, Any],
     ) -> None:
-        scores = summary(frame)
+        scores = all_scores(frame)
         scores["network"] |= logged  # AUROC needs the probabilities
         scores["classical_by"] = str(self.classical)
         scores = finite(scores | more)

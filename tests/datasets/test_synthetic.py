@@ -26,7 +26,7 @@ from segmentation.datasets.synthetic import (
 from segmentation.datasets.synthetic_cells import film
 from segmentation.datasets.synthetic_classes import NAMES, cells_of_classes
 from segmentation.datasets.synthetic_nerve import subject
-from segmentation.datasets.synthetic_nuclei import Kind, make_nuclei, quantise
+from segmentation.datasets.synthetic_nuclei import Kind, in_levels, make_nuclei
 from segmentation.errors import UserError
 from segmentation.io.run_lengths import rle_decode
 from tests.helpers import refusal
@@ -265,7 +265,7 @@ def test_cells_of_classes_are_read_as_they_were_drawn(tmp_path: Path) -> None:
     data = FolderDataset(root, mask_type="classes", classes=NAMES)
     for index, sample in enumerate(data):
         image, labels, classes = cells_of_classes(np.random.default_rng([0, 6, index]), (64, 80))
-        np.testing.assert_array_equal(sample.image[..., 0], quantise(image, 8))
+        np.testing.assert_array_equal(sample.image[..., 0], in_levels(image, 8))
         assert sample.classes is not None and sample.labels is not None
         np.testing.assert_array_equal(sample.classes[sample.labels], classes[labels])
         assert sample.labels.max() == labels.max()  # no two of one kind became one

@@ -10,7 +10,7 @@ from segmentation.evaluation.classical import (
     PICTURES,
     STAIN,
     Classical,
-    choose,
+    classical_of,
     pictured,
 )
 from segmentation.objects import label_components
@@ -39,7 +39,7 @@ TRUTH = label_components(CELLS)
 def test_the_best_is_chosen(
     image: np.ndarray, truth: np.ndarray, picture: str, sigma: float
 ) -> None:
-    found = choose([(image, truth)], "images")
+    found = classical_of([(image, truth)], "images")
     assert found.picture == picture and found.sigma >= sigma
     mask = found.mask(image)
     iou = (mask & (truth > 0)).sum() / (mask | (truth > 0)).sum()
@@ -50,13 +50,13 @@ def test_the_best_is_chosen(
 def test_what_is_not_annotated_does_not_choose() -> None:
     truth = np.where(ROWS < 40, TRUTH, -1)
     image = np.where(ROWS < 40, BRIGHT[..., 0], 200)[..., None].astype(np.uint8)
-    assert choose([(image, truth)], "images").picture in (EACH, GRAY)
-    nothing = choose([(BRIGHT, np.full_like(TRUTH, -1))], "images")
+    assert classical_of([(image, truth)], "images").picture in (EACH, GRAY)
+    nothing = classical_of([(BRIGHT, np.full_like(TRUTH, -1))], "images")
     assert "IoU per image 1.000" in str(nothing)
 
 
 def test_without_images_no_truth_is_looked_at() -> None:
-    assert choose([], "images") == Classical()
+    assert classical_of([], "images") == Classical()
     assert "no truth was looked at" in str(Classical())
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from segmentation.__main__ import main
 from segmentation.evaluation.classical import BASELINES
-from segmentation.evaluation.table import clusters, read_images
+from segmentation.evaluation.table import groups_in, read_images
 from segmentation.io.images import write_image
 from tests.evaluation.folders import grid, scored, shifted, truth, write
 from tests.helpers import refusal
@@ -47,7 +47,7 @@ def test_scores_in_closed_form(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (low, high) == pytest.approx((IOUS.mean() - half, IOUS.mean() + half), abs=0.06)
     assert report["resampled"]["what"] == "images"
     images = read_images(tmp_path / "out" / "per_image.csv")
-    assert images["id"].tolist() == list("abcdef") and clusters(images) is None
+    assert images["id"].tolist() == list("abcdef") and groups_in(images) is None
     np.testing.assert_allclose(images["iou"], IOUS, atol=1e-6)
     printed = capsys.readouterr().out
     assert f"image_iou                   {IOUS.mean():.4f}   [{low:.4f}, {high:.4f}]" in printed

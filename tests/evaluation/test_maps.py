@@ -10,7 +10,7 @@ from segmentation.data.masks import facts_of
 from segmentation.errors import UserError
 from segmentation.evaluation.maps import (
     Kind,
-    check_probabilities,
+    check_no_labels,
     holds_instances,
     pair,
     read_probability,
@@ -129,11 +129,11 @@ def test_labels_are_no_probabilities(tmp_path: Path, bits: int) -> None:
     path = tmp_path / "a.png"
     write_image(path, cells().astype(f"u{bits // 8}"))
     with pytest.raises(UserError, match=r"a\.png: a label map\? Its 9 values are small"):
-        check_probabilities([path])
+        check_no_labels([path])
     # A network that is sure of nothing, a smooth one, and one map that reaches the top.
     for probs in (np.full((60, 60), 0.1), 0.3 * blobs()):
         write_image(path, (probs * (2**bits - 1)).astype(f"u{bits // 8}"))
-        check_probabilities([path])
+        check_no_labels([path])
     write_image(path, cells().astype(f"u{bits // 8}"))
     write_image(tmp_path / "b.png", (blobs() * (2**bits - 1)).astype(f"u{bits // 8}"))
-    check_probabilities([path, tmp_path / "b.png"])
+    check_no_labels([path, tmp_path / "b.png"])

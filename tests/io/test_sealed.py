@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_read(path: Path) -> None:
-    for found in (sealed.load(path), torch.load(path, mmap=True), torch.load(path)):
+    for found in (sealed.read(path), torch.load(path, mmap=True), torch.load(path)):
         assert found["rng"] == (1, None, ["a", 2.5])
         assert torch.equal(found["state_dict"]["layer.4"], content()["state_dict"]["layer.4"])
     with zipfile.ZipFile(path) as archive:
@@ -49,19 +49,19 @@ def test_no_bit_may_change(path: Path) -> None:
         bad[place] ^= 1 << draw.randrange(8)
         path.write_bytes(bad)
         with pytest.raises(UserError, match=BROKEN):
-            sealed.load(path)
+            sealed.read(path)
     for length in [0, 1, 30, len(good) - 1, *draw.choices(range(len(good)), k=30)]:
         path.write_bytes(good[:length])
         with pytest.raises(UserError, match=BROKEN):
-            sealed.load(path)
+            sealed.read(path)
     path.write_bytes(good + b"\0")
     with pytest.raises(UserError, match=BROKEN):
-        sealed.load(path)
+        sealed.read(path)
 
 
 def test_a_file_without_a_seal_is_held_to_its_own_check_sums(path: Path) -> None:
     torch.save(content(), path)
-    assert sealed.load(path)["epoch"] == 3
+    assert sealed.read(path)["epoch"] == 3
     good = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         entries = [(e.header_offset + 128, e.file_size) for e in archive.infolist()]
@@ -71,7 +71,7 @@ def test_a_file_without_a_seal_is_held_to_its_own_check_sums(path: Path) -> None
             bad[start + size // 2] ^= 16
             path.write_bytes(bad)
             with pytest.raises(UserError, match=BROKEN):
-                sealed.load(path)
+                sealed.read(path)
 
 
 def test_entries_are_no_larger_than_the_file(path: Path) -> None:
@@ -82,7 +82,7 @@ def test_entries_are_no_larger_than_the_file(path: Path) -> None:
         new.writestr("archive/data/9", bytes(10**7), zipfile.ZIP_DEFLATED)
     path.with_name("y.ckpt").replace(path)
     with pytest.raises(UserError, match=BROKEN):
-        sealed.load(path)
+        sealed.read(path)
 
 
 class Code:
@@ -93,14 +93,14 @@ class Code:
 def test_other_files(tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"a": Code()}, path)
     with pytest.raises(UserError, match=r"x\.ckpt: refused, it holds more than tensors"):
-        sealed.load(path)
+        sealed.read(path)
     for data in (b"", b"hello", pickle.dumps({"a": 1}), pickle.dumps(Code())):
         path.write_bytes(data)
         with pytest.raises(UserError, match=r"x\.ckpt: not a checkpoint"):
-            sealed.load(path)
+            sealed.read(path)
     for missing in (tmp_path, tmp_path / "gone.ckpt"):
         with pytest.raises(UserError, match=rf"^{missing}: cannot be read \("):
-            sealed.load(missing)
+            sealed.read(missing)
     assert "run" not in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmentation.data.masks import MaskFacts, check, facts_of, findings, why_not_binary
+from segmentation.data.masks import MaskFacts, facts_of, judge, warnings_of, why_not_binary
 from segmentation.errors import UserError
 from segmentation.io.images import read_mask
 from tests.regressions.conftest import Result, picture, write_pairs, write_png
@@ -57,7 +57,7 @@ def wrapped(labels: np.ndarray) -> np.ndarray:
 def told(mask: Callable[[np.ndarray], np.ndarray], ids: bool = True) -> list[tuple[str, bool]]:
     """Doubts about eight masks, and whether they are refused."""
     masks = {f"im{seed}": facts_of(mask(picture(seed)[1]), ids) for seed in range(8)}
-    return [(one.doubt, one.refused) for one in findings(masks)]
+    return [(one.doubt, one.refused) for one in judge(masks)]
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_a_few_odd_objects_are_no_doubt() -> None:
         masks[f"im{seed}"] = facts_of(labels * 30 % 251, ids=True)
     masks["none"] = facts_of(np.zeros((9, 9), np.uint8), ids=True)
     masks["one"] = facts_of(binary(picture(1, count=1)[1]), ids=True)
-    assert findings(masks) == []
+    assert judge(masks) == []
     for mask in (binary(picture(1)[1]), jpeg(picture(1)[1])):  # but a single one of another kind
-        (found,) = findings(masks | {"odd": facts_of(mask, ids=True)})
+        (found,) = judge(masks | {"odd": facts_of(mask, ids=True)})
         assert not found.refused and found.text.startswith("odd: ")
 
 
@@ -135,15 +135,15 @@ def test_no_hint_leads_into_another_mistake(mask: np.ndarray, says: str) -> None
 
 
 def test_what_is_allowed() -> None:
-    found = findings({"im0": facts_of(binary(picture(0)[1]), ids=True)})
+    found = judge({"im0": facts_of(binary(picture(0)[1]), ids=True)})
     with pytest.raises(UserError, match=r"^im0: 8 separate regions .* Set mask_type: binary.*If"):
-        check(found, ["inverted"], "allow {}")
-    (line,) = check(found, ["reused_ids"], "allow {}")
+        warnings_of(found, ["inverted"], "allow {}")
+    (line,) = warnings_of(found, ["reused_ids"], "allow {}")
     assert line.startswith("im0: 8 separate regions under 1 value(s) (255)")
-    found = findings({"im0": facts_of(inverted(picture(0)[1]))})
-    (line,) = check(found, [], "allow {}")
+    found = judge({"im0": facts_of(inverted(picture(0)[1]))})
+    (line,) = warnings_of(found, [], "allow {}")
     assert line.endswith("If this is intended, allow inverted")
-    assert check(found, ["inverted"], "allow {}") == []
+    assert warnings_of(found, ["inverted"], "allow {}") == []
 
 
 @pytest.mark.parametrize("colour", [0, 255])

@@ -174,7 +174,10 @@ def make_audit(
             else None,
         },
         "distributions": distributions(facts),
-        "samples": [_row(one) for one in facts],
+        # Without a column of what is not annotated where all is.
+        "samples": [
+            {k: v for k, v in asdict(one).items() if v or k != "unannotated"} for one in facts
+        ],
     }
     texts = (
         audit_page(report, store, facts, found, likely),
@@ -197,11 +200,6 @@ def make_audit(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return report
-
-
-def _row(one: SampleFacts) -> dict[str, Any]:
-    """A sample's numbers; without a column of what is not annotated where all is."""
-    return {k: v for k, v in asdict(one).items() if v or k != "unannotated"}
 
 
 class _WithoutFaults:

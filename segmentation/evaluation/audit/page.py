@@ -7,7 +7,7 @@ import numpy as np
 
 from segmentation.data.cache import SampleStore
 from segmentation.data.resize import resize_image, resize_labels
-from segmentation.data.sample import Sample, spread
+from segmentation.data.sample import Sample, evenly
 from segmentation.evaluation.audit.duplicates import EDGES, Duplicates
 from segmentation.evaluation.audit.samples import FLAWS, SampleFacts
 from segmentation.evaluation.audit.sources import SHEET, LikelySource, contact_sheet
@@ -68,7 +68,7 @@ def audit_page(
         sheets=[
             (contact_sheet([store[places[name]] for name in shown]), one)
             for one in likely[:SHEETS]
-            for shown in [[one.images[i] for i in spread(len(one.images), SHEET)]]
+            for shown in [[one.images[i] for i in evenly(len(one.images), SHEET)]]
         ],
     )
 

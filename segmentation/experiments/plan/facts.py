@@ -11,7 +11,7 @@ import torch
 
 from segmentation.data.cache import SampleStore, usable_cores
 from segmentation.data.preprocess import Preprocess
-from segmentation.data.sample import Sample, Split, spread
+from segmentation.data.sample import Sample, Split, evenly
 from segmentation.errors import UserError
 from segmentation.experiments.plan.one_kind import OneKind, Shown, as_one_kind, one_kind
 from segmentation.objects import light_of
@@ -121,7 +121,7 @@ def data_facts(store: SampleStore, split: Split, classes: Sequence[str] = ()) ->
     shapes = sorted((e.image[1][:2] for e in entries), key=lambda s: (s[0] * s[1], s))
     diameters = [entry.diameter for entry in entries if entry.diameter is not None]
     counts = [entry.objects or 0 for entry in entries]
-    looks = [_look(store[places[i]]) for i in spread(len(places), PICTURES)]
+    looks = [_look(store[places[i]]) for i in evenly(len(places), PICTURES)]
     views = [look.shown for look in looks if look.shown is not None]
     areas = np.concatenate([look.areas for look in looks])
     level = float(np.median([k.level for k in looks if k.level is not None] or [0.5]))

@@ -10,7 +10,7 @@ import yaml
 
 from segmentation.config_files import configs_folder, read_parts, write_new
 from segmentation.data.datamodule import SegmentationDataModule
-from segmentation.data.sample import spread
+from segmentation.data.sample import evenly
 from segmentation.data.sources import SourceSplit, about_test
 from segmentation.data.splits import RandomSplit
 from segmentation.errors import UserError
@@ -198,7 +198,7 @@ def chosen_data(
                 try:
                     source = built()[0].source
                     records = source.index()
-                    for i in spread(len(records), 5):
+                    for i in evenly(len(records), 5):
                         source.read(records[i])
                     break
                 except UserError as error:

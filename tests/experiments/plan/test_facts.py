@@ -9,7 +9,7 @@ from scipy import ndimage
 from segmentation.data.cache import decoded
 from segmentation.data.sample import Record, Sample, SegmentationDataset, Split
 from segmentation.errors import UserError
-from segmentation.experiments.plan.facts import data_facts, spread, touching
+from segmentation.experiments.plan.facts import data_facts, evenly, touching
 
 SPLIT = Split(("a", "b"), ("c",), ("t",))
 
@@ -73,5 +73,5 @@ def test_touching_agrees_with_dilating_each_object() -> None:
 
 
 def test_images_to_look_at_are_spread_evenly() -> None:
-    assert spread(3, 50) == [0, 1, 2]
-    assert spread(101, 5) == [0, 25, 50, 75, 100]
+    assert evenly(3, 50) == [0, 1, 2]
+    assert evenly(101, 5) == [0, 25, 50, 75, 100]
