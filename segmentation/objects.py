@@ -110,6 +110,23 @@ def label_components(mask: np.ndarray) -> np.ndarray:
     return labels.astype(np.int32, copy=False)
 
 
+def components_of_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the 8-connected components of each value of an (H, W) map, and tell their values.
+
+    int32 ids by value, 0 = background; and (n + 1,) the value of each id.
+
+    >>> labels, kinds = components_of_values(np.array([[1, 0, 1, 2]], np.uint8))
+    >>> labels.tolist(), kinds.tolist()
+    ([[1, 0, 2, 3]], [0, 1, 1, 2])
+    """
+    labels, kinds = np.zeros(values.shape, np.int32), [0]
+    for value in np.unique(values[values > 0]).tolist():
+        parts = label_components(values == value)
+        np.add(parts, len(kinds) - 1, out=labels, where=parts > 0)
+        kinds += [value] * int(parts.max())
+    return labels, np.array(kinds)
+
+
 def distance_transform(mask: np.ndarray) -> np.ndarray:
     """Each pixel's Euclidean distance to the nearest pixel outside the mask, (H, W) float32.
 

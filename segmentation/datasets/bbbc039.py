@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import OfficialSplit, Splitter
 from segmentation.errors import UserError
 from segmentation.io.tree import Tree, check_root, find_tree
-from segmentation.objects import check_size, label_components
+from segmentation.objects import check_size, components_of_values
 
 REMEDY = "put images.zip, masks.zip and metadata.zip (or their unpacked folders) there"
 LISTS = {"training": "train", "validation": "val", "test": "test"}
@@ -91,7 +89,7 @@ class BBBC039(SegmentationDataset):
         """One field with its nuclei."""
         image, mask = self._images.image(record.image), self._masks.image(record.masks[0])
         check_size(self._masks.name(record.masks[0]), mask.shape, image.shape)
-        labels = label_values(mask[..., 0])
+        labels, _ = components_of_values(mask[..., 0])
         return Sample(record.id, image, labels, record.group, subset=record.subset)
 
     @staticmethod
@@ -111,19 +109,6 @@ class BBBC039DataModule(SegmentationDataModule):
 
     def __init__(self, root: str, split: Splitter | None = None, **kwargs: Any) -> None:
         super().__init__(BBBC039(root), split or OfficialSplit(), **kwargs)
-
-
-def label_values(values: np.ndarray) -> np.ndarray:
-    """Number the 8-connected components of each value of an (H, W) map: int32, 0 = background.
-
-    >>> label_values(np.array([[1, 0, 1, 2]], np.uint8)).tolist()
-    [[1, 0, 2, 3]]
-    """
-    labels = np.zeros(values.shape, np.int32)
-    for value in np.unique(values[values > 0]):
-        parts = label_components(values == value)
-        np.add(parts, labels.max(), out=labels, where=parts > 0)
-    return labels
 
 
 def _files(root: Path, name: str, suffixes: tuple[str, ...]) -> tuple[Tree, dict[str, str]]:

@@ -14,8 +14,9 @@ from segmentation.io.annotators import Annotators
 from segmentation.io.images import read_image
 from segmentation.io.listing import partner_of
 from segmentation.io.pairs import find_images, find_maps
+from segmentation.io.regions import Truth
 from segmentation.io.tree import check_root
-from segmentation.io.truth import Masks, Truth, TruthReader
+from segmentation.io.truth import Masks, TruthReader
 from segmentation.objects import label_components, to_gray
 from segmentation.progress import progress
 from segmentation.targets import otsu

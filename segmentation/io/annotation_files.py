@@ -1,49 +1,28 @@
 """Files that hold the truth of many images: COCO's JSON, run lengths and classes as CSV."""
 
 from collections import defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from segmentation.errors import UserError, printable
-from segmentation.io.files import check_regular, read_json
+from segmentation.io.files import read_json
 from segmentation.io.listing import key_of
 from segmentation.io.outlines import check_stated_size, polygon, well_formed
 from segmentation.io.regions import Region
 from segmentation.io.run_lengths import RLE_COLUMNS, coco_pixels, csv_rows, rle_pixels
-from segmentation.io.tiff import decoding
+from segmentation.io.tiff import read_bytes
 
 OBJECTS = "objects.csv"  # what `predict` calls its table of objects
 
 
-class AnnotationFile(Protocol):
-    """One file that holds the objects of many images."""
-
-    names: list[str]  # of the images, as the file has them
-
-    def size(self, name: str) -> tuple[int, int] | None:
-        """The size (H, W) of an image, where the file says."""
-
-    def regions(self, name: str, shape: tuple[int, int]) -> list[Region]:
-        """The objects of an image of (H, W) pixels."""
-
-
-def open_annotations(path: Path) -> AnnotationFile:
-    """COCO's JSON or a CSV of run lengths; what is neither is a :class:`UserError`."""
-    kinds: dict[str, Any] = {".json": CocoFile, ".csv": RunLengthFile}
-    if path.suffix.lower() not in kinds:
-        raise UserError(
-            f"{path}: one file for all images is COCO's .json or a .csv of run lengths "
-            f"({', '.join(RLE_COLUMNS)}); otherwise give a folder"
-        )
-    opened: AnnotationFile = kinds[path.suffix.lower()](path)
-    return opened
-
-
 class CocoFile:
-    """COCO's JSON: polygons and run lengths, plain or compressed; a crowd is not annotated."""
+    """COCO's JSON: polygons and run lengths, plain or compressed; a crowd is not annotated.
+
+    ``names`` are of the images, as the file has them.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,10 +41,12 @@ class CocoFile:
         self.names = list(self._images)
 
     def size(self, name: str) -> tuple[int, int] | None:
+        """The size (H, W) of an image, where the file says."""
         height, width = (self._images[name].get(side) for side in ("height", "width"))
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def regions(self, name: str, shape: tuple[int, int]) -> list[Region]:
+        """The objects of an image of (H, W) pixels."""
         about = self._images[name]
         stated = about.get("height"), about.get("width")
         check_stated_size(f"{self.path}: {name}", stated, shape)
@@ -91,7 +72,8 @@ class RunLengthFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self._runs = path, defaultdict[str, list[tuple[int, str]]](list)
-        for line, row in enumerate(_table_rows(path, RLE_COLUMNS), start=2):
+        rows = csv_rows(read_bytes(path), str(path), RLE_COLUMNS)
+        for line, row in enumerate(rows, start=2):
             self._runs[row["ImageId"]].append((line, row["EncodedPixels"]))
         self.names = list(self._runs)
 
@@ -103,10 +85,26 @@ class RunLengthFile:
         return [Region(what, rle_pixels(runs, shape, what)) for what, runs in rows]
 
 
+AnnotationFile = CocoFile | RunLengthFile  # one file for the objects of many images
+
+
+def open_annotations(path: Path) -> AnnotationFile:
+    """COCO's JSON or a CSV of run lengths; what is neither is a :class:`UserError`."""
+    if path.suffix.lower() == ".json":
+        return CocoFile(path)
+    if path.suffix.lower() == ".csv":
+        return RunLengthFile(path)
+    raise UserError(
+        f"{path}: one file for all images is COCO's .json or a .csv of run lengths "
+        f"({', '.join(RLE_COLUMNS)}); otherwise give a folder"
+    )
+
+
 def read_objects(path: Path) -> dict[str, dict[int, str]]:
     """Image ► id ► class, from a CSV with these columns, as ``predict`` writes one."""
     found: dict[str, dict[int, str]] = defaultdict(dict)
-    for line, row in enumerate(_table_rows(path, ("image", "object", "class")), start=2):
+    rows = csv_rows(read_bytes(path), str(path), ("image", "object", "class"))
+    for line, row in enumerate(rows, start=2):
         if not row["object"].isdecimal():
             raise UserError(f"{path}: row {line}: {row['object']!r} is no id; correct it")
         found[row["image"]][int(row["object"])] = row["class"]
@@ -128,10 +126,3 @@ def matched(
             raise UserError(f"{path}: {name} and {found[key]} are one image; keep one")
         found[key] = name
     return found
-
-
-def _table_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    check_regular(path)
-    with decoding(path, "table"):
-        data = path.read_bytes()
-    return iter(csv_rows(data, str(path), columns))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from segmentation.errors import UserError
-from segmentation.io.regions import class_of_ids
-from segmentation.io.truth import Masks, Truth, TruthReader
+from segmentation.io.regions import Truth, class_of_ids
+from segmentation.io.truth import Files, Found, Masks, Plane, Size, TruthReader
 from segmentation.objects import binary_mask, check_size, renumber
 
 
@@ -39,16 +39,14 @@ class Annotators:
         """See :class:`TruthReader`; the order matters, for objects are the first one's."""
         return f"{self.readers[0].settings}|{len(self.names)} annotators"
 
-    def find(
-        self, places: Sequence[Path], images: Mapping[str, Path]
-    ) -> dict[str, tuple[Path, ...]]:
+    def find(self, places: Sequence[Path], images: Mapping[str, Path]) -> Found:
         """The files of each image, of all annotators; each must have the same images."""
         pairs = zip(self.readers, places, strict=True)
         return self.join([reader.find(place, images) for reader, place in pairs])
 
-    def join(self, found: Sequence[Mapping[str, tuple[Path, ...]]]) -> dict[str, tuple[Path, ...]]:
+    def join(self, found: Sequence[Mapping[str, tuple[Path, ...]]]) -> Found:
         """The files of each image from those of each annotator; one that lacks any: UserError."""
-        joined: dict[str, tuple[Path, ...]] = {}
+        joined: Found = {}
         for name in sorted(set(chain.from_iterable(found))):
             pairs = zip(self.names, found, strict=True)
             if lacking := [who for who, files in pairs if name not in files]:
@@ -62,11 +60,7 @@ class Annotators:
         return joined
 
     def opinions(
-        self,
-        name: str,
-        files: Sequence[str | Path],
-        shape: tuple[int, int] | None = None,
-        plane: int | None = None,
+        self, name: str, files: Files, shape: Size = None, plane: Plane = None
     ) -> list[Truth]:
         """What each annotator says of an image, in their order; see :meth:`TruthReader.read`."""
         read: list[Truth] = []
@@ -80,13 +74,7 @@ class Annotators:
             read.append(one)
         return read
 
-    def read(
-        self,
-        name: str,
-        files: Sequence[str | Path],
-        shape: tuple[int, int] | None = None,
-        plane: int | None = None,
-    ) -> Truth:
+    def read(self, name: str, files: Files, shape: Size = None, plane: Plane = None) -> Truth:
         """What the annotators agree on; see :meth:`TruthReader.read`."""
         return agree(self.opinions(name, files, shape, plane), name)
 
@@ -94,18 +82,12 @@ class Annotators:
         """See :class:`TruthReader`."""
         return any(reader.needs_size(own) for reader, own in self._each(files))
 
-    def overlaps(
-        self,
-        name: str,
-        files: Sequence[str | Path],
-        shape: tuple[int, int] | None,
-        plane: int | None = None,
-    ) -> int:
+    def overlaps(self, name: str, files: Files, shape: Size, plane: Plane = None) -> int:
         """Pixels that several objects of one annotator claim, over all of them."""
         pairs = self._each(files)
         return sum(reader.overlaps(name, own, shape, plane) for reader, own in pairs)
 
-    def _each(self, files: Sequence[str | Path]) -> list[tuple[TruthReader, tuple[Path, ...]]]:
+    def _each(self, files: Files) -> list[tuple[TruthReader, tuple[Path, ...]]]:
         return list(zip(self.readers, self._files[tuple(map(Path, files))], strict=True))
 
 

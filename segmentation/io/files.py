@@ -36,7 +36,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that is written bit by bit, under a temporary name until all is: whole or absent."""
-    partial = path.with_name(fitting(f".{path.name}.{os.getpid()}.part"))
+    partial = partial_of(path)
     try:
         with unwritten(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +46,11 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):  # where the folder itself is unreachable
             partial.unlink(missing_ok=True)
+
+
+def partial_of(path: Path) -> Path:
+    """The temporary name of a file or folder until it is whole, of this process alone."""
+    return path.with_name(fitting(f".{path.name}.{os.getpid()}.part"))
 
 
 def fitting(name: str) -> str:
@@ -94,10 +99,8 @@ def check_inflation(name: object, size: int, stored: int) -> None:
     fill the memory.
     """
     if size > max(2**28, 256 * stored):
-        raise UserError(
-            f"{name}: {stored} bytes that would take {size / 2**30:.1f} GiB in memory; cut it into "
-            "tiles"
-        )
+        what = f"{stored} bytes that would take {size / 2**30:.1f} GiB in memory"
+        raise UserError(f"{name}: {what}; cut it into tiles")
 
 
 def sha256_of(path: Path) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from segmentation.errors import UserError
-from segmentation.io.files import check_inflation, check_regular, write_bytes
+from segmentation.io.files import check_inflation, write_bytes
 from segmentation.io.jpeg import decode_jpeg
 from segmentation.io.layout import one_plane
 from segmentation.io.metadata import channel_names
@@ -27,6 +27,7 @@ from segmentation.io.tiff import (
     check_alpha,
     decoding,
     open_tiff,
+    read_bytes,
     read_plane,
     upright,
 )
@@ -64,9 +65,8 @@ def read_image(path: str | Path) -> np.ndarray:
     ((2, 3, 1), 7)
     """
     if is_zarr(path) or Path(path).suffix.lower() in MICROSCOPE_SUFFIXES:
-        image: np.ndarray = _only_plane(path).plane(0)
-        return image
-    return decode_image(_read_bytes(path), str(path))
+        return np.asarray(_only_plane(path).plane(0))
+    return decode_image(read_bytes(path), str(path))
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -76,14 +76,13 @@ def read_mask(path: str | Path) -> np.ndarray:
     values, colours, fractions, and ids that are negative or beyond 2^31 - 1 are refused.
     """
     if is_zarr(path):
-        mask: np.ndarray = _only_plane(path).mask(0)
-        return mask
-    return decode_mask(_read_bytes(path), str(path))
+        return np.asarray(_only_plane(path).mask(0))
+    return decode_mask(read_bytes(path), str(path))
 
 
 def read_values(path: str | Path) -> np.ndarray:
     """Read the values of a file of one channel, of any type, floats as well: (H, W)."""
-    return _one_channel(_decode(_read_bytes(path), str(path), mask=True)[0], path)
+    return _one_channel(_decode(read_bytes(path), str(path), mask=True)[0], path)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -164,8 +163,8 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     except cv2.error:
         done = False
     if not done:
-        kind = path.suffix or "nothing"
-        raise UserError(f"{path}: cannot encode {pixels.dtype} as {kind}; use .png or .tif")
+        what = f"{pixels.dtype} as {path.suffix or 'nothing'}"
+        raise UserError(f"{path}: cannot encode {what}; use .png or .tif")
     write_bytes(path, data.tobytes())
 
 
@@ -177,12 +176,6 @@ def _only_plane(path: str | Path) -> Any:
     if (count := len(planes)) > 1:
         raise UserError(f"{path}: a stack of {count} planes; give images of one plane")
     return planes
-
-
-def _read_bytes(path: str | Path) -> bytes:
-    check_regular(path)
-    with decoding(path):
-        return Path(path).read_bytes()
 
 
 def _one_channel(pixels: np.ndarray, name: object) -> np.ndarray:
@@ -207,8 +200,7 @@ def _decode(data: bytes, name: str, mask: bool) -> tuple[np.ndarray, tuple[str, 
                 pixels = read_plane(tiff, one_plane(tiff, name), 0, name, mask)
                 return pixels, channel_names(tiff, pixels.shape[2])
         if kind == "NPY":
-            pixels = np.atleast_3d(_decode_npy(data, name))
-            return np.ascontiguousarray(pixels), ()
+            return np.ascontiguousarray(np.atleast_3d(_decode_npy(data, name))), ()
         decode = _decode_png if kind == "PNG" else _decode_by_pillow
         pixels = np.atleast_3d(decode(data, name, mask))
     if pixels.shape[2] in (2, 4):  # the last is alpha

@@ -44,6 +44,16 @@ def micrometres(steps: Sequence[Any], units: Sequence[str]) -> tuple[float, floa
     return (height, width) if known else None
 
 
+def ome_scale(size: tuple[float, float] | None) -> dict[str, Any]:
+    """What OME's metadata say of a pixel's (height, width) in µm; nothing where it is unknown."""
+    sides = zip("YX", size or (), strict=False)
+    return {
+        key: value
+        for axis, side in sides
+        for key, value in ((f"PhysicalSize{axis}", side), (f"PhysicalSize{axis}Unit", "µm"))
+    }
+
+
 def clean_names(found: Sequence[object], count: int) -> tuple[str, ...]:
     """Names of ``count`` channels from what a file tells; none if it tells of another number.
 

@@ -6,22 +6,21 @@ The specification: https://ngff.openmicroscopy.org/0.5 and /0.4. Of a pyramid it
 import contextlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from segmentation.errors import UserError
-from segmentation.io.files import fitting, unwritten
+from segmentation.io.files import partial_of, unwritten
 from segmentation.io.images import as_ids, sixteen_bits
-from segmentation.io.metadata import Calibration, clean_names, micrometres
+from segmentation.io.metadata import Calibration, clean_names, micrometres, ome_scale
 from segmentation.io.stacks import Planes
 from segmentation.io.tiff import MOST_PIXELS, decoding
+from segmentation.io.windows import Strips, unfit_for_windows
 
 _VERSIONS = ("0.4", "0.5")
 # Others may run code, as numcodecs' pickle does.
@@ -49,9 +48,8 @@ class ZarrPlanes(Planes):
             array = self._array()
             height, width = self.size or (0, 0)
             if height * width > MOST_PIXELS:
-                raise UserError(
-                    f"{self.path}: {height}×{width} pixels are too many; cut it into tiles"
-                )
+                size = f"{height}×{width} pixels"
+                raise UserError(f"{self.path}: {size} are too many; cut it into tiles")
             pixels = self.crop(array, number, slice(None), slice(None))
             return sixteen_bits(pixels, self.channels, self.path)
 
@@ -86,26 +84,18 @@ class ZarrWindows:
         with decoding(planes.path, "OME-Zarr"):
             self._array = planes._array()
             if self._array.dtype not in (np.uint8, np.uint16):
-                raise UserError(
-                    f"{planes.path}: pixels are {self._array.dtype}, which cannot be read in "
-                    "windows; save them as 8 or 16 bit integers"
-                )
-            chunk = self._array.chunks[planes.order.index("y")]
-            self._step = chunk * -(-64 // chunk)
-            self._strip = lru_cache(-(-rows // self._step) + 1)(self._decode)
+                raise unfit_for_windows(planes.path, self._array.dtype)
+            self._strips = Strips(self._decode, self._array.chunks[planes.order.index("y")], rows)
             example = planes.crop(self._array, number, slice(0, 1), slice(0, 1))
         height, width = planes.size or (0, 0)
         self.shape, self.dtype = (height, width, int(example.shape[2])), example.dtype
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
         """Read a window within the image: (rows, columns, C) uint8 or uint16."""
-        first, last = rows.start // self._step, -(-rows.stop // self._step)
         with decoding(self.name, "OME-Zarr"):
-            window = np.concatenate([self._strip(i)[:, columns] for i in range(first, last)])
-        return window[rows.start - first * self._step :][: rows.stop - rows.start]
+            return self._strips.read(rows, columns)
 
-    def _decode(self, index: int) -> np.ndarray:
-        rows = slice(index * self._step, min((index + 1) * self._step, self.shape[0]))
+    def _decode(self, rows: slice) -> np.ndarray:
         strip = self._planes.crop(self._array, self._number, rows, slice(None))
         return np.ascontiguousarray(strip)
 
@@ -113,7 +103,7 @@ class ZarrWindows:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._strip.cache_clear()
+        del self._strips
 
 
 def open_zarr(path: Path) -> ZarrPlanes:
@@ -179,24 +169,17 @@ def _planes(path: Path, group: Path, about: dict[str, Any]) -> ZarrPlanes:
                 scale = [a * float(b) for a, b in zip(scale, one["scale"], strict=True)]
     steps = [scale[order.index(axis)] for axis in "yx"]
     units = [str(axes[order.index(axis)].get("unit", "")) for axis in "yx"]
+    size = micrometres(steps, units)
     return ZarrPlanes(
         path,
         "".join(axis for axis, _ in leading),
         tuple(length for _, length in leading),
         (shape["y"], shape["x"]),
         clean_names(labels, shape.get("c", 1)),
-        _calibration(micrometres(steps, units)),
+        Calibration("ome", size, ome_scale(size)),
         level,
         order,
     )
-
-
-def _calibration(size: tuple[float, float] | None) -> Calibration:
-    sides = zip("YX", size or (), strict=False)
-    about: dict[str, Any] = {}
-    for axis, side in sides:
-        about |= {f"PhysicalSize{axis}": side, f"PhysicalSize{axis}Unit": "µm"}
-    return Calibration("ome", size, about)
 
 
 def _attributes(group: Path) -> dict[str, Any]:
@@ -262,7 +245,7 @@ def write_labels(
     scale = [*(1.0 for _ in planes.axes), *(size or (1.0, 1.0))]
     level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
     about = {"version": "0.4", "axes": axes, "datasets": [level], "name": _LABELS}
-    partial = path.with_name(fitting(f".{path.name}.{os.getpid()}.part"))
+    partial = partial_of(path)
     chunks = (*(1 for _ in shape[:-2]), *(min(_CHUNK, side) for side in shape[-2:]))
     try:
         with unwritten(path):

@@ -12,11 +12,11 @@ import numpy as np
 from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
 from segmentation.errors import UserError
-from segmentation.io.files import check_inflation, check_regular, read_json
+from segmentation.io.files import check_inflation, read_json
 from segmentation.io.listing import TRUTH_SUFFIXES, is_junk
 from segmentation.io.raster import check_inside, fill_ellipse, fill_rings
 from segmentation.io.regions import Region
-from segmentation.io.tiff import decoding
+from segmentation.io.tiff import decoding, read_bytes
 
 
 class _Damage(logging.Handler):
@@ -86,9 +86,8 @@ def check_stated_size(path: object, found: tuple[Any, Any], shape: tuple[int, in
 
 
 def _regions_of_rois(path: Path, shape: tuple[int, int]) -> Iterator[Region]:
-    check_regular(path)
+    data = read_bytes(path)
     with decoding(path, "file of ROIs"):
-        data = path.read_bytes()
         found = [("the region", data)]
         if not data.startswith(b"Iout"):
             archive = zipfile.ZipFile(BytesIO(data))
@@ -117,8 +116,7 @@ def _pixels_of_roi(roi: ImagejRoi, shape: tuple[int, int], what: str) -> np.ndar
     if drawn and roi.roitype in (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED):
         return polygon([roi.coordinates()], shape, what)
     if not drawn or roi.roitype not in (ROI_TYPE.RECT, ROI_TYPE.OVAL):
-        kind = (roi.roitype if drawn else roi.subtype).name.lower()
-        raise UserError(f"{what} is of type {kind}; {_PIXELS}")
+        raise _no_area(what, (roi.roitype if drawn else roi.subtype).name.lower())
     box: tuple[float, ...] = roi.left, roi.top, roi.right, roi.bottom
     if roi.subpixelrect:
         box = roi.xd, roi.yd, roi.xd + roi.widthd, roi.yd + roi.heightd
@@ -138,8 +136,7 @@ def _regions_of_geojson(path: Path, content: Any, shape: tuple[int, int]) -> Ite
         what, about = f"{path}: feature {number}", feature.get("properties") or {}
         geometry = feature["geometry"] if feature["type"] == "Feature" else feature
         if geometry is None or geometry["type"] not in ("Polygon", "MultiPolygon"):
-            kind = "nothing" if geometry is None else geometry["type"]
-            raise UserError(f"{what} is of type {kind}; {_PIXELS}")
+            raise _no_area(what, "nothing" if geometry is None else geometry["type"])
         plane = geometry.get("plane") or {}
         planes.add((plane.get("z", 0), plane.get("t", 0)))
         if len(planes) > 1:
@@ -173,7 +170,7 @@ def _pixels_of_labelme(drawn: dict[str, Any], shape: tuple[int, int], what: str)
     if kind == "polygon" or (kind == "rectangle" and len(corners) == 4):
         return polygon([corners], shape, what)
     if kind not in ("rectangle", "circle"):
-        raise UserError(f"{what} is of type {kind}; {_PIXELS}")
+        raise _no_area(what, kind)
     first, second = corners
     if kind == "rectangle":
         check_inside(corners, shape, what)
@@ -182,6 +179,10 @@ def _pixels_of_labelme(drawn: dict[str, Any], shape: tuple[int, int], what: str)
     box = np.concatenate([first - radius, first + radius])
     check_inside(box.reshape(2, 2), shape, what)
     return fill_ellipse(box.tolist(), shape)
+
+
+def _no_area(what: str, kind: object) -> UserError:
+    return UserError(f"{what} is of type {kind}; {_PIXELS}")
 
 
 def _rectangle(corners: np.ndarray) -> np.ndarray:

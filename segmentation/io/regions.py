@@ -28,17 +28,24 @@ class Region(NamedTuple):
     annotated: bool = True
 
 
-class Painted(NamedTuple):
-    """A label map of regions: see :class:`segmentation.io.truth.Truth`."""
+class Truth(NamedTuple):
+    """What is known of one image.
+
+    Attributes:
+        labels: (H, W) int32 instance ids 1…n, 0 = background, -1 = not annotated.
+        classes: (n + 1,) uint8, the class 1…K of each id, 0 first; ``None`` without classes.
+        values: (H, W) integers as the file holds them, 0 where not annotated; ``None`` where they
+            can mean one thing only.
+        overlaps: Pixels that several objects claim.
+    """
 
     labels: np.ndarray
-    classes: np.ndarray | None
-    overlaps: int  # pixels that several of them claim
+    classes: np.ndarray | None = None
+    values: np.ndarray | None = None
+    overlaps: int = 0
 
 
-def paint(
-    regions: Iterable[Region], shape: tuple[int, int], class_names: tuple[str, ...]
-) -> Painted:
+def paint(regions: Iterable[Region], shape: tuple[int, ...], class_names: tuple[str, ...]) -> Truth:
     """Regions ► an (H, W) label map and their classes, if ``class_names`` says which there are.
 
     Where regions overlap the later one wins; one that vanishes so keeps no id. Pixels that are not
@@ -46,8 +53,8 @@ def paint(
     :class:`UserError`.
 
     >>> cells = [Region("a", np.array([0, 1])), Region("b", np.array([1, 2]))]
-    >>> labels, _, overlaps = paint(cells, (1, 4), ())
-    >>> labels.tolist(), overlaps
+    >>> truth = paint(cells, (1, 4), ())
+    >>> truth.labels.tolist(), truth.overlaps
     ([[1, 2, 2, 0]], 1)
     """
     labels = np.zeros(shape[0] * shape[1], np.int32)
@@ -62,7 +69,7 @@ def paint(
         labels[region.pixels] = len(numbers) - 1
     labels[unknown & (labels == 0)] = -1
     classes = class_of_ids(labels, np.array(numbers, np.uint8)) if class_names else None
-    return Painted(renumber(labels.reshape(shape)), classes, int(np.count_nonzero(several)))
+    return Truth(renumber(labels.reshape(shape)), classes, None, int(np.count_nonzero(several)))
 
 
 def class_of_ids(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -80,6 +87,11 @@ def number_of(kind: str | int | None, class_names: tuple[str, ...], what: str) -
         return class_names.index(kind) + 1
     if isinstance(kind, int) and 0 < kind <= len(class_names):
         return kind
-    named = ", ".join(f"{number} {name}" for number, name in enumerate(class_names, start=1))
     has = "has no class" if kind is None else f"is of class {kind!r}"
-    raise UserError(f"{what} {has}, but data.classes names {named}; name all classes there")
+    names = numbered(class_names)
+    raise UserError(f"{what} {has}, but data.classes names {names}; name all classes there")
+
+
+def numbered(names: Iterable[str]) -> str:
+    """Such as ``1 tumour, 2 stroma``."""
+    return ", ".join(f"{number} {name}" for number, name in enumerate(names, start=1))

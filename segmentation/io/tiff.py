@@ -16,7 +16,7 @@ from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, TIFF, TiffFile, TiffFileError, TiffPage
 
 from segmentation.errors import UserError
-from segmentation.io.files import check_inflation
+from segmentation.io.files import check_inflation, check_regular
 from segmentation.io.jpeg import decode_jpeg
 from segmentation.io.layout import Layout
 
@@ -59,6 +59,13 @@ def decoding(name: object, kind: str = "TIFF") -> Iterator[None]:
         reason = " ".join(str(error).split())
         reason = f" ({reason})" if " " in reason else ""  # not the bare key of a KeyError
         raise UserError(f"{name}: the {kind} is damaged{reason}; copy or export it again") from None
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a file; one that cannot be read, or is none, is a :class:`UserError`."""
+    check_regular(path)
+    with decoding(path):
+        return Path(path).read_bytes()
 
 
 def open_tiff(file: Path | BytesIO, name: object) -> TiffFile:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from segmentation.errors import UserError
-from segmentation.io.files import check_inflation, check_regular, stamps_of
+from segmentation.io.files import check_inflation, stamps_of
 from segmentation.io.images import decode_image, decode_mask
 from segmentation.io.listing import UNREAD, is_junk, list_files
-from segmentation.io.tiff import decoding
+from segmentation.io.tiff import decoding, read_bytes
 from segmentation.objects import check_size
 
 _LARGEST = 2**30  # bytes of one file: archives are untrusted, and small ones may unpack to any size
@@ -55,8 +55,7 @@ class Tree:
         """The bytes of a file; a :class:`UserError` where its checksum is wrong, for example."""
         with decoding(self.name(name), "file in the archive"):
             if self._zip is None:
-                check_regular(self.path / name)
-                return (self.path / name).read_bytes()
+                return read_bytes(self.path / name)
             if self._process != os.getpid():  # forked: processes would share one place in the file
                 self._zip, self._process = zipfile.ZipFile(self.path), os.getpid()
             about = self._zip.getinfo(name)

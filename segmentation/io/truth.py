@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -23,12 +23,13 @@ from segmentation.io.images import decode_mask, read_mask
 from segmentation.io.listing import some_of
 from segmentation.io.outlines import is_outlines, read_outlines, size_of_outlines
 from segmentation.io.pairs import find_maps, find_objects
-from segmentation.io.regions import Region, class_of_ids, number_of, paint
+from segmentation.io.regions import Region, Truth, class_of_ids, number_of, numbered, paint
 from segmentation.io.stacks import open_stack
-from segmentation.io.tiff import MOST_PIXELS, decoding
+from segmentation.io.tiff import MOST_PIXELS, decoding, read_bytes
 from segmentation.objects import (
     binary_mask,
     check_size,
+    components_of_values,
     count_overlap,
     label_components,
     merge_objects,
@@ -36,26 +37,13 @@ from segmentation.objects import (
 )
 
 Masks = Literal["binary", "labels", "objects", "classes"]
+Files = Sequence[str | Path]  # of one image
+Found = dict[str, tuple[Path, ...]]  # an image's name ► its files
+Size = tuple[int, int] | None  # (H, W) of the image; ``None`` takes it from the files
+Plane = int | None  # its number in stacks
 _MOST_CLASSES = 255  # they are kept as uint8
 _NOWHERE = np.zeros((1, 1), bool)  # broadcasts to any image
 _KEYS = ("masks", "labels")  # of the label map among several arrays of an NPZ file
-
-
-class Truth(NamedTuple):
-    """What is known of one image.
-
-    Attributes:
-        labels: (H, W) int32 instance ids 1…n, 0 = background, -1 = not annotated.
-        classes: (n + 1,) uint8, the class 1…K of each id, 0 first; ``None`` without classes.
-        values: (H, W) integers as the file holds them, 0 where not annotated; ``None`` where they
-            can mean one thing only.
-        overlaps: Pixels that several objects claim.
-    """
-
-    labels: np.ndarray
-    classes: np.ndarray | None = None
-    values: np.ndarray | None = None
-    overlaps: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,20 +74,21 @@ class TruthReader:
         if self.mask_type not in get_args(Masks):
             kinds = ", ".join(get_args(Masks))
             raise UserError(f"mask_type: {self.mask_type!r} must be one of {kinds}")
+        option = f"{self.option}classes"
         if self.mask_type == "classes" and not names:
             raise UserError(
-                f"{self._type('classes')} needs the names of the values 1, 2, …: set "
-                f"{self.option}classes, such as tumour and stroma"
+                f"{self._type('classes')} needs the names of the values 1, 2, …: set {option}, "
+                "such as tumour and stroma"
             )
         if self.mask_type == "objects" and names:
             raise UserError(
-                f"{self.option}classes: one file an object has none; make a folder of masks for "
-                f"each class, or set {self._type('classes')}"
+                f"{option}: one file an object has none; make a folder of masks for each class, "
+                f"or set {self._type('classes')}"
             )
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise UserError(f"{self.option}classes: {twice!r} is named twice; name each class once")
+            raise UserError(f"{option}: {twice!r} is named twice; name each class once")
         if len(names) > _MOST_CLASSES:
-            raise UserError(f"{self.option}classes: {len(names)} are more than {_MOST_CLASSES}")
+            raise UserError(f"{option}: {len(names)} are more than {_MOST_CLASSES}")
         if self.ignore is not None and (self.ignore < 0 or self.ignore + len(names) == 0):
             raise UserError(
                 f"{self.option}ignore: {self.ignore} must be the value of pixels that are not "
@@ -112,7 +101,7 @@ class TruthReader:
         about = (*self.class_names, *([] if self.ignore is None else [f"ignore {self.ignore}"]))
         return "|".join(("", *about)) + ("|annotated" if self.annotated else "")
 
-    def find(self, place: Path, images: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
+    def find(self, place: Path, images: Mapping[str, Path]) -> Found:
         """The files of each image's truth in a folder, or one file for all images, by its name.
 
         The truth of other images is among them. ``images`` may be empty.
@@ -121,7 +110,7 @@ class TruthReader:
             self._opened[place] = opened = open_annotations(place)
             names = matched(place, opened.names, images)
             self._names.update({(place, name): own for name, own in names.items()})
-            found: dict[str, tuple[Path, ...]] = {name: (place,) for name in names}
+            found: Found = {name: (place,) for name in names}
         elif self.mask_type == "objects":
             found = find_objects(place)
         elif folders := self._class_folders(place):
@@ -141,13 +130,7 @@ class TruthReader:
             )
         return {name: (*files, regions[name]) for name, files in found.items()}
 
-    def read(
-        self,
-        name: str,
-        files: Sequence[str | Path],
-        shape: tuple[int, int] | None = None,
-        plane: int | None = None,
-    ) -> Truth:
+    def read(self, name: str, files: Files, shape: Size = None, plane: Plane = None) -> Truth:
         """The truth of an image, a :class:`UserError` where a file is at fault.
 
         Args:
@@ -171,9 +154,7 @@ class TruthReader:
                 f"{paths[0] if paths else name}: no pixel is annotated; remove the image, or "
                 f"correct {self.option}ignore and {self.option}annotated"
             )
-        classes = truth.classes
-        if classes is not None:
-            classes = class_of_ids(labels, classes)
+        classes = None if truth.classes is None else class_of_ids(labels, truth.classes)
         values = None if values is None else np.where(unknown, 0, values)
         return Truth(renumber(labels), classes, values, truth.overlaps)
 
@@ -187,13 +168,7 @@ class TruthReader:
         """Whether an image's files may not tell its size by themselves: outlines and the like."""
         return not files or files[0] in self._opened or is_outlines(files[0])
 
-    def overlaps(
-        self,
-        name: str,
-        files: Sequence[str | Path],
-        shape: tuple[int, int] | None,
-        plane: int | None = None,
-    ) -> int:
+    def overlaps(self, name: str, files: Files, shape: Size, plane: Plane = None) -> int:
         """Pixels of an image that several of its objects claim, which the label map cannot tell."""
         if self.mask_type == "objects":
             return count_overlap((str(path), read_mask(path)) for path in files)
@@ -203,7 +178,7 @@ class TruthReader:
         return self.read(name, files, shape, plane).overlaps
 
     def _read(
-        self, name: str, paths: list[Path], shape: tuple[int, int] | None, plane: int | None
+        self, name: str, paths: list[Path], shape: Size, plane: Plane
     ) -> tuple[Truth, np.ndarray]:
         """Truth, and the (H, W) bool pixels that its own files say are not annotated."""
         if paths and (paths[0] in self._opened or is_outlines(paths[0])):
@@ -214,9 +189,8 @@ class TruthReader:
                 raise UserError(f"{name}: a folder without masks tells no size; give the image")
             shape = shape or maps[0][1].shape
             values = merge_objects(((path, some) for path, some, _ in maps), shape)
-            return Truth(values, values=values), reduce(
-                np.logical_or, (some for *_, some in maps), _NOWHERE
-            )
+            unknown = reduce(np.logical_or, (some for *_, some in maps), _NOWHERE)
+            return Truth(values, values=values), unknown
         first, *more = paths
         values, unknown = self._values(first, plane)
         check_size(str(first), values.shape, shape or values.shape)
@@ -229,7 +203,7 @@ class TruthReader:
         classes = self._classes_of(name, values, first, more[0]) if more else None
         return Truth(renumber(values.astype(np.int32)), classes, values), unknown
 
-    def _values(self, path: Path, plane: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def _values(self, path: Path, plane: Plane) -> tuple[np.ndarray, np.ndarray]:
         """The values of a mask, 0 where they say that a pixel is not annotated; and where."""
         values = _pixels(path, plane)
         if self.ignore is None:
@@ -237,7 +211,7 @@ class TruthReader:
         unknown = values == self.ignore
         return np.where(unknown, 0, values).astype(values.dtype), unknown
 
-    def _painted(self, name: str, path: Path, shape: tuple[int, int] | None) -> Truth:
+    def _painted(self, name: str, path: Path, shape: Size) -> Truth:
         """The truth of a file of outlines or of annotations."""
         opened: AnnotationFile | None = self._opened.get(path)
         own = self._names.get((path, name), name)
@@ -245,35 +219,25 @@ class TruthReader:
         if (shape := shape or stated) is None:
             raise UserError(f"{path}: does not tell the size of its image; give the images, too")
         if min(shape) < 1 or shape[0] * shape[1] > MOST_PIXELS:
-            raise UserError(
-                f"{path}: tells an image of {shape[0]}×{shape[1]} (H×W); export it again"
-            )
-        regions: list[Region] = (
-            read_outlines(path, shape) if opened is None else opened.regions(own, shape)
-        )
-        painted = paint(regions, shape, self.class_names)
-        return Truth(painted.labels, painted.classes, None, painted.overlaps)
+            size = f"{shape[0]}×{shape[1]} (H×W)"
+            raise UserError(f"{path}: tells an image of {size}; export it again")
+        regions = opened.regions(own, shape) if opened else read_outlines(path, shape)
+        return paint(regions, shape, self.class_names)
 
     def _of_classes(self, values: np.ndarray, path: Path) -> Truth:
         """The components of each class of an (H, W) map."""
         present = np.flatnonzero(np.bincount(values.reshape(-1)))  # values fit into an int32
         if len(odd := present[present > len(self.class_names)]):
-            numbered = enumerate(self.class_names, start=1)
-            named = ", ".join(f"{number} {name}" for number, name in numbered)
             raise UserError(
                 f"{path}: holds the value(s) {', '.join(map(str, odd[:4]))}, but "
-                f"{self.option}classes names {named}; name all classes, in the order of their "
-                f"values, and what is not annotated by {self.option}ignore"
+                f"{self.option}classes names {numbered(self.class_names)}; name all classes, in "
+                f"the order of their values, and what is not annotated by {self.option}ignore"
             )
-        labels, classes = np.zeros(values.shape, np.int32), [0]
-        for number in present[present > 0].tolist():
-            parts = label_components(values == number)
-            np.add(parts, len(classes) - 1, out=labels, where=parts > 0)
-            classes += [number] * int(parts.max())
-        return Truth(labels, np.array(classes, np.uint8))
+        labels, classes = components_of_values(values)
+        return Truth(labels, classes.astype(np.uint8))
 
     def _of_folders(
-        self, paths: list[Path], shape: tuple[int, ...], plane: int | None
+        self, paths: list[Path], shape: tuple[int, ...], plane: Plane
     ) -> tuple[Truth, np.ndarray]:
         """The objects in one mask for each class."""
         regions, unknown = [], np.zeros(shape, bool)
@@ -287,8 +251,7 @@ class TruthReader:
             order = np.argsort(flat, kind="stable")
             places = np.split(order, np.cumsum(np.bincount(flat))[:-1])[1:]
             regions += [Region(str(path), pixels, number) for pixels in places]
-        painted = paint(regions, (shape[0], shape[1]), self.class_names)
-        return Truth(painted.labels, painted.classes, None, painted.overlaps), unknown
+        return paint(regions, shape, self.class_names), unknown
 
     def _classes_of(self, name: str, values: np.ndarray, path: Path, table: Path) -> np.ndarray:
         """The class of each id of a label map, as a table says."""
@@ -330,11 +293,8 @@ class TruthReader:
 
     def _table_of_classes(self, place: Path, maps: Mapping[str, Path]) -> tuple[Path, ...]:
         """The table of the classes of label maps, where they need one."""
-        if (
-            not self.class_names
-            or self.mask_type == "classes"
-            or all(map(is_outlines, maps.values()))
-        ):
+        told = self.mask_type == "classes" or all(map(is_outlines, maps.values()))
+        if told or not self.class_names:
             return ()
         tables = [place / OBJECTS, place.parent / OBJECTS]
         if table := next((path for path in tables if path.is_file()), None):
@@ -351,7 +311,7 @@ class TruthReader:
         )
 
 
-def _pixels(path: Path, plane: int | None) -> np.ndarray:
+def _pixels(path: Path, plane: Plane) -> np.ndarray:
     """A mask as :func:`read_mask` gives it, or one plane of a stack of masks."""
     if plane is not None:
         return open_stack(path).mask(plane)
@@ -368,7 +328,7 @@ def read_npz(path: Path) -> np.ndarray:
     [[0, 3]]
     """
     with decoding(path, "NPZ"):
-        data = path.read_bytes()
+        data = read_bytes(path)
         archive = zipfile.ZipFile(BytesIO(data))
         arrays = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
         wanted = [key for key in _KEYS if key in arrays] or list(arrays)
@@ -383,7 +343,7 @@ def read_npz(path: Path) -> np.ndarray:
         return decode_mask(archive.read(arrays[wanted[0]]), f"{path}: {wanted[0]}")
 
 
-def _per_class(folders: list[Path], images: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
+def _per_class(folders: list[Path], images: Mapping[str, Path]) -> Found:
     """The masks of each image in the folders of all classes; one that is missing: UserError."""
     found = [find_maps(folder, images, images.values()) for folder in folders]
     for name in sorted(set().union(*found)):

@@ -59,6 +59,28 @@ class TiffWindows:
         self._open.close()
 
 
+def unfit_for_windows(path: object, dtype: object) -> UserError:
+    """The error for pixels of another type than integers of 8 or 16 bits."""
+    why = f"pixels are {dtype}, which cannot be read in windows"
+    return UserError(f"{path}: {why}; save them as 8 or 16 bit integers")
+
+
+class Strips:
+    """Whole rows of chunks, decoded as they are asked for; the latest ``rows`` are kept."""
+
+    def __init__(self, decode: Callable[[slice], np.ndarray], chunk: int, rows: int) -> None:
+        self._step = chunk * -(-_LEAST // chunk)
+        self._strip = lru_cache(-(-rows // self._step) + 1)(
+            lambda i: decode(slice(i * self._step, (i + 1) * self._step))
+        )
+
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        """Some rows and columns."""
+        first, last = rows.start // self._step, -(-rows.stop // self._step)
+        window = np.concatenate([self._strip(i)[:, columns] for i in range(first, last)])
+        return window[rows.start - first * self._step :][: rows.stop - rows.start]
+
+
 class _PageWindows:
     """Windows of one page."""
 
@@ -66,10 +88,7 @@ class _PageWindows:
         self._page, self.size = page, (page.imagelength, page.imagewidth)
         check_page(page, path, most=2**48)
         if page.dtype not in (np.uint8, np.uint16, np.bool_):
-            raise UserError(
-                f"{path}: pixels are {page.dtype}, which cannot be read in windows; save them as 8 "
-                "or 16 bit integers"
-            )
+            raise unfit_for_windows(path, page.dtype)
         if orientation(page) != 1:
             raise UserError(f"{path}: lies on its side (tag Orientation); save it upright")
         if not page.is_memmappable:
@@ -82,23 +101,19 @@ class _PageWindows:
             import zarr  # takes half a second
 
             self._zarr: Any = zarr.open_array(page.aszarr(), mode="r")
-        chunk = page.chunks[page.axes.index("Y")]
-        self._step = chunk * -(-_LEAST // chunk)
-        self._strip = lru_cache(-(-rows // self._step) + 1)(self._decode)
+        self._strips = Strips(
+            lambda some: self._crop(self._zarr, some, slice(None)),
+            page.chunks[page.axes.index("Y")],
+            rows,
+        )
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
         if self._page.is_memmappable:
             # Mapped anew each time: pages that stay mapped would add up to the whole file.
             window = self._crop(self._page.asarray(out="memmap"), rows, columns)
         else:
-            first, last = rows.start // self._step, -(-rows.stop // self._step)
-            window = np.concatenate([self._strip(i)[:, columns] for i in range(first, last)])
-            window = window[rows.start - first * self._step :][: rows.stop - rows.start]
+            window = self._strips.read(rows, columns)
         return as_meant(window, self._page, mask=False)
-
-    def _decode(self, index: int) -> np.ndarray:
-        rows = slice(index * self._step, (index + 1) * self._step)
-        return self._crop(self._zarr, rows, slice(None))
 
     def _crop(self, pixels: Any, rows: slice, columns: slice) -> np.ndarray:
         axes = self._page.axes  # YX, YXS, or SYX: samples that are stored one after another

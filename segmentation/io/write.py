@@ -10,6 +10,7 @@ import numpy as np
 import tifffile
 
 from segmentation.io.files import writing
+from segmentation.io.metadata import ome_scale
 from segmentation.io.stacks import Planes
 
 _TILE = 256  # pixels, in the files that are written
@@ -43,9 +44,7 @@ def tiff_settings(
     if set(planes.axes) <= {"T", "Z"} and layout != "plain":
         scale = about.metadata
         if layout == "imagej" and (tiled or dtype not in (np.uint8, np.uint16)):
-            layout, scale = "ome", {}
-            for axis, side in zip("YX", about.pixel_size or (), strict=False):
-                scale |= {f"PhysicalSize{axis}": side, f"PhysicalSize{axis}Unit": "µm"}
+            layout, scale = "ome", ome_scale(about.pixel_size)
         axes = planes.axes + ("YXS" if rgb else "YX")
         settings |= {layout: True, "metadata": {"axes": axes, **scale}}
     if about.resolution is not None:

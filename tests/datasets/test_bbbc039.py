@@ -11,9 +11,10 @@ import pytest
 from segmentation.data.datamodule import DataFiles
 from segmentation.data.sources import SHARED, SourceSplit, about_test
 from segmentation.data.splits import GroupSplit
-from segmentation.datasets.bbbc039 import BBBC039, BBBC039DataModule, label_values
+from segmentation.datasets.bbbc039 import BBBC039, BBBC039DataModule
 from segmentation.datasets.synthetic import write_bbbc039
 from segmentation.errors import UserError
+from segmentation.objects import components_of_values
 from tests.datasets.test_readers import refusal
 
 
@@ -44,7 +45,7 @@ def slow_label_values(values: np.ndarray) -> np.ndarray:
 def test_reused_values(most: int) -> None:
     rng = np.random.default_rng(0)
     values = (rng.integers(0, 2, (13, 17)) * rng.integers(0, most + 1, (13, 17))).astype("u1")
-    found, wanted = label_values(values), slow_label_values(values)
+    found, wanted = components_of_values(values)[0], slow_label_values(values)
     pairs = {(int(a), int(b)) for a, b in zip(found.flat, wanted.flat, strict=True)}
     assert len(pairs) == found.max() + 1 == wanted.max() + 1  # one to one
     assert found.dtype == np.int32 and ((found > 0) == (values > 0)).all()
@@ -58,7 +59,7 @@ def test_samples(root: Path) -> None:
         mask = cv2.imread(str(root / "masks" / f"{sample.id}.png"), cv2.IMREAD_UNCHANGED)
         assert mask is not None and sample.labels is not None and sample.image.dtype == np.uint16
         np.testing.assert_array_equal(sample.image[..., 0], image)  # type: ignore[arg-type]
-        np.testing.assert_array_equal(sample.labels, label_values(mask[..., 2]))  # BGRA
+        np.testing.assert_array_equal(sample.labels, components_of_values(mask[..., 2])[0])  # BGRA
     assert [s.subset for s in found if not np.any(s.labels)] == ["train"]  # type: ignore[arg-type]
     for subset, name in {"train": "training", "val": "validation", "test": "test"}.items():
         listed = (root / "metadata" / f"{name}.txt").read_text().replace(".png", "").split()

@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,7 @@ from segmentation.evaluation.audit.samples import FLAWS, SampleFacts, distributi
 from segmentation.evaluation.audit.sources import FILE as SOURCES
 from segmentation.evaluation.audit.sources import likely_sources, sources_csv, sources_report
 from segmentation.evaluation.pages import render
-from segmentation.io.files import read_json
+from segmentation.io.files import partial_of, read_json, unwritten
 
 FILES = ("audit.html", "audit.json", "corrections.yaml", SOURCES)
 # What is read: the data module, and those of its own options that the reader needs.
@@ -186,17 +185,13 @@ def make_audit(
         sources_csv(likely),
     )
     final = output.resolve()
-    partial = final.with_name(f".{final.name}.{os.getpid()}.part")
+    partial = partial_of(final)
     try:
-        partial.mkdir(parents=True)
-        for name, text in zip(FILES, texts, strict=True):
-            (partial / name).write_text(text, encoding="utf-8")
-        partial.rename(final)  # in the place of an empty folder, too
-    except OSError as error:
-        raise UserError(
-            f"{final}: cannot be written ({error.strerror}); choose a folder with write access and "
-            "free space"
-        ) from None
+        with unwritten(final):
+            partial.mkdir(parents=True)
+            for name, text in zip(FILES, texts, strict=True):
+                (partial / name).write_text(text, encoding="utf-8")
+            partial.rename(final)  # in the place of an empty folder, too
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return report
