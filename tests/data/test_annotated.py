@@ -15,11 +15,11 @@ from segmentation.data.datamodule import DataFiles, SegmentationDataModule
 from segmentation.data.sample import Record, Sample
 from segmentation.data.samplers import Sampling
 from segmentation.data.splits import ListSplit
-from segmentation.errors import UserError
 from segmentation.targets import Distance, Foreground, Target
 from segmentation.targets.border_weights import BorderWeight
 from tests.data.test_augment import scene
 from tests.data.test_datamodule import under
+from tests.errors import refuses
 
 
 @dataclass
@@ -123,10 +123,7 @@ def test_evaluation_hands_on_what_is_not_annotated(tmp_path: Path) -> None:
 
 def test_an_image_without_annotation_is_named(tmp_path: Path) -> None:
     data = module(tmp_path, Made(1, nothing=True))
-    with pytest.raises(
-        UserError, match=r"^partly: m0 is in train but none of its pixels is annotated"
-    ):
-        under(data)
+    refuses(r"^partly: m0 is in train but none of its pixels is annotated", under, data)
 
 
 @pytest.mark.parametrize(("target", "warned"), [(Foreground(), False), (Distance(), True)])

@@ -14,6 +14,7 @@ import pytest
 from segmentation.data import augment
 from segmentation.data.augment import RECIPES, Augmentation, StainJitter, random_crop
 from segmentation.errors import UserError
+from tests.errors import refuses
 
 every_recipe = pytest.mark.parametrize("recipe", RECIPES)
 every_channels = pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
@@ -283,8 +284,7 @@ def test_ids_at_the_limit(recipe: str) -> None:
 
 
 def test_unknown_recipe() -> None:
-    with pytest.raises(UserError, match=r"no recipe is called 'lihgt'; choose from none, flips, "):
-        Augmentation("lihgt")
+    refuses(r"no recipe is called 'lihgt'; choose from none, flips, ", Augmentation, "lihgt")
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 48), (64, 80)])

@@ -21,6 +21,7 @@ from segmentation.data import cache
 from segmentation.data.cache import SampleStore, cache_folder, decoded, prepared
 from segmentation.data.sample import Record, Sample
 from segmentation.errors import UserError
+from tests.errors import refuses
 
 
 @dataclass
@@ -114,8 +115,7 @@ def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
         def index(self) -> Sequence[Record]:
             return [Record("same", f"{i}.png", (), "") for i in range(2)]
 
-    with pytest.raises(UserError, match=r"1\.png: the id same is taken by 0\.png; rename one"):
-        decoded(Twins(), tmp_path)
+    refuses(r"1\.png: the id same is taken by 0\.png; rename one", decoded, Twins(), tmp_path)
 
 
 def test_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,8 +227,7 @@ def test_a_fault_leaves_nothing(tmp_path: Path) -> None:
                 raise UserError("n3.png: broken; copy it again")
             return super().read(record)
 
-    with pytest.raises(UserError, match=r"^n3\.png: broken; copy it again$"):
-        decoded(Faulty(), tmp_path)
+    refuses(r"^n3\.png: broken; copy it again$", decoded, Faulty(), tmp_path)
     assert stores(tmp_path) == []
 
 
@@ -261,8 +260,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache, "_write", full)
-    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
-        decoded(Numbers(), tmp_path)
+    refuses(r"cannot be written \(No space left on device\)", decoded, Numbers(), tmp_path)
     assert stores(tmp_path) == []
 
 

@@ -11,9 +11,9 @@ from segmentation.data.datamodule import DataFiles, SegmentationDataModule
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import RandomSplit
 from segmentation.datasets.synthetic_classes import NAMES
-from segmentation.errors import UserError
 from segmentation.targets import Classes, Foreground, Target
 from tests.cells import Cells
+from tests.errors import refuses
 
 
 def module(cache: Path, source: Cells, target: Target, **more: Any) -> SegmentationDataModule:
@@ -52,8 +52,7 @@ def test_truth_and_target_that_do_not_fit(
 ) -> None:
     cells = Cells()
     vars(cells).update(source)
-    with pytest.raises(UserError, match=says):
-        module(tmp_path, cells, target).setup("fit")
+    refuses(says, module(tmp_path, cells, target).setup, "fit")
 
 
 def test_a_class_without_an_object_is_told_once(tmp_path: Path) -> None:

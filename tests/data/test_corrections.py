@@ -10,6 +10,7 @@ from segmentation.data.cache import decoded
 from segmentation.data.corrections import Corrected, read_corrections, union
 from segmentation.data.sample import Sample
 from segmentation.errors import UserError
+from tests.errors import refuses
 from tests.evaluation.audit.listed import Listed, block, noise, sample
 
 Write = Callable[[str], Path]
@@ -156,8 +157,7 @@ def test_bad_files_are_refused_in_one_line(text: str, says: str, write: Write) -
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes("drop: [é]".encode("latin-1"))
     for name in ("absent", "latin", ""):
-        with pytest.raises(UserError, match=r"cannot be read|UTF-8"):
-            read_corrections(tmp_path / name)
+        refuses(r"cannot be read|UTF-8", read_corrections, tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from segmentation.datasets.dsb2018 import DSB2018DataModule
 from segmentation.datasets.folder import FolderDataModule
 from segmentation.errors import UserError
 from segmentation.targets import Foreground
+from tests.errors import refuses
 
 # Since Python 3.12 a process with threads warns when it forks; PyTorch's loaders fork.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -220,8 +221,7 @@ def test_twins_in_different_parts_are_refused() -> None:
         source = Twins([(20, 30)] * 4, name="twins")
         return SegmentationDataModule(source, RandomSplit(1, 1), crop=8, files=DataFiles(**files))
 
-    with pytest.raises(UserError, match=r"twins: 1 group\(s\) of identical .* as m00 and m01"):
-        under(twins())
+    refuses(r"twins: 1 group\(s\) of identical .* as m00 and m01", under, twins())
     with pytest.warns(UserWarning, match="identical images lie in more than one part"):
         under(twins(allow=["duplicates"]))
 
@@ -239,8 +239,7 @@ def test_corrections_are_honoured(tmp_path: Path) -> None:
     labels = data.raw[0].labels
     assert labels is not None and not labels.any()  # m02's, which is empty
     path.write_text("drop: [m09]\n")
-    with pytest.raises(UserError, match=r"corrections\.yaml: .*m09"):
-        under(corrected())
+    refuses(r"corrections\.yaml: .*m09", under, corrected())
 
 
 def test_a_fold_is_tested(dsb_root: Path) -> None:
@@ -259,8 +258,7 @@ def test_whole_images() -> None:
         assert batch["image"].shape == (2, 3, 20, 30) and batch["target"].shape == (2, 1, 20, 30)
     under(made((20, 30), (30, 20), (20, 20), crop=None, batch_size=1))
     mixed = made((20, 30), (30, 20), (20, 20), crop=None)
-    with pytest.raises(UserError, match=r"data\.crop: null needs images of one size, these have 2"):
-        under(mixed)
+    refuses(r"data\.crop: null needs images of one size, these have 2", under, mixed)
     under(mixed, preprocess=Preprocess(resize=(16, 16)))
 
 
@@ -322,8 +320,7 @@ def test_task_decides_on_preprocessing_and_target(dsb_root: Path) -> None:
     ],
 )
 def test_bad_settings(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=f"^{says}"):
-        made((20, 30), **settings)
+    refuses(f"^{says}", made, (20, 30), **settings)
 
 
 def test_data_and_settings_that_do_not_fit() -> None:
@@ -333,8 +330,7 @@ def test_data_and_settings_that_do_not_fit() -> None:
     under(made(*sizes, crop=(16, 48)))  # one side may be filled up by reflection
     with pytest.raises(UserError, match=r"made: the split leaves no image in val; change data"):
         under(made(*sizes, crop=16, split=RandomSplit(val=0, test=1)))
-    with pytest.raises(UserError, match=r"the split leaves no image in test"):
-        under(made(*sizes, crop=16), "test")
+    refuses(r"the split leaves no image in test", under, made(*sizes, crop=16), "test")
     with pytest.raises(UserError, match=r"1 image\(s\) in val for 2 processes; lower trainer\.dev"):
         under(made(*sizes, crop=16), world=2)
 
@@ -347,5 +343,4 @@ def test_an_image_without_truth_is_found_before_training(part: str, tmp_path: Pa
     place = ["train", "val", "test"].index(part)
     split = ListSplit(*(str(tmp_path / name) for name in names))
     data = made(*[(20, 30)] * 4, crop=16, split=split, without_mask=[place])
-    with pytest.raises(UserError, match=rf"made: m0{place} is in {part} but has no mask; add it"):
-        under(data)
+    refuses(rf"made: m0{place} is in {part} but has no mask; add it", under, data)

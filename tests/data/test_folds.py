@@ -17,8 +17,8 @@ from segmentation.data.splits import (
     SequenceSplit,
     Splitter,
 )
-from segmentation.errors import UserError
 from tests.data.test_splits import EVERY, FILMS, Thing, film, things
+from tests.errors import refuses
 
 
 def folded(splitter: Splitter, items: Sequence[Thing], folds: int) -> list[Split]:
@@ -106,8 +106,7 @@ def test_folds_around_an_official_test_set() -> None:
     for split in folded(OfficialSplit(val=2, train=11), items, 4):
         assert len(split.val) == 6 and len(split.train) == 11  # as many as the official list holds
         assert not {"i26", "i27", "i28", "i29"} & {*split.train, *split.val, *split.test}
-    with pytest.raises(UserError, match="train=21 is not between 1 and 13"):
-        OfficialSplit(train=21).fold(items, 0, 4)
+    refuses("train=21 is not between 1 and 13", OfficialSplit(train=21).fold, items, 0, 4)
 
 
 @pytest.mark.parametrize(
@@ -135,5 +134,4 @@ def test_folds_around_an_official_test_set() -> None:
     ],
 )
 def test_folds_that_cannot_be_made(splitter: Splitter, items: list[Thing], says: str) -> None:
-    with pytest.raises(UserError, match=f"^split: {says}"):
-        splitter.fold(items, 0, 5)
+    refuses(f"^split: {says}", splitter.fold, items, 0, 5)

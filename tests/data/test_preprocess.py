@@ -15,6 +15,7 @@ from segmentation.data.preprocess import Preprocess
 from segmentation.data.resize import resize_image, resize_labels
 from segmentation.data.sample import Sample
 from segmentation.errors import UserError
+from tests.errors import refuses
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 RNG = np.random.default_rng(0)
@@ -210,8 +211,7 @@ def test_key_is_of_what_prepare_does() -> None:
     ],
 )
 def test_bad_settings(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=f"^preprocess: {says}"):
-        Preprocess(**settings)
+    refuses(f"^preprocess: {says}", Preprocess, **settings)
 
 
 @pytest.mark.parametrize("image", [GRAY[..., 0], RGB.astype(np.float32)])
@@ -251,10 +251,8 @@ def test_crop_larger_than_the_image() -> None:
     with pytest.raises(UserError, match=r"crop 50×20 is larger than the image of 40×60 \(H×W\)"):
         settings.prepare(np.zeros((40, 60, 3), np.uint8))
     sample = Sample("a1", np.zeros((40, 60, 3), np.uint8), None)
-    with pytest.raises(UserError, match=r"^a1: model\.preprocess\.crop"):
-        settings.prepare_sample(sample)
-    with pytest.raises(UserError, match=r"preprocess: crop \(0, 3\) must be \(height, width\)"):
-        Preprocess(crop=(0, 3))
+    refuses(r"^a1: model\.preprocess\.crop", settings.prepare_sample, sample)
+    refuses(r"preprocess: crop \(0, 3\) must be \(height, width\)", Preprocess, crop=(0, 3))
 
 
 def test_chosen_channels_are_stretched_one_by_one() -> None:
@@ -277,8 +275,7 @@ def test_chosen_channels_are_stretched_one_by_one() -> None:
     ],
 )
 def test_channels_that_an_image_lacks(channels: Any, names: Any, says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        Preprocess(channels).prepare(np.zeros((4, 4, 5), np.uint8), names)
+    refuses(says, Preprocess(channels).prepare, np.zeros((4, 4, 5), np.uint8), names)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9])
@@ -316,5 +313,4 @@ def test_pixel_size_and_diameter_magnify() -> None:
     ],
 )
 def test_a_scale_that_is_not_known(settings: Any, known: Any, says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        Preprocess(**settings).scale(*known)
+    refuses(says, Preprocess(**settings).scale, *known)

@@ -16,6 +16,7 @@ from segmentation.data.sources import (
 )
 from segmentation.errors import UserError
 from tests.data.test_splits import Thing
+from tests.errors import refuses
 
 SIZES = {"a": 30, "b": 8, "c": 6, "d": 5, "e": 3, "f": 1}
 
@@ -62,8 +63,7 @@ def test_sources_from_a_file(tmp_path: Path) -> None:
     assert not torn(split.sources_of(items), split(items))
     tested = [split.fold(items, fold, 3).test for fold in range(3)]
     assert sorted(tested) == [("x/1", "x/2"), ("y",), ("z",)]
-    with pytest.raises(UserError, match=r"1 of 5 images have no source in .*csv, such as new"):
-        split([*items, Thing("new")])
+    refuses(r"1 of 5 images have no source in .*csv, such as new", split, [*items, Thing("new")])
 
 
 @pytest.mark.parametrize(
@@ -77,17 +77,14 @@ def test_sources_from_a_file(tmp_path: Path) -> None:
 )
 def test_bad_files(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "bad.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=rf"bad\.csv.*({says})"):
-        read_sources(tmp_path / "bad.csv")
-    with pytest.raises(UserError, match=r"absent\.csv: cannot be read"):
-        read_sources(tmp_path / "absent.csv")
+    refuses(rf"bad\.csv.*({says})", read_sources, tmp_path / "bad.csv")
+    refuses(r"absent\.csv: cannot be read", read_sources, tmp_path / "absent.csv")
 
 
 def test_too_few_sources_and_none() -> None:
     more_of_the_same = "use RandomSplit, which divides image by image: a score for more of the same"
     two = r"^split: 2 source\(s\) \(a, b\) cannot make 3 parts; " + more_of_the_same
-    with pytest.raises(UserError, match=two):
-        SourceSplit()(images(a=3, b=3))
+    refuses(two, SourceSplit(), images(a=3, b=3))
     with pytest.raises(UserError, match=r"^split: 2 source\(s\) cannot make 3 folds; ask for 2"):
         SourceSplit().fold(images(a=3, b=3), 0, 3)
     with pytest.raises(UserError, match=r"1 source\(s\) \(a\) cannot make 2 parts"):
@@ -98,8 +95,7 @@ def test_too_few_sources_and_none() -> None:
         UserError, match=r"val=2 and test=1 of 3 images of 3 sources leave nothing to"
     ):
         SourceSplit(val=2, test=1)(images(a=1, b=1, c=1))
-    with pytest.raises(UserError, match="leave nothing to train on"):
-        SourceSplit(val=50, test=100)(images(a=1, b=1, c=1))
+    refuses("leave nothing to train on", SourceSplit(val=50, test=100), images(a=1, b=1, c=1))
     assert SourceSplit(val=0, test=1)(images(a=3, b=3)).val == ()
 
 

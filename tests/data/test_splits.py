@@ -23,6 +23,7 @@ from segmentation.data.splits import (
     Splitter,
 )
 from segmentation.errors import UserError
+from tests.errors import refuses
 
 
 class Thing(NamedTuple):
@@ -69,8 +70,7 @@ def test_seeds(kind: Callable[..., Splitter]) -> None:
     # The test part is drawn first: another validation set leaves it alone.
     for amount in (0.05, 0.3, 2):
         assert kind(val=amount)(items).test == kind()(items).test
-    with pytest.raises(UserError, match="seed=-1 must not be negative"):
-        kind(seed=-1)(items)
+    refuses("seed=-1 must not be negative", kind(seed=-1), items)
 
 
 def test_a_split_that_is_known() -> None:
@@ -104,8 +104,7 @@ def test_bad_amounts(splitter: Splitter, val: float, test: float) -> None:
 @pytest.mark.parametrize("splitter", EVERY)
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_too_few_samples(splitter: Splitter, count: int) -> None:
-    with pytest.raises(UserError, match=r"^split: "):
-        splitter(things(count))
+    refuses(r"^split: ", splitter, things(count))
 
 
 def test_stratification() -> None:
@@ -135,8 +134,7 @@ def test_groups_stay_whole() -> None:
         GroupSplit()([Thing("a"), Thing("b"), Thing("c")])
     two = [Thing("a", "x"), Thing("b", "y")]
     assert len(GroupSplit(val=1, test=0)(two).val) == 1
-    with pytest.raises(UserError, match=r"2 group\(s\) cannot make 3 parts"):
-        GroupSplit()(two)
+    refuses(r"2 group\(s\) cannot make 3 parts", GroupSplit(), two)
 
 
 def test_index_split_is_contiguous() -> None:
@@ -202,8 +200,7 @@ def test_films_in_numbers() -> None:
     ],
 )
 def test_films_that_cannot_be_split(splitter: Splitter, items: list[Thing], says: str) -> None:
-    with pytest.raises(UserError, match=f"^split: .*{says}"):
-        splitter(items)
+    refuses(f"^split: .*{says}", splitter, items)
 
 
 @pytest.mark.parametrize("fold", [None, 1])
@@ -239,8 +236,7 @@ def test_list_split(tmp_path: Path) -> None:
     ],
 )
 def test_bad_lists(parts: dict[str, str], says: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=says):
-        lists(tmp_path, **parts)(things())
+    refuses(says, lists(tmp_path, **parts), things())
 
 
 def test_lists_that_cannot_be_read(tmp_path: Path) -> None:
@@ -257,13 +253,11 @@ def test_official_split_and_its_test_set() -> None:
     assert split.test == ("t0", "t1", "t2", "t3")
     assert len(split.val) == 5 and len(split.train) == 15
     assert {*split.train, *split.val} == {item.id for item in train}
-    with pytest.raises(UserError, match="holds no official test set; use RandomSplit"):
-        OfficialSplit()(train)
+    refuses("holds no official test set; use RandomSplit", OfficialSplit(), train)
     # Whoever downloads the official test set too trains and tests on what he did before.
     for splitter in EVERY[:-1]:
         assert splitter([*train, *test]) == splitter(train)
-    with pytest.raises(UserError, match="nothing to train on"):
-        OfficialSplit(val=1)(test)
+    refuses("nothing to train on", OfficialSplit(val=1), test)
 
 
 def test_official_validation_set() -> None:
@@ -272,10 +266,8 @@ def test_official_validation_set() -> None:
     split = OfficialSplit(val=2, seed=1)(items)
     assert split == Split(("i0", "i1", "i4", "i5"), ("i2",), ("i3",))
     assert OfficialSplit()([*reversed(items)]) == split
-    with pytest.raises(UserError, match="the official lists leave nothing to train on"):
-        OfficialSplit()(items[2:4])
-    with pytest.raises(UserError, match="no official test set"):
-        OfficialSplit()(items[:3])
+    refuses("the official lists leave nothing to train on", OfficialSplit(), items[2:4])
+    refuses("no official test set", OfficialSplit(), items[:3])
 
 
 def test_json_tells_one_split_from_another() -> None:

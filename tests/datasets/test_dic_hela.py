@@ -12,9 +12,9 @@ from segmentation.data.sample import PARTS, Sample
 from segmentation.data.splits import BlockSplit
 from segmentation.datasets.dic_hela import DICHeLa, DICHeLaDataModule, Truth, completed
 from segmentation.datasets.synthetic import write_dic_hela
-from segmentation.errors import UserError
 from segmentation.objects import renumber
 from tests.datasets.test_readers import refusal, same
+from tests.errors import refuses
 
 NAME = "DIC-C2DH-HeLa"
 
@@ -136,8 +136,7 @@ def test_what_is_missing(broken: Path) -> None:
     assert "02/t004.tif: is there again as 02/t0004.tif; keep one" in refusal(data)
     shutil.rmtree(broken / "02")
     module = DICHeLaDataModule(str(broken), crop=32, num_workers=0)
-    with pytest.raises(UserError, match="two sequences are needed, there is 01; use BlockSplit"):
-        module.setup("fit")
+    refuses("two sequences are needed, there is 01; use BlockSplit", module.setup, "fit")
     DICHeLaDataModule(str(broken), split=BlockSplit(), crop=32, num_workers=0).setup("fit")
 
 

@@ -22,6 +22,7 @@ from segmentation.errors import UserError
 from segmentation.io.run_lengths import rle_decode, rle_encode
 from segmentation.objects import label_components, renumber
 from tests.datasets.test_readers import refusal
+from tests.errors import refuses
 
 HEAD = "ImageId,EncodedPixels,Height,Width\n"
 
@@ -135,8 +136,7 @@ def test_run_lengths() -> None:
     ],
 )
 def test_bad_run_lengths(runs: str, says: str) -> None:
-    with pytest.raises(UserError, match=f"^name: .*{says}.*; download it again$"):
-        rle_decode(runs, (3, 4), "name")
+    refuses(f"^name: .*{says}.*; download it again$", rle_decode, runs, (3, 4), "name")
 
 
 def test_solution(dsb_root: Path) -> None:

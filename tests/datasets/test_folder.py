@@ -20,6 +20,7 @@ from segmentation.io.images import write_image
 from segmentation.io.listing import MASK_ENDINGS
 from segmentation.io.pairs import find_images, find_maps
 from segmentation.objects import label_components
+from tests.errors import refuses
 
 SIZE = (40, 56)
 
@@ -83,45 +84,31 @@ def test_subfolders_are_groups(root: Path) -> None:
 def test_what_is_missing(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mask_type: 'Binary' must be one of binary, labels, obj"):
         FolderDataset(root, mask_type="Binary")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="raw: the data root does not exist; check the names"):
-        read(root, images="raw")
-    with pytest.raises(
-        UserError, match=r"gone: the data root does not exist; .* images/ and masks/"
-    ):
-        read(tmp_path / "gone")
+    refuses("raw: the data root does not exist; check the names", read, root, images="raw")
+    refuses(r"gone: the data root does not exist; .* images/ and masks/", read, tmp_path / "gone")
     (root / "masks" / "field_0002.png").unlink()
-    with pytest.raises(UserError, match=r"field_0002\.png: no mask .*masks/field_0002\.\*; add it"):
-        read(root)
+    refuses(r"field_0002\.png: no mask .*masks/field_0002\.\*; add it", read, root)
     image = root / "images" / "field_0002.png"
     image.rename(root / "images" / "moved.png")
     (root / "masks" / "field_0003.png").rename(root / "masks" / "moved.png")
     (root / "images" / "field_0003.png").unlink()
     assert len(read(root)) == 3
     (root / "images" / "moved.png").unlink()
-    with pytest.raises(UserError, match=r"masks/moved: a mask without an image below .*images"):
-        read(root)
+    refuses(r"masks/moved: a mask without an image below .*images", read, root)
     shutil.rmtree(root / "masks")
     (root / "masks").mkdir()
-    with pytest.raises(UserError, match="masks: the data root is empty"):
-        read(root)
+    refuses("masks: the data root is empty", read, root)
 
 
 def test_masks_that_do_not_fit(root: Path) -> None:
     mask = root / "masks" / "field_0001.png"
     cv2.imwrite(str(mask), np.zeros((SIZE[0], SIZE[1] - 1), np.uint8))
-    with pytest.raises(
-        UserError, match=r"field_0001\.png: the mask is 40×55 .* its image is 40×56"
-    ):
-        read(root)
+    refuses(r"field_0001\.png: the mask is 40×55 .* its image is 40×56", read, root)
     cv2.imwrite(str(mask), np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE))
-    with pytest.raises(
-        UserError, match=r"field_0001\.png: a binary mask holds .* change from pixel to pixel"
-    ):
-        read(root)
+    refuses(r"field_0001\.png: a binary mask holds .* change from pixel to pixel", read, root)
     ids = np.repeat(np.arange(SIZE[1], dtype=np.uint8)[None] // 20, SIZE[0], 0)
     cv2.imwrite(str(mask), ids)
-    with pytest.raises(UserError, match=r"holds 2 \(1, 2\); set mask_type: labels if each is one"):
-        read(root)
+    refuses(r"holds 2 \(1, 2\); set mask_type: labels if each is one", read, root)
 
 
 def test_cache_follows_files_and_kind_of_masks(root: Path) -> None:
@@ -208,13 +195,9 @@ def test_find_images_and_maps(tmp_path: Path) -> None:
     (tmp_path / "b_mask.npy").touch()
     (tmp_path / "e_cp_masks.npy").touch()
     assert list(find_maps(tmp_path, ["b", "b_mask"])) == ["a", "b", "b_mask", "e", "sub/c.v2"]
-    with pytest.raises(UserError, match=r"b_mask\.npy: belongs to b as b\.png does; keep one"):
-        find_maps(tmp_path)
+    refuses(r"b_mask\.npy: belongs to b as b\.png does; keep one", find_maps, tmp_path)
     (tmp_path / "b.bmp").touch()
-    with pytest.raises(
-        UserError, match=r"b\.png: differs from b\.bmp in its suffix alone; keep one"
-    ):
-        find_images(tmp_path)
+    refuses(r"b\.png: differs from b\.bmp in its suffix alone; keep one", find_images, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: holds no images \(\.png, \.tif, .*\); check the"):
         find_images(tmp_path / "empty")

@@ -11,9 +11,9 @@ from segmentation.data.consistency import leaking_stacks
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.splits import GroupSplit, RandomSplit
 from segmentation.datasets.folder import FolderDataModule, FolderDataset
-from segmentation.errors import UserError
 from segmentation.io.images import write_image
 from segmentation.io.stacks import TiffPlanes
+from tests.errors import refuses
 
 RNG = np.random.default_rng(0)
 
@@ -83,22 +83,17 @@ def test_stacks_and_their_masks_must_fit(tmp_path: Path) -> None:
     save(tmp_path / "masks/a.tif", labels[:5], "ZYX")
     data = FolderDataset(tmp_path, mask_type="labels")
     says = r"masks/a.tif: 5 plane\(s\), but the stack a.tif has 6; save a mask of as many planes"
-    with pytest.raises(UserError, match=says):
-        data.index()
+    refuses(says, data.index)
     save(tmp_path / "masks/a.tif", labels[0], "YX")
-    with pytest.raises(UserError, match=r"masks/a.tif: 1 plane\(s\), but the stack a.tif has 6"):
-        data.index()
+    refuses(r"masks/a.tif: 1 plane\(s\), but the stack a.tif has 6", data.index)
     tifffile.imwrite(tmp_path / "images/a.tif", image[:, 0], photometric="minisblack")
-    with pytest.raises(UserError, match=r"or, if they are channels, save .* axes C, Y, X"):
-        data.index()
+    refuses(r"or, if they are channels, save .* axes C, Y, X", data.index)
     save(tmp_path / "images/a.tif", image[0], "CYX")  # one plane of one channel
     save(tmp_path / "masks/a.tif", labels, "ZYX")
-    with pytest.raises(UserError, match=r"masks/a.tif: a stack of 6 planes; save each plane"):
-        data[0]
+    refuses(r"masks/a.tif: a stack of 6 planes; save each plane", lambda: data[0])
     save(tmp_path / "images/a.tif", image[:, 0], "ZYX")
     save(tmp_path / "masks/a.tif", labels[..., :40], "ZYX")
-    with pytest.raises(UserError, match="the mask is 48×40"):
-        data.read(FolderDataset(tmp_path, mask_type="labels").records[2])
+    refuses("the mask is 48×40", data.read, FolderDataset(tmp_path, mask_type="labels").records[2])
 
 
 def nnunet(root: Path, cases: int = 3, channels: int = 2) -> dict[str, np.ndarray]:
@@ -126,11 +121,9 @@ def test_files_of_nnunet_are_channels(tmp_path: Path) -> None:
     write_image(tmp_path / "images/case1_0001.png", np.zeros((48, 40), np.uint16))
     assert data.index()[1].stamp != before
     says = r"case1_0001.png: 1 plane\(s\) of 48×40 pixels and 1 channel\(s\), as a channel beside"
-    with pytest.raises(UserError, match=says):
-        data[1]
+    refuses(says, lambda: data[1])
     (tmp_path / "images/case1_0001.png").unlink()
-    with pytest.raises(UserError, match=r"case1_0000.png: case1 has no channel case1_0001, as oth"):
-        data.index()
+    refuses(r"case1_0000.png: case1 has no channel case1_0001, as oth", data.index)
 
 
 def test_frames_with_masks_of_their_own_are_no_channels(tmp_path: Path) -> None:
@@ -155,12 +148,9 @@ def test_channels_are_called_alike(tmp_path: Path) -> None:
         data.setup("fit")
         return data.prepared
 
-    with pytest.raises(UserError, match=r"1: its channel 0 is called GFP, but DAPI in 0; choose"):
-        prepared(0)
+    refuses(r"1: its channel 0 is called GFP, but DAPI in 0; choose", prepared, 0)
     stores = prepared("DAPI")
     first = [sample.image for sample in stores]
     assert [image.shape for image in first] == [(48, 48, 1)] * 3
-    with pytest.raises(UserError, match=r"0: there is no channel Cy5 in the image, which has 2 \("):
-        prepared("Cy5")
-    with pytest.raises(UserError, match="there is no channel 2 in the image"):
-        prepared(2)
+    refuses(r"0: there is no channel Cy5 in the image, which has 2 \(", prepared, "Cy5")
+    refuses("there is no channel 2 in the image", prepared, 2)

@@ -14,6 +14,7 @@ from segmentation.datasets import http
 from segmentation.datasets.http import download
 from segmentation.errors import UserError
 from tests.datasets.server import Answer, serving
+from tests.errors import refuses
 
 DATA = random.Random(0).randbytes(400_000)
 OTHER = random.Random(1).randbytes(400_000)
@@ -176,8 +177,7 @@ def test_no_network(tmp_path: Path) -> None:
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.bin"
-        with pytest.raises(UserError, match=r"refused.*, 5 times; .*--archive$"):
-            download(url, tmp_path / "a.bin", pause=0)
+        refuses(r"refused.*, 5 times; .*--archive$", download, url, tmp_path / "a.bin", pause=0)
     with pytest.raises(UserError, match=r"Failed to resolve 'nowhere\.invalid'"):
         download("http://nowhere.invalid/a.bin", tmp_path / "a.bin", pause=0)
     with serving({}) as server, pytest.raises(UserError, match=r"SSL.*; check"):

@@ -16,6 +16,7 @@ from segmentation.evaluation.maps import (
     read_probability,
 )
 from segmentation.io.images import write_image
+from tests.errors import refuses
 
 RNG = np.random.default_rng(0)
 
@@ -77,8 +78,7 @@ def test_probabilities_of_every_kind(tmp_path: Path) -> None:
 )
 def test_what_is_no_probability(tmp_path: Path, pixels: np.ndarray, why: str) -> None:
     tifffile.imwrite(tmp_path / "a.tif", pixels)
-    with pytest.raises(UserError, match=rf"a\.tif: .*{why}"):
-        read_probability(tmp_path / "a.tif")
+    refuses(rf"a\.tif: .*{why}", read_probability, tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("value", [1, 255, 65535])
@@ -111,8 +111,7 @@ def test_label_maps_are_known() -> None:
 def test_probabilities_are_no_labels(bits: int, noise: float) -> None:
     probs = np.clip(blobs() + RNG.normal(0, noise, (60, 60)), 0, 1)
     ids = (probs * (2**bits - 1)).round().astype(f"u{bits // 8}")
-    with pytest.raises(UserError, match=r"a\.png: .*--probabilities.*--allow smooth"):
-        decided(ids)
+    refuses(r"a\.png: .*--probabilities.*--allow smooth", decided, ids)
     assert decided(ids, "instances", ("smooth",))
 
 
@@ -120,16 +119,14 @@ def test_classes_are_no_labels() -> None:
     """Three gray levels, as of background, rim and nucleus, in several objects."""
     ids = np.digitize(blobs(), [0.3, 0.8]) * 127
     ids[20:40:4, 55:58] = 127
-    with pytest.raises(UserError, match=r"8 separate regions under 2 value.*--allow classes"):
-        decided(ids.astype(np.uint8))
+    refuses(r"8 separate regions under 2 value.*--allow classes", decided, ids.astype(np.uint8))
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_labels_are_no_probabilities(tmp_path: Path, bits: int) -> None:
     path = tmp_path / "a.png"
     write_image(path, cells().astype(f"u{bits // 8}"))
-    with pytest.raises(UserError, match=r"a\.png: a label map\? Its 9 values are small"):
-        check_no_labels([path])
+    refuses(r"a\.png: a label map\? Its 9 values are small", check_no_labels, [path])
     # A network that is sure of nothing, a smooth one, and one map that reaches the top.
     for probs in (np.full((60, 60), 0.1), 0.3 * blobs()):
         write_image(path, (probs * (2**bits - 1)).astype(f"u{bits // 8}"))

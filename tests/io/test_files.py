@@ -9,6 +9,7 @@ import pytest
 
 from segmentation.errors import UserError
 from segmentation.io.files import check_regular, write_bytes, write_table
+from tests.errors import refuses
 
 
 def test_tables(tmp_path: Path) -> None:
@@ -48,7 +49,6 @@ def test_pipes_and_devices_are_never_opened(tmp_path: Path) -> None:
         pytest.skip("this system has no pipes in folders")
     os.mkfifo(pipe := tmp_path / "a.png")
     for path in (pipe, "/dev/zero"):
-        with pytest.raises(UserError, match="a pipe, a socket or a device"):
-            check_regular(path)
+        refuses("a pipe, a socket or a device", check_regular, path)
     for path in (tmp_path, tmp_path / "absent", "a\0b"):
         check_regular(path)

@@ -19,6 +19,7 @@ from segmentation.io.images import (
     write_image,
 )
 from tests.encoded import HEIGHT, RNG, WIDTH, encode, npy, pillow, pixels, png, refused, tiff
+from tests.errors import refuses
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -117,8 +118,7 @@ def test_masks_are_gray(suffix: str) -> None:
     mask = np.where(pixels(1) > 100, 255, 0).astype(np.uint8)
     for shown in (mask, np.stack([mask] * 3, -1), np.stack([mask] * 4, -1)):
         np.testing.assert_array_equal(decode_mask(encode(suffix, shown), "x"), mask)
-    with pytest.raises(UserError, match=r"x: a mask must be gray.*; save its ids"):
-        decode_mask(encode(suffix, pixels(3)), "x")
+    refuses(r"x: a mask must be gray.*; save its ids", decode_mask, encode(suffix, pixels(3)), "x")
     with pytest.raises(UserError, match=r"x: JPEG changes the values of a mask; save it as PNG"):
         decode_mask(encode(".jpg", mask), "x")
 
@@ -146,8 +146,7 @@ def test_ids_of_every_type(encode_ids: Any, dtype: str, tmp_path: Path) -> None:
 )
 def test_what_is_no_label_map(values: np.ndarray, why: str) -> None:
     for data in (tiff(values), npy(values)):
-        with pytest.raises(UserError, match=f"x: .*{why}"):
-            decode_mask(data, "x")
+        refuses(f"x: .*{why}", decode_mask, data, "x")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8, np.int16, np.int32])
@@ -192,8 +191,7 @@ def test_pixels_that_are_no_numbers_are_refused(value: float) -> None:
 
 def test_writing(tmp_path: Path) -> None:
     for name, says in (("gone.png", r"gone\.png: cannot be read \(No such file"), ("", "Is a dir")):
-        with pytest.raises(UserError, match=says):
-            read_mask(tmp_path / name)
+        refuses(says, read_mask, tmp_path / name)
     for image in (pixels(1), pixels(3), pixels(1, 16), pixels(3, 16)):
         write_image(tmp_path / "new" / "x.png", image)
         np.testing.assert_array_equal(read_image(tmp_path / "new" / "x.png"), np.atleast_3d(image))
@@ -202,5 +200,4 @@ def test_writing(tmp_path: Path) -> None:
         write_image(tmp_path / "x.tif", image)
         np.testing.assert_array_equal(tifffile.imread(tmp_path / "x.tif"), image)
     for name in ("x.xyz", "x"):
-        with pytest.raises(UserError, match=r"; use \.png or \.tif"):
-            write_image(tmp_path / name, pixels(3))
+        refuses(r"; use \.png or \.tif", write_image, tmp_path / name, pixels(3))

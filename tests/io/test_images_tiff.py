@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from segmentation.errors import UserError
 from segmentation.io.images import (
     decode_image,
     decode_mask,
 )
 from tests.encoded import HEIGHT, RNG, WIDTH, encode, npy, pillow, pixels, refused, tiff
+from tests.errors import refuses
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -70,8 +70,7 @@ def test_channels_that_are_no_colours(count: int, dtype: str) -> None:
             assert (read.max(axis=(0, 1)) == 65535).all()  # each channel by itself
         else:
             np.testing.assert_array_equal(read, image)
-        with pytest.raises(UserError, match="a mask must be gray, this one has colours; save"):
-            decode_mask(data, "x")
+        refuses("a mask must be gray, this one has colours; save", decode_mask, data, "x")
     narrow = np.ascontiguousarray(np.moveaxis(image, 1, 0))  # (47, 33, C): higher than wide
     columns = decode_image(tiff(narrow.astype("u1"), **gray), "x")
     np.testing.assert_array_equal(columns, narrow.astype("u1"))

@@ -9,6 +9,7 @@ from segmentation.errors import UserError
 from segmentation.io.listing import key_of, list_files, partner_of
 from segmentation.io.pairs import find_images
 from segmentation.io.tree import Tree
+from tests.errors import refuses
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -94,7 +95,6 @@ def test_a_folder_that_cannot_be_read_is_missed(
     listing = list_files(tmp_path)
     assert listing.images() == ["a.png"] and listing.missed
     assert listing.tell(tmp_path) == f"{tmp_path}: unreadable folders: 1 (locked)"
-    with pytest.raises(UserError, match="locked: the folder cannot be read; allow it, or move it"):
-        find_images(tmp_path)
+    refuses("locked: the folder cannot be read; allow it, or move it", find_images, tmp_path)
     with pytest.raises(UserError, match="locked: the folder cannot be read; allow it"):
         Tree(tmp_path).files  # noqa: B018

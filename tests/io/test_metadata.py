@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from segmentation.errors import UserError
 from segmentation.io.images import read_image
 from segmentation.io.metadata import clean_names
 from segmentation.io.stacks import open_planes
+from tests.errors import refuses
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 60000, (2, 3, 4, 21, 34)).astype(np.uint16)  # T, Z, C, Y, X
@@ -93,8 +93,7 @@ def test_floats_are_scaled_alike_in_colours_and_apart_in_channels(tmp_path: Path
         np.testing.assert_array_equal(read_image(path), found)
     image[1, 3, 4] = np.nan
     save(path, image, ome=True, metadata={"axes": "CYX"})
-    with pytest.raises(UserError, match=r"x.tif: float32 pixels from nan .* finite numbers, or"):
-        list(open_planes(path))
+    refuses(r"x.tif: float32 pixels from nan .* finite numbers, or", list, open_planes(path))
 
 
 def test_a_file_of_several_holds_a_block_of_the_stack(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segmentation.errors import UserError
 from segmentation.io.images import read_image
 from segmentation.io.listing import list_files
 from segmentation.io.stacks import open_planes
+from tests.errors import refuses
 
 STACK = np.random.default_rng(0).integers(0, 60000, (2, 3, 4, 21, 34)).astype(np.uint16)  # TCZYX
 
@@ -54,8 +54,7 @@ def test_planes_channels_and_scale(played: Path, monkeypatch: pytest.MonkeyPatch
     assert planes.calibration.pixel_size == (0.2, 0.2)
     wanted = STACK.transpose(0, 2, 3, 4, 1).reshape(8, 21, 34, 3)
     np.testing.assert_array_equal(np.stack(list(planes)), wanted)
-    with pytest.raises(UserError, match="a stack of 8 planes"):
-        read_image(played)
+    refuses("a stack of 8 planes", read_image, played)
     colours = STACK[:1, :1, :1, ..., None] + np.arange(3, dtype=np.uint16)
     monkeypatch.setattr(BioImage, "stack", colours)
     monkeypatch.setattr(BioImage, "order", "TCZYXS")
@@ -69,11 +68,9 @@ def test_what_is_refused(played: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listing = list_files(played.parent)
     assert listing.images() == ["cells.czi"] and not listing.missed
     monkeypatch.setattr(BioImage, "scenes", ("A1", "A2"))
-    with pytest.raises(UserError, match="holds 2 scenes"):
-        open_planes(played)
+    refuses("holds 2 scenes", open_planes, played)
     played.write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"cells.czi: the CZI is damaged \(bioio says no\)"):
-        read_image(played)
+    refuses(r"cells.czi: the CZI is damaged \(bioio says no\)", read_image, played)
 
 
 def test_bioio_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,8 +78,7 @@ def test_bioio_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("segmentation.io.listing.find_spec", lambda _: None)
     (tmp_path / "cells.nd2").write_bytes(b"x")
     says = "pip install 'biomedical-segmentation\\[bioio\\]'"
-    with pytest.raises(UserError, match=says):
-        open_planes(tmp_path / "cells.nd2")
+    refuses(says, open_planes, tmp_path / "cells.nd2")
     listing = list_files(tmp_path)
     assert listing.images() == [] and listing.missed
     assert "[bioio]" in listing.tell(tmp_path)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from segmentation.errors import Unwritten, UserError
+from segmentation.errors import Unwritten
 from segmentation.io import sealed
 from segmentation.io.files import writing
+from tests.errors import refuses
 
 BROKEN = r"x\.ckpt: not a checkpoint, or a broken one; copy it again"
 
@@ -48,15 +49,12 @@ def test_no_bit_may_change(path: Path) -> None:
         bad = bytearray(good)
         bad[place] ^= 1 << draw.randrange(8)
         path.write_bytes(bad)
-        with pytest.raises(UserError, match=BROKEN):
-            sealed.read(path)
+        refuses(BROKEN, sealed.read, path)
     for length in [0, 1, 30, len(good) - 1, *draw.choices(range(len(good)), k=30)]:
         path.write_bytes(good[:length])
-        with pytest.raises(UserError, match=BROKEN):
-            sealed.read(path)
+        refuses(BROKEN, sealed.read, path)
     path.write_bytes(good + b"\0")
-    with pytest.raises(UserError, match=BROKEN):
-        sealed.read(path)
+    refuses(BROKEN, sealed.read, path)
 
 
 def test_a_file_without_a_seal_is_held_to_its_own_check_sums(path: Path) -> None:
@@ -70,8 +68,7 @@ def test_a_file_without_a_seal_is_held_to_its_own_check_sums(path: Path) -> None
             bad = bytearray(good)
             bad[start + size // 2] ^= 16
             path.write_bytes(bad)
-            with pytest.raises(UserError, match=BROKEN):
-                sealed.read(path)
+            refuses(BROKEN, sealed.read, path)
 
 
 def test_entries_are_no_larger_than_the_file(path: Path) -> None:
@@ -81,8 +78,7 @@ def test_entries_are_no_larger_than_the_file(path: Path) -> None:
             new.writestr(entry.filename, old.read(entry), zipfile.ZIP_DEFLATED)
         new.writestr("archive/data/9", bytes(10**7), zipfile.ZIP_DEFLATED)
     path.with_name("y.ckpt").replace(path)
-    with pytest.raises(UserError, match=BROKEN):
-        sealed.read(path)
+    refuses(BROKEN, sealed.read, path)
 
 
 class Code:
@@ -92,15 +88,12 @@ class Code:
 
 def test_other_files(tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"a": Code()}, path)
-    with pytest.raises(UserError, match=r"x\.ckpt: refused, it holds more than tensors"):
-        sealed.read(path)
+    refuses(r"x\.ckpt: refused, it holds more than tensors", sealed.read, path)
     for data in (b"", b"hello", pickle.dumps({"a": 1}), pickle.dumps(Code())):
         path.write_bytes(data)
-        with pytest.raises(UserError, match=r"x\.ckpt: not a checkpoint"):
-            sealed.read(path)
+        refuses(r"x\.ckpt: not a checkpoint", sealed.read, path)
     for missing in (tmp_path, tmp_path / "gone.ckpt"):
-        with pytest.raises(UserError, match=rf"^{missing}: cannot be read \("):
-            sealed.read(missing)
+        refuses(rf"^{missing}: cannot be read \(", sealed.read, missing)
     assert "run" not in capsys.readouterr().out
 
 

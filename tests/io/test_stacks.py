@@ -11,6 +11,7 @@ from segmentation.errors import UserError
 from segmentation.io.images import read_image
 from segmentation.io.stacks import open_planes
 from segmentation.io.write import write_stack
+from tests.errors import refuses
 
 RNG = np.random.default_rng(0)
 STACK = RNG.integers(0, 2**16, (6, 21, 34)).astype(np.uint16)
@@ -111,26 +112,20 @@ def test_refusals(tmp_path: Path) -> None:
         (pages(path, [STACK[0], small], metadata=None), r"mixed sizes \(10×34, 21×34, H×W\); save"),
         (pages(path, [STACK[0], small, STACK[1]]), "mixed sizes"),
     ):
-        with pytest.raises(UserError, match=says):
-            open_planes(made)
+        refuses(says, open_planes, made)
     narrow = np.zeros((40, 30, 5), np.uint8)
     tifffile.imwrite(path, narrow, ome=True, metadata={"axes": "ZYX"})
-    with pytest.raises(UserError, match=r"x.tif: 40 planes of 30×5 pixels .* 5 channels"):
-        open_planes(path)
+    refuses(r"x.tif: 40 planes of 30×5 pixels .* 5 channels", open_planes, path)
     pages(path, [STACK[0], BYTES[0]])
-    with pytest.raises(UserError, match="holds 2 images; save each"):
-        open_planes(path)
+    refuses("holds 2 images; save each", open_planes, path)
     with tifffile.TiffWriter(path, ome=True) as file:
         for _ in range(2):
             file.write(STACK, photometric="minisblack", metadata={"axes": "ZYX"})
-    with pytest.raises(UserError, match="holds 2 images; save each"):
-        open_planes(path)
+    refuses("holds 2 images; save each", open_planes, path)
     for settings in ({"truncate": True}, {"volumetric": True, "tile": (16, 16)}):
         tiff(path, STACK, **settings)
-        with pytest.raises(UserError, match="a stack of 6 planes in one piece; save"):
-            open_planes(path)
-    with pytest.raises(UserError, match=r"nothing.tif: cannot be read \(No such file"):
-        open_planes(tmp_path / "nothing.tif")
+        refuses("a stack of 6 planes in one piece; save", open_planes, path)
+    refuses(r"nothing.tif: cannot be read \(No such file", open_planes, tmp_path / "nothing.tif")
 
 
 @pytest.mark.parametrize(

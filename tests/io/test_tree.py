@@ -9,6 +9,7 @@ import pytest
 from segmentation.errors import UserError
 from segmentation.io import tree
 from segmentation.io.tree import Tree, check_root, find_tree
+from tests.errors import refuses
 
 FILES = {"b/images/b.png": b"bb", "a/images/a.png": b"a", "top.txt": b"top"}
 JUNK = ("__MACOSX/a/._a.png", "a/.DS_Store", ".hidden/x.png", "a/Thumbs.db")
@@ -53,8 +54,7 @@ def test_archive_is_read_from_threads(tmp_path: Path) -> None:
 def test_broken_archives(archive: Path, tmp_path: Path) -> None:
     data = bytearray(archive.read_bytes())
     (tmp_path / "cut.zip").write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=r"cut\.zip: the zip archive is damaged .*; copy"):
-        Tree(tmp_path / "cut.zip")
+    refuses(r"cut\.zip: the zip archive is damaged .*; copy", Tree, tmp_path / "cut.zip")
     with zipfile.ZipFile(tmp_path / "flip.zip", "w") as file:
         file.writestr("x.png", b"0123456789")
     flipped = (tmp_path / "flip.zip").read_bytes().replace(b"01234", b"01x34")
@@ -67,8 +67,7 @@ def test_bombs_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(tree, "_LARGEST", 10**6)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("x.png", bytes(2 * 10**6))
-    with pytest.raises(UserError, match=r"x\.zip/x\.png: 2000000 bytes are too many"):
-        Tree(tmp_path / "x.zip").read("x.png")
+    refuses(r"x\.zip/x\.png: 2000000 bytes are too many", Tree(tmp_path / "x.zip").read, "x.png")
 
 
 def test_find_tree(folder: Path, archive: Path) -> None:
@@ -81,8 +80,7 @@ def test_find_tree(folder: Path, archive: Path) -> None:
 def test_check_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="absent: the data root does not exist; do that"):
         check_root(tmp_path / "absent", "do that")
-    with pytest.raises(UserError, match="the data root is empty; do that"):
-        check_root(tmp_path, "do that")
+    refuses("the data root is empty; do that", check_root, tmp_path, "do that")
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="file: the data root is not a folder; do that"):
         check_root(tmp_path / "file", "do that")

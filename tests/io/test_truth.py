@@ -12,6 +12,7 @@ from segmentation.datasets.folder import FolderDataModule, FolderDataset
 from segmentation.errors import UserError
 from segmentation.io.images import write_image
 from segmentation.io.truth import TruthReader
+from tests.errors import refuses
 
 CLASSES = ("tumour", "stroma", "lymphocyte")
 CLASS_MAP = np.uint8(
@@ -53,16 +54,14 @@ def test_objects_of_a_class_map_are_the_components_of_each_class(tmp_path: Path)
     ],
 )
 def test_settings_that_contradict(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        TruthReader(**settings)
+    refuses(says, TruthReader, **settings)
 
 
 def test_a_class_that_nobody_named(tmp_path: Path) -> None:
     root = folder(tmp_path, {"a": CLASS_MAP})
     data = FolderDataset(root, mask_type="classes", classes=CLASSES[:2])
     says = r"a\.png: holds the value\(s\) 3, but data\.classes names 1 tumour, 2 stroma; name all"
-    with pytest.raises(UserError, match=says):
-        data[0]
+    refuses(says, lambda: data[0])
 
 
 def test_class_maps_without_background_train(tmp_path: Path) -> None:
@@ -184,8 +183,7 @@ def test_classes_of_label_maps_by_a_table(tmp_path: Path) -> None:
         (rows | {9: "green"}, r"object 9 of a is of class 'green', but data\.classes names 1 red"),
         (rows | {9: "3"}, r"object 9 of a is of class 3, but data\.classes names 1 red, 2 blue"),
     ):
-        with pytest.raises(UserError, match=says):
-            read(odd)
+        refuses(says, read, odd)
 
 
 def test_a_region_for_each_image(tmp_path: Path) -> None:
@@ -202,5 +200,4 @@ def test_a_region_for_each_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ignore", [-1, 0])
 def test_values_that_cannot_be_ignored(ignore: int) -> None:
-    with pytest.raises(UserError, match=f"data.ignore: {ignore} must be the value of pixels that"):
-        TruthReader(ignore=ignore)
+    refuses(f"data.ignore: {ignore} must be the value of pixels that", TruthReader, ignore=ignore)

@@ -31,6 +31,7 @@ from segmentation.objects import label_components, renumber
 from segmentation.predict.outputs import FileWriter, Outputs
 from segmentation.predictor import Prediction, Predictor
 from segmentation.targets import Classes, Foreground
+from tests.errors import refuses
 from tests.predict.test_formats import MAPS
 
 SIZE = (40, 60)
@@ -310,8 +311,7 @@ def test_files_at_fault(name: str, content: str | bytes, says: str, tmp_path: Pa
     (tmp_path / "masks").mkdir()
     data = content if isinstance(content, bytes) else content.encode()
     (tmp_path / "masks" / name).write_bytes(data)
-    with pytest.raises(UserError, match=says):
-        dataset(tmp_path, "masks")[0]
+    refuses(says, lambda: dataset(tmp_path, "masks")[0])
 
 
 @pytest.mark.parametrize(
@@ -331,8 +331,7 @@ def test_files_at_fault(name: str, content: str | bytes, says: str, tmp_path: Pa
 )
 def test_single_files_at_fault(name: str, content: str, says: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=says):
-        dataset(tmp_path, name)[0]
+    refuses(says, lambda: dataset(tmp_path, name)[0])
 
 
 def test_regions_of_several_planes_are_refused(tmp_path: Path) -> None:

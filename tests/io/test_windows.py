@@ -18,6 +18,7 @@ from segmentation.io import write as write_module
 from segmentation.io.images import read_image, write_image
 from segmentation.io.windows import BandStore, TiffWindows
 from segmentation.io.write import write_tiff
+from tests.errors import refuses
 
 SIZE = (75, 52)
 
@@ -239,8 +240,7 @@ def test_nothing_is_left_of_what_could_not_be_written(tmp_path: Path) -> None:
         raise error
 
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(UserError, match="No space left on device"):
-        write_tiff(path, (900, 300), np.dtype("uint8"), fails(full))
+    refuses("No space left on device", write_tiff, path, (900, 300), np.dtype("uint8"), fails(full))
     with pytest.raises(UserError, match="of the input"):
         write_tiff(path, (900, 300), np.dtype("uint8"), fails(UserError("of the input")))
     with pytest.raises(ValueError, match="300 rows"):
@@ -273,5 +273,4 @@ def test_a_store_gives_back_what_it_got(tmp_path: Path) -> None:
             (first, second)[value % 2].append(np.full((2, 3), value))
         assert [int(rows[0, 0]) for rows in (*first, *second)] == [0, 2, 4, 1, 3, 5]
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
-        BandStore(tmp_path / "file")
+    refuses("cannot be written", BandStore, tmp_path / "file")

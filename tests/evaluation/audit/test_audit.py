@@ -16,6 +16,7 @@ from segmentation.datasets.synthetic import write_classes
 from segmentation.errors import UserError
 from segmentation.evaluation.audit import FILES, make_audit, read_split, readable
 from segmentation.io.images import read_mask, write_image
+from tests.errors import refuses
 from tests.evaluation.audit.listed import Listed, block, noise, sample
 from tests.helpers import refusal
 
@@ -101,8 +102,7 @@ def test_samples_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
     assert report["samples_read"] == 2 and report["split"]["parts"]["test"] == 0
     assert "a.png: broken" in Page((tmp_path / "out" / FILES[0]).read_text()).text
     assert '#  - "a"  # a.png: broken' in (tmp_path / "out" / "corrections.yaml").read_text()
-    with pytest.raises(UserError, match=r"a\.png: broken"):
-        readable(listed(faults=("a", "b<i>", "c", "d")), tmp_path)
+    refuses(r"a\.png: broken", readable, listed(faults=("a", "b<i>", "c", "d")), tmp_path)
 
 
 def test_a_split_that_cannot_be_drawn_is_noted(tmp_path: Path) -> None:
@@ -148,8 +148,7 @@ def test_bad_input_of_audit(tmp_path: Path) -> None:
     (tmp_path / "full" / "x").touch()
     (tmp_path / "empty").mkdir()
     for name in ("full", "full/x", "full/x/y"):
-        with pytest.raises(UserError, match=name):
-            make_audit(listed(), tmp_path / name, SPLIT, "mine", cache=tmp_path)
+        refuses(name, make_audit, listed(), tmp_path / name, SPLIT, "mine", cache=tmp_path)
     with pytest.raises(UserError, match="'z'"):
         make_audit(listed(), tmp_path / "out", Split(("a", "z"), (), ()), "mine", cache=tmp_path)
     assert not (tmp_path / "out").exists()
@@ -162,16 +161,12 @@ def test_the_split_of_a_run(tmp_path: Path) -> None:
     assert read_split(path) == SPLIT
     for text in ("", "[]", "3", '{"train": []}', '{"train": [1], "val": [], "test": []}', "\x00"):
         path.write_text(text)
-        with pytest.raises(UserError, match=r"not a split\.json"):
-            read_split(path)
+        refuses(r"not a split\.json", read_split, path)
     path.write_text('{"train": ["a"], "val": ["a"], "test": []}')
-    with pytest.raises(UserError, match=r"split\.json: split: a is in train and again in val"):
-        read_split(path)
+    refuses(r"split\.json: split: a is in train and again in val", read_split, path)
     path.write_bytes(b"\xff")
-    with pytest.raises(UserError, match="not a split"):
-        read_split(path)
-    with pytest.raises(UserError, match="cannot be read"):
-        read_split(tmp_path)
+    refuses("not a split", read_split, path)
+    refuses("cannot be read", read_split, tmp_path)
 
 
 def test_command(folder_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
