@@ -208,12 +208,9 @@ class Augmentation:
     alike.
 
     Args:
-        recipe: One of ``RECIPES``.
+        recipe: One of ``RECIPES``; another is a :class:`UserError`.
         channels: How many the images have.
         rgb: Whether three of them are red, green and blue.
-
-    Raises:
-        UserError: There is no such recipe.
     """
 
     def __init__(self, recipe: str, channels: int = 3, rgb: bool = True) -> None:
@@ -241,8 +238,7 @@ class Augmentation:
     ) -> tuple[np.ndarray, np.ndarray, Weight]:
         """Augment all with the same draws, taken from ``rng``; shapes and dtypes stay.
 
-        Raises:
-            UserError: There are more than 65535 objects.
+        More than 65535 objects are a :class:`UserError`.
         """
         steps = (self._square if image.shape[0] == image.shape[1] else self._oblong).transforms
         if not steps:

@@ -84,19 +84,18 @@ class StoredSample:
 class SampleStore:
     """A read-only sequence of :class:`Sample` over one memory-mapped file.
 
-    Cheap to pickle into data-loading workers: each process maps the file for itself.
-
-    Raises:
-        OSError: A file is missing or cannot be read.
-        ValueError: The store is not whole.
+    Cheap to pickle into data-loading workers: each process maps the file for itself. One that
+    cannot be read is an ``OSError``, one that is not whole a ``ValueError``.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
             rows = json.loads((folder / _INDEX).read_text())
-            self.entries = [StoredSample(**_with_tuples(row)) for row in rows]
-        except (TypeError, IndexError, AttributeError) as error:
+            plain = ({name: _with_tuples(value) for name, value in row.items()} for row in rows)
+            every = (row | {"facts": (some := row["facts"]) and MaskFacts(*some)} for row in plain)
+            self.entries = [StoredSample(**row) for row in every]
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise ValueError(f"{folder / _INDEX}: not an index") from error
         self._data = np.memmap(folder / _DATA, mode="r")
         arrays = ((e.image, e.labels, e.weight, e.classes) for e in self.entries)
@@ -152,11 +151,8 @@ def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 def decoded(source: Source, folder: Path | None = None, workers: int | None = None) -> SampleStore:
     """Every sample of a dataset, decoded from its files the first time, by ``workers`` threads.
 
-    Stores are kept in ``folder``, by default :func:`cache_folder`.
-
-    Raises:
-        UserError: A file is at fault, two samples have one id, or the cache folder cannot be
-            written.
+    Stores are kept in ``folder``, by default :func:`cache_folder`. A file at fault, two samples of
+    one id, or a cache folder that cannot be written is a :class:`UserError`.
     """
     records = source.index()
     seen: dict[str, str] = {}
@@ -195,14 +191,11 @@ def derived(
 
     Args:
         store: What the samples are made from.
-        make: Item ► sample; called on threads.
-        items: Plain values.
+        make: Item, a plain value, ► sample; called on threads.
+        items: See ``make``.
         title: Short name of what is made.
         settings: Says all that ``make`` depends on beside ``store`` and the item.
-        folder: Where stores are kept.
-
-    Raises:
-        UserError: The cache folder cannot be written.
+        folder: As of :func:`decoded`.
     """
     about = [LAYOUT, store.folder.name, title, settings, list(items)]
     name = store.folder.name.rpartition("-")[0].removesuffix("-prepared") + f"-{title}"
@@ -332,16 +325,6 @@ def _bytes_in(place: ArrayPlace) -> int:
     return math.prod(shape) * np.dtype(dtype).itemsize
 
 
-def _with_tuples(row: dict[str, Any]) -> dict[str, Any]:
-    """A sample of the index; JSON has made lists of its array places and facts."""
-    if (facts := row.pop("facts", None)) is not None:
-        facts = MaskFacts(*facts)
-        facts = facts._replace(low=tuple(facts.low))
-    named = {k: v for k, v in row.items() if k in ("channels", "pixel_size")}
-    plain = {k: None if v is None else tuple(v) for k, v in named.items()}
-    places = {
-        k: (v[0], tuple(v[1]), v[2])
-        for k, v in row.items()
-        if isinstance(v, list) and k not in plain
-    }
-    return {**row, **places, **plain, "facts": facts}
+def _with_tuples(value: Any) -> Any:
+    """Tuples for the lists that JSON has made of them."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -85,14 +85,13 @@ def check_classes(
 ) -> list[str]:
     """What is doubtful about the classes in the parts of a split, one line each.
 
+    Truth without classes, or with others than the target names, is a :class:`UserError`.
+
     Args:
         store: All samples.
         parts: Name of the part ► places of its samples in the store.
         target: Which may tell classes apart.
         named: Names of the classes in the truth, where it names them.
-
-    Raises:
-        UserError: The truth has no classes, one that the target does not name, or other names.
     """
     names, found = target.class_names, []
     if not names:

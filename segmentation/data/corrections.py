@@ -43,9 +43,8 @@ class Corrections:
 class Corrected(SegmentationDataset):
     """A data set as a corrections file says it should be.
 
-    Raises:
-        UserError: The file is malformed or contradicts itself; in :meth:`index`, it names an
-            unknown sample or drops all; in :meth:`read`, a mask is missing or does not fit.
+    A file that is malformed or contradicts itself is a :class:`UserError`; in :meth:`index`, an
+    unknown sample, or none that is left; in :meth:`read`, a mask that is missing or does not fit.
     """
 
     def __init__(self, source: Source, path: str | Path) -> None:

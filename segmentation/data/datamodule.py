@@ -92,9 +92,7 @@ class SegmentationDataModule(LightningDataModule):
         preprocess: What is done to every image: the task's; by default ``Preprocess()``.
         target: How labels are encoded: the task's; by default ``Foreground()``.
 
-    Raises:
-        UserError: A setting is out of its range; in :meth:`setup`, where data and settings do not
-            fit together.
+    A setting out of its range is a :class:`UserError`.
     """
 
     split: Split
@@ -152,9 +150,8 @@ class SegmentationDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open the cache, split, and check that data and settings fit together.
 
-        Raises:
-            UserError: They do not, or a file is at fault. What would stop the test after a training
-                is found before it.
+        A :class:`UserError` where they do not, or a file is at fault. What would stop the test
+        after a training is found before it.
         """
         self.prepared = self._prepared()
         self._places = {entry.id: i for i, entry in enumerate(self.raw.entries)}
@@ -246,10 +243,6 @@ class SegmentationDataModule(LightningDataModule):
         """Each test image once."""
         return self._eval_loader("test")
 
-    def gray(self, name: str) -> np.ndarray:
-        """:meth:`pixels` as (H, W) gray, uint8 or uint16."""
-        return to_gray(self.pixels(name))
-
     def pixels(self, name: str) -> np.ndarray:
         """The image called ``name``, (H, W, C) uint8 or uint16, as baselines look at it.
 
@@ -270,7 +263,7 @@ class SegmentationDataModule(LightningDataModule):
         """(count,) mean gray value of each class in at most 200 training images: a baseline."""
         places = [self._places[i] for i in self.split.train]
         some = [self.raw[i] for i in thinned(places, 200)]
-        return class_levels((self.gray(sample.id) for sample in some), some, count)
+        return class_levels((to_gray(self.pixels(one.id)) for one in some), some, count)
 
     def shown(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """The prepared (H, W, C) uint8 image and its truth, as scored.

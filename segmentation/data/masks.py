@@ -8,7 +8,7 @@ interpolation leave 10 to 90 %.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,16 +16,11 @@ import numpy as np
 from segmentation.errors import UserError
 from segmentation.objects import label_components
 
-Doubt = Literal[
-    "duplicates",
-    "images",
-    "no_objects",
-    "no_background",
-    "inverted",
-    "smooth",
-    "reused_ids",
-    "classes",
-]
+if TYPE_CHECKING:
+    from segmentation.data.cache import StoredSample
+
+MaskDoubt = Literal["no_objects", "no_background", "inverted", "smooth", "reused_ids", "classes"]
+Doubt = Literal["duplicates", "images", MaskDoubt]
 
 _LONE = 0.02, 0.1  # share of the edges' pixels that is unlikely, and impossible
 _REUSE = 1.1, 2.0  # regions of a value, on average, that are unlikely, and impossible
@@ -92,18 +87,7 @@ def judge(masks: Mapping[str, MaskFacts], binary: str = "mask_type: binary") -> 
     return found
 
 
-class Judged(Protocol):
-    """What is known of a decoded sample; ``objects`` is ``None`` without truth."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def objects(self) -> int | None: ...
-    @property
-    def facts(self) -> MaskFacts | None: ...
-
-
-def doubts(entries: Iterable[Judged]) -> list[Finding]:
+def doubts(entries: Iterable["StoredSample"]) -> list[Finding]:
     """What is doubtful about the masks of a decoded data set."""
     truth = [entry for entry in entries if entry.objects is not None]
     if truth and not any(entry.objects for entry in truth):
@@ -148,10 +132,8 @@ def _findings_of_ids(masks: Mapping[str, MaskFacts], binary: str) -> list[Findin
     if marked and not any(between):
         name, one = marked[0], masks[marked[0]]
         what = f"{name}: {one.top} beside {one.second} and less: not annotated, rather than an id?"
-        remedy = (
-            f"Each value becomes an object; set {_key_of(binary, 'ignore')} to it, or save it as 0"
-        )
-        return [Finding("classes", True, f"{what} {remedy}")]
+        remedy = f"set {_key_of(binary, 'ignore')} to it, or save it as 0"
+        return [Finding("classes", True, f"{what} Each value becomes an object; {remedy}")]
     wrapped = (n for n, one in masks.items() if one.values == one.limit < one.regions)
     if name := next(wrapped, ""):
         what = f"{name}: all {masks[name].limit} ids are in use, and some in several regions"
@@ -161,18 +143,16 @@ def _findings_of_ids(masks: Mapping[str, MaskFacts], binary: str) -> list[Findin
     one, refused = masks[name], regions > _REUSE[1] * values
     where = f"{name}: {one.regions} separate regions under {one.values} value(s) ({one.shown})"
     if regions > _REUSE[0] * values or one.regions > max(_FEW, _REUSE[1] * one.values):
+        doubt: Doubt = "reused_ids"
+        remedy = "ids that are used again? Give each object a value of its own"
         if len({one.low for one in every}) == 1 == one.values:
             remedy = f"a binary mask, whose regions are the objects? Set {binary}"
-            return [Finding("reused_ids", refused, f"{where}; {remedy}")]
-        if one.values == 1:
+        elif one.values == 1:
             remedy = "a binary mask among maps of ids? Give each object a value of its own"
-            return [Finding("reused_ids", refused, f"{where}; {remedy}")]
-        if max(one.values for one in every) <= _CLASSES:
-            other = _key_of(binary, "classes")
+        elif max(one.values for one in every) <= _CLASSES:
+            doubt, other = "classes", _key_of(binary, "classes")
             remedy = f"classes? Set {other}, or save a mask of 0 and 255 of the one to be found"
-            return [Finding("classes", refused, f"{where}; {remedy}")]
-        remedy = "ids that are used again? Give each object a value of its own"
-        return [Finding("reused_ids", refused, f"{where}; {remedy}")]
+        return [Finding(doubt, refused, f"{where}; {remedy}")]
     if len(every) > 3 and len({one.low for one in every}) == 1 < one.values < 4:
         what = f"every mask holds the values {one.shown}: classes? Each becomes one object"
         return [Finding("classes", False, f"{what}; if they are, set {_key_of(binary, 'classes')}")]
@@ -181,8 +161,7 @@ def _findings_of_ids(masks: Mapping[str, MaskFacts], binary: str) -> list[Findin
 
 def why_not_binary(mask: MaskFacts, labels: str = "set mask_type: labels") -> str:
     """Why a mask of several values is not binary, and what helps; ``labels`` says they are ids."""
-    what = f"a binary mask holds 0 and one other value, this one holds {mask.values}"
-    what += f" ({mask.shown})"
+    what = f"a binary mask holds 0 and one other value, this one holds {mask.values} ({mask.shown})"
     if not mask.zeros:
         return f"{what}, and no pixel is 0; save the background as 0, the objects as 255"
     if mask.lone > _LONE[1] * mask.edge:

@@ -65,8 +65,7 @@ class Preprocess:
         mean, std: Subtracted after scaling to 0…1, and divided by after that; one value for all
             channels or one a channel.
 
-    Raises:
-        UserError: A value is out of its range.
+    A value out of its range is a :class:`UserError`.
 
     >>> Preprocess("gray", intensity="divide").prepare(np.full((2, 2, 3), 7, np.uint8)).shape
     (2, 2, 1)
@@ -303,8 +302,7 @@ class Preprocess:
             pixel_size: (height, width) of its pixels in µm, where known.
             diameter: Median diameter of its objects in pixels, where known.
 
-        Raises:
-            UserError: What the setting needs is not known or impossible.
+        What the setting needs and is not known, or impossible, is a :class:`UserError`.
         """
         if self.pixel_size is not None:
             if pixel_size is None:

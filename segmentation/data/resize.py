@@ -73,10 +73,9 @@ def fitting_scale(scale: float) -> float:
 
 
 def cropped(array: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """(height, width) from the middle of an array (H, W, ...); all of it for ``None``.
+    """(height, width) from the middle of an array (H, W, ...), or all of it for ``None``.
 
-    Raises:
-        UserError: The array is smaller.
+    A smaller array is a :class:`UserError`.
     """
     if size is None:
         return array

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -103,6 +104,9 @@ class SegmentationDataset(Dataset[Sample], Source):
     have a method ``source_of(id)``: what a sample was acquired with, where its group is less or
     its files do not tell.
 
+    Args:
+        root: Folder of its files.
+
     >>> from segmentation.datasets import DSB2018
     >>> data = DSB2018("data/dsb2018")
     >>> len(data), data[0].labels.shape  # doctest: +SKIP
@@ -110,6 +114,9 @@ class SegmentationDataset(Dataset[Sample], Source):
     """
 
     version = 1
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = root
 
     @cached_property
     def records(self) -> Sequence[Record]:

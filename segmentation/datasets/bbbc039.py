@@ -36,15 +36,9 @@ class BBBC039(SegmentationDataset):
     >>> data = BBBC039(write_bbbc039(Path(tempfile.mkdtemp()), 4, size=(64, 80)))
     >>> len(data), data[0].image.dtype, data[0].group, data[0].subset
     (4, dtype('uint16'), 'A01', 'train')
-
-    Args:
-        root: Folder that holds all three.
     """
 
     name = "bbbc039"
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = root
 
     def index(self) -> Sequence[Record]:
         """All fields."""

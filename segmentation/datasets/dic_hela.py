@@ -48,7 +48,8 @@ class DICHeLa(SegmentationDataset):
     """
 
     def __init__(self, root: str | Path, truth: Truth = "best") -> None:
-        self.root, self.truth = root, truth
+        super().__init__(root)
+        self.truth = truth
         self.name = f"dic_hela-{truth}"
 
     def index(self) -> Sequence[Record]:

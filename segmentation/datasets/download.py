@@ -25,6 +25,10 @@ from segmentation.datasets.unpack import differences, unpack
 from segmentation.errors import UserError
 from segmentation.io.files import sha256_of, unwritten
 
+Name = Literal[
+    "dsb2018", "dsb2018_stardist", "bbbc039", "dic_hela", "phc_u373", "fluo_hela",
+    "ultrasound_nerve",
+]  # fmt: skip
 ARCHIVES = "archives"  # where downloads are kept, out of the readers' sight
 
 
@@ -48,15 +52,7 @@ with Path(__file__).with_name("official.yaml").open(encoding="utf-8") as table:
 
 
 def prepare(
-    dataset: Literal[
-        "dsb2018",
-        "dsb2018_stardist",
-        "bbbc039",
-        "dic_hela",
-        "phc_u373",
-        "fluo_hela",
-        "ultrasound_nerve",
-    ],
+    dataset: Name,
     /,
     root: Path,
     archive: Sequence[Path] | None = None,
@@ -72,9 +68,6 @@ def prepare(
         root: Folder to make it in; what is there already is verified and kept.
         archive: Official files that are at hand; with any, nothing is downloaded.
         url_base: A mirror's folder that holds the files.
-
-    Raises:
-        UserError: A file cannot be had, is broken or malicious, or the reader refuses it.
     """
     official, root = DATASETS[dataset], root.expanduser()
     given = [path.expanduser() for path in archive or ()]
@@ -191,7 +184,7 @@ def _locked(root: Path) -> Iterator[None]:
 
 
 def _there(path: Path) -> bool:
-    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 def _unpack(root: Path, files: Mapping[str, Path]) -> None:

@@ -45,15 +45,12 @@ class DSB2018(SegmentationDataset):
     >>> data = DSB2018(write_dsb2018(pathlib.Path(tempfile.mkdtemp()), 2, size=(64, 80)))
     >>> len(data), data[0].image.shape, data[0].labels.shape
     (2, (64, 80, 3), (64, 80))
-
-    Args:
-        root: Folder that holds ``stage1_train`` or ``stage1_train.zip``.
     """
 
     name = "dsb2018"
 
     def __init__(self, root: str | Path) -> None:
-        self.root = root
+        super().__init__(root)
         self._trees: dict[str, Tree] = {}
         self._solution: dict[str, list[dict[str, str]]] = {}
 

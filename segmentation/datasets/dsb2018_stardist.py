@@ -5,7 +5,7 @@ StarDist's release 0.1.0.
 """
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ REMEDY = "put dsb2018.zip (or its unpacked folder dsb2018/) there"
 
 
 class DSB2018StarDist(SegmentationDataset):
-    """Reads the archive as downloaded, or unpacked.
+    """Reads the archive as downloaded, or unpacked; the root may be its folder itself.
 
     Layout: ``dsb2018/{train,test}/images/NAME.tif`` with ``masks/NAME.tif``, label maps. The
     validation part is that of StarDist's example notebooks: 15 % of the training images, the last
@@ -35,15 +35,9 @@ class DSB2018StarDist(SegmentationDataset):
     >>> data = DSB2018StarDist(write_dsb2018_stardist(Path(tempfile.mkdtemp()), 8, (64, 80)))
     >>> sorted(sample.subset for sample in data)
     ['test', 'test', 'train', 'train', 'train', 'train', 'train', 'val']
-
-    Args:
-        root: Folder that holds the archive or its unpacked folder, or that folder itself.
     """
 
     name = "dsb2018_stardist"
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = root
 
     def index(self) -> Sequence[Record]:
         """All images."""

@@ -1,6 +1,6 @@
 """Anybody's own images and masks: two folders, matched by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,8 @@ class FolderDataset(SegmentationDataset):
         ignore: int | None = None,
         annotated: str | None = None,
     ) -> None:
-        self.root, self.images, self.masks, self.mask_type = root, images, masks, mask_type
+        super().__init__(root)
+        self.images, self.masks, self.mask_type = images, masks, mask_type
         self.class_names = tuple(classes)
         region = None if annotated is None else Path(root).expanduser() / annotated
         about = mask_type, self.class_names, ignore, region
@@ -116,11 +117,7 @@ class FolderDataset(SegmentationDataset):
         return records
 
     def _check_partners(
-        self,
-        images: Path,
-        folder: Path,
-        found: dict[str, tuple[Path, ...]],
-        masks: dict[str, tuple[Path, ...]],
+        self, images: Path, folder: Path, found: Mapping[str, Any], masks: Mapping[str, Any]
     ) -> None:
         """Refuse an image without its mask, and a mask without its image."""
         rule = "a mask is called as its image"
@@ -129,8 +126,8 @@ class FolderDataset(SegmentationDataset):
         if missing := found.keys() - masks.keys():
             name = min(missing)
             there = f"one that is there: {next(iter(masks), 'none')}"
-            lacks = f"no mask {folder / name}.*"
-            lacks = f"{folder} does not name it" if folder.is_file() else lacks
+            named = folder.is_file()
+            lacks = f"{folder} does not name it" if named else f"no mask {folder / name}.*"
             raise UserError(
                 f"{found[name][0]}: {lacks}; add it or remove the image ({rule}; {there})"
             )

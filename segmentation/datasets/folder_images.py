@@ -22,11 +22,8 @@ def join_channels(
 ) -> tuple[dict[str, Files], dict[str, Files]]:
     """nnU-Net's ``NAME_0000``, ``NAME_0001``, … whose mask is called ``NAME``: one image, ``NAME``.
 
-    Returns:
-        The files of each image, and the masks by the same names.
-
-    Raises:
-        UserError: One case has other channels than another.
+    The files of each image, and the masks by the same names. Where one case has other channels than
+    another it is a :class:`UserError`.
     """
     cases: dict[str, dict[str, str]] = {}
     for name in images:
@@ -57,12 +54,8 @@ def join_channels(
 def per_plane(record: Record, objects: bool) -> Sequence[Record]:
     """The record itself, or of a stack one record a plane, all of one group.
 
-    Args:
-        record: Of a file and its mask.
-        objects: Whether its masks are one file an object.
-
-    Raises:
-        UserError: The mask is no stack of as many planes.
+    A mask that is no stack of as many planes is a :class:`UserError`, and so are masks of one file
+    an object (``objects``).
     """
     path, more = Path(record.image), tuple(map(Path, record.more))
     with contextlib.suppress(OSError):  # it is told when it is read

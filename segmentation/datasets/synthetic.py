@@ -30,20 +30,15 @@ _KINDS: tuple[Kind, ...] = (
     *("fluorescence", "fluorescence", "histology", "fluorescence", "fluorescence", "fluorescence"),
 )
 _SIZES = ((256, 256), (256, 320), (200, 260), (256, 256))
+Layout = Literal[
+    "dsb2018", "dsb2018_stardist", "folder", "classes", "dic_hela", "bbbc039", "ultrasound_nerve"
+]
 _TRAIN, _TEST, _FOLDER, _FILM, _SCREEN, _NECK, _CLASSES, _STARDIST = range(8)
 
 
 def synthetic(
     output: Path,
-    layout: Literal[
-        "dsb2018",
-        "dsb2018_stardist",
-        "folder",
-        "classes",
-        "dic_hela",
-        "bbbc039",
-        "ultrasound_nerve",
-    ] = "dsb2018",
+    layout: Layout = "dsb2018",
     images: int = 60,
     seed: int = 0,
 ) -> None:
@@ -55,9 +50,6 @@ def synthetic(
             kinds of cells, 1 round, 2 long, 3 large.
         images: How many.
         seed: Another seed gives other images.
-
-    Raises:
-        UserError: The folder holds data already or cannot be written, or a number is out of range.
     """
     for name, value, least in (("images", images, 1), ("seed", seed, 0)):
         if value < least:

@@ -6,7 +6,6 @@ about 59 % of the official frames no nerve was marked: an empty mask is a right 
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from segmentation.data.datamodule import SegmentationDataModule
@@ -24,7 +23,7 @@ _FILE = re.compile(r"(?:^|/)((\d+)_\d+)(_mask)?\.tif$")
 
 
 class UltrasoundNerve(SegmentationDataset):
-    """Reads the training archive as downloaded, or unpacked.
+    """Reads the training archive, or that of everything, as downloaded or unpacked.
 
     Layout: frames ``S_I.tif`` of subject S with masks ``S_I_mask.tif``, 580×420 (W×H) uint8. Where
     there is no mask file at all, Kaggle's run lengths ``train_masks.csv`` (``subject,img,pixels``)
@@ -35,16 +34,9 @@ class UltrasoundNerve(SegmentationDataset):
     >>> root = write_ultrasound_nerve(pathlib.Path(tempfile.mkdtemp()), 6, (42, 58), subjects=2)
     >>> [(sample.id, sample.kind) for sample in UltrasoundNerve(root)][:2]
     [('1_1', 'nerve'), ('1_2', 'empty')]
-
-    Args:
-        root: Folder that holds ``train`` or ``train.zip`` (or Kaggle's archive of everything).
     """
 
     name = "ultrasound_nerve"
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = root
-        self._runs: dict[str, str] = {}
 
     def index(self) -> Sequence[Record]:
         """All frames."""
@@ -58,7 +50,7 @@ class UltrasoundNerve(SegmentationDataset):
                 tree.add(masks if found[3] else images, found[1], path)
         if not images:
             raise UserError(f"{tree.path}: holds no frames S_I.tif; {REMEDY}")
-        self._runs = {}
+        self._runs: dict[str, str] = {}
         if not masks:
             inside = [(tree, path) for path in tree.files if path.rpartition("/")[2] == RUNS]
             beside = [(Tree(root), RUNS)] if (root / RUNS).is_file() else []

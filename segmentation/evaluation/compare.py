@@ -19,15 +19,8 @@ from segmentation.metrics.counts import PIXELS
 from segmentation.metrics.scores import Score, better, scores_of
 
 SUBJECTS = ("network", "prediction")  # the method of `test`, and that of `evaluate`
-DEFAULT = (
-    "image_iou",
-    "iou",
-    "image_ap",
-    "ap50",
-    "seg",
-    "class_iou",
-    "class_pq",
-)  # printed, of those there are
+# Printed, of those there are.
+DEFAULT = ("image_iou", "iou", "image_ap", "ap50", "seg", "class_iou", "class_pq")
 FIELDS = (
     *("score", "better", "name", "runs", "images", "value", "low", "high", "sd_over_runs"),
     *("difference", "difference_low", "difference_high", "p"),
@@ -73,12 +66,7 @@ def compare(runs: list[str], /, score: list[str] | None = None, output: Path | N
 
 
 def comparison(runs: Sequence[str], shown: Sequence[str] = ()) -> dict[str, Any]:
-    """What ``compare.json`` holds.
-
-    Raises:
-        UserError: A run cannot be read, images or truth differ, there is nothing to compare, or a
-            score is unknown.
-    """
+    """What ``compare.json`` holds; what cannot be read or compared is a :class:`UserError`."""
     entries = read_entries(runs)
     first, every = entries[0], [run for entry in entries for run in entry.runs]
     groups = next((found for run in every if (found := table.groups_in(run))), None)
@@ -155,10 +143,8 @@ def _check_same(path: str, found: pd.DataFrame, other: str, wanted: pd.DataFrame
     if one != two:
         says = [f"lacks {some_of(sorted(one - two))}"] if one - two else []
         says += [f"has {some_of(sorted(two - one))} besides"] if two - one else []
-        raise UserError(
-            f"{path}: its test images are not those of {other}: it {' and '.join(says)}; compare "
-            "runs on one split"
-        )
+        what = f"its test images are not those of {other}: it {' and '.join(says)}"
+        raise UserError(f"{path}: {what}; compare runs on one split")
     for what, names in (
         ("foreground of the truth", ["tp", "fn"]),
         ("number of pixels", [*PIXELS]),

@@ -21,6 +21,7 @@ from segmentation.metrics.table import ScoreTable
 from segmentation.progress import progress
 
 METHOD = "prediction"
+Allowed = Literal["no_objects", "no_background", "inverted", "smooth", "reused_ids", "classes"]
 _CURVE_RESAMPLES = 1000  # of the sums of whole histograms
 # Names of the images with probabilities; their histograms (n, 2, bins) and reliability counts.
 Curves = tuple[list[str], np.ndarray, np.ndarray]
@@ -34,10 +35,7 @@ def evaluate(
     images: Path | None = None,
     labels: Literal["auto", "instances", "mask", "classes"] = "auto",
     allow_missing: bool = False,
-    allow: list[
-        Literal["no_objects", "no_background", "inverted", "smooth", "reused_ids", "classes"]
-    ]
-    | None = None,
+    allow: list[Allowed] | None = None,
     classes: list[str] | None = None,
     ignore: int | None = None,
     annotated: Path | None = None,

@@ -60,8 +60,7 @@ def _shown_image(inputs: Inputs, name: str, colours: Colours) -> str:
         image = read_image(inputs.images[name])
         check_size(str(inputs.truth.path(name)), truth.labels.shape, image.shape)
         rgb = to_rgb(image)
-    both = None
-    if truth.classes is not None and found.classes is not None:
-        both = truth.classes, found.classes
-    picture = Picture(rgb, truth.labels, found.labels, both, colours)
+    known = truth.classes is not None and found.classes is not None
+    classes: Any = (truth.classes, found.classes) if known else None
+    picture = Picture(rgb, truth.labels, found.labels, classes, colours)
     return data_url(picture.overlay(_LARGEST), lossless=True)

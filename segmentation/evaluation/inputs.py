@@ -111,8 +111,8 @@ def find_inputs(
         for side, known, read in zip(sides, facts, both, strict=True):
             if read.values is not None:
                 known[side.path(name)] = facts_of(read.values, ids=True)
-        compared = [read.labels if read.values is None else read.values for read in both]
-        alike = alike and bool(np.array_equal(compared[0], compared[1]))
+        one, other = (read.labels if read.values is None else read.values for read in both)
+        alike = alike and np.array_equal(one, other)
         if name in probs:
             pixels = maps.read_probability(probs[name])
             _check_size(probs[name], pixels, truth.path(name), both[0].labels.shape)
@@ -131,8 +131,7 @@ def find_inputs(
         cautions.append(
             "every prediction is equal to its truth: is it the truth itself, or a copy?"
         )
-    true, predicted = judged
-    return Inputs(names, true, predicted, probs, shown, sorted(left_out), doubts + cautions)
+    return Inputs(names, *judged, probs, shown, sorted(left_out), doubts + cautions)
 
 
 def agreed(each: Sequence[Inputs], places: Sequence[Path]) -> Inputs:
@@ -186,6 +185,5 @@ def find_side(option: str, place: Path, reader: TruthReader, names: Collection[s
 def _check_size(path: Path, pixels: np.ndarray, truth: Path, size: tuple[int, ...]) -> None:
     if pixels.shape[:2] != size:
         here, there = (f"{height}×{width}" for height, width in (pixels.shape[:2], size))
-        raise UserError(
-            f"{path}: is {here} (H×W) but its truth {truth} is {there}; export both at one size"
-        )
+        what = f"is {here} (H×W) but its truth {truth} is {there}"
+        raise UserError(f"{path}: {what}; export both at one size")

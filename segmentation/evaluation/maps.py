@@ -58,16 +58,12 @@ def read_probability(path: Path) -> np.ndarray:
     if pixels.dtype in (np.uint8, np.uint16):
         return np.asarray(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)
     if pixels.dtype.kind != "f":
-        raise UserError(
-            f"{path}: probabilities of {pixels.dtype}; save them as 8 or 16 bit integers, or as "
-            "float32 from 0 to 1"
-        )
+        remedy = "save them as 8 or 16 bit integers, or as float32 from 0 to 1"
+        raise UserError(f"{path}: probabilities of {pixels.dtype}; {remedy}")
     low, high = float(pixels.min()), float(pixels.max())  # both are NaN if any value is
     if not (low >= 0 and high <= 1):
-        raise UserError(
-            f"{path}: probabilities from {low:g} to {high:g}; they must lie in 0 … 1 (logits need "
-            "a sigmoid first)"
-        )
+        remedy = "they must lie in 0 … 1 (logits need a sigmoid first)"
+        raise UserError(f"{path}: probabilities from {low:g} to {high:g}; {remedy}")
     return pixels.astype(np.float32)
 
 

@@ -88,12 +88,12 @@ class Plot:
         self.title, self.x, self.y, self.height, self.left = title, x, y, height, left
         self.wide, self.high = _WIDTH - left - right, height - _TOP - _BOTTOM
         self.parts = [_text(4, 16, title, "start", ' font-weight="600"')]
-        middle = left + self.wide / 2
-        self.parts.append(_text(middle, height - 6, names[0]) if names[0] else "")
-        turned = f' transform="rotate(-90 12 {_TOP + self.high / 2:.1f})"'
-        self.parts.append(
-            _text(12, _TOP + self.high / 2, names[1], "middle", turned) * bool(names[1])
-        )
+        if names[0]:
+            self.parts.append(_text(left + self.wide / 2, height - 6, names[0]))
+        if names[1]:
+            middle = _TOP + self.high / 2
+            turned = f' transform="rotate(-90 12 {middle:.1f})"'
+            self.parts.append(_text(12, middle, names[1], "middle", turned))
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Values in pixels, from the upper left."""
@@ -173,10 +173,7 @@ def curve(
 
 
 def chart(
-    title: str,
-    x_name: str,
-    lines: Mapping[str, Sequence[tuple[float, float]]],
-    log: bool = False,
+    title: str, x_name: str, lines: Mapping[str, Sequence[tuple[float, float]]], log: bool = False
 ) -> Markup:
     """Several lines, points (x, y) by name, over a common axis; nothing where there are none.
 
@@ -236,12 +233,9 @@ def histogram(
     """Counts between edges, on a log scale, every bin equally wide; ``mark`` is a line's place."""
     x, y = Axis(0, len(counts)), Axis(0, 1.3 * max(1, *counts), "count")
     even = math.isclose(edges[1] - edges[0], edges[-1] - edges[-2], rel_tol=1e-3)
-    values = (
-        Axis(edges[0], edges[-1]) if even else Axis(edges[0] or edges[1], edges[-1], "log")
-    ).ticks()
-    places = [float(np.interp(value, edges, range(len(edges)))) for value in values]
-    plot = Plot(title, x, y, height=200)
-    plot.grid(zip(places, map(tick_name, values), strict=True))
+    axis = Axis(edges[0], edges[-1]) if even else Axis(edges[0] or edges[1], edges[-1], "log")
+    plot, bins = Plot(title, x, y, height=200), range(len(edges))
+    plot.grid((float(np.interp(value, edges, bins)), tick_name(value)) for value in axis.ticks())
     for i, count in enumerate(counts):
         (left, top), (right, bottom) = plot.at(i, count), plot.at(i + 1, 0)
         says = f"{edges[i]:.4g} … {edges[i + 1]:.4g}: {count:,}"
@@ -250,7 +244,7 @@ def histogram(
             f'height="{bottom - top:.1f}"><title>{says}</title></rect>'
         )
     if mark is not None:
-        place = float(np.interp(mark, edges, range(len(edges))))
+        place = float(np.interp(mark, edges, bins))
         plot.line([plot.at(place, 0), plot.at(place, y.high)], "mark")
     return plot.svg()
 

@@ -33,9 +33,8 @@ def write_images(path: Path, frame: pd.DataFrame) -> None:
 def read_images(path: Path) -> pd.DataFrame:
     """Read the table; ``kind`` and ``group`` are empty where it has none.
 
-    Raises:
-        UserError: The file is missing or no such table, a cell is no number, or an image occurs
-            twice.
+    A file that is missing or no such table, a cell that is no number, or an image that occurs twice
+    is a :class:`UserError`.
     """
     try:
         text = io.StringIO(path.read_text(encoding="utf-8"))

@@ -16,10 +16,7 @@ _DAMAGE = re.compile("Corrupt JPEG data(?!: bad ICC)|Premature end")
 def decode_jpeg(data: bytes, colours: Literal["GRAY", "RGB"]) -> np.ndarray | None:
     """The pixels of a JPEG, (H, W, 1 or 3) uint8; ``None`` of a kind that only others read.
 
-    Damage that leaves a valid stream cannot be told: JPEG has no checksum.
-
-    Raises:
-        ValueError: The data are damaged.
+    Damage is a ``ValueError``; such as leaves a valid stream cannot be told: JPEG has no checksum.
     """
     if _decode is None:
         return None

@@ -34,10 +34,8 @@ def dump(content: Any, file: BinaryIO) -> None:
 def read(path: Path) -> Any:
     """``torch.load`` of tensors and plain values, onto the CPU.
 
-    A file without a seal, of an older version or other software, is held to its own check sums.
-
-    Raises:
-        UserError: It is missing, broken, or holds what could run code as it is read.
+    A file without a seal, of an older version or other software, is held to its own check sums. One
+    that is missing, broken, or holds what could run code as it is read is a :class:`UserError`.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "x.ckpt")

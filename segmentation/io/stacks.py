@@ -11,15 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from segmentation.errors import UserError
+from segmentation.io import images
 from segmentation.io.files import check_regular
-from segmentation.io.images import (
-    MICROSCOPE_SUFFIXES,
-    as_ids,
-    is_zarr,
-    read_image,
-    read_mask,
-    sixteen_bits,
-)
+from segmentation.io.images import MICROSCOPE_SUFFIXES, as_ids, is_zarr, sixteen_bits
 from segmentation.io.layout import Layout, image_layout
 from segmentation.io.metadata import Calibration, channel_names, read_calibration
 from segmentation.io.tiff import (
@@ -40,16 +34,11 @@ class Windows(Protocol):
     """A plane that need not fit into memory, read in windows."""
 
     @property
-    def name(self) -> str:
-        """Of its file."""
-
+    def name(self) -> str: ...  # of its file
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-
+    def shape(self) -> tuple[int, int, int]: ...  # (H, W, C)
     @property
-    def dtype(self) -> Any:
-        """uint8 or uint16."""
+    def dtype(self) -> Any: ...  # uint8 or uint16
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
         """A window within the plane: (rows, columns, C)."""
@@ -85,11 +74,11 @@ class Planes:
 
     def plane(self, number: int) -> np.ndarray:
         """Read one plane, without decoding the others: (H, W, C) uint8 or uint16."""
-        return read_image(self.path)
+        return images.read_image(self.path)
 
     def mask(self, number: int) -> np.ndarray:
         """The same of a mask: (H, W) as :func:`read_mask` gives it."""
-        return read_mask(self.path)
+        return images.read_mask(self.path)
 
     def windows(self, number: int, rows: int) -> AbstractContextManager[Windows]:
         """One plane in windows, of which the latest ``rows`` may be kept."""

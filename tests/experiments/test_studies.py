@@ -205,7 +205,7 @@ def test_score_at(score_at: Any) -> None:
     (name,) = data.split.val
     size = (16, 24) if score_at == "native" else (8, 8)
     assert batch["image"].shape == batch["target"].shape == (1, 1, 8, 8)
-    assert batch["labels"].shape == (1, *size) == (1, *data.gray(name).shape)
+    assert batch["labels"].shape == (1, *size) == (1, *data.pixels(name).shape[:2])
     image, truth, _ = data.shown(name)
     assert image.shape == (*size, 1) and truth.shape == size
     np.testing.assert_array_equal(truth, batch["labels"][0].numpy())

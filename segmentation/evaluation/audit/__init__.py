@@ -87,16 +87,10 @@ def audit(
         ignore: Of a folder: value of pixels that are not annotated.
         annotated: Of a folder: name of a folder of masks of what is annotated.
         truth: Of dic_hela: which.
-
-    Raises:
-        UserError: An option is out of its range or not of this data set, or as :func:`make_audit`.
     """
-    for name, value, allowed in (
-        ("near", near, 0 <= near < 1),
-        ("agree", agree, 0 <= agree <= 1),
-        ("small", small, small >= 0),
-    ):
-        if not allowed:
+    allowed = {"near": 0 <= near < 1, "agree": 0 <= agree <= 1, "small": small >= 0}
+    for name, value in (("near", near), ("agree", agree), ("small", small)):
+        if not allowed[name]:
             raise UserError(f"--{name} {value}: must be at least 0, and near and agree at most 1")
     module, own = _MODULES[dataset]
     one = masks[0] if masks and len(masks) == 1 else masks
@@ -135,10 +129,6 @@ def make_audit(
     Samples that cannot be read are listed; everything else is said of the others. A reader may have
     a method ``overlaps(record)``: pixels that belong to several objects of a sample, which its
     label map cannot tell. ``split`` may draw the parts; where that is impossible, it is noted.
-
-    Raises:
-        UserError: The output exists or cannot be written, the data set has no index or no sample
-            that can be read, or the split names samples that it does not hold.
     """
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise UserError(f"{output}: exists already; choose another --output")
@@ -213,8 +203,7 @@ def readable(
 ) -> tuple[SampleStore, list[Record], dict[str, str]]:
     """The samples of a data set that can be read, their records, and what is wrong with the others.
 
-    Raises:
-        UserError: None can be read, or what is at fault is not a single sample.
+    Where none can be read, or no single sample is at fault, it is a :class:`UserError`.
     """
     records = list(source.index())
     try:
@@ -238,11 +227,7 @@ def readable(
 
 
 def read_split(path: Path) -> Split:
-    """The ``split.json`` that a run keeps.
-
-    Raises:
-        UserError: It cannot be read, or is none.
-    """
+    """The ``split.json`` that a run keeps; another file is a :class:`UserError`."""
     try:
         content = read_json(path)
         parts = [tuple(content[part]) for part in PARTS]

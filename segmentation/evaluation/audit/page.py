@@ -11,7 +11,7 @@ from segmentation.data.sample import Sample, evenly
 from segmentation.evaluation.audit.duplicates import EDGES, Duplicates
 from segmentation.evaluation.audit.samples import FLAWS, SampleFacts
 from segmentation.evaluation.audit.sources import SHEET, LikelySource, contact_sheet
-from segmentation.evaluation.overlays import data_url, outlined, tint, to_rgb
+from segmentation.evaluation.overlays import data_url, in_a_row, outlined, tint, to_rgb
 from segmentation.evaluation.pages import render
 from segmentation.evaluation.plots import histogram, histogram_of
 
@@ -43,15 +43,13 @@ def audit_page(
         if members:
             flaws[what] = len(members), len({name for _, name in members}), pictures
     with_truth = [one for one in facts if one.objects is not None]
-    plots = [histogram_of("Samples by mean of the image", [one.mean for one in facts])]
-    if with_truth:
-        plots.append(
-            histogram_of("Samples by number of objects", [f.objects or 0 for f in with_truth])
-        )
-        shares = [one.foreground or 0 for one in with_truth]
-        plots.append(histogram_of("Samples by share of foreground", shares))
-    if areas := [area for one in facts for area in one.areas]:
-        plots.append(histogram_of("Objects by pixels (log scale)", areas, log=True))
+    numbers = {
+        "Samples by mean of the image": [one.mean for one in facts],
+        "Samples by number of objects": [one.objects or 0 for one in with_truth],
+        "Samples by share of foreground": [one.foreground or 0 for one in with_truth],
+        "Objects by pixels (log scale)": [area for one in facts for area in one.areas],
+    }
+    plots = [histogram_of(title, n, "log" in title) for title, n in numbers.items() if n]
     near = report["settings"]["near"]
     title = "Pairs by the difference of their fingerprints"
     return render(
@@ -80,10 +78,8 @@ def side_by_side(first: Sample, second: Sample) -> str:
     green.
     """
     (rgb, labels), (other_rgb, other) = _shrunk(first), _shrunk(second)
-    bar = np.full((len(rgb), 4, 3), 255, np.uint8)
     errors = tint(rgb, other > 0, np.where(other < 0, -1, labels), opacity=0.6)
-    panels = [outlined(rgb, labels), bar, outlined(other_rgb, other), bar, errors]
-    return data_url(np.hstack(panels))
+    return data_url(in_a_row(outlined(rgb, labels), outlined(other_rgb, other), errors))
 
 
 def closeup(sample: Sample, number: int, x: int, y: int) -> str:
