@@ -13,10 +13,7 @@ import tifffile
 from PIL import Image
 
 from segmentation.errors import UserError
-from segmentation.io.images import (
-    decode_image,
-    decode_mask,
-)
+from segmentation.io.images import decode_image, decode_mask
 
 HEIGHT, WIDTH = 33, 47
 RNG = np.random.default_rng(0)
@@ -52,9 +49,9 @@ def npy(image: Any) -> bytes:
     return file.getvalue()
 
 
-def pillow(image: np.ndarray, kind: str, **settings: Any) -> bytes:
-    file = BytesIO()
-    Image.fromarray(image).save(file, kind, **settings)
+def pillow(pixels: np.ndarray, kind: str, mode: str = "", **settings: Any) -> bytes:
+    file, image = BytesIO(), Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(file, kind, **settings)
     return file.getvalue()
 
 

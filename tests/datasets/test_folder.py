@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from segmentation.data.cache import decoded
 from segmentation.data.datamodule import DataFiles
 from segmentation.data.sample import Sample
 from segmentation.data.splits import GroupSplit
@@ -109,24 +108,6 @@ def test_masks_that_do_not_fit(root: Path) -> None:
     ids = np.repeat(np.arange(SIZE[1], dtype=np.uint8)[None] // 20, SIZE[0], 0)
     cv2.imwrite(str(mask), ids)
     refuses(r"holds 2 \(1, 2\); set mask_type: labels if each is one", read, root)
-
-
-def test_cache_follows_files_and_kind_of_masks(root: Path) -> None:
-    def setup(**settings: Any) -> FolderDataModule:
-        data = FolderDataModule(str(root), crop=32, num_workers=0, **settings)
-        data.setup("fit")
-        return data
-
-    before = setup()
-    assert before.raw.folder == setup().raw.folder
-    mask = root / "masks" / "field_0001.png"
-    cv2.imwrite(str(mask), np.zeros(SIZE, np.uint8))
-    after = setup()
-    assert after.raw.folder != before.raw.folder
-    labels = after.raw[1].labels
-    assert labels is not None and not labels.any()
-    ids = FolderDataset(str(root), mask_type="labels")
-    assert decoded(ids, after.cache).folder != after.raw.folder
 
 
 def test_overlapping_objects_are_counted_where_they_can_be_told(tmp_path: Path) -> None:

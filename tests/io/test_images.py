@@ -18,6 +18,7 @@ from segmentation.io.images import (
     read_values,
     write_image,
 )
+from segmentation.io.stacks import open_planes
 from tests.encoded import HEIGHT, RNG, WIDTH, encode, npy, pillow, pixels, png, refused, tiff
 from tests.errors import refuses
 
@@ -68,14 +69,16 @@ def test_png_of_few_bits_palettes_and_odd_chunks(capfd: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
-def test_images_and_masks_are_turned_upright(kind: str, orientation: int) -> None:
+def test_images_and_masks_are_turned_upright(kind: str, orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     blocks = np.kron(RNG.integers(0, 2, (4, 6)), np.full((8, 8), 255)).astype(np.uint8)
     settings = {"tiffinfo" if kind == "TIFF" else "exif": exif}
     data = pillow(blocks, kind, **settings)
     shown = ImageOps.exif_transpose(Image.open(BytesIO(data)))
-    np.testing.assert_array_equal(decode_image(data, "x")[..., 0], np.asarray(shown))
+    (tmp_path / "x").write_bytes(data)
+    for found in (decode_image(data, "x"), *open_planes(tmp_path / "x")):
+        np.testing.assert_array_equal(found[..., 0], np.asarray(shown))
     if kind != "JPEG":
         np.testing.assert_array_equal(decode_mask(data, "x"), np.asarray(shown))
 

@@ -123,19 +123,6 @@ def test_what_no_pixel_depends_on_is_not_unpacked(chunk: bytes) -> None:
         assert peak(lambda: decode_mask(data, "x")) < 2 * len(data) + 2**22  # noqa: B023
 
 
-@pytest.mark.parametrize("compression", ["zlib", "lzw", "packbits", "zstd", "lzma", "jpeg", None])
-@pytest.mark.parametrize("tile", [None, (16, 16)])
-def test_strips_and_tiles_are_unpacked_whole(compression: str, tile: tuple[int, int]) -> None:
-    """Those at the edges may be padded or not."""
-    rows, columns = np.mgrid[:45, :37]
-    image = (rows * 5 + columns).astype(np.uint8)
-    file = io.BytesIO()
-    strips = {"tile": tile} if tile else {"rowsperstrip": 16}
-    tifffile.imwrite(file, image, compression=compression, **strips)  # type: ignore[arg-type]
-    found = decode_image(file.getvalue(), "x")[..., 0]
-    assert np.abs(found.astype(int) - image).max() <= (8 if compression == "jpeg" else 0)
-
-
 def test_a_wide_page_of_few_tiles_is_truncated(tmp_path: Path) -> None:
     """Else windows of it would ask for half a million tiles."""
     file = io.BytesIO()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tifffile
 
 from segmentation.data.cache import decoded
@@ -35,18 +36,12 @@ def true_objects(root: Path, masks: str = "masks", cache: str = "cache") -> list
     return [entry.objects for entry in store.entries]
 
 
-def test_another_annotators_masks_are_other_data(tmp_path: Path) -> None:
-    write(tmp_path / "data", "expert1", 8)
-    write(tmp_path / "data", "expert2", 4)
-    assert true_objects(tmp_path / "data", "expert1") == [8, 8, 8]
-    assert true_objects(tmp_path / "data", "expert2") == [4, 4, 4]
-
-
-def test_masks_replaced_by_others_of_their_size_and_time(tmp_path: Path) -> None:
-    write(tmp_path / "data", "masks", 8)
-    assert true_objects(tmp_path / "data") == [8, 8, 8]
-    write(tmp_path / "data", "masks", 4)
-    assert true_objects(tmp_path / "data") == [4, 4, 4]
+@pytest.mark.parametrize("folders", [("expert1", "expert2"), ("masks", "masks")])
+def test_other_masks_of_the_same_size_and_time(folders: tuple[str, str], tmp_path: Path) -> None:
+    """Another annotator's, or such as take the place of others."""
+    for folder, count in zip(folders, (8, 4), strict=True):
+        write(tmp_path / "data", folder, count)
+        assert true_objects(tmp_path / "data", folder) == [count] * 3
 
 
 def test_a_touched_or_moved_file_is_the_same(tmp_path: Path) -> None:

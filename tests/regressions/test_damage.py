@@ -12,29 +12,17 @@ from PIL import Image
 
 from segmentation.errors import UserError
 from segmentation.io.images import decode_image, decode_mask
+from tests.encoded import pillow, tiff
 from tests.regressions.conftest import picture
 
 IMAGE, LABELS = picture(0)
 IDS = LABELS.astype(np.uint16)
 
 
-def tiff(pixels: np.ndarray, **settings: Any) -> bytes:
-    file = io.BytesIO()
-    tifffile.imwrite(file, pixels, **settings)
-    return file.getvalue()
-
-
-def pillow(pixels: np.ndarray, kind: str, mode: str | None = None, **settings: Any) -> bytes:
-    file = io.BytesIO()
-    image = Image.fromarray(pixels)
-    (image.convert(mode) if mode else image).save(file, kind, **settings)
-    return file.getvalue()
-
-
 # How large a share of the pixels may be wrong where one byte is, unnoticed.
 FILES: dict[str, tuple[Callable[[], bytes], bool, float]] = {
     "PNG, gray": (lambda: pillow(IMAGE, "PNG"), False, 0),
-    "PNG, palette": (lambda: pillow(LABELS.astype(np.uint8), "PNG", "P"), True, 0),
+    "PNG, palette": (lambda: pillow(LABELS.astype(np.uint8), "PNG", mode="P"), True, 0),
     "PNG, 16 bit": (lambda: pillow(IDS, "PNG"), True, 0),
     "PNG, 1 bit": (lambda: pillow(LABELS > 0, "PNG"), True, 0),
     "TIFF, deflate": (lambda: tiff(IMAGE, compression="zlib", predictor=True), False, 0),

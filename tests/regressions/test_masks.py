@@ -160,14 +160,6 @@ def test_masks_in_alpha_are_refused(colour: int, tmp_path: Path) -> None:
         read_mask(tmp_path / "c.png")
 
 
-def test_a_palettes_indices_are_the_ids(tmp_path: Path) -> None:
-    labels = picture(0)[1].astype(np.uint8)
-    image = Image.fromarray(labels, "L")
-    image.putpalette([*np.random.default_rng(1).integers(0, 256, 768)])
-    image.save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), labels)
-
-
 def test_fit_refuses_and_names_the_word(fit: Callable[..., Result], tmp_path: Path) -> None:
     write_pairs(tmp_path / "binary")
     told = fit("binary", LABELS)

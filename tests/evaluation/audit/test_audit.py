@@ -1,7 +1,8 @@
 """The whole audit: what it reports, what it writes, and what it does about bad input."""
 
+import html
 import json
-from html.parser import HTMLParser
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +20,17 @@ from segmentation.io.images import read_mask, write_image
 from tests.errors import refuses
 from tests.evaluation.audit.listed import Listed, block, noise, sample
 from tests.helpers import refusal
+from tests.pages import check_page
 
-FREE = ("meta", "img", "line")  # tags of HTML and SVG that need no end
 
-
-class Page(HTMLParser):
-    """Checks that tags nest, and keeps what could be fetched and the pictures."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.pictures: list[str] = []
-        self.text = ""
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        if tag not in FREE:
-            self.open.append(tag)
-        for name, value in attrs:
-            assert name not in ("href", "onload", "onerror"), value
-            if name == "src":
-                assert value.startswith("data:image/jpeg;base64,")
-                self.pictures.append(value)
-        assert tag not in ("script", "link", "iframe")
-
-    def handle_startendtag(self, tag: str, attrs: Any) -> None:
-        """Nothing to close."""
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+def page_of(output: Path) -> tuple[str, list[str]]:
+    """The text of an audit's page, which stands alone, and its pictures."""
+    text = (output / FILES[0]).read_text()
+    tags = check_page(text)
+    assert not {tag for tag, _ in tags} & {"script", "link", "iframe"}
+    pictures = [str(known["src"]) for tag, known in tags if tag == "img"]
+    assert all(picture.startswith("data:image/jpeg;base64,") for picture in pictures)
+    return html.unescape(re.sub("<[^>]*>", "", text)), pictures
 
 
 def listed(**settings: Any) -> Listed:
@@ -89,10 +68,10 @@ def test_everything_is_reported(tmp_path: Path) -> None:
     assert (labels["objects"], labels["parts"], labels["holes"], labels["cut"]) == (2, 1, 0, 0)
     assert labels["overlaps"] is None
     assert [one["id"] for one in report["samples"]] == ["a", "b<i>", "c", "d"]
-    page = Page((output / FILES[0]).read_text())
-    assert len(page.pictures) == 3  # the pair, the object of two parts, a likely source
+    page, pictures = page_of(output)
+    assert len(pictures) == 3  # the pair, the object of two parts, a likely source
     for text in ("Overlaps: not available", "IoU 0.000, contradicting", "b<i>", "identical"):
-        assert text in page.text
+        assert text in page
 
 
 def test_samples_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
@@ -100,7 +79,7 @@ def test_samples_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
     report = make_audit(source, tmp_path / "out", SPLIT, "mine", cache=tmp_path)
     assert report["faults"] == {name: f"{name}.png: broken; copy it again" for name in "ad"}
     assert report["samples_read"] == 2 and report["split"]["parts"]["test"] == 0
-    assert "a.png: broken" in Page((tmp_path / "out" / FILES[0]).read_text()).text
+    assert "a.png: broken" in page_of(tmp_path / "out")[0]
     assert '#  - "a"  # a.png: broken' in (tmp_path / "out" / "corrections.yaml").read_text()
     refuses(r"a\.png: broken", readable, listed(faults=("a", "b<i>", "c", "d")), tmp_path)
 
@@ -109,8 +88,7 @@ def test_a_split_that_cannot_be_drawn_is_noted(tmp_path: Path) -> None:
     split = GroupSplit(val=1, test=1)
     report = make_audit(listed(), tmp_path / "out", split, "by group", cache=tmp_path)
     assert "2 group(s)" in report["split"]["error"]
-    page = Page((tmp_path / "out" / FILES[0]).read_text())
-    assert "by group: not possible. split: 2 group(s)" in page.text
+    assert "by group: not possible. split: 2 group(s)" in page_of(tmp_path / "out")[0]
     split = RandomSplit(val=1, test=1)
     drawn = make_audit(listed(), tmp_path / "2", split, "random", cache=tmp_path)
     assert sum(drawn["split"]["parts"].values()) == 4
@@ -124,13 +102,13 @@ def test_overlaps_where_the_reader_knows(tmp_path: Path) -> None:
     source = Knowing(*listed().samples.values())
     report = make_audit(source, tmp_path / "out", SPLIT, "mine", cache=tmp_path)
     assert report["labels"]["overlaps"] == {"c": 7}
-    assert "Overlapping objects" in Page((tmp_path / "out" / FILES[0]).read_text()).text
+    assert "Overlapping objects" in page_of(tmp_path / "out")[0]
 
 
 def test_one_image_without_truth(tmp_path: Path) -> None:
     source = Listed(sample("a", np.zeros((5, 5), np.uint8), None))
     make_audit(source, tmp_path / "out", Split(("a",), (), ()), "mine", cache=tmp_path)
-    assert "No duplicates." in Page((tmp_path / "out" / FILES[0]).read_text()).text
+    assert "No duplicates." in page_of(tmp_path / "out")[0]
 
 
 def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
