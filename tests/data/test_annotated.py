@@ -145,19 +145,6 @@ def test_draws_follow_the_annotated_pixels(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.array(weights) * 4, [150, 150, 64 * 48, 64 * 48])
 
 
-def test_one_window_of_a_large_image_is_found_at_once(tmp_path: Path) -> None:
-    labels = np.memmap(tmp_path / "labels", np.int8, "w+", shape=(4000, 5000))
-    labels[:] = -1
-    labels[3000:3064, 1000:1064] = 1
-    pixels = AnnotatedPixels([])
-    pixels.partial = {0}
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        place = pixels.draw(0, labels, rng)
-        assert place is not None and labels[place] == 1
-    assert len(pixels._sums) == 1
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
 def test_every_recipe_moves_what_is_not_annotated(recipe: str, dtype: type) -> None:

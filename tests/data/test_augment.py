@@ -14,7 +14,6 @@ import pytest
 from segmentation.data import augment
 from segmentation.data.augment import RECIPES, Augmentation, StainJitter, random_crop
 from segmentation.errors import UserError
-from tests.errors import refuses
 
 every_recipe = pytest.mark.parametrize("recipe", RECIPES)
 every_channels = pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
@@ -281,10 +280,6 @@ def test_ids_at_the_limit(recipe: str) -> None:
         labels = np.pad(np.full((4, 4), largest, np.int32), 2)
         moved = run(recipe, 1, labels[..., None].astype(np.uint8), labels)[1]
         assert moved.dtype == np.int32 and set(np.unique(moved)) == {0, largest}
-
-
-def test_unknown_recipe() -> None:
-    refuses(r"no recipe is called 'lihgt'; choose from none, flips, ", Augmentation, "lihgt")
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 48), (64, 80)])

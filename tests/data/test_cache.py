@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -252,16 +251,6 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
             "SEGMENTATION_CACHE to a folder with write access and free space",
             text,
         )
-
-
-def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(file: Any, sample: Sample) -> None:
-        file.write(b"some")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(cache, "_write", full)
-    refuses(r"cannot be written \(No space left on device\)", decoded, Numbers(), tmp_path)
-    assert stores(tmp_path) == []
 
 
 def age(path: Path, days: float) -> None:

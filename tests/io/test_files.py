@@ -3,12 +3,11 @@
 import csv
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from segmentation.errors import UserError
-from segmentation.io.files import check_regular, write_bytes, write_table
+from segmentation.io.files import check_regular, write_table
 from tests.errors import refuses
 
 
@@ -24,24 +23,6 @@ def test_tables(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["new"]  # nothing begun
     with pytest.raises(UserError, match=r"cannot be written .*; choose a folder with write"):
         write_table(tmp_path / "new" / "x.csv" / "y.csv", ("a",), [])
-
-
-def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_bytes(tmp_path / "x", b"old")
-
-    real = Path.open
-
-    def full(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
-        if "w" not in mode:
-            return real(path, mode, *more, **named)
-        path.touch()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(UserError, match=r"x: cannot be written \(No space left on device\)"):
-        write_bytes(tmp_path / "x", b"new")
-    assert {path.name for path in tmp_path.iterdir()} == {"x"}
-    assert (tmp_path / "x").read_bytes() == b"old"
 
 
 def test_pipes_and_devices_are_never_opened(tmp_path: Path) -> None:

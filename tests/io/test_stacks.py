@@ -94,18 +94,6 @@ def test_one_rgb_image_is_no_stack(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack(list(planes)), RGB)
 
 
-@pytest.mark.parametrize("layout", ["ome", "imagej"])
-def test_three_channels_are_colours(tmp_path: Path, layout: str) -> None:
-    image = np.moveaxis(RGB, -1, 1)  # (Z, C, Y, X)
-    settings: dict[str, Any] = {layout: True, "metadata": {"axes": "ZCYX"}}
-    if layout == "ome":  # channels first
-        image, settings["metadata"] = image.swapaxes(0, 1), {"axes": "CZYX"}
-    path = tiff(tmp_path / "x.tif", image, **settings)
-    planes = open_planes(path)
-    assert (planes.axes, planes.lengths) == ("Z", (4,))
-    np.testing.assert_array_equal(np.stack(list(planes)), RGB)
-
-
 def test_refusals(tmp_path: Path) -> None:
     path, small = tmp_path / "x.tif", STACK[0, :10]
     for made, says in (

@@ -111,16 +111,6 @@ def test_one_image_without_truth(tmp_path: Path) -> None:
     assert "No duplicates." in page_of(tmp_path / "out")[0]
 
 
-def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(UserError, match="No space"):
-        make_audit(listed(), tmp_path / "new" / "out", SPLIT, "mine", cache=tmp_path)
-    assert list((tmp_path / "new").iterdir()) == []
-
-
 def test_bad_input_of_audit(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
