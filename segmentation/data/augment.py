@@ -215,9 +215,8 @@ class Augmentation:
 
     def __init__(self, recipe: str, channels: int = 3, rgb: bool = True) -> None:
         if recipe not in RECIPES:
-            raise UserError(
-                f"augmentation: no recipe is called {recipe!r}; choose from {', '.join(RECIPES)}"
-            )
+            names = ", ".join(RECIPES)
+            raise UserError(f"augmentation: no recipe is called {recipe!r}; choose from {names}")
         steps = RECIPES[recipe]()
         if channels != 3 or not rgb:
             without = _RGB_ONLY if channels == 1 else (*_RGB_ONLY, *_GRAY_OR_RGB)

@@ -51,18 +51,7 @@ ArrayPlace = tuple[int, tuple[int, ...], str]  # byte offset, shape, dtype
 
 @dataclass(frozen=True, slots=True)
 class StoredSample:
-    """What is known of a sample without reading it.
-
-    Attributes:
-        id, group, kind, subset: As in :class:`Sample`.
-        image, labels, weight, classes: Byte offset in ``data.bin``, shape and dtype of each array.
-        objects: How many the labels hold; ``None`` without labels.
-        diameter: Median over the objects of the diameter of a disc of the same area, in pixels;
-            ``None`` without objects.
-        unannotated: Pixels whose label is -1.
-        digest: Hash of the image's pixels, shape and dtype: equal for exact duplicates.
-        facts, channels, pixel_size: As in :class:`Sample`.
-    """
+    """What is known of a sample without reading it: as in :class:`Sample`, but for the arrays."""
 
     id: str
     group: str
@@ -72,10 +61,10 @@ class StoredSample:
     labels: ArrayPlace | None
     weight: ArrayPlace | None
     classes: ArrayPlace | None
-    objects: int | None
-    diameter: float | None
-    unannotated: int
-    digest: str
+    objects: int | None  # in the labels; ``None`` without labels
+    diameter: float | None  # of a disc of the median object's area, in pixels; ``None`` without
+    unannotated: int  # pixels whose label is -1
+    digest: str  # of the image's pixels, shape and dtype: equal for exact duplicates
     facts: MaskFacts | None
     channels: tuple[str, ...]
     pixel_size: tuple[float, float] | None
@@ -157,10 +146,8 @@ def decoded(source: Source, folder: Path | None = None, workers: int | None = No
     records = source.index()
     seen: dict[str, str] = {}
     for record in records:
-        if record.id in seen:
-            raise UserError(
-                f"{record.image}: the id {record.id} is taken by {seen[record.id]}; rename one"
-            )
+        if (name := record.id) in seen:
+            raise UserError(f"{record.image}: the id {name} is taken by {seen[name]}; rename one")
         seen[record.id] = record.image
     about = [LAYOUT, source.version, [(r.id, r.stamp, r.group, r.subset) for r in records]]
 

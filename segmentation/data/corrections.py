@@ -87,9 +87,8 @@ class Corrected(SegmentationDataset):
                 raise UserError(f"{what} has none; remove the entry")
             if owner.labels.shape != sample.image.shape[:2]:
                 sizes = ["×".join(map(str, a.shape[:2])) for a in (owner.labels, sample.image)]
-                raise UserError(
-                    f"{what} is {sizes[0]} (H×W) where the image is {sizes[1]}; remove the entry"
-                )
+                sizes_differ = f"is {sizes[0]} (H×W) where the image is {sizes[1]}"
+                raise UserError(f"{what} {sizes_differ}; remove the entry")
             # Some readers judge the kind by the mask (with or without a nerve).
             kinds.setdefault(int(np.count_nonzero(owner.labels > 0)), owner.kind)
             if labels is not None and owner.classes is not None:

@@ -23,28 +23,17 @@ from segmentation.targets.border_weights import WeightMap
 
 
 class Batch(TypedDict, total=False):
-    """What the task receives.
+    """What the task receives; ``annotated`` only if an image of the part is annotated in part."""
 
-    Keys:
-        image: (B, C, H, W) uint8, after :meth:`Preprocess.prepare`.
-        target: What ``Target.encode`` made of the labels, at the image's size.
-        weight: (B, H, W) float32 weights of the pixels in the loss, where ``data.weight`` is set.
-        annotated: (B, H, W) bool, the pixels that count in the loss; only where some image of the
-            part has pixels that are not annotated.
-        labels: (B, H', W') int32 instance ids at the size that is scored (evaluation).
-        classes: (B, n + 1) uint8 class of each id, where there are classes (evaluation, B = 1).
-        id, kind, group: As in :class:`Sample`; the group in evaluation.
-    """
-
-    image: Tensor
-    target: Tensor
-    weight: Tensor
-    annotated: Tensor
-    labels: Tensor
-    classes: Tensor
+    image: Tensor  # (B, C, H, W) uint8, after :meth:`Preprocess.prepare`
+    target: Tensor  # what ``Target.encode`` made of the labels, at the image's size
+    weight: Tensor  # (B, H, W) float32 of the pixels in the loss, where ``data.weight`` is set
+    annotated: Tensor  # (B, H, W) bool, the pixels that count in the loss
+    labels: Tensor  # (B, H', W') int32 instance ids at the size that is scored (evaluation)
+    classes: Tensor  # (B, n + 1) uint8 class of each id, if there are classes (evaluation, B = 1)
     id: list[str]
     kind: list[str]
-    group: list[str]
+    group: list[str]  # in evaluation
 
 
 class Samples(Protocol):
@@ -83,22 +72,13 @@ class SampleSubset:
 
 @dataclass(frozen=True)
 class TrainWindows:
-    """How training examples are cut from images and augmented.
+    """How training examples are cut from images and augmented."""
 
-    Attributes:
-        augmentation: Name of a recipe, applied after the crop.
-        crop: (height, width) of a random window, or ``None`` for the whole image. In images that
-            are annotated in part it holds an annotated pixel.
-        zoom: Range of random magnification of the window.
-        seed: Of the run.
-        copy_paste: Probability that objects of another image are pasted into a window.
-    """
-
-    augmentation: str
-    crop: tuple[int, int] | None
-    zoom: tuple[float, float]
-    seed: int
-    copy_paste: float = 0.0
+    augmentation: str  # name of a recipe, applied after the crop
+    crop: tuple[int, int] | None  # (height, width) of a random window; ``None``: the whole image
+    zoom: tuple[float, float]  # range of random magnification of the window
+    seed: int  # of the run
+    copy_paste: float = 0.0  # probability that objects of another image are pasted into a window
 
     def cut(
         self,
@@ -179,21 +159,13 @@ class TrainSet(Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True, eq=False)
 class EvalSet(Dataset[dict[str, Any]]):
-    """Whole images, in order; each item is one example of a :class:`Batch`.
-
-    Attributes:
-        samples: Prepared samples with labels.
-        target: Encodes the labels.
-        weight: Weights the pixels in the loss, or ``None``.
-        native: Score at the images' own size, rather than at the network's.
-        groups: Id ► the group that is told of it; by default the sample's own.
-    """
+    """Whole images, in order; each item is one example of a :class:`Batch`."""
 
     samples: Samples
     target: Target
-    weight: WeightMap | None
-    native: bool = True
-    groups: Mapping[str, str] = field(default_factory=dict)
+    weight: WeightMap | None  # of the pixels in the loss
+    native: bool = True  # score at the images' own size, rather than at the network's
+    groups: Mapping[str, str] = field(default_factory=dict)  # by id, instead of the sample's own
 
     @cached_property
     def partial(self) -> bool:

@@ -60,25 +60,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Where one sample lies, known without decoding it.
-
-    Attributes:
-        image: Path (or archive member) of the image.
-        masks: Paths (or members) of its truth; empty when there is none.
-        stamp: Of the content of this sample's files (checksums): other content, another stamp.
-        id, group, subset: As in :class:`Sample`.
-        more: Paths of further files of the image, a channel each.
-        plane: Number of the plane, from 0, where the files are stacks.
-    """
+    """Where one sample lies, known without decoding it; see :class:`Sample`."""
 
     id: str
-    image: str
-    masks: tuple[str, ...]
-    stamp: str
+    image: str  # path, or member of an archive
+    masks: tuple[str, ...]  # the same of its truth; empty when there is none
+    stamp: str  # of the content of its files (checksums): other content, another stamp
     group: str = ""
     subset: str = ""
-    more: tuple[str, ...] = ()
-    plane: int | None = None
+    more: tuple[str, ...] = ()  # paths of further files of the image, a channel each
+    plane: int | None = None  # its number, from 0, where the files are stacks
 
 
 class Source(Protocol):
@@ -138,9 +129,8 @@ class SegmentationDataset(Dataset[Sample], Source):
         from skimage.segmentation import mark_boundaries
 
         sample = self[i]
-        shown = np.broadcast_to(
-            sample.image / max(1, sample.image.max()), (*sample.image.shape[:2], 3)
-        )
+        image = sample.image / max(1, sample.image.max())
+        shown = np.broadcast_to(image, (*image.shape[:2], 3))
         if sample.labels is not None:
             shown = mark_boundaries(shown, sample.labels.clip(0))
             shown[sample.labels < 0] *= 0.5

@@ -55,17 +55,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One training example: together with the run's seed it decides every pixel.
+    """One training example: together with the run's seed it decides every pixel."""
 
-    Attributes:
-        index: Of the sample, in its part of the split.
-        epoch: From 0.
-        repeat: Counts the times that this index was drawn before in this epoch.
-    """
-
-    index: int
-    epoch: int
-    repeat: int
+    index: int  # of the sample, in its part of the split
+    epoch: int  # from 0
+    repeat: int  # how often this index was drawn before in this epoch
 
     def rng(self, seed: int) -> np.random.Generator:
         """The source of every random number of this example in the run with this ``seed``."""

@@ -11,17 +11,11 @@ from segmentation.errors import UserError
 
 @dataclass(frozen=True)
 class Division:
-    """The images of a data set, and how they are divided.
+    """The images of a data set, and how they are divided."""
 
-    Attributes:
-        name: Of the data set.
-        split: Their ids.
-        digests: Id ► digest of the image's pixels. Others are known by their names.
-    """
-
-    name: str
+    name: str  # of the data set
     split: Split
-    digests: Mapping[str, str]
+    digests: Mapping[str, str]  # id ► digest of the image's pixels; others are known by names
 
     def keys(self, part: str) -> dict[str, str]:
         """What each image of a part is known by ► its id."""

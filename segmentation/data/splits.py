@@ -318,8 +318,6 @@ class OfficialSplit(Splitter):
 
     def _some(self, train: tuple[str, ...]) -> tuple[str, ...]:
         count = len(train) if self.train is None else self.train
-        if not 0 < count <= len(train):
-            raise UserError(
-                f"split: train={count} is not between 1 and {len(train)}, all there are"
-            )
+        if not 0 < count <= (most := len(train)):
+            raise UserError(f"split: train={count} is not between 1 and {most}, all there are")
         return tuple(sorted(shuffled(train, self.seed)[:count]))

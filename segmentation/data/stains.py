@@ -32,18 +32,14 @@ Windows = Callable[[], Iterable[np.ndarray]]
 class View:
     """How one image becomes bright objects on dark.
 
-    Attributes:
-        says: What is done, in words: ``AS_IT_IS``, ``INVERTED``, ``FIXED`` or ``ESTIMATED``.
-        top: The greatest value that the image could have, such as 4095 of 12 bits.
-        weights: What the densities of red, green and blue are multiplied with, to give that of
-            hematoxylin; ``()`` for gray.
-        white: Light of red, green and blue without any stain, in 0…1.
+    ``weights`` are what the densities of red, green and blue are multiplied with, to give that of
+    hematoxylin; ``()`` for gray.
     """
 
-    says: str
-    top: int
+    says: str  # what is done: ``AS_IT_IS``, ``INVERTED``, ``FIXED`` or ``ESTIMATED``
+    top: int  # the greatest value that the image could have, such as 4095 of 12 bits
     weights: tuple[float, ...] = ()
-    white: tuple[float, ...] = ()
+    white: tuple[float, ...] = ()  # red, green and blue light without any stain, in 0…1
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """The image or a window of it, (H, W, 1 or 3) uint8 or uint16 ► (H, W, 1).

@@ -130,7 +130,6 @@ def _find(root: Path) -> Tree:
     if not found:
         raise UserError(f"{root}: holds no Cell Tracking Challenge data; {REMEDY}")
     if len(found) > 1:
-        raise UserError(
-            f"{root}: holds {found[0].name} and {found[1].name}; put each into a root of its own"
-        )
+        both = f"{found[0].name} and {found[1].name}"
+        raise UserError(f"{root}: holds {both}; put each into a root of its own")
     return Tree(found[0])

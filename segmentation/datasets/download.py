@@ -52,11 +52,7 @@ with Path(__file__).with_name("official.yaml").open(encoding="utf-8") as table:
 
 
 def prepare(
-    dataset: Name,
-    /,
-    root: Path,
-    archive: Sequence[Path] | None = None,
-    url_base: str = "",
+    dataset: Name, /, root: Path, archive: Sequence[Path] | None = None, url_base: str = ""
 ) -> None:
     """Download, verify, unpack and check a public data set, and print what it holds.
 

@@ -132,9 +132,8 @@ class DSB2018(SegmentationDataset):
         if subset == "train":
             tree.check_partners(images, masks, "no masks; add {0}/masks/*.png or remove {0}")
         for name in solution.keys() - images.keys():
-            raise UserError(
-                f"{SOLUTION}: {name} has no image in {tree.path.name}; add it or remove its rows"
-            )
+            what = f"{name} has no image in {tree.path.name}"
+            raise UserError(f"{SOLUTION}: {what}; add it or remove its rows")
         records = []
         for name, path in images.items():
             stamp = f"{tree.stamp(path, *masks[name])}|{solution.get(name, '')}"

@@ -73,11 +73,9 @@ def per_plane(record: Record, objects: bool) -> Sequence[Record]:
     for truth in map(Path, record.masks):
         if is_outlines(truth) or truth.suffix.lower() in (".csv", ".npz"):
             raise UserError(f"{truth}: is not read as the truth of a stack, {path.name}; {remedy}")
-        mask = open_planes(truth)
-        if len(mask) != count:
-            raise UserError(
-                f"{truth}: {len(mask)} plane(s), but the stack {path.name} has {count}; {remedy}"
-            )
+        if (planes_there := len(open_planes(truth))) != count:
+            has = f"{planes_there} plane(s), but the stack {path.name} has {count}"
+            raise UserError(f"{truth}: {has}; {remedy}")
     digits = max(4, len(str(count - 1)))
     group = record.group or record.id
     return [

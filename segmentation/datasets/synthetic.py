@@ -36,12 +36,7 @@ Layout = Literal[
 _TRAIN, _TEST, _FOLDER, _FILM, _SCREEN, _NECK, _CLASSES, _STARDIST = range(8)
 
 
-def synthetic(
-    output: Path,
-    layout: Layout = "dsb2018",
-    images: int = 60,
-    seed: int = 0,
-) -> None:
+def synthetic(output: Path, layout: Layout = "dsb2018", images: int = 60, seed: int = 0) -> None:
     """Make synthetic images (nuclei, cells, ultrasound) with truth to try everything with.
 
     Args:
@@ -89,9 +84,8 @@ def write_dsb2018(
         _write_file(folder / f"images/{image_id}.png", image)
         for label in range(1, labels.max() + 1):
             if part == _TRAIN:
-                _write_file(
-                    folder / f"masks/{_hash(image_id, label)}.png", _binary(labels == label)
-                )
+                path = folder / f"masks/{_hash(image_id, label)}.png"
+                _write_file(path, _binary(labels == label))
             else:
                 code = rle_encode(labels == label)
                 rows.append(f"{image_id},{code},{height},{width},Public\n")
@@ -173,9 +167,8 @@ def write_dic_hela(root: Path, images: int = 24, size: Shape = (256, 256), seed:
         frames, place = (images + 2 - number) // 2, root / f"DIC-C2DH-HeLa/{number:02}"
         gold, silver = Path(f"{place}_GT"), Path(f"{place}_ST")
         rng = np.random.default_rng([seed, _FILM, number])
-        for time, (image, labels) in enumerate(
-            progress(film(rng, frames, size), "drawing", frames)
-        ):
+        drawn = progress(film(rng, frames, size), "drawing", frames)
+        for time, (image, labels) in enumerate(drawn):
             truth = np.where(labels, 3 * labels + 1, 0).astype(np.uint16)
             _write_file(place / f"t{time:03}.tif", image, lzw=True)
             _write_file(silver / f"SEG/man_seg{time:03}.tif", cv2.medianBlur(truth, 5), lzw=True)
@@ -273,8 +266,8 @@ def _image_at(
     seed: int, part: int, index: int, size: Shape | None, kind: Kind
 ) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng([seed, part, index])
-    drawn_size = _SIZES[rng.integers(len(_SIZES))]
-    return render_nuclei(rng, size or drawn_size, kind)
+    usual = _SIZES[rng.integers(len(_SIZES))]  # drawn in any case
+    return render_nuclei(rng, size or usual, kind)
 
 
 def _hash(*parts: object) -> str:

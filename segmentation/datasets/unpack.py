@@ -91,9 +91,8 @@ def _members(file: zipfile.ZipFile, archive: Path, top: str) -> Members:
     if size > max(SMALL, RATIO * packed):
         fault = f"{packed:,} bytes would unpack to {size:,}, a decompression bomb"
     if fault:
-        raise UserError(
-            f"{archive}: {fault}; do not trust this archive, fetch it from its official place"
-        )
+        remedy = "do not trust this archive, fetch it from its official place"
+        raise UserError(f"{archive}: {fault}; {remedy}")
     files = {i.filename: i for i in infos if not i.is_dir() and not is_junk(i.filename)}
     inside = {n.removeprefix(f"{top}/"): i for n, i in files.items() if n.startswith(f"{top}/")}
     if not files:

@@ -28,16 +28,10 @@ SIGMAS = 1.0, 2.0  # pixels
 
 @dataclass(frozen=True)
 class Classical:
-    """A picture of the image, a Gaussian filter, Otsu's threshold, and watershed.
+    """A picture of the image, a Gaussian filter, Otsu's threshold, and watershed."""
 
-    Attributes:
-        picture: One of ``PICTURES``; the brighter side of the threshold is foreground.
-        sigma: Of the filter, in pixels.
-        chosen: By what.
-    """
-
-    picture: str = EACH
-    sigma: float = 1.0
+    picture: str = EACH  # of ``PICTURES``; the brighter side of the threshold is foreground
+    sigma: float = 1.0  # of the filter, in pixels
     chosen: str = "by the images alone: no truth was looked at"
 
     def __str__(self) -> str:
@@ -83,9 +77,8 @@ def classical_of(samples: Iterable[tuple[np.ndarray, np.ndarray]], what: str) ->
         samples: Images (H, W, C) as read, and their (H, W) ids, -1 = not annotated.
         what: They are, such as "validation images".
     """
-    tried = [
-        Classical(picture, sigma) for picture in (EACH, GRAY, INVERTED, STAIN) for sigma in SIGMAS
-    ]
+    pictures = EACH, GRAY, INVERTED, STAIN
+    tried = [Classical(picture, sigma) for picture in pictures for sigma in SIGMAS]
     scores = []
     for image, labels in samples:
         known, truth = labels >= 0, labels > 0

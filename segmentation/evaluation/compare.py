@@ -168,9 +168,8 @@ def _score_rows(
 ) -> list[dict[str, Any]]:
     """A row for each common score and entry."""
     runs = [run for scored in tables for run in scored]
-    drawn = intervals.resample(
-        {id(s): s for run in runs for n, s in run.items() if n in common}, groups
-    )
+    every = {id(s): s for run in runs for name, s in run.items() if name in common}
+    drawn = intervals.resample(every, groups)
     rows = []
     for name in common:
         first: np.ndarray | None = None

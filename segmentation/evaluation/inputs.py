@@ -131,7 +131,8 @@ def find_inputs(
         cautions.append(
             "every prediction is equal to its truth: is it the truth itself, or a copy?"
         )
-    return Inputs(names, *judged, probs, shown, sorted(left_out), doubts + cautions)
+    true, predicted = judged
+    return Inputs(names, true, predicted, probs, shown, sorted(left_out), doubts + cautions)
 
 
 def agreed(each: Sequence[Inputs], places: Sequence[Path]) -> Inputs:

@@ -34,20 +34,12 @@ _SMALL = 360  # pixels of a panel below which it is enlarged
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, its truth and a prediction.
+    """An image, its truth and a prediction; colours tell kinds of objects, or errors by pixels."""
 
-    Attributes:
-        image: (H, W, C) uint8.
-        truth: (H, W) ids of the true objects, 0 = background, -1 = not annotated.
-        predicted: (H, W) ids of the predicted ones; with ``colours`` of pixels the foreground.
-        classes: (n + 1,) class of each true and of each predicted id, where there are classes.
-        colours: What they tell: the kinds of objects, or hits and errors by pixels.
-    """
-
-    image: np.ndarray
-    truth: np.ndarray
-    predicted: np.ndarray
-    classes: tuple[np.ndarray, np.ndarray] | None = None
+    image: np.ndarray  # (H, W, C) uint8
+    truth: np.ndarray  # (H, W) ids of the true objects, 0 = background, -1 = not annotated
+    predicted: np.ndarray  # (H, W) ids of the predicted ones; for colours of pixels the foreground
+    classes: tuple[np.ndarray, np.ndarray] | None = None  # (n + 1,) of each true, predicted id
     colours: Colours = "objects"
 
     def kinds(self) -> tuple[np.ndarray, np.ndarray, list[int]]:

@@ -108,10 +108,9 @@ def sixteen_bits(pixels: np.ndarray, channels: Sequence[str], name: object) -> n
 def _scaled(pixels: np.ndarray, name: object) -> np.ndarray:
     low, high = pixels.min().item(), pixels.max().item()
     if not math.isfinite(high - low):
-        raise UserError(
-            f"{name}: {pixels.dtype} pixels from {low:g} to {high:g}; replace those that are no "
-            "finite numbers, or save it as 16 bit integers"
-        )
+        what = f"{pixels.dtype} pixels from {low:g} to {high:g}"
+        remedy = "replace those that are no finite numbers, or save it as 16 bit integers"
+        raise UserError(f"{name}: {what}; {remedy}")
     if pixels.dtype.kind != "f" and high - min(low, 0) < 65536:
         return np.asarray((pixels.astype(np.int64) - min(low, 0)).astype(np.uint16))
     first, last = np.percentile(pixels, (0.1, 99.9)).tolist()

@@ -14,19 +14,12 @@ _NARROWEST = 10  # pixels
 
 
 class Layout(NamedTuple):
-    """The planes of the one image in a file.
+    """The planes of the one image in a file."""
 
-    Attributes:
-        axes: What they run over, slowest first.
-        lengths: Along each axis.
-        planes: The pages of each plane: one, or one a channel.
-        by_rows: The one plane's pages are its rows instead, W×C each.
-    """
-
-    axes: str
-    lengths: tuple[int, ...]
-    planes: tuple[tuple[int, ...], ...]
-    by_rows: bool = False
+    axes: str  # what they run over, slowest first
+    lengths: tuple[int, ...]  # along each axis
+    planes: tuple[tuple[int, ...], ...]  # the pages of each plane: one, or one a channel
+    by_rows: bool = False  # the one plane's pages are its rows instead, W×C each
 
 
 def image_layout(tiff: TiffFile, name: object) -> Layout:

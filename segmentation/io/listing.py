@@ -94,10 +94,8 @@ def list_files(folder: Path) -> Listing:
         place, above = waiting.pop()
         try:
             about = os.stat(folder / place)
-            known = (
-                (about.st_dev, about.st_ino) if about.st_ino else os.path.realpath(folder / place)
-            )
-            here = (*above, known)
+            known: object = (about.st_dev, about.st_ino)
+            here = (*above, known if about.st_ino else os.path.realpath(folder / place))
             entries = sorted(os.scandir(folder / place), key=lambda entry: entry.name)
         except OSError:
             passed[UNREAD].append(place or str(folder))

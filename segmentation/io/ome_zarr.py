@@ -33,15 +33,10 @@ _LABELS = "segmentation"  # their name within labels/
 
 @dataclass(frozen=True)
 class ZarrPlanes(Planes):
-    """The planes of an OME-Zarr.
+    """The planes of an OME-Zarr."""
 
-    Attributes:
-        level: Folder of the array of full resolution.
-        order: Its axes, such as "tczyx".
-    """
-
-    level: Path = Path()
-    order: str = ""
+    level: Path = Path()  # folder of the array of full resolution
+    order: str = ""  # its axes, such as "tczyx"
 
     def plane(self, number: int) -> np.ndarray:
         with decoding(self.path, "OME-Zarr"):

@@ -106,9 +106,8 @@ def _regions_of_rois(path: Path, shape: tuple[int, int]) -> Iterator[Region]:
 
 def _pixels_of_roi(roi: ImagejRoi, shape: tuple[int, int], what: str) -> np.ndarray:
     if roi.options & ROI_OPTIONS.SPLINE_FIT or (roi.rounded_rect_arc_size and not roi.composite):
-        raise UserError(
-            f"{what} has rounded lines; in ImageJ choose Edit ► Selection ► Interpolate"
-        )
+        remedy = "in ImageJ choose Edit ► Selection ► Interpolate"
+        raise UserError(f"{what} has rounded lines; {remedy}")
     if roi.composite and roi.multi_coordinates is not None:
         with decoding(what, "path"):  # curves have no corners
             return polygon(ImagejRoi.path2coords(roi.multi_coordinates), shape, what)

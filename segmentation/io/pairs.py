@@ -52,9 +52,8 @@ def find_objects(folder: Path) -> dict[str, tuple[Path, ...]]:
     listing = list_files(folder)
     above = {name.rpartition("/")[0] for name in listing.folders}
     # Without any, and without folders in it, a folder is that of an image without objects.
-    objects: dict[str, list[Path]] = {
-        key_of(f"{n}.x"): [] for n in listing.folders if n not in above
-    }
+    lowest = (name for name in listing.folders if name not in above)
+    objects: dict[str, list[Path]] = {key_of(f"{name}.x"): [] for name in lowest}
     for name in listing.images(masks=True):
         objects.setdefault(key_of(f"{PurePosixPath(name).parent}.x"), []).append(folder / name)
     _check_passed_over(folder, listing)

@@ -58,9 +58,8 @@ def check_inside(points: np.ndarray, shape: tuple[int, int], what: str) -> None:
         raise UserError(f"{what} has coordinates that are no numbers of pixels; draw it again")
     low, high = points.min(axis=0), points.max(axis=0)
     if ((low + high < 0) | (low + high > 2 * np.array(shape[::-1]))).any():
-        spans = " and ".join(
-            f"{axis} {a:g} … {b:g}" for axis, a, b in zip("xy", low, high, strict=True)
-        )
+        pairs = zip("xy", low, high, strict=True)
+        spans = " and ".join(f"{axis} {a:g} … {b:g}" for axis, a, b in pairs)
         raise UserError(
             f"{what} spans {spans} and lies outside its image of {shape[0]}×{shape[1]} (H×W); "
             "coordinates are pixels of this very image, not of a larger one and not µm"

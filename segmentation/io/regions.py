@@ -13,36 +13,25 @@ _NOT_ANNOTATED = ("Ignore*", "__ignore__")
 
 
 class Region(NamedTuple):
-    """One object of an image.
+    """One object of an image."""
 
-    Attributes:
-        what: Names it in messages, its file before it.
-        pixels: int64 places in the rows of the image; some may come twice.
-        kind: Name of its class, or its number from 1; ``None`` where it has none.
-        annotated: ``False``: it is not known what is in it.
-    """
-
-    what: str
-    pixels: np.ndarray
-    kind: str | int | None = None
-    annotated: bool = True
+    what: str  # names it in messages, its file before it
+    pixels: np.ndarray  # int64 places in the rows of the image; some may come twice
+    kind: str | int | None = None  # name of its class, or its number from 1
+    annotated: bool = True  # otherwise it is not known what is in it
 
 
 class Truth(NamedTuple):
     """What is known of one image.
 
-    Attributes:
-        labels: (H, W) int32 instance ids 1…n, 0 = background, -1 = not annotated.
-        classes: (n + 1,) uint8, the class 1…K of each id, 0 first; ``None`` without classes.
-        values: (H, W) integers as the file holds them, 0 where not annotated; ``None`` where they
-            can mean one thing only.
-        overlaps: Pixels that several objects claim.
+    ``values`` are (H, W) integers as the file holds them, 0 where not annotated; ``None`` where
+    they can mean one thing only.
     """
 
-    labels: np.ndarray
-    classes: np.ndarray | None = None
+    labels: np.ndarray  # (H, W) int32 instance ids 1…n, 0 = background, -1 = not annotated
+    classes: np.ndarray | None = None  # (n + 1,) uint8, the class 1…K of each id, 0 first
     values: np.ndarray | None = None
-    overlaps: int = 0
+    overlaps: int = 0  # pixels that several objects claim
 
 
 def paint(regions: Iterable[Region], shape: tuple[int, ...], class_names: tuple[str, ...]) -> Truth:

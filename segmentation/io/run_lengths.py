@@ -43,9 +43,8 @@ def rle_pixels(runs: str, shape: tuple[int, int], name: str) -> np.ndarray:
     try:
         pairs = np.array(runs.split(), np.int64).reshape(-1, 2)
     except (ValueError, OverflowError):
-        raise UserError(
-            f"{name}: {runs[:40]!r} are not pairs of start and length; download it again"
-        ) from None
+        what = f"{runs[:40]!r} are not pairs of start and length"
+        raise UserError(f"{name}: {what}; download it again") from None
     starts, lengths = pairs.T
     size = shape[0] * shape[1]
     outside = (starts < 1) | (lengths < 1) | (starts > size) | (lengths > size + 1 - starts)

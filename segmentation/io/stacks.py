@@ -48,23 +48,16 @@ class Windows(Protocol):
 class Planes:
     """The planes of one image file, each as :func:`read_image` gives images of one plane.
 
-    Iterating reads them one after another, and raises the same errors.
-
-    Attributes:
-        axes: What the planes run over, slowest first: "T", "Z", "TZ"; "I" where the file does not
-            tell; "" for an image of one plane.
-        lengths: Along each of ``axes``.
-        size: (height, width) in pixels; ``None`` where that is known after reading only.
-        channels: Their names, where the file tells.
-        calibration: How large the pixels are.
+    Iterating reads them one after another, and raises the same errors. ``axes`` are what the planes
+    run over, slowest first: "T", "Z", "TZ"; "I" where the file does not tell; "" of one plane.
     """
 
     path: Path
     axes: str = ""
-    lengths: tuple[int, ...] = ()
-    size: tuple[int, int] | None = None
-    channels: tuple[str, ...] = ()
-    calibration: Calibration = _UNKNOWN
+    lengths: tuple[int, ...] = ()  # along each of ``axes``
+    size: tuple[int, int] | None = None  # (height, width); ``None``: known after reading only
+    channels: tuple[str, ...] = ()  # their names, where the file tells
+    calibration: Calibration = _UNKNOWN  # how large the pixels are
 
     def __len__(self) -> int:
         return math.prod(self.lengths)

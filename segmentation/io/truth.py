@@ -50,22 +50,17 @@ _KEYS = ("masks", "labels")  # of the label map among several arrays of an NPZ f
 class TruthReader:
     """Finds and reads the truth of images, for training and for scores alike.
 
-    Attributes:
-        mask_type: What the values of a mask are: 0 and one other (``binary``), ids of objects
-            (``labels``), the same in one file an object (``objects``), or ``classes``: numbers of
-            ``class_names`` from 1, whose 8-connected components are the objects.
-        class_names: Names of the classes 1…K. But for ``classes`` they are folders of masks, or are
-            named by ``objects.csv`` or by files of outlines.
-        ignore: The value of pixels that are not annotated.
-        annotated: Folder of masks of what is annotated.
-        option: What comes before the name of a setting in messages.
+    The values of a mask are 0 and one other (``binary``), ids of objects (``labels``), the same in
+    one file an object (``objects``), or ``classes``: numbers of ``class_names`` from 1, whose
+    8-connected components are the objects. Otherwise the classes are folders of masks, or named by
+    ``objects.csv`` or by files of outlines.
     """
 
     mask_type: Masks = "binary"
     class_names: tuple[str, ...] = ()
-    ignore: int | None = None
-    annotated: Path | None = None
-    option: str = "data."
+    ignore: int | None = None  # the value of pixels that are not annotated
+    annotated: Path | None = None  # folder of masks of what is annotated
+    option: str = "data."  # comes before the name of a setting in messages
     _opened: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
     _names: dict[tuple[Path, str], str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -258,9 +253,8 @@ class TruthReader:
         kinds = self._opened[table].get(name, {})
         present = np.unique(values[values > 0]).tolist()
         if lacking := [number for number in present if number not in kinds]:
-            raise UserError(
-                f"{table}: has no row for object {lacking[0]} of {path} (image {name!r}); add it"
-            )
+            what = f"object {lacking[0]} of {path} (image {name!r})"
+            raise UserError(f"{table}: has no row for {what}; add it")
         if absent := sorted(kinds.keys() - set(present)):
             raise UserError(f"{path}: holds no object {absent[0]}, of which {table} has a row")
         numbers = [
@@ -281,10 +275,8 @@ class TruthReader:
             lacking = next(folder for folder in folders if folder not in there)
             raise UserError(f"{lacking}: the folder of this class is missing; add it")
         if there:
-            named = {folder.name for folder in there}
-            others = sorted(p.name for p in place.iterdir() if p.is_dir() and p.name not in named)
-            others = [name for name in others if not name.startswith(".")]
-            if others:
+            others = sorted(p.name for p in place.iterdir() if p.is_dir() and p not in there)
+            if others := [name for name in others if not name.startswith(".")]:
                 raise UserError(
                     f"{place / others[0]}: a class that {self.option}classes does not name "
                     f"({some_of(self.class_names)}); name all classes, or remove it"

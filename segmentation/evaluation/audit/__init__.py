@@ -258,9 +258,8 @@ def _split_report(
     digests = {entry.id: entry.digest for entry in entries}
     part = {i: p for p in PARTS for i in getattr(split, p)}
     if unknown := sorted(part.keys() - digests.keys() - faults.keys()):
-        raise UserError(
-            f"{name}: the data hold no sample {unknown[0]!r}; give the split of a run on these data"
-        )
+        what = f"the data hold no sample {unknown[0]!r}"
+        raise UserError(f"{name}: {what}; give the split of a run on these data")
     split = Split(*(tuple(i for i in getattr(split, p) if i in digests) for p in PARTS))
     groups = torn({entry.id: entry.group for entry in entries}, split)
     return split, {

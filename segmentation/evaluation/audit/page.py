@@ -30,20 +30,16 @@ def audit_page(
 ) -> str:
     """The HTML of what ``audit.json`` holds, with pictures of the samples."""
     places = {entry.id: i for i, entry in enumerate(store.entries)}
-    odd = {
-        what: [(f, one.id) for one in facts for f in one.flaws if f.what == what] for what in FLAWS
-    }
     flaws = {}
-    for what, members in odd.items():
+    for what in FLAWS:
+        members = [(f, one.id) for one in facts for f in one.flaws if f.what == what]
         members.sort(key=lambda pair: pair[0].value, reverse=what != "small")
-        shown = members[:CLOSEUPS]
-        pictures = [
-            (closeup(store[places[name]], f.object, f.x, f.y), f, name) for f, name in shown
-        ]
+        shown = [(store[places[name]], f, name) for f, name in members[:CLOSEUPS]]
+        pictures = [(closeup(one, f.object, f.x, f.y), f, name) for one, f, name in shown]
         if members:
             flaws[what] = len(members), len({name for _, name in members}), pictures
     with_truth = [one for one in facts if one.objects is not None]
-    numbers = {
+    numbers: dict[str, Sequence[float]] = {
         "Samples by mean of the image": [one.mean for one in facts],
         "Samples by number of objects": [one.objects or 0 for one in with_truth],
         "Samples by share of foreground": [one.foreground or 0 for one in with_truth],

@@ -99,13 +99,13 @@ def examine_labels(labels: np.ndarray, small: int) -> tuple[list[int], int, list
         y, x = ((side.start + side.stop - 1) // 2 for side in box)
         areas.append(area)
         cut += any(b.start == 0 or b.stop == n for b, n in zip(box, labels.shape, strict=True))
-        odd = {
-            "parts": (parts, parts > 1),
-            "holes": (holes, holes > 0),
-            "small": (area, area < small),
-        }
+        odd = (
+            ("parts", parts, parts > 1),
+            ("holes", holes, holes > 0),
+            ("small", area, area < small),
+        )
         if number not in beside:
-            flaws += [Flaw(what, n, number, x, y) for what, (n, is_odd) in odd.items() if is_odd]
+            flaws += [Flaw(what, n, number, x, y) for what, n, is_odd in odd if is_odd]
     return areas, cut, flaws
 
 
