@@ -282,7 +282,7 @@ def test_scores_are_of_the_image_as_read(folder_root: Path) -> None:
     image, truth, classes = data.shown(name)
     assert image.shape == (48, 64, 1) and classes is None
     np.testing.assert_array_equal(truth, batch["labels"][0].numpy())
-    assert data.pixels(name).dtype == np.uint16 and data.pixels(name).shape == (48, 64, 3)
+    assert data.pixels(name).dtype == np.uint16 and data.pixels(name).shape[:2] == (48, 64)
 
 
 def test_task_decides_on_preprocessing_and_target(dsb_root: Path) -> None:
