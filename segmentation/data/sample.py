@@ -96,7 +96,7 @@ class SegmentationDataset(Dataset[Sample], Source):
     its files do not tell.
 
     Args:
-        root: Folder of its files.
+        root: Folder of its files, where it has any.
 
     >>> from segmentation.datasets import DSB2018
     >>> data = DSB2018("data/dsb2018")
@@ -106,7 +106,7 @@ class SegmentationDataset(Dataset[Sample], Source):
 
     version = 1
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path = "") -> None:
         self.root = root
 
     @cached_property
