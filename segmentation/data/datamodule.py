@@ -28,16 +28,8 @@ from segmentation.data.cache import (
 from segmentation.data.classes import check_classes, class_levels
 from segmentation.data.consistency import check_channels, check_crop, check_part, leaking_stacks
 from segmentation.data.corrections import Corrected
-from segmentation.data.examples import (
-    Batch,
-    EvalSet,
-    Samples,
-    SampleSubset,
-    TrainSet,
-    TrainWindows,
-    weigh,
-)
-from segmentation.data.masks import Doubt, Finding, doubts, warnings_of
+from segmentation.data.examples import Batch, EvalSet, SampleSubset, TrainSet, TrainWindows, weigh
+from segmentation.data.masks import Doubt, Finding, cautions, doubts
 from segmentation.data.parts import read_fold
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import PARTS, Source, Split, straddling, thinned
@@ -214,7 +206,7 @@ class SegmentationDataModule(LightningDataModule):
     def training_set(self) -> TrainSet:
         """The training examples."""
         part, store, weight = self.parts["train"], self.prepared, self.weight
-        samples: Samples = part
+        samples: Any = part
         if weight is not None:  # computed once and cached
             about = (part.places, "weighted", weight.key, self.cache)
             samples = derived(store, lambda i: weigh(store[i], weight), *about)
@@ -378,7 +370,7 @@ class SegmentationDataModule(LightningDataModule):
                 self._warn([Finding("no_objects", False, f"{what}; choose another data.split")])
 
     def _warn(self, found: Iterable[Finding]) -> None:
-        self._tell(warnings_of(found, self.allow, "set data.files.allow: [{}]"))
+        self._tell(cautions(found, self.allow, "set data.files.allow: [{}]"))
 
     def _tell(self, lines: Iterable[str]) -> None:
         for line in lines:

@@ -102,7 +102,7 @@ def no_objects(masks: int) -> Finding:
     return Finding("no_objects", True, f"{what}; {remedy}")
 
 
-def warnings_of(found: Iterable[Finding], allowed: Collection[str], say: str) -> list[str]:
+def cautions(found: Iterable[Finding], allowed: Collection[str], say: str) -> list[str]:
     """Raise :class:`UserError` for what is refused, unless it is allowed; return the warnings.
 
     ``say`` is how to allow it, with {} for its word. What is refused and allowed is a warning.

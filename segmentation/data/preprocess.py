@@ -12,14 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentation.data.contrast import clahe, looked_up
-from segmentation.data.resize import (
-    cropped,
-    fits,
-    fitting_scale,
-    resize_image,
-    resize_labels,
-    scaled_size,
-)
+from segmentation.data.resize import cropped, fitted_scale, resize_image, resize_labels, scaled_size
 from segmentation.data.sample import Sample
 from segmentation.data.stains import View, Windows, bright_on_dark
 from segmentation.errors import UserError
@@ -108,7 +101,7 @@ class Preprocess:
             size is None or (len(size) == 2 and min(size) >= 1 and math.prod(size) <= LARGEST)
             for size in (self.crop, self.resize)
         )
-        magnified = self.magnification is None or fits(self.magnification)
+        magnified = self.magnification is None or 1 / 64 <= self.magnification <= 64
         for name, right, wanted in (
             ("channels", channels, f"{_NAMED}, or a list of different numbers from 0 or names"),
             ("intensity", self.intensity in ("divide", "percentile"), "divide or percentile"),
@@ -316,14 +309,14 @@ class Preprocess:
                     f"pixels of {height:g} × {width:g} µm; preprocess.pixel_size needs square ones "
                     "of a size above 0: correct the file's scale, or resample it"
                 )
-            return fitting_scale(height / self.pixel_size)
+            return fitted_scale(height / self.pixel_size)
         if self.diameter is not None:
             if not diameter:
                 raise UserError(
                     "the diameter of its objects, which preprocess.diameter needs, is not known; "
                     "give it by --diameter, in pixels"
                 )
-            return fitting_scale(self.diameter / diameter)
+            return fitted_scale(self.diameter / diameter)
         return self.magnification or 1.0
 
     def by_diameter(self, diameter: float) -> "Preprocess":

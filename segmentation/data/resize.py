@@ -57,14 +57,9 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return resized
 
 
-def fits(scale: float) -> bool:
-    """Whether images can be magnified so."""
-    return 1 / 64 <= scale <= 64
-
-
-def fitting_scale(scale: float) -> float:
+def fitted_scale(scale: float) -> float:
     """The same; a :class:`UserError` where images cannot be magnified so."""
-    if not fits(scale):
+    if not 1 / 64 <= scale <= 64:
         raise UserError(
             f"it would be magnified by {scale:.3g}; 1/64 to 64 can be: check the pixel size or the "
             "diameter"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from segmentation import objects
 from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.data.sample import Record, Sample, SegmentationDataset
 from segmentation.data.splits import RandomSplit, Splitter
@@ -19,13 +20,6 @@ from segmentation.errors import UserError
 from segmentation.io.listing import say_once, some_of
 from segmentation.io.run_lengths import csv_rows, rle_decode
 from segmentation.io.tree import Tree, check_root, find_tree
-from segmentation.objects import (
-    binary_mask,
-    check_size,
-    count_overlap,
-    label_components,
-    merge_objects,
-)
 
 REMEDY = "put stage1_train.zip (or its unpacked folder stage1_train/) there"
 SOLUTION = "stage1_solution.csv"
@@ -81,9 +75,9 @@ class DSB2018(SegmentationDataset):
         shape = (image.shape[0], image.shape[1])
         if len(record.masks) == 1 and record.masks[0].endswith(f"{record.id}/mask.png"):
             mask = tree.mask(record.masks[0], image)
-            labels = label_components(binary_mask(mask, tree.name(record.masks[0])))
+            labels = objects.label_components(objects.binary_mask(mask, tree.name(record.masks[0])))
         elif record.masks or record.id in self._solution:
-            labels = merge_objects(self._objects(record, shape), shape)
+            labels = objects.merge_objects(self._objects(record, shape), shape)
         group = self.source_of(record.id)
         return Sample(record.id, image, labels, group, kind(image), record.subset)
 
@@ -96,7 +90,7 @@ class DSB2018(SegmentationDataset):
         """Pixels of a sample that several of its masks claim; the label map cannot tell."""
         image = None if record.masks else self._trees[record.subset].image(record.image)
         shape = (0, 0) if image is None else (image.shape[0], image.shape[1])
-        return count_overlap(self._objects(record, shape))
+        return objects.count_overlap(self._objects(record, shape))
 
     def _objects(self, record: Record, shape: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
         """Name and mask of each object: files, or else the rows of the solution."""
@@ -107,7 +101,7 @@ class DSB2018(SegmentationDataset):
             name, size = f"{SOLUTION}, {record.id}", (row["Height"], row["Width"])
             if not all(side.isdecimal() for side in size):
                 raise UserError(f"{name}: {'×'.join(size)!r} is no size; download it again")
-            check_size(name, (int(size[0]), int(size[1])), shape)
+            objects.check_size(name, (int(size[0]), int(size[1])), shape)
             yield name, rle_decode(row["EncodedPixels"], shape, name)
 
     def _subset(self, tree: Tree, subset: str) -> list[Record]:

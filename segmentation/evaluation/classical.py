@@ -6,14 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from segmentation import objects
 from segmentation.data.stains import bright_on_dark
-from segmentation.objects import (
-    clean_objects,
-    label_components,
-    label_objects,
-    median_diameter,
-    to_gray,
-)
 
 GRAY, INVERTED, STAIN, EACH = "gray", "inverted gray", "hematoxylin", "bright on dark"
 PICTURES = {
@@ -49,9 +43,10 @@ class Classical:
         median diameter apart; what is smaller than a tenth of its disc is left out.
         """
         mask = self.mask(image)
-        diameter = median_diameter(np.bincount(label_components(mask).reshape(-1))[1:]) or 0.0
-        found = label_objects(mask, max(1, round(diameter / 3)))
-        return clean_objects(found, round(np.pi / 40 * diameter**2), fill_holes=False)
+        areas = np.bincount(objects.label_components(mask).reshape(-1))[1:]
+        diameter = objects.median_diameter(areas) or 0.0
+        found = objects.label_objects(mask, max(1, round(diameter / 3)))
+        return objects.clean_objects(found, round(np.pi / 40 * diameter**2), fill_holes=False)
 
 
 def pictured(image: np.ndarray, picture: str) -> np.ndarray:
@@ -60,11 +55,11 @@ def pictured(image: np.ndarray, picture: str) -> np.ndarray:
     >>> pictured(np.uint8([[[9], [4]]]), INVERTED).tolist()
     [[0, 5]]
     """
-    image = image if image.shape[2] in (1, 3) else to_gray(image)[..., None]
+    image = image if image.shape[2] in (1, 3) else objects.to_gray(image)[..., None]
     if picture in (STAIN, EACH):
         view = bright_on_dark(lambda: [image], stained=picture == STAIN)
         return np.asarray(view.apply(image)[..., 0])
-    gray = to_gray(image)
+    gray = objects.to_gray(image)
     return gray if picture == GRAY else np.asarray(gray.max() - gray)
 
 

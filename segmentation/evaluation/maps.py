@@ -7,14 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from segmentation.data.masks import (
-    MaskFacts,
-    facts_of,
-    judge,
-    no_objects,
-    warnings_of,
-    why_not_binary,
-)
+from segmentation.data.masks import MaskFacts, cautions, facts_of, judge, no_objects, why_not_binary
 from segmentation.errors import UserError
 from segmentation.io.images import read_values
 from segmentation.io.listing import some_of
@@ -106,4 +99,4 @@ def holds_instances(
         found.append(replace(no_objects(len(facts)), refused=False))
     more = "; probabilities are given as --probabilities"
     found = [replace(f, text=f.text + more) if f.doubt == "smooth" else f for f in found]
-    return ids, warnings_of(found, allow, "say --allow {}")
+    return ids, cautions(found, allow, "say --allow {}")

@@ -17,32 +17,23 @@ import numpy as np
 from PIL import Image
 
 from segmentation.errors import UserError
+from segmentation.io import tiff
 from segmentation.io.files import check_inflation, write_bytes
 from segmentation.io.jpeg import decode_jpeg
 from segmentation.io.layout import one_plane
 from segmentation.io.metadata import channel_names
-from segmentation.io.tiff import (
-    MOST_PIXELS,
-    TIFF_MAGIC,
-    check_alpha,
-    decoding,
-    open_tiff,
-    read_bytes,
-    read_plane,
-    upright,
-)
 
 # What bioio reads, where it is installed: the microscopes' own files.
 MICROSCOPE_SUFFIXES = (".czi", ".nd2", ".lif")
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
 
 _KINDS = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"BM": "BMP", b"\x93NUMPY": "NPY"}
-_KINDS |= dict.fromkeys(TIFF_MAGIC, "TIFF")
+_KINDS |= dict.fromkeys(tiff.TIFF_MAGIC, "TIFF")
 # The chunks of a PNG that its pixels depend on: libpng prints warnings about many of the others.
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _PNG_PALETTE = b"\3"
 _ORIENTATION = 0x0112  # EXIF's tag
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns beyond it, and raises at twice as many
+Image.MAX_IMAGE_PIXELS = tiff.MOST_PIXELS // 2  # Pillow warns beyond, and raises at twice as many
 getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # what it would print is said by a UserError
 
 
@@ -66,7 +57,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     if is_zarr(path) or Path(path).suffix.lower() in MICROSCOPE_SUFFIXES:
         return np.asarray(_only_plane(path).plane(0))
-    return decode_image(read_bytes(path), str(path))
+    return decode_image(tiff.read_bytes(path), str(path))
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -77,12 +68,12 @@ def read_mask(path: str | Path) -> np.ndarray:
     """
     if is_zarr(path):
         return np.asarray(_only_plane(path).mask(0))
-    return decode_mask(read_bytes(path), str(path))
+    return decode_mask(tiff.read_bytes(path), str(path))
 
 
 def read_values(path: str | Path) -> np.ndarray:
     """Read the values of a file of one channel, of any type, floats as well: (H, W)."""
-    return _one_channel(_decode(read_bytes(path), str(path), mask=True)[0], path)
+    return _one_channel(_decode(tiff.read_bytes(path), str(path), mask=True)[0], path)
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -193,18 +184,18 @@ def _decode(data: bytes, name: str, mask: bool) -> tuple[np.ndarray, tuple[str, 
         raise UserError(f"{name}: {found}; remove it, convert it or copy it again")
     if kind == "JPEG" and mask:
         raise UserError(f"{name}: JPEG changes the values of a mask; save it as PNG or TIFF")
-    with decoding(name, kind):
+    with tiff.decoding(name, kind):
         if kind == "TIFF":
-            with open_tiff(BytesIO(data), name) as tiff:
-                pixels = read_plane(tiff, one_plane(tiff, name), 0, name, mask)
-                return pixels, channel_names(tiff, pixels.shape[2])
+            with tiff.open_tiff(BytesIO(data), name) as file:
+                pixels = tiff.read_plane(file, one_plane(file, name), 0, name, mask)
+                return pixels, channel_names(file, pixels.shape[2])
         if kind == "NPY":
             return np.ascontiguousarray(np.atleast_3d(_decode_npy(data, name))), ()
         decode = _decode_png if kind == "PNG" else _decode_by_pillow
         pixels = np.atleast_3d(decode(data, name, mask))
     if pixels.shape[2] in (2, 4):  # the last is alpha
         if mask:
-            check_alpha(pixels, [pixels.shape[2] - 1], name)
+            tiff.check_alpha(pixels, [pixels.shape[2] - 1], name)
         pixels = pixels[..., :-1]
     return np.ascontiguousarray(pixels), ()
 
@@ -246,7 +237,7 @@ def _decode_png(data: bytes, name: str, mask: bool) -> np.ndarray:
         at = end
     stored, data = len(data), b"".join(kept)
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-    if width * height > MOST_PIXELS:
+    if width * height > tiff.MOST_PIXELS:
         raise UserError(f"{name}: {height}×{width} pixels are too many; cut it into tiles")
     channels = {2: 3, 4: 2, 6: 4}.get(data[25], 1)
     check_inflation(name, width * height * channels * max(1, data[24] // 8), stored)
@@ -254,7 +245,7 @@ def _decode_png(data: bytes, name: str, mask: bool) -> np.ndarray:
     if indices and any(zlib.crc32(c[4:-4]) != int.from_bytes(c[-4:]) for c in kept[1:]):
         raise ValueError("a wrong checksum")  # Pillow does not look
     pixels = _decode_by_pillow(data, name, mask) if indices else imagecodecs.png_decode(data)
-    return upright(pixels, exif.get(_ORIENTATION, 1))
+    return tiff.upright(pixels, exif.get(_ORIENTATION, 1))
 
 
 def _decode_by_pillow(data: bytes, name: str, mask: bool) -> np.ndarray:
@@ -266,7 +257,7 @@ def _decode_by_pillow(data: bytes, name: str, mask: bool) -> np.ndarray:
         if data.startswith(b"\xff\xd8"):
             pixels = decode_jpeg(data, "GRAY" if image.mode == "L" else "RGB")
             if pixels is not None and image.mode in ("L", "RGB"):
-                return upright(pixels, turned)
+                return tiff.upright(pixels, turned)
         kept = image.mode in ("L", "RGB") or (mask and image.mode in ("P", "RGBA"))
         shown = image if kept else image.convert("L" if image.mode == "1" else "RGB")
-        return upright(np.asarray(shown), turned)
+        return tiff.upright(np.asarray(shown), turned)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from segmentation.errors import printable
+from segmentation.errors import UserError, printable
 from segmentation.io.images import IMAGE_SUFFIXES, MICROSCOPE_SUFFIXES
 
 # What programs append to the name of an image for its mask.
@@ -72,6 +72,13 @@ class Listing(NamedTuple):
     def missed(self) -> bool:
         """Whether something that a person meant is passed over."""
         return bool({OTHER_IMAGES, UNREAD} & self.passed_over.keys())
+
+    def check(self, folder: Path) -> None:
+        """Say what is passed over; a folder that cannot be read is a :class:`UserError`."""
+        if locked := self.passed_over.get(UNREAD):
+            what = "the folder cannot be read; allow it, or move it"
+            raise UserError(f"{folder / locked[0]}: {what}")
+        say_once(self.tell(folder))
 
     def tell(self, folder: Path) -> str:
         """One line that counts and names what is passed over; empty where nothing is."""

@@ -5,16 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from segmentation.errors import UserError, printable
 from segmentation.io.images import IMAGE_SUFFIXES
-from segmentation.io.listing import (
-    BESIDE,
-    TRUTH_SUFFIXES,
-    UNREAD,
-    Listing,
-    key_of,
-    list_files,
-    partner_of,
-    say_once,
-)
+from segmentation.io.listing import BESIDE, TRUTH_SUFFIXES, key_of, list_files, partner_of
 
 
 def find_images(folder: Path, masks_beside: bool = False) -> dict[str, Path]:
@@ -56,7 +47,7 @@ def find_objects(folder: Path) -> dict[str, tuple[Path, ...]]:
     objects: dict[str, list[Path]] = {key_of(f"{name}.x"): [] for name in lowest}
     for name in listing.images(masks=True):
         objects.setdefault(key_of(f"{PurePosixPath(name).parent}.x"), []).append(folder / name)
-    _check_passed_over(folder, listing)
+    listing.check(folder)
     return {name: tuple(paths) for name, paths in objects.items()}
 
 
@@ -79,16 +70,10 @@ def _by_key(
     if silent:
         listing.passed_over.pop(BESIDE, None)
         listing.take(other)
-    _check_passed_over(folder, listing)
+    listing.check(folder)
     if not found:
         there = listing.tell(folder).removeprefix(f"{printable(folder)}: ")
         there = f" but {there}" if there else ""
         kinds = ", ".join(IMAGE_SUFFIXES)
         raise UserError(f"{folder}: holds no images ({kinds}){there}; check the path")
     return dict(sorted(found.items()))
-
-
-def _check_passed_over(folder: Path, listing: Listing) -> None:
-    if locked := listing.passed_over.get(UNREAD):
-        raise UserError(f"{folder / locked[0]}: the folder cannot be read; allow it, or move it")
-    say_once(listing.tell(folder))

@@ -11,20 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from segmentation.errors import UserError
-from segmentation.io import images
+from segmentation.io import images, tiff
 from segmentation.io.files import check_regular
 from segmentation.io.images import MICROSCOPE_SUFFIXES, as_ids, is_zarr, sixteen_bits
 from segmentation.io.layout import Layout, image_layout
 from segmentation.io.metadata import Calibration, channel_names, read_calibration
-from segmentation.io.tiff import (
-    TIFF_MAGIC,
-    decoding,
-    open_tiff,
-    orientation,
-    page_of,
-    read_plane,
-    shown_samples,
-)
 from segmentation.io.windows import TiffWindows
 
 _UNKNOWN, _NONE = Calibration(), Layout("", (), ())
@@ -90,23 +81,24 @@ class TiffPlanes(Planes):
     layout: Layout = _NONE
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        with open_tiff(self.path, self.path) as tiff:
+        with tiff.open_tiff(self.path, self.path) as file:
             for number in range(len(self)):
-                yield self._read(tiff, number)
+                yield self._read(file, number)
 
     def plane(self, number: int) -> np.ndarray:
-        with open_tiff(self.path, self.path) as tiff:
-            return self._read(tiff, number)
+        with tiff.open_tiff(self.path, self.path) as file:
+            return self._read(file, number)
 
     def mask(self, number: int) -> np.ndarray:
-        with open_tiff(self.path, self.path) as tiff:
-            return as_ids(read_plane(tiff, self.layout, number, self.path, mask=True), self.path)
+        with tiff.open_tiff(self.path, self.path) as file:
+            pixels = tiff.read_plane(file, self.layout, number, self.path, mask=True)
+            return as_ids(pixels, self.path)
 
     def windows(self, number: int, rows: int) -> TiffWindows:
         return TiffWindows(self.path, rows, self.layout.planes[number])
 
-    def _read(self, tiff: Any, number: int) -> np.ndarray:
-        pixels = read_plane(tiff, self.layout, number, self.path, mask=False)
+    def _read(self, file: Any, number: int) -> np.ndarray:
+        pixels = tiff.read_plane(file, self.layout, number, self.path, mask=False)
         return sixteen_bits(pixels, self.channels, self.path)
 
 
@@ -172,19 +164,20 @@ def open_planes(path: Path, *more: Path) -> Planes:
         from segmentation.io.microscopes import open_microscope
 
         return open_microscope(path)
-    with decoding(path), path.open("rb") as file:
-        is_tiff = file.read(4) in TIFF_MAGIC
+    with tiff.decoding(path), path.open("rb") as file:
+        is_tiff = file.read(4) in tiff.TIFF_MAGIC
     if not is_tiff:
         return Planes(path)
-    with decoding(path), open_tiff(path, path) as tiff:
-        layout = image_layout(tiff, path)
+    with tiff.decoding(path), tiff.open_tiff(path, path) as file:
+        layout = image_layout(file, path)
         pages = layout.planes[0]
-        page = page_of(tiff, pages[0])
-        size, count = (page.imagelength, page.imagewidth), len(pages) * len(shown_samples(page)[0])
-        size = size[::-1] if orientation(page) > 4 else size
+        page = tiff.page_of(file, pages[0])
+        size, count = (page.imagelength, page.imagewidth), len(pages)
+        count *= len(tiff.shown_samples(page)[0])
+        size = size[::-1] if tiff.orientation(page) > 4 else size
         if layout.by_rows:
             size, count = (len(pages), size[0]), size[1]
-        names, scale = channel_names(tiff, count), read_calibration(tiff)
+        names, scale = channel_names(file, count), read_calibration(file)
         return TiffPlanes(path, layout.axes, layout.lengths, size, names, scale, layout)
 
 

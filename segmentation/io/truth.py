@@ -10,14 +10,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from segmentation import objects
 from segmentation.errors import UserError
-from segmentation.io.annotation_files import (
-    OBJECTS,
-    AnnotationFile,
-    matched,
-    open_annotations,
-    read_objects,
-)
+from segmentation.io.annotation_files import OBJECTS, matched, open_annotations, read_objects
 from segmentation.io.files import check_inflation
 from segmentation.io.images import decode_mask, read_mask
 from segmentation.io.listing import some_of
@@ -26,15 +21,6 @@ from segmentation.io.pairs import find_maps, find_objects
 from segmentation.io.regions import Region, Truth, class_of_ids, number_of, numbered, paint
 from segmentation.io.stacks import open_stack
 from segmentation.io.tiff import MOST_PIXELS, decoding, read_bytes
-from segmentation.objects import (
-    binary_mask,
-    check_size,
-    components_of_values,
-    count_overlap,
-    label_components,
-    merge_objects,
-    renumber,
-)
 
 Masks = Literal["binary", "labels", "objects", "classes"]
 Files = Sequence[str | Path]  # of one image
@@ -139,7 +125,7 @@ class TruthReader:
         truth, unknown = self._read(name, paths, shape, plane)
         if region is not None:
             known = _pixels(region, plane) > 0
-            check_size(str(region), known.shape, truth.labels.shape)
+            objects.check_size(str(region), known.shape, truth.labels.shape)
             unknown = unknown | ~known
         if not unknown.any():
             return truth
@@ -151,7 +137,7 @@ class TruthReader:
             )
         classes = None if truth.classes is None else class_of_ids(labels, truth.classes)
         values = None if values is None else np.where(unknown, 0, values)
-        return Truth(renumber(labels), classes, values, truth.overlaps)
+        return Truth(objects.renumber(labels), classes, values, truth.overlaps)
 
     def _type(self, kind: Masks) -> str:
         """How a type of masks is chosen, in messages."""
@@ -166,7 +152,7 @@ class TruthReader:
     def overlaps(self, name: str, files: Files, shape: Size, plane: Plane = None) -> int:
         """Pixels of an image that several of its objects claim, which the label map cannot tell."""
         if self.mask_type == "objects":
-            return count_overlap((str(path), read_mask(path)) for path in files)
+            return objects.count_overlap((str(path), read_mask(path)) for path in files)
         paths = [Path(file) for file in files]
         if not self.needs_size(paths) and len(paths) == 1:
             return 0
@@ -183,20 +169,20 @@ class TruthReader:
             if shape is None and not maps:
                 raise UserError(f"{name}: a folder without masks tells no size; give the image")
             shape = shape or maps[0][1].shape
-            values = merge_objects(((path, some) for path, some, _ in maps), shape)
+            values = objects.merge_objects(((path, some) for path, some, _ in maps), shape)
             unknown = reduce(np.logical_or, (some for *_, some in maps), _NOWHERE)
             return Truth(values, values=values), unknown
         first, *more = paths
         values, unknown = self._values(first, plane)
-        check_size(str(first), values.shape, shape or values.shape)
+        objects.check_size(str(first), values.shape, shape or values.shape)
         if self.mask_type == "classes":
             return self._of_classes(values, first), unknown
         if more and more[0].name != OBJECTS:
             return self._of_folders(paths, values.shape, plane)
         if self.mask_type == "binary":
-            return Truth(label_components(values > 0), values=values), unknown
+            return Truth(objects.label_components(values > 0), values=values), unknown
         classes = self._classes_of(name, values, first, more[0]) if more else None
-        return Truth(renumber(values.astype(np.int32)), classes, values), unknown
+        return Truth(objects.renumber(values.astype(np.int32)), classes, values), unknown
 
     def _values(self, path: Path, plane: Plane) -> tuple[np.ndarray, np.ndarray]:
         """The values of a mask, 0 where they say that a pixel is not annotated; and where."""
@@ -208,7 +194,7 @@ class TruthReader:
 
     def _painted(self, name: str, path: Path, shape: Size) -> Truth:
         """The truth of a file of outlines or of annotations."""
-        opened: AnnotationFile | None = self._opened.get(path)
+        opened = self._opened.get(path)
         own = self._names.get((path, name), name)
         stated = size_of_outlines(path) if opened is None else opened.size(own)
         if (shape := shape or stated) is None:
@@ -228,7 +214,7 @@ class TruthReader:
                 f"{self.option}classes names {numbered(self.class_names)}; name all classes, in "
                 f"the order of their values, and what is not annotated by {self.option}ignore"
             )
-        labels, classes = components_of_values(values)
+        labels, classes = objects.components_of_values(values)
         return Truth(labels, classes.astype(np.uint8))
 
     def _of_folders(
@@ -238,11 +224,11 @@ class TruthReader:
         regions, unknown = [], np.zeros(shape, bool)
         for number, path in enumerate(paths, start=1):
             values, odd = self._values(path, plane)
-            check_size(str(path), values.shape, shape)
+            objects.check_size(str(path), values.shape, shape)
             unknown |= odd
             if self.mask_type == "binary":
-                values = label_components(binary_mask(values, str(path)))
-            flat = renumber(values.astype(np.int32)).reshape(-1)
+                values = objects.label_components(objects.binary_mask(values, str(path)))
+            flat = objects.renumber(values.astype(np.int32)).reshape(-1)
             order = np.argsort(flat, kind="stable")
             places = np.split(order, np.cumsum(np.bincount(flat))[:-1])[1:]
             regions += [Region(str(path), pixels, number) for pixels in places]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmentation.data.masks import MaskFacts, facts_of, judge, warnings_of, why_not_binary
+from segmentation.data.masks import MaskFacts, cautions, facts_of, judge, why_not_binary
 from segmentation.errors import UserError
 from segmentation.io.images import read_mask
 from tests.regressions.conftest import Result, picture, write_pairs, write_png
@@ -137,13 +137,13 @@ def test_no_hint_leads_into_another_mistake(mask: np.ndarray, says: str) -> None
 def test_what_is_allowed() -> None:
     found = judge({"im0": facts_of(binary(picture(0)[1]), ids=True)})
     with pytest.raises(UserError, match=r"^im0: 8 separate regions .* Set mask_type: binary.*If"):
-        warnings_of(found, ["inverted"], "allow {}")
-    (line,) = warnings_of(found, ["reused_ids"], "allow {}")
+        cautions(found, ["inverted"], "allow {}")
+    (line,) = cautions(found, ["reused_ids"], "allow {}")
     assert line.startswith("im0: 8 separate regions under 1 value(s) (255)")
     found = judge({"im0": facts_of(inverted(picture(0)[1]))})
-    (line,) = warnings_of(found, [], "allow {}")
+    (line,) = cautions(found, [], "allow {}")
     assert line.endswith("If this is intended, allow inverted")
-    assert warnings_of(found, ["inverted"], "allow {}") == []
+    assert cautions(found, ["inverted"], "allow {}") == []
 
 
 @pytest.mark.parametrize("colour", [0, 255])

@@ -20,12 +20,7 @@ from segmentation.data.masks import doubts
 from segmentation.data.sample import PARTS, Record, Source, Split, straddling
 from segmentation.data.sources import torn, with_sources
 from segmentation.errors import UserError
-from segmentation.evaluation.audit.duplicates import (
-    Duplicates,
-    Pair,
-    find_duplicates,
-    straddling_pairs,
-)
+from segmentation.evaluation.audit.duplicates import Duplicates, Pair, find_duplicates, torn_pairs
 from segmentation.evaluation.audit.page import audit_page
 from segmentation.evaluation.audit.samples import FLAWS, SampleFacts, distributions, examine
 from segmentation.evaluation.audit.sources import FILE as SOURCES
@@ -266,7 +261,7 @@ def _split_report(
         "name": name,
         "parts": {p: len(getattr(split, p)) for p in PARTS},
         "exact": straddling(digests, split),
-        "near": [asdict(pair) for pair in straddling_pairs(found.pairs, split) if not pair.exact],
+        "near": [asdict(pair) for pair in torn_pairs(found.pairs, split) if not pair.exact],
         "groups": [{"group": group, "parts": some} for group, some in groups.items()],
     }
 

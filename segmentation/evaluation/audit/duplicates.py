@@ -73,7 +73,7 @@ def find_duplicates(store: SampleStore, near: float) -> Duplicates:
     return Duplicates(exact, pairs, groups, int(counts.sum()), len(candidates), counts.tolist())
 
 
-def straddling_pairs(pairs: Iterable[Pair], split: Split) -> list[Pair]:
+def torn_pairs(pairs: Iterable[Pair], split: Split) -> list[Pair]:
     """The pairs whose images lie in two different parts."""
     part = {name: p for p in PARTS for name in getattr(split, p)}
     known = [pair for pair in pairs if pair.first in part and pair.second in part]

@@ -19,7 +19,7 @@ from segmentation.evaluation.audit.duplicates import (
     fingerprint,
     near_pairs,
     standardised,
-    straddling_pairs,
+    torn_pairs,
 )
 from tests.evaluation.audit.listed import block, noise, sample, stored
 
@@ -133,7 +133,7 @@ def test_pairs_hang_together() -> None:
 def test_pairs_across_parts(tmp_path: Path) -> None:
     store = stored(tmp_path, *(sample(name, noise(0), None) for name in "abcd"))
     pairs = find_duplicates(store, NEAR).pairs
-    across = straddling_pairs(pairs, Split(("a", "b"), ("c",), ()))
+    across = torn_pairs(pairs, Split(("a", "b"), ("c",), ()))
     assert [(pair.first, pair.second) for pair in across] == [("a", "c")]  # d is in no part
 
 
