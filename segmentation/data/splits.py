@@ -15,20 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segmentation.data.parts import (
-    assigned,
-    block_parts,
-    by_sequence,
-    check_folds,
-    draw,
-    fold_block,
-    groups_of,
-    open_to_all,
-    part_size,
-    part_sizes,
-    shuffled,
-    with_test,
-)
+from segmentation.data import parts
 from segmentation.data.sample import PARTS, Item, Split, straddling
 from segmentation.errors import UserError
 from segmentation.io.files import check_regular
@@ -76,22 +63,24 @@ class RandomSplit(Splitter):
     stratify: bool = True
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        items = open_to_all(items)
-        val_count, test_count = part_sizes(self.val, self.test, len(items))
-        order = shuffled(items, self.seed)
-        test = draw(order, test_count, self.stratify)
-        val = draw([i for i in order if i.id not in test], val_count, self.stratify)
-        return assigned(items, dict.fromkeys(test, "test") | dict.fromkeys(val, "val"))
+        items = parts.open_to_all(items)
+        val_count, test_count = parts.part_sizes(self.val, self.test, len(items))
+        order = parts.shuffled(items, self.seed)
+        test = parts.draw(order, test_count, self.stratify)
+        val = parts.draw([i for i in order if i.id not in test], val_count, self.stratify)
+        return parts.assigned(items, dict.fromkeys(test, "test") | dict.fromkeys(val, "val"))
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """Test parts differ by at most one sample, in all and (if ``stratify``) in each kind."""
-        items = open_to_all(items)
-        check_folds("sample(s)", len(items), folds)
-        order = shuffled(items, self.seed)
+        items = parts.open_to_all(items)
+        parts.check_folds("sample(s)", len(items), folds)
+        order = parts.shuffled(items, self.seed)
         if self.stratify:
             order.sort(key=lambda item: item.kind)
-        val = part_size("val", self.val, len(items))
-        return with_test(items, order[fold::folds], RandomSplit(val, 0, self.seed, self.stratify))
+        val = parts.part_size("val", self.val, len(items))
+        return parts.with_test(
+            items, order[fold::folds], RandomSplit(val, 0, self.seed, self.stratify)
+        )
 
 
 @dataclass(frozen=True)
@@ -130,23 +119,23 @@ class GroupSplit(Splitter):
     seed: int = 0
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        items = open_to_all(items)
-        groups = shuffled(groups_of(items), self.seed)
+        items = parts.open_to_all(items)
+        groups = parts.shuffled(parts.groups_of(items), self.seed)
         needed = 1 + (self.val > 0) + (self.test > 0)
         if len(groups) < needed:
             few = f"{len(groups)} group(s) cannot make {needed} parts"
             raise UserError(f"split: {few}; use RandomSplit if the samples are independent")
-        val, test = part_sizes(self.val, self.test, len(groups))
+        val, test = parts.part_sizes(self.val, self.test, len(groups))
         part = dict.fromkeys(groups[: test + val], "val") | dict.fromkeys(groups[:test], "test")
-        return assigned(items, {i.id: part[i.group] for i in items if i.group in part})
+        return parts.assigned(items, {i.id: part[i.group] for i in items if i.group in part})
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """Deal the shuffled groups out: the numbers of groups differ by one at most."""
-        items = open_to_all(items)
-        groups = shuffled(groups_of(items), self.seed)
-        check_folds("group(s)", len(groups), folds)
-        rest = GroupSplit(part_size("val", self.val, len(groups)), 0, self.seed)
-        return with_test(items, [i for i in items if i.group in groups[fold::folds]], rest)
+        items = parts.open_to_all(items)
+        groups = parts.shuffled(parts.groups_of(items), self.seed)
+        parts.check_folds("group(s)", len(groups), folds)
+        rest = GroupSplit(parts.part_size("val", self.val, len(groups)), 0, self.seed)
+        return parts.with_test(items, [i for i in items if i.group in groups[fold::folds]], rest)
 
 
 @dataclass(frozen=True)
@@ -157,17 +146,17 @@ class IndexSplit(Splitter):
     test: float = 0.15
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        items = open_to_all(items)
-        val, test = part_sizes(self.val, self.test, len(items))
+        items = parts.open_to_all(items)
+        val, test = parts.part_sizes(self.val, self.test, len(items))
         part = ["train"] * (len(items) - val - test) + ["val"] * val + ["test"] * test
-        return assigned(items, {i.id: p for i, p in zip(items, part, strict=True)})
+        return parts.assigned(items, {i.id: p for i, p in zip(items, part, strict=True)})
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """The test parts are contiguous; the last samples of what remains validate."""
-        items = open_to_all(items)
-        block = fold_block("sample(s)", len(items), fold, folds)
-        rest = IndexSplit(part_size("val", self.val, len(items)), 0)
-        return with_test(items, items[block], rest)
+        items = parts.open_to_all(items)
+        block = parts.fold_block("sample(s)", len(items), fold, folds)
+        rest = IndexSplit(parts.part_size("val", self.val, len(items)), 0)
+        return parts.with_test(items, items[block], rest)
 
 
 @dataclass(frozen=True)
@@ -187,7 +176,7 @@ class SequenceSplit(Splitter):
     test: str | None = None
 
     def __call__(self, items: Sequence[Item]) -> Split:
-        sequences = groups_of(open_to_all(items))
+        sequences = parts.groups_of(parts.open_to_all(items))
         names = ", ".join(sequences[:9]) or "one"
         if len(sequences) == 1:
             raise UserError(f"split: two sequences are needed, there is {names}; use BlockSplit")
@@ -197,17 +186,17 @@ class SequenceSplit(Splitter):
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """The sequences are the folds; where there are more of them, a fold tests several."""
-        names = groups_of(open_to_all(items))
-        check_folds("sequence(s)", len(names), folds)
+        names = parts.groups_of(parts.open_to_all(items))
+        parts.check_folds("sequence(s)", len(names), folds)
         return self._testing(items, names[fold::folds])
 
     def _testing(self, items: Sequence[Item], tested: Collection[str]) -> Split:
         def cut(name: str, ids: list[str]) -> dict[str, str]:
             if name in tested:
                 return dict.fromkeys(ids, "test")
-            return block_parts(name, ids, self.val, 0, self.gap)
+            return parts.block_parts(name, ids, self.val, 0, self.gap)
 
-        return by_sequence(items, cut)
+        return parts.by_sequence(items, cut)
 
 
 @dataclass(frozen=True)
@@ -228,22 +217,22 @@ class BlockSplit(Splitter):
 
     def __call__(self, items: Sequence[Item]) -> Split:
         amounts = self.val, self.test, self.gap
-        return by_sequence(items, lambda name, ids: block_parts(name, ids, *amounts))
+        return parts.by_sequence(items, lambda name, ids: parts.block_parts(name, ids, *amounts))
 
     def fold(self, items: Sequence[Item], fold: int, folds: int) -> Split:
         """One of ``folds`` blocks of each sequence tests, those before it validate, with gaps."""
 
         def cut(name: str, ids: list[str]) -> dict[str, str]:
             what = f"sample(s) of sequence {name or 'without name'}"
-            block = fold_block(what, len(ids), fold, folds)
-            val, gap = (part_size(n, getattr(self, n), len(ids)) for n in ("val", "gap"))
+            block = parts.fold_block(what, len(ids), fold, folds)
+            val, gap = (parts.part_size(n, getattr(self, n), len(ids)) for n in ("val", "gap"))
             before, after = ids[: max(0, block.start - gap)], ids[block.stop + gap :]
             part = dict.fromkeys(ids, "gap") | dict.fromkeys(ids[block], "test")
             # As in a circle that begins after the tested block, the last samples validate:
             # before the first block there are none, so there it is the last ones of the sequence.
-            return part | block_parts(name, after + before, val, 0, gap)
+            return part | parts.block_parts(name, after + before, val, 0, gap)
 
-        return by_sequence(items, cut)
+        return parts.by_sequence(items, cut)
 
 
 @dataclass(frozen=True)
@@ -299,7 +288,7 @@ class OfficialSplit(Splitter):
         test = tuple(sorted(item.id for item in items if item.subset == "test"))
         if not test:
             raise UserError("split: this dataset holds no official test set; use RandomSplit")
-        rest = open_to_all(items)
+        rest = parts.open_to_all(items)
         val = tuple(item.id for item in rest if item.subset == "val")
         train = tuple(item.id for item in rest if item.subset != "val")
         if not train:
@@ -320,4 +309,4 @@ class OfficialSplit(Splitter):
         count = len(train) if self.train is None else self.train
         if not 0 < count <= (most := len(train)):
             raise UserError(f"split: train={count} is not between 1 and {most}, all there are")
-        return tuple(sorted(shuffled(train, self.seed)[:count]))
+        return tuple(sorted(parts.shuffled(train, self.seed)[:count]))

@@ -164,8 +164,8 @@ def open_planes(path: Path, *more: Path) -> Planes:
         from segmentation.io.microscopes import open_microscope
 
         return open_microscope(path)
-    with tiff.decoding(path), path.open("rb") as file:
-        is_tiff = file.read(4) in tiff.TIFF_MAGIC
+    with tiff.decoding(path), path.open("rb") as some:
+        is_tiff = some.read(4) in tiff.TIFF_MAGIC
     if not is_tiff:
         return Planes(path)
     with tiff.decoding(path), tiff.open_tiff(path, path) as file:

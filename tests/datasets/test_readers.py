@@ -14,17 +14,11 @@ from torch.utils.data import DataLoader
 
 from segmentation import datasets
 from segmentation.data.sample import Sample, SegmentationDataset
+from segmentation.datasets import synthetic
 from segmentation.datasets.bbbc039 import BBBC039DataModule
 from segmentation.datasets.dic_hela import DICHeLaDataModule
 from segmentation.datasets.dsb2018 import DSB2018DataModule
 from segmentation.datasets.dsb2018_stardist import DSB2018StarDistDataModule
-from segmentation.datasets.synthetic import (
-    write_bbbc039,
-    write_dic_hela,
-    write_dsb2018,
-    write_dsb2018_stardist,
-    write_ultrasound_nerve,
-)
 from segmentation.datasets.ultrasound_nerve import UltrasoundNerveDataModule
 from segmentation.errors import UserError
 from tests.helpers import zip_folder
@@ -50,7 +44,7 @@ CASES = {
     "dsb2018": Case(
         "DSB2018",
         DSB2018DataModule,
-        lambda root: write_dsb2018(root, 6, SIZE, test_images=4),
+        lambda root: synthetic.write_dsb2018(root, 6, SIZE, test_images=4),
         ("stage1_train", "stage1_test"),
         "stage1_train/*/masks/*.png",
         10,
@@ -58,7 +52,7 @@ CASES = {
     "dsb2018_stardist": Case(
         "DSB2018StarDist",
         DSB2018StarDistDataModule,
-        lambda root: write_dsb2018_stardist(root, 12, SIZE),
+        lambda root: synthetic.write_dsb2018_stardist(root, 12, SIZE),
         ("dsb2018",),
         "dsb2018/test/masks/*.tif",
         12,
@@ -67,7 +61,7 @@ CASES = {
     "bbbc039": Case(
         "BBBC039",
         BBBC039DataModule,
-        lambda root: write_bbbc039(root, 8, SIZE),
+        lambda root: synthetic.write_bbbc039(root, 8, SIZE),
         ("images", "masks", "metadata"),
         "masks/*.png",
         8,
@@ -76,7 +70,7 @@ CASES = {
     "dic_hela": Case(
         "DICHeLa",
         DICHeLaDataModule,
-        lambda root: write_dic_hela(root, 20, SIZE),
+        lambda root: synthetic.write_dic_hela(root, 20, SIZE),
         ("DIC-C2DH-HeLa",),
         "*/01_ST/SEG/man_seg003.tif",
         20,
@@ -85,7 +79,7 @@ CASES = {
     "ultrasound_nerve": Case(
         "UltrasoundNerve",
         UltrasoundNerveDataModule,
-        lambda root: write_ultrasound_nerve(root, 24, SIZE),
+        lambda root: synthetic.write_ultrasound_nerve(root, 24, SIZE),
         ("train",),
         "train/4_3_mask.tif",
         24,

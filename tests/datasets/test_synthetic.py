@@ -11,16 +11,8 @@ import pytest
 import tifffile
 
 from segmentation.__main__ import main
+from segmentation.datasets import synthetic
 from segmentation.datasets.folder import FolderDataset
-from segmentation.datasets.synthetic import (
-    write_bbbc039,
-    write_classes,
-    write_dic_hela,
-    write_dsb2018,
-    write_dsb2018_stardist,
-    write_folder,
-    write_ultrasound_nerve,
-)
 from segmentation.datasets.synthetic_cells import film
 from segmentation.datasets.synthetic_classes import NAMES, cells_of_classes
 from segmentation.datasets.synthetic_nerve import subject
@@ -123,7 +115,7 @@ FORMATS = [
 
 @pytest.mark.parametrize(("suffix", "bits", "channels"), FORMATS)
 def test_folder_formats(tmp_path: Path, suffix: str, bits: Any, channels: Any) -> None:
-    root = write_folder(
+    root = synthetic.write_folder(
         tmp_path, 2, 0, "labels", suffix, bits, channels, size=SMALL, kind="histology"
     )
     image = read(root / "images" / f"field_0000{suffix}")
@@ -143,12 +135,12 @@ def test_folder_formats(tmp_path: Path, suffix: str, bits: Any, channels: Any) -
 
 # SHA-256 of all pixels of three images of each layout, seed 5: published scores depend on them.
 PIXELS = {
-    write_dsb2018: "5ec8f74232a151d4",
-    write_dsb2018_stardist: "5f1d4c681e98c750",
-    write_folder: "f3414c27974a3162",
-    write_dic_hela: "c0f489b785751d2e",
-    write_bbbc039: "749a1498f460943b",
-    write_ultrasound_nerve: "a406aba0717f6246",
+    synthetic.write_dsb2018: "5ec8f74232a151d4",
+    synthetic.write_dsb2018_stardist: "5f1d4c681e98c750",
+    synthetic.write_folder: "f3414c27974a3162",
+    synthetic.write_dic_hela: "c0f489b785751d2e",
+    synthetic.write_bbbc039: "749a1498f460943b",
+    synthetic.write_ultrasound_nerve: "a406aba0717f6246",
 }
 
 
@@ -185,7 +177,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_cells_of_classes_are_read_as_they_were_drawn(tmp_path: Path) -> None:
-    root = write_classes(tmp_path, 2, size=(64, 80))
+    root = synthetic.write_classes(tmp_path, 2, size=(64, 80))
     data = FolderDataset(root, mask_type="classes", classes=NAMES)
     for index, sample in enumerate(data):
         image, labels, classes = cells_of_classes(np.random.default_rng([0, 6, index]), (64, 80))

@@ -7,11 +7,7 @@ import pytest
 from scipy import stats
 
 from segmentation.evaluation import intervals
-from segmentation.evaluation.intervals import (
-    percentile_interval,
-    rank_test,
-    resampled_sums,
-)
+from segmentation.evaluation.intervals import percentile_interval, rank_test, resampled_sums
 
 RNG = np.random.default_rng(3)
 SCORES = RNG.normal(0.8, 0.1, (200, 1))

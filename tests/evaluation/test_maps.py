@@ -8,13 +8,7 @@ import tifffile
 
 from segmentation.data.masks import facts_of
 from segmentation.errors import UserError
-from segmentation.evaluation.maps import (
-    Kind,
-    check_no_labels,
-    holds_instances,
-    pair,
-    read_probability,
-)
+from segmentation.evaluation import maps
 from segmentation.io.images import write_image
 from tests.errors import refuses
 
@@ -36,19 +30,21 @@ def blobs(size: int = 60) -> np.ndarray:
     return probs.astype(np.float32)
 
 
-def decided(ids: np.ndarray, kind: Kind = "auto", allow: tuple[str, ...] = ()) -> bool:
-    return holds_instances({Path("a.png"): facts_of(ids, ids=True)}, kind, "--prediction", allow)[0]
+def decided(ids: np.ndarray, kind: maps.Kind = "auto", allow: tuple[str, ...] = ()) -> bool:
+    return maps.holds_instances(
+        {Path("a.png"): facts_of(ids, ids=True)}, kind, "--prediction", allow
+    )[0]
 
 
 def test_pairs() -> None:
     here, there = ({name: Path(name) for name in names} for names in ("abc", "bcd"))
-    assert pair(here, there, "--prediction", allow_missing=True) == ["b", "c"]
+    assert maps.pair(here, there, "--prediction", allow_missing=True) == ["b", "c"]
     with pytest.raises(UserError, match=r"--truth: 1 files .* --prediction: a; .*--allow_missing"):
-        pair(here, there, "--prediction", allow_missing=False)
+        maps.pair(here, there, "--prediction", allow_missing=False)
     with pytest.raises(UserError, match=r"--prediction: 1 files .* --truth: d; "):
-        pair({"b": Path(), "c": Path()}, there, "--prediction", allow_missing=False)
+        maps.pair({"b": Path(), "c": Path()}, there, "--prediction", allow_missing=False)
     with pytest.raises(UserError, match=r"none of its 1 files .* \(such as x and a\)"):
-        pair(here, {"x": Path()}, "--prediction", allow_missing=True)
+        maps.pair(here, {"x": Path()}, "--prediction", allow_missing=True)
 
 
 def test_probabilities_of_every_kind(tmp_path: Path) -> None:
@@ -62,7 +58,7 @@ def test_probabilities_of_every_kind(tmp_path: Path) -> None:
     kinds = {"a.png": 0.5 / 255, "b.tif": 1e-5, "c.tif": 0, "d.tif": 0, "e.npy": 5e-4}
     kinds["f.npy"] = 1e-5
     for name, close in kinds.items():
-        found = read_probability(tmp_path / name)
+        found = maps.read_probability(tmp_path / name)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, probs, rtol=0, atol=close + 1e-7)
 
@@ -78,7 +74,7 @@ def test_probabilities_of_every_kind(tmp_path: Path) -> None:
 )
 def test_what_is_no_probability(tmp_path: Path, pixels: np.ndarray, why: str) -> None:
     tifffile.imwrite(tmp_path / "a.tif", pixels)
-    refuses(rf"a\.tif: .*{why}", read_probability, tmp_path / "a.tif")
+    refuses(rf"a\.tif: .*{why}", maps.read_probability, tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("value", [1, 255, 65535])
@@ -103,7 +99,7 @@ def test_label_maps_are_known() -> None:
     # Of a folder of label maps, an image with one object alone is one, too.
     one = Path("one.png"), facts_of((cells() == 3).astype(np.uint8), ids=True)
     both = dict([one, (Path("a.png"), facts_of(cells(), ids=True))])
-    assert holds_instances(both, "auto", "--truth") == (True, [])
+    assert maps.holds_instances(both, "auto", "--truth") == (True, [])
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -126,11 +122,11 @@ def test_classes_are_no_labels() -> None:
 def test_labels_are_no_probabilities(tmp_path: Path, bits: int) -> None:
     path = tmp_path / "a.png"
     write_image(path, cells().astype(f"u{bits // 8}"))
-    refuses(r"a\.png: a label map\? Its 9 values are small", check_no_labels, [path])
+    refuses(r"a\.png: a label map\? Its 9 values are small", maps.check_no_labels, [path])
     # A network that is sure of nothing, a smooth one, and one map that reaches the top.
     for probs in (np.full((60, 60), 0.1), 0.3 * blobs()):
         write_image(path, (probs * (2**bits - 1)).astype(f"u{bits // 8}"))
-        check_no_labels([path])
+        maps.check_no_labels([path])
     write_image(path, cells().astype(f"u{bits // 8}"))
     write_image(tmp_path / "b.png", (blobs() * (2**bits - 1)).astype(f"u{bits // 8}"))
-    check_no_labels([path, tmp_path / "b.png"])
+    maps.check_no_labels([path, tmp_path / "b.png"])

@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from segmentation.evaluation.audit.samples import (
-    Flaw,
-    distributions,
-    examine,
-    examine_labels,
-    parts_and_holes,
-)
+from segmentation.evaluation.audit import samples
 from tests.evaluation.audit.listed import block, noise, sample
 
 RING = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]])
@@ -35,12 +29,12 @@ def test_parts_and_holes_of_random_masks(density: float) -> None:
         mask = np.random.default_rng(seed).random((12, 15)) < density
         outside = np.pad(~mask, 1, constant_values=True)
         wanted = components(mask, True), components(outside, False) - 1
-        assert parts_and_holes(mask) == wanted
+        assert samples.parts_and_holes(mask) == wanted
 
 
 def test_no_object_has_neither_parts_nor_holes() -> None:
-    assert parts_and_holes(np.zeros((3, 4), bool)) == (0, 0)
-    assert parts_and_holes(np.ones((3, 4), bool)) == (1, 0)
+    assert samples.parts_and_holes(np.zeros((3, 4), bool)) == (0, 0)
+    assert samples.parts_and_holes(np.ones((3, 4), bool)) == (1, 0)
 
 
 def test_odd_objects() -> None:
@@ -49,27 +43,27 @@ def test_odd_objects() -> None:
     labels[3, 3] = 2  # an object in the hole of another
     labels[0, 10:20] = 3
     labels[10:12, 10:12] = labels[15:18, 20:24] = 4
-    areas, cut, flaws = examine_labels(labels, small=8)
+    areas, cut, flaws = samples.examine_labels(labels, small=8)
     assert areas == [8, 1, 10, 16] and cut == 1
     assert flaws == [
-        Flaw("holes", 1, 1, 3, 3),
-        Flaw("small", 1, 2, 3, 3),
-        Flaw("parts", 2, 4, 16, 13),
+        samples.Flaw("holes", 1, 1, 3, 3),
+        samples.Flaw("small", 1, 2, 3, 3),
+        samples.Flaw("parts", 2, 4, 16, 13),
     ]
 
 
 @pytest.mark.parametrize("corner", [(0, 9), (9, 0), (42, 20), (20, 60)])
 def test_objects_at_each_border_are_cut(corner: tuple[int, int]) -> None:
-    areas, cut, _ = examine_labels(block(*corner, 6, 4), small=0)
+    areas, cut, _ = samples.examine_labels(block(*corner, 6, 4), small=0)
     assert cut == 1 and areas == [24]
-    assert examine_labels(block(1, 1, 46, 62), small=0)[1] == 0
+    assert samples.examine_labels(block(1, 1, 46, 62), small=0)[1] == 0
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_pixels(dtype: type) -> None:
     image = noise(0, (40, 50, 3)).astype(dtype)
     image[:20, :25, 0] = np.iinfo(dtype).max
-    facts = examine(sample("a", image, block(1, 1, 4, 5, (40, 50)), "g"), small=10)
+    facts = samples.examine(sample("a", image, block(1, 1, 4, 5, (40, 50)), "g"), small=10)
     assert (facts.id, facts.group) == ("a", "g")
     assert (facts.height, facts.width, facts.channels) == (40, 50, 3)
     assert facts.dtype == np.dtype(dtype).name
@@ -84,17 +78,17 @@ def test_shares_are_of_annotated_pixels() -> None:
     labels = np.zeros((10, 10), np.int32)
     labels[:, 5:] = -1
     labels[2, 2], labels[4:6, 4] = 1, 2  # both are small, but the second may go on
-    areas, _, flaws = examine_labels(labels, small=4)
+    areas, _, flaws = samples.examine_labels(labels, small=4)
     assert areas == [1, 2] and [flaw.object for flaw in flaws] == [1]
-    facts = examine(sample("a", np.zeros((10, 10, 1), np.uint8), labels), small=4)
+    facts = samples.examine(sample("a", np.zeros((10, 10, 1), np.uint8), labels), small=4)
     assert facts.unannotated == 50 and facts.foreground == 3 / 50
-    shares = distributions([facts])["quantiles"]["share of an image not annotated"]
+    shares = samples.distributions([facts])["quantiles"]["share of an image not annotated"]
     assert set(shares.values()) == {0.5}
 
 
 def test_without_truth_nothing_is_said_of_objects() -> None:
-    facts = examine(sample("a", noise(0), None), small=10)
+    facts = samples.examine(sample("a", noise(0), None), small=10)
     assert facts.objects is facts.foreground is facts.cut is None
     assert facts.areas == facts.flaws == ()
-    empty = examine(sample("a", noise(0), np.zeros((48, 64))), small=10)
+    empty = samples.examine(sample("a", noise(0), np.zeros((48, 64))), small=10)
     assert (empty.objects, empty.foreground, empty.cut) == (0, 0.0, 0)
