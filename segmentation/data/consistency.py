@@ -62,13 +62,11 @@ def check_part(name: str, entries: Sequence[StoredSample], processes: int) -> No
             )
 
 
-def check_crop(
-    crop: tuple[int, int] | None, shapes: Iterable[tuple[int, ...]], batch_size: int
-) -> None:
+def check_crop(crop: tuple[int, int] | None, shapes: Iterable[tuple[int, ...]], batch: int) -> None:
     """Raise :class:`UserError` where training windows of ``crop`` cannot be cut from ``shapes``."""
     sizes = list(dict.fromkeys(shapes))
     height, width = (max(side) for side in zip(*sizes, strict=True))
-    if crop is None and len(sizes) > 1 and batch_size > 1:
+    if crop is None and len(sizes) > 1 and batch > 1:
         raise UserError(
             f"data.crop: null needs images of one size, these have {len(sizes)} (such as "
             f"{', '.join('×'.join(map(str, s)) for s in sizes[:2])}); set a crop, "

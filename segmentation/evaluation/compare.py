@@ -210,12 +210,10 @@ def _comparable(entries: Sequence[Entry]) -> list[list[dict[str, Score]]]:
     ]
 
 
-def _rank(
-    entry: Entry, reference: Entry, column: str, groups: Sequence[str] | None
-) -> float | None:
+def _rank(entry: Entry, first: Entry, column: str, groups: Sequence[str] | None) -> float | None:
     """p of the rank test of the images' own scores; ``None`` where they have none of this name."""
-    if not all(column in run for one in (entry, reference) for run in one.runs):
+    if not all(column in run for one in (entry, first) for run in one.runs):
         return None
-    one, two = (np.mean([r[column] for r in some.runs], axis=0) for some in (entry, reference))
+    one, two = (np.mean([r[column] for r in some.runs], axis=0) for some in (entry, first))
     with np.errstate(invalid="ignore"):
         return intervals.rank_test(one - two, groups)

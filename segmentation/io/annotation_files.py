@@ -1,7 +1,7 @@
 """Files that hold the truth of many images: COCO's JSON, run lengths and classes as CSV."""
 
 from collections import defaultdict
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,7 @@ def read_objects(path: Path) -> dict[str, dict[int, str]]:
     return found
 
 
-def matched(
-    path: Path, names: list[str] | dict[str, Any], images: Container[str]
-) -> dict[str, str]:
+def matched(path: Path, names: Iterable[str], images: Container[str]) -> dict[str, str]:
     """The images' own names ► those that a file of annotations has for them.
 
     That is their path with or without a suffix.

@@ -43,7 +43,7 @@ def read_outlines(path: Path, shape: tuple[int, int]) -> list[Region]:
     with well_formed(path):
         content = read_json(path)
         if isinstance(content, dict) and "shapes" in content:
-            return list(_regions_of_labelme(path, content, shape))
+            return list(_labelme_regions(path, content, shape))
         if isinstance(content, dict) and "annotations" in content:
             raise UserError(f"{path}: COCO keeps many images in one file; give that as the masks")
         return list(_regions_of_geojson(path, content, shape))
@@ -148,12 +148,10 @@ def _regions_of_geojson(path: Path, content: Any, shape: tuple[int, int]) -> Ite
         yield Region(what, np.concatenate(pixels) if pixels else np.zeros(0, np.int64), name)
 
 
-def _regions_of_labelme(
-    path: Path, content: dict[str, Any], shape: tuple[int, int]
-) -> Iterator[Region]:
-    check_stated_size(path, (content.get("imageHeight"), content.get("imageWidth")), shape)
+def _labelme_regions(path: Path, found: dict[str, Any], shape: tuple[int, int]) -> Iterator[Region]:
+    check_stated_size(path, (found.get("imageHeight"), found.get("imageWidth")), shape)
     grouped: dict[object, list[Region]] = {}
-    for number, drawn in enumerate(content["shapes"], start=1):
+    for number, drawn in enumerate(found["shapes"], start=1):
         what, name = f"{path}: shape {number} ({drawn['label']})", drawn["label"]
         pixels = _pixels_of_labelme(drawn, shape, what)
         group = drawn.get("group_id")  # parts of one object

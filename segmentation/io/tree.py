@@ -88,12 +88,10 @@ class Tree:
         if (first := found.setdefault(key, name)) != name:
             raise UserError(f"{self.name(name)}: is there again as {first}; keep one")
 
-    def check_partners(
-        self, found: Mapping[Any, str], partners: Container[object], says: str
-    ) -> None:
+    def check_partners(self, own: Mapping[Any, str], others: Container[object], says: str) -> None:
         """Raise :class:`UserError` for a file without a partner; ``says`` takes its key as {}."""
-        for key, name in found.items():
-            if key not in partners:
+        for key, name in own.items():
+            if key not in others:
                 raise UserError(f"{self.name(name)}: {says.format(key)}")
 
 

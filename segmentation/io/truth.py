@@ -27,6 +27,7 @@ Files = Sequence[str | Path]  # of one image
 Found = dict[str, tuple[Path, ...]]  # an image's name ► its files
 Size = tuple[int, int] | None  # (H, W) of the image; ``None`` takes it from the files
 Plane = int | None  # its number in stacks
+_Read = tuple[Truth, np.ndarray]  # and (H, W) bool: where its files say that nothing is annotated
 _MOST_CLASSES = 255  # they are kept as uint8
 _NOWHERE = np.zeros((1, 1), bool)  # broadcasts to any image
 _KEYS = ("masks", "labels")  # of the label map among several arrays of an NPZ file
@@ -158,10 +159,7 @@ class TruthReader:
             return 0
         return self.read(name, files, shape, plane).overlaps
 
-    def _read(
-        self, name: str, paths: list[Path], shape: Size, plane: Plane
-    ) -> tuple[Truth, np.ndarray]:
-        """Truth, and the (H, W) bool pixels that its own files say are not annotated."""
+    def _read(self, name: str, paths: list[Path], shape: Size, plane: Plane) -> _Read:
         if paths and (paths[0] in self._opened or is_outlines(paths[0])):
             return self._painted(name, paths[0], shape), _NOWHERE
         if self.mask_type == "objects":
@@ -217,9 +215,7 @@ class TruthReader:
         labels, classes = objects.components_of_values(values)
         return Truth(labels, classes.astype(np.uint8))
 
-    def _of_folders(
-        self, paths: list[Path], shape: tuple[int, ...], plane: Plane
-    ) -> tuple[Truth, np.ndarray]:
+    def _of_folders(self, paths: list[Path], shape: tuple[int, ...], plane: Plane) -> _Read:
         """The objects in one mask for each class."""
         regions, unknown = [], np.zeros(shape, bool)
         for number, path in enumerate(paths, start=1):
@@ -278,7 +274,7 @@ class TruthReader:
         if table := next((path for path in tables if path.is_file()), None):
             if self.mask_type == "labels":
                 rows = read_objects(table)
-                names = matched(table, list(rows), maps)
+                names = matched(table, rows, maps)
                 self._opened[table] = {name: rows[own] for name, own in names.items()}
                 return (table,)
             raise UserError(f"{table}: tells the classes of ids; set {self._type('labels')}")
