@@ -42,6 +42,7 @@ KEEP_DAYS = 14
 
 # a store, or what a killed build left of one
 _FOLDER = re.compile(r"\.?(?P<store>.+-[0-9a-f]{16})(\.(\d+\.)?part)?")
+_AS_THEY_ARE = "id", "group", "kind", "subset", "facts", "channels", "pixel_size"
 _DATA, _INDEX = "data.bin", "index.json"
 
 T = TypeVar("T")
@@ -268,7 +269,7 @@ def _write(file: Any, sample: Sample) -> StoredSample:
         labels = labels.astype(kind, copy=False)
     about = f"{image.shape} {image.dtype.str} ".encode()
     return StoredSample(
-        **{name: getattr(sample, name) for name in ("id", "group", "kind", "subset")},
+        **{name: getattr(sample, name) for name in _AS_THEY_ARE},
         image=append(image),
         labels=None if labels is None else append(labels),
         weight=None if sample.weight is None else append(sample.weight),
@@ -277,9 +278,6 @@ def _write(file: Any, sample: Sample) -> StoredSample:
         diameter=diameter,
         unannotated=unannotated,
         digest=hashlib.blake2b(about + image.tobytes(), digest_size=16).hexdigest(),
-        facts=sample.facts,
-        channels=sample.channels,
-        pixel_size=sample.pixel_size,
     )
 
 

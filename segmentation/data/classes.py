@@ -121,9 +121,6 @@ def check_classes(
             total += objects_of_classes(sample.classes, len(names))
         if part == "train" and total.any():
             without = [name for name, n in zip(names, total[1:], strict=True) if not n]
-            found += [
-                f"no train image holds an object of class {name}: it cannot be learned; choose "
-                "another data.split, or leave its name out"
-                for name in without
-            ]
+            why = "it cannot be learned; choose another data.split, or leave its name out"
+            found += [f"no train image holds an object of class {name}: {why}" for name in without]
     return found

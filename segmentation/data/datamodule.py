@@ -283,19 +283,12 @@ class SegmentationDataModule(LightningDataModule):
         workers = self.num_workers
         if workers is None:
             workers = min(8, usable_cores()) // self._rank()[1]
-        return DataLoader(
-            data,
-            batch_size,
-            sampler=sampler,
-            num_workers=workers,
-            drop_last=drop_last,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            worker_init_fn=_one_thread,
-            # Its own, or each loader's start would draw from the global one: a resumed run starts
-            # them at other times than an undisturbed one.
-            generator=torch.Generator(),
-        )
+        more: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+        more |= {"drop_last": drop_last, "pin_memory": torch.cuda.is_available()}
+        # A generator of its own, or each loader's start would draw from the global one: a resumed
+        # run starts them at other times than an undisturbed one.
+        more |= {"worker_init_fn": _one_thread, "generator": torch.Generator()}
+        return DataLoader(data, batch_size, sampler=sampler, **more)
 
     @cached_property
     def raw(self) -> SampleStore:

@@ -207,11 +207,6 @@ def _example(sample: Sample, target: Target, partial: bool) -> dict[str, Any]:
         more = {"annotated": known}
     else:
         encoded, more = target.encode(labels, *classes), {}
-    return {
-        # Always a copy: the image may be the read-only file itself, which a tensor could write to.
-        "image": torch.from_numpy(sample.image.transpose(2, 0, 1).copy(order="C")),
-        "target": encoded,
-        "id": sample.id,
-        "kind": sample.kind,
-        **more,
-    }
+    # Always a copy: the image may be the read-only file itself, which a tensor could write to.
+    image = torch.from_numpy(sample.image.transpose(2, 0, 1).copy(order="C"))
+    return {"image": image, "target": encoded, "id": sample.id, "kind": sample.kind, **more}

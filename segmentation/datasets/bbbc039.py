@@ -67,17 +67,12 @@ class BBBC039(SegmentationDataset):
         check = self._masks.check_partners
         check(masks, images, "a mask with no image; add images/{}.tif or remove it")
         table.check_partners(listed, images, "no image images/{}.tif; add it or remove the line")
-        return [
-            Record(
-                name,
-                path,
-                (masks[name],),
-                f"{self._images.stamp(path)}|{self._masks.stamp(masks[name])}",
-                "".join(_WELL.findall(name)),
-                LISTS[PurePosixPath(listed[name]).stem],
-            )
-            for name, path in sorted(images.items())
-        ]
+        records = []
+        for name, path in sorted(images.items()):
+            stamp = f"{self._images.stamp(path)}|{self._masks.stamp(masks[name])}"
+            group, part = "".join(_WELL.findall(name)), LISTS[PurePosixPath(listed[name]).stem]
+            records.append(Record(name, path, (masks[name],), stamp, group, part))
+        return records
 
     def read(self, record: Record) -> Sample:
         """One field with its nuclei."""

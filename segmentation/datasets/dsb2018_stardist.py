@@ -70,16 +70,11 @@ class DSB2018StarDist(SegmentationDataset):
                 raise UserError(f"{tree.path}: holds no {subset}/images/*.tif; {REMEDY}")
         trained = sorted(name for subset, name in images if subset == "train")
         validated = {trained[i] for i in _validation(len(trained))}
-        return [
-            Record(
-                name,
-                path,
-                (masks[subset, name],),
-                tree.stamp(path, masks[subset, name]),
-                subset="val" if name in validated else subset,
-            )
-            for (subset, name), path in sorted(images.items(), key=lambda item: item[0][1])
-        ]
+        records = []
+        for (folder, name), path in sorted(images.items(), key=lambda item: item[0][1]):
+            part, mask = "val" if name in validated else folder, masks[folder, name]
+            records.append(Record(name, path, (mask,), tree.stamp(path, mask), subset=part))
+        return records
 
     def read(self, record: Record) -> Sample:
         """One image with its nuclei."""

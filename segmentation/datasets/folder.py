@@ -150,16 +150,9 @@ class FolderDataset(SegmentationDataset):
             facts = facts_of(truth.values, ids, image, None if ids else np.maximum(truth.labels, 0))
             if not ids and facts.values > 1:
                 raise UserError(f"{record.masks[0]}: {why_not_binary(facts)}")
-        return Sample(
-            record.id,
-            image,
-            truth.labels,
-            record.group,
-            facts=facts,
-            classes=truth.classes,
-            channels=planes.channels,
-            pixel_size=planes.calibration.pixel_size,
-        )
+        about: Any = {"facts": facts, "classes": truth.classes, "channels": planes.channels}
+        about |= {"pixel_size": planes.calibration.pixel_size}
+        return Sample(record.id, image, truth.labels, record.group, **about)
 
     @property
     def annotators(self) -> tuple[str, ...]:

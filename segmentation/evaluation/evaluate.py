@@ -127,15 +127,11 @@ def _scored(inputs: Inputs) -> tuple[list[pd.DataFrame], Curves | None, float]:
         unknown, every = unknown + int(np.count_nonzero(truth < 0)), every + truth.size
         found = {METHOD: predicted.labels}
         found |= inputs.baselines(name, truth) if len(tables) > 1 else {}
+        about: Any = {"ids": [name], "groups": [name.rpartition("/")[0]]}
+        about |= {"classes": [true.classes], "found_classes": [predicted.classes]}
         for method, scored in tables.items():
-            scored.update(
-                torch.from_numpy(truth)[None],
-                torch.from_numpy(found[method])[None],
-                ids=[name],
-                groups=[name.rpartition("/")[0]],
-                classes=[true.classes],
-                found_classes=[predicted.classes],
-            )
+            pair = torch.from_numpy(truth)[None], torch.from_numpy(found[method])[None]
+            scored.update(*pair, **about)
         if name in inputs.probabilities:
             known = truth >= 0
             probs, mask = maps.read_probability(inputs.probabilities[name])[known], truth[known] > 0

@@ -63,12 +63,8 @@ def short(text: Any, limit: int = 28) -> Any:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("segmentation.evaluation"),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    settings: Any = {"autoescape": select_autoescape(), "undefined": StrictUndefined}
+    settings |= {"trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=PackageLoader("segmentation.evaluation"), **settings)
     environment.filters |= {"number": number, "grouped": "{:,}".format, "short": short}
     return environment

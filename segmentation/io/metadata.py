@@ -46,12 +46,10 @@ def micrometres(steps: Sequence[Any], units: Sequence[str]) -> tuple[float, floa
 
 def ome_scale(size: tuple[float, float] | None) -> dict[str, Any]:
     """What OME's metadata say of a pixel's (height, width) in µm; nothing where it is unknown."""
-    sides = zip("YX", size or (), strict=False)
-    return {
-        key: value
-        for axis, side in sides
-        for key, value in ((f"PhysicalSize{axis}", side), (f"PhysicalSize{axis}Unit", "µm"))
-    }
+    about: dict[str, Any] = {}
+    for axis, side in zip("YX", size or (), strict=False):
+        about |= {f"PhysicalSize{axis}": side, f"PhysicalSize{axis}Unit": "µm"}
+    return about
 
 
 def clean_names(found: Sequence[object], count: int) -> tuple[str, ...]:

@@ -53,15 +53,11 @@ def open_microscope(path: Path) -> MicroscopePlanes:
         sizes = image.physical_pixel_sizes
         size = micrometres([sizes.Y or 0, sizes.X or 0], ["µm", "µm"])
         about = {} if size is None else {"PhysicalSizeY": size[0], "PhysicalSizeX": size[1]}
-        return MicroscopePlanes(
-            path,
-            "".join(axis for axis, _ in leading),
-            tuple(length for _, length in leading),
-            None,  # as they are never read in windows
-            () if colours else clean_names(image.channel_names or (), count),
-            Calibration("ome", size, about),
-            "YXS" if colours else "CYX",
-        )
+        names = () if colours else clean_names(image.channel_names or (), count)
+        axes, lengths = "".join(axis for axis, _ in leading), tuple(length for _, length in leading)
+        scale, order = Calibration("ome", size, about), "YXS" if colours else "CYX"
+        # Without a size, as they are never read in windows.
+        return MicroscopePlanes(path, axes, lengths, None, names, scale, order)
 
 
 def _bioimage(path: Path) -> Any:

@@ -165,16 +165,12 @@ def _planes(path: Path, group: Path, about: dict[str, Any]) -> ZarrPlanes:
     steps = [scale[order.index(axis)] for axis in "yx"]
     units = [str(axes[order.index(axis)].get("unit", "")) for axis in "yx"]
     size = micrometres(steps, units)
-    return ZarrPlanes(
-        path,
-        "".join(axis for axis, _ in leading),
-        tuple(length for _, length in leading),
-        (shape["y"], shape["x"]),
+    run, lengths = "".join(axis for axis, _ in leading), tuple(length for _, length in leading)
+    names, scaled = (
         clean_names(labels, shape.get("c", 1)),
         Calibration("ome", size, ome_scale(size)),
-        level,
-        order,
     )
+    return ZarrPlanes(path, run, lengths, (shape["y"], shape["x"]), names, scaled, level, order)
 
 
 def _attributes(group: Path) -> dict[str, Any]:
@@ -252,14 +248,9 @@ def write_labels(
             source = {"version": "0.4", "source": {"image": "../../"}}
             attributes = {"multiscales": [about], "image-label": source}
             group = labels.create_group(_LABELS, attributes=attributes)
-            array: Any = group.create_array(
-                "0",
-                shape=shape,
-                chunks=chunks,
-                dtype=dtype,
-                compressors=numcodecs.Zlib(1),
-                chunk_key_encoding={"name": "v2", "separator": "/"},
-            )
+            more: Any = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+            more |= {"shape": shape, "chunks": chunks, "dtype": dtype}
+            array: Any = group.create_array("0", compressors=numcodecs.Zlib(1), **more)
             for place, top, rows in _blocks(bands, shape):
                 array[(*place, slice(top, top + len(rows)), slice(None))] = rows
             remove_zarr(path)

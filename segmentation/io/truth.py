@@ -239,14 +239,11 @@ class TruthReader:
             raise UserError(f"{table}: has no row for {what}; add it")
         if absent := sorted(kinds.keys() - set(present)):
             raise UserError(f"{path}: holds no object {absent[0]}, of which {table} has a row")
-        numbers = [
-            number_of(
-                int(kinds[number]) if kinds[number].isdecimal() else kinds[number],
-                self.class_names,
-                f"{table}: object {number} of {name}",
-            )
-            for number in present
-        ]
+        numbers = []
+        for number in present:
+            kind, what = kinds[number], f"{table}: object {number} of {name}"
+            own = int(kind) if kind.isdecimal() else kind
+            numbers.append(number_of(own, self.class_names, what))
         return np.array([0, *numbers], np.uint8)
 
     def _class_folders(self, place: Path) -> list[Path]:

@@ -101,11 +101,8 @@ class _PageWindows:
             import zarr  # takes half a second
 
             self._zarr: Any = zarr.open_array(page.aszarr(), mode="r")
-        self._strips = Strips(
-            lambda some: self._crop(self._zarr, some, slice(None)),
-            page.chunks[page.axes.index("Y")],
-            rows,
-        )
+        chunk = page.chunks[page.axes.index("Y")]
+        self._strips = Strips(lambda some: self._crop(self._zarr, some, np.s_[:]), chunk, rows)
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
         if self._page.is_memmappable:

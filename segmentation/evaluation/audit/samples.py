@@ -63,23 +63,17 @@ def examine(sample: Sample, small: int) -> SampleFacts:
         foreground = round(sum(areas) / max(1, sample.labels.size - unknown), 6)
         truth = {"objects": len(areas), "foreground": foreground, "cut": cut}
         truth |= {"areas": tuple(areas), "flaws": tuple(flaws), "unannotated": unknown}
-    height, width, channels = image.shape
-    return SampleFacts(
-        sample.id,
-        sample.group,
-        sample.kind,
-        sample.subset,
-        height,
-        width,
-        channels,
+    own: Any = (getattr(sample, name) for name in ("id", "group", "kind", "subset"))
+    mean, saturated = values @ np.arange(len(values)) / image.size, values[-1] / image.size
+    about: Any = (
         image.dtype.name,
         low,
         median,
         high,
-        mean=round(float(values @ np.arange(len(values)) / image.size), 2),
-        saturated=round(float(values[-1] / image.size), 6),
-        **truth,
+        round(float(mean), 2),
+        round(float(saturated), 6),
     )
+    return SampleFacts(*own, *image.shape, *about, **truth)
 
 
 def examine_labels(labels: np.ndarray, small: int) -> tuple[list[int], int, list[Flaw]]:
