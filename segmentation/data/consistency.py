@@ -51,10 +51,8 @@ def check_part(name: str, entries: Sequence[StoredSample], processes: int) -> No
         )
     for entry in entries:
         if entry.labels is None:
-            raise UserError(
-                f"{entry.id} is in {name} but has no mask; add it, or leave the image out of the "
-                "split"
-            )
+            remedy = "add it, or leave the image out of the split"
+            raise UserError(f"{entry.id} is in {name} but has no mask; {remedy}")
         if entry.unannotated == np.prod(entry.labels[1]):
             raise UserError(
                 f"{entry.id} is in {name} but none of its pixels is annotated; annotate some, or "

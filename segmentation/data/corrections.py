@@ -24,11 +24,8 @@ from segmentation.errors import UserError, gist_of
 from segmentation.objects import renumber
 
 VERSION = 1  # raise when the same file gives other masks
-KEYS = {
-    "drop": "a list of ids",
-    "prefer": "a table ID: OTHER",
-    "merge": "a list of lists of two or more different ids",
-}
+KEYS = {"drop": "a list of ids", "prefer": "a table ID: OTHER"}
+KEYS |= {"merge": "a list of lists of two or more different ids"}
 REMEDY = "write drop: [ID, …], prefer: {ID: OTHER, …}, merge: [[ID, ID, …], …]"
 
 

@@ -60,10 +60,8 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def fitted_scale(scale: float) -> float:
     """The same; a :class:`UserError` where images cannot be magnified so."""
     if not 1 / 64 <= scale <= 64:
-        raise UserError(
-            f"it would be magnified by {scale:.3g}; 1/64 to 64 can be: check the pixel size or the "
-            "diameter"
-        )
+        remedy = "1/64 to 64 can be: check the pixel size or the diameter"
+        raise UserError(f"it would be magnified by {scale:.3g}; {remedy}")
     return scale
 
 

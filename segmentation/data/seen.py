@@ -42,10 +42,8 @@ class Division:
             return ""
         image, before = next(iter(leaked.items()))
         called = "" if before == image else f", called {before} then"
-        return (
-            f"{len(leaked)} of {len(ids)} {part} images {did} this checkpoint (such as "
-            f"{image}{called})"
-        )
+        some = f"{len(leaked)} of {len(ids)} {part} images"
+        return f"{some} {did} this checkpoint (such as {image}{called})"
 
     def trained(self, seen: Mapping[str, str]) -> list[str]:
         """The images that were trained on; those of ``train`` where ``seen`` tells nothing."""

@@ -76,9 +76,6 @@ def per_plane(record: Record, objects: bool) -> Sequence[Record]:
         if (planes_there := len(open_planes(truth))) != count:
             has = f"{planes_there} plane(s), but the stack {path.name} has {count}"
             raise UserError(f"{truth}: {has}; {remedy}")
-    digits = max(4, len(str(count - 1)))
-    group = record.group or record.id
-    return [
-        replace(record, id=f"{record.id}#{number:0{digits}}", group=group, plane=number)
-        for number in range(count)
-    ]
+    digits, name = max(4, len(str(count - 1))), record.id
+    whole = replace(record, group=record.group or name)
+    return [replace(whole, id=f"{name}#{i:0{digits}}", plane=i) for i in range(count)]

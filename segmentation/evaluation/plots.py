@@ -16,6 +16,7 @@ COLOURS = (*(f"var(--line-{i})" for i in range(1, 7)), "currentColor")
 _WIDTH, _LEFT, _TOP, _BOTTOM, _RIGHT = 468, 58, 28, 40, 14
 _POINTS, _HOVERED = 500, 120  # of a line, drawn and with a value each
 
+Ticks = Iterable[tuple[float, str]]  # their places and names
 Scale = Literal["linear", "log", "count"]  # count: from 0 on, then like a logarithm
 
 
@@ -99,11 +100,7 @@ class Plot:
         """Values in pixels, from the upper left."""
         return (self.left + self.wide * self.x.place(x), _TOP + self.high * (1 - self.y.place(y)))
 
-    def grid(
-        self,
-        x: Iterable[tuple[float, str]] | None = None,
-        y: Iterable[tuple[float, str]] | None = None,
-    ) -> "Plot":
+    def grid(self, x: Ticks | None = None, y: Ticks | None = None) -> "Plot":
         """Draw lines and names of the ticks of both axes: as given, else round ones."""
         for place, name in [(v, tick_name(v)) for v in self.x.ticks()] if x is None else x:
             left = self.at(place, self.y.low)[0]

@@ -132,10 +132,8 @@ def as_ids(pixels: np.ndarray, name: object) -> np.ndarray:
         most = min(most, 2 ** (np.finfo(values.dtype).nmant + 1))
     for odd in (values.min(), values.max()):
         if not 0 <= odd <= most:
-            raise UserError(
-                f"{name}: id {odd:.0f} is not within 0 … {most}; renumber the objects from 1, "
-                "background 0"
-            )
+            remedy = "renumber the objects from 1, background 0"
+            raise UserError(f"{name}: id {odd:.0f} is not within 0 … {most}; {remedy}")
     return values.astype(np.int32)
 
 
@@ -215,10 +213,8 @@ def _decode_npy(data: bytes, name: str) -> np.ndarray:
     shaped = len(shape) == 2 or (len(shape) == 3 and shape[2] <= max(4, min(shape[:2]) - 1))
     count = math.prod(shape)
     if not shaped or min(shape) < 1 or dtype.kind not in "buif":
-        raise UserError(
-            f"{name}: an array of shape {shape} and type {dtype}; save one (H, W) or (H, W, C) "
-            "array of numbers"
-        )
+        remedy = "save one (H, W) or (H, W, C) array of numbers"
+        raise UserError(f"{name}: an array of shape {shape} and type {dtype}; {remedy}")
     if count * dtype.itemsize > len(data) - file.tell():
         raise ValueError(f"it ends before the last of its {count} numbers")
     pixels = np.frombuffer(data, dtype, count, file.tell())

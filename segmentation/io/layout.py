@@ -36,10 +36,8 @@ def image_layout(tiff: TiffFile, name: object) -> Layout:
     if None in pages:
         axes, lengths, pages = _box(axes, lengths, pages, name)
     if len(pages) != math.prod(lengths) or first.imagedepth > 1:
-        raise UserError(
-            f"{name}: a stack of {math.prod(lengths)} planes in one piece; save it as a TIFF of "
-            "as many pages"
-        )
+        what = f"a stack of {math.prod(lengths)} planes in one piece"
+        raise UserError(f"{name}: {what}; save it as a TIFF of as many pages")
     order = np.array(pages).reshape(*lengths, 1)
     if (at := axes.find("C")) >= 0:
         order = np.moveaxis(order[..., 0], at, -1)
@@ -134,8 +132,6 @@ def _box(axes: str, lengths: tuple[int, ...], pages: list[int | None], name: obj
             kept = [(axis, size) for axis, size in zip(axes, sizes, strict=True) if size > 1]
             return "".join(a for a, _ in kept), tuple(n for _, n in kept), list(own)
     if "C" in axes:
-        raise UserError(
-            f"{name}: holds {len(own)} planes of a stack, not all channels of each; export it "
-            "again as one file"
-        )
+        what = f"{len(own)} planes of a stack, not all channels of each"
+        raise UserError(f"{name}: holds {what}; export it again as one file")
     return ("I", (len(own),), list(own)) if len(own) != 1 else ("", (), list(own))

@@ -31,10 +31,8 @@ class MicroscopePlanes(Planes):
 def open_microscope(path: Path) -> MicroscopePlanes:
     """Look at a file that bioio reads, without reading its pixels."""
     if find_spec("bioio") is None:
-        raise UserError(
-            f"{path}: is read by bioio; pip install 'biomedical-segmentation[bioio]', or save it "
-            "as TIFF"
-        )
+        remedy = "pip install 'biomedical-segmentation[bioio]', or save it as TIFF"
+        raise UserError(f"{path}: is read by bioio; {remedy}")
     with decoding(path, path.suffix[1:].upper()):
         image = _bioimage(path)
         if len(image.scenes) > 1:

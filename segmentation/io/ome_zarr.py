@@ -166,11 +166,9 @@ def _planes(path: Path, group: Path, about: dict[str, Any]) -> ZarrPlanes:
     units = [str(axes[order.index(axis)].get("unit", "")) for axis in "yx"]
     size = micrometres(steps, units)
     run, lengths = "".join(axis for axis, _ in leading), tuple(length for _, length in leading)
-    names, scaled = (
-        clean_names(labels, shape.get("c", 1)),
-        Calibration("ome", size, ome_scale(size)),
-    )
-    return ZarrPlanes(path, run, lengths, (shape["y"], shape["x"]), names, scaled, level, order)
+    names, scaled = clean_names(labels, shape.get("c", 1)), ome_scale(size)
+    calibration, here = Calibration("ome", size, scaled), (shape["y"], shape["x"])
+    return ZarrPlanes(path, run, lengths, here, names, calibration, level, order)
 
 
 def _attributes(group: Path) -> dict[str, Any]:

@@ -304,10 +304,8 @@ def read_npz(path: Path) -> np.ndarray:
         arrays = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
         wanted = [key for key in _KEYS if key in arrays] or list(arrays)
         if len(arrays) > 1 and len(wanted) != 1:
-            raise UserError(
-                f"{path}: holds the arrays {some_of(list(arrays))}; call the label map masks, or "
-                "save it alone"
-            )
+            what = f"holds the arrays {some_of(list(arrays))}"
+            raise UserError(f"{path}: {what}; call the label map masks, or save it alone")
         if not arrays:
             raise UserError(f"{path}: holds no array; save the label map again")
         check_inflation(path, arrays[wanted[0]].file_size, len(data))

@@ -63,17 +63,11 @@ def examine(sample: Sample, small: int) -> SampleFacts:
         foreground = round(sum(areas) / max(1, sample.labels.size - unknown), 6)
         truth = {"objects": len(areas), "foreground": foreground, "cut": cut}
         truth |= {"areas": tuple(areas), "flaws": tuple(flaws), "unannotated": unknown}
-    own: Any = (getattr(sample, name) for name in ("id", "group", "kind", "subset"))
-    mean, saturated = values @ np.arange(len(values)) / image.size, values[-1] / image.size
-    about: Any = (
-        image.dtype.name,
-        low,
-        median,
-        high,
-        round(float(mean), 2),
-        round(float(saturated), 6),
-    )
-    return SampleFacts(*own, *image.shape, *about, **truth)
+    own = (getattr(sample, name) for name in ("id", "group", "kind", "subset"))
+    mean = round(float(values @ np.arange(len(values)) / image.size), 2)
+    saturated = round(float(values[-1] / image.size), 6)
+    about: Any = *own, *image.shape, image.dtype.name, low, median, high, mean, saturated
+    return SampleFacts(*about, **truth)
 
 
 def examine_labels(labels: np.ndarray, small: int) -> tuple[list[int], int, list[Flaw]]:
@@ -93,11 +87,8 @@ def examine_labels(labels: np.ndarray, small: int) -> tuple[list[int], int, list
         y, x = ((side.start + side.stop - 1) // 2 for side in box)
         areas.append(area)
         cut += any(b.start == 0 or b.stop == n for b, n in zip(box, labels.shape, strict=True))
-        odd = (
-            ("parts", parts, parts > 1),
-            ("holes", holes, holes > 0),
-            ("small", area, area < small),
-        )
+        few = "small", area, area < small
+        odd = ("parts", parts, parts > 1), ("holes", holes, holes > 0), few
         if number not in beside:
             flaws += [Flaw(what, n, number, x, y) for what, n, is_odd in odd if is_odd]
     return areas, cut, flaws
