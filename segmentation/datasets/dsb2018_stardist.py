@@ -30,9 +30,10 @@ class DSB2018StarDist(SegmentationDataset):
     ones of ``np.random.RandomState(42).permutation`` of the sorted names. (Its example fills the
     holes of objects; here the truth is as in the files.)
 
-    >>> import tempfile
+    >>> import pathlib, tempfile
     >>> from segmentation.datasets.synthetic import write_dsb2018_stardist
-    >>> data = DSB2018StarDist(write_dsb2018_stardist(Path(tempfile.mkdtemp()), 8, (64, 80)))
+    >>> root = write_dsb2018_stardist(pathlib.Path(tempfile.mkdtemp()), 8, (64, 80))
+    >>> data = DSB2018StarDist(root)
     >>> sorted(sample.subset for sample in data)
     ['test', 'test', 'train', 'train', 'train', 'train', 'train', 'val']
     """
