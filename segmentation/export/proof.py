@@ -178,6 +178,15 @@ def peak_megabytes(
         return None
 
 
+def apart(probs: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference of two answers; of values above 1, such as lengths, as a share.
+
+    >>> round(apart(np.array([0.5, 100.1]), np.array([0.502, 100.0])), 6)
+    0.002
+    """
+    return float((np.abs(probs - expected) / np.maximum(np.abs(expected), 1)).max())
+
+
 def _compare(eager: Predictor, arms: Mapping[str, Arm], sample: Sample, timed: bool) -> None:
     """Predict an image in every way."""
     scale = eager.scale(sample.pixel_size)
@@ -193,7 +202,7 @@ def _compare(eager: Predictor, arms: Mapping[str, Arm], sample: Sample, timed: b
         if expected is None:
             expected = probs, found
         else:
-            one.differences.append(float(np.abs(probs - expected[0]).max()))
+            one.differences.append(apart(probs, expected[0]))
             one.same.append(bool(np.array_equal(found.labels, expected[1].labels)))
             either = (found.mask | expected[1].mask).sum()
             both = (found.mask & expected[1].mask).sum()
