@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from segmentation.datasets.synthetic import write_dsb2018
+from segmentation.export import proof
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TRAINING = ["--steps=2", "--width=4", "--batch-size=2"]
@@ -87,6 +88,15 @@ def test_each_benchmark_is_in_the_table_of_benchmarks() -> None:
     parts |= {"monai_pipeline", "monai_sliding", "star_convex_reference", "flow_reference"}
     for script in sorted(FOLDER.glob("*.py")):
         assert script.stem in parts or f"python benchmarks/{script.name}" in about, script.name
+
+
+def test_the_page_of_exports_shows_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    result = json.loads((FOLDER / "results/exports.json").read_text())
+    table = runpy.run_path(str(FOLDER / "exports.py"))["shown"](result)
+    assert table in (FOLDER.parent / "docs/results/exports.md").read_text()
+    apart = [f["median"] for f in result["figures"] if f["what"].endswith("largest_difference")]
+    assert apart and max(apart) < proof.TOLERANCE["fp32"]
 
 
 def test_published_rows_are_collected(
