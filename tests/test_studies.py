@@ -1,6 +1,8 @@
 """The tables of docs/results of scores: how they are made, and that they are what was measured."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import sys
 from pathlib import Path
@@ -110,7 +112,12 @@ def test_a_study_is_run_and_goes_on(
     )
     monkeypatch.setattr(studies, "read_studies", lambda: {"small": study})
     run_here(monkeypatch)
-    monkeypatch.setattr(studies.Runner, "call", lambda _, *words: main([*words]))
+
+    def call(_: object, *words: str) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert main([*words]) == 0
+
+    monkeypatch.setattr(studies.Runner, "call", call)
     output = tmp_path / "small.json"
     argv = ["studies.py", "small", f"--data={dsb_root.parent}", f"--work={tmp_path / 'work'}"]
     monkeypatch.setattr(sys, "argv", [*argv, f"--output={output}"])
