@@ -58,25 +58,74 @@ def padded(net: Callable[[Tensor], Tensor], image: Tensor, stride: int, least: i
     return net(wide)[..., top : top + height, left : left + width]
 
 
+class Mean:
+    """The mean of answers of the shape (…, K, H, W), one after another.
+
+    Vectors keep their mean length. Where answers do not agree on a direction, their plain mean is
+    short, and :class:`targets.Flow` would drop an object whose flows are not of length 1.
+
+    Args:
+        vectors: Which channels are the two parts of a vector, if any are.
+
+    >>> mean = Mean(slice(0, 2))
+    >>> mean.add(torch.tensor([0.0, 1.0]).reshape(2, 1, 1))
+    >>> mean.add(torch.tensor([1.0, 0.0]).reshape(2, 1, 1))
+    >>> mean.result().flatten()
+    tensor([0.7071, 0.7071])
+    """
+
+    total: Tensor
+    lengths: Tensor
+
+    def __init__(self, vectors: slice | None = None) -> None:
+        self.vectors, self.count = vectors, 0
+
+    def add(self, answer: Tensor) -> None:
+        """One more answer."""
+        lengths = self._lengths(answer)
+        if self.count:
+            self.total, self.lengths = self.total + answer, self.lengths + lengths
+        else:
+            self.total, self.lengths = answer, lengths
+        self.count += 1
+
+    def result(self) -> Tensor:
+        """The mean so far."""
+        if self.count == 1:
+            return self.total
+        mean = self.total / self.count
+        if self.vectors is not None:
+            tiny = torch.finfo(mean.dtype).tiny
+            longer = self.lengths / self.count / self._lengths(mean).clamp_min(tiny)
+            mean[..., self.vectors, :, :] *= longer
+        return mean
+
+    def _lengths(self, answer: Tensor) -> Tensor:
+        if self.vectors is None:
+            return answer.new_zeros(())
+        parts = answer[..., self.vectors, :, :]
+        return parts.square().sum(dim=-3, keepdim=True).sqrt()
+
+
 def d4_mean(
     probabilities: Callable[[Tensor], Tensor],
     image: Tensor,
     turned_back: Callable[[Tensor, int, bool], Tensor] | None = None,
+    vectors: slice | None = None,
 ) -> Tensor:
     """Average over the four rotations of (B, C, H, W) images and of their mirror images.
 
-    ``turned_back`` is :meth:`Target.turned_back`, for answers that have directions.
+    ``turned_back`` is :meth:`Target.turned_back`, for answers that have directions; ``vectors`` as
+    in :class:`Mean`.
     """
-    total = None
+    mean = Mean(vectors)
     for mirrored in (False, True):
         source = image.flip(-1) if mirrored else image
         for turns in range(4):
             turned = probabilities(source.rot90(turns, (-2, -1))).rot90(-turns, (-2, -1))
             turned = turned if turned_back is None else turned_back(turned, turns, mirrored)
-            back = turned.flip(-1) if mirrored else turned
-            total = back if total is None else total + back
-    assert total is not None
-    return total / 8
+            mean.add(turned.flip(-1) if mirrored else turned)
+    return mean.result()
 
 
 @dataclass(frozen=True)

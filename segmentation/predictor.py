@@ -16,6 +16,7 @@ from segmentation.data.diameters import TrainingDiameters
 from segmentation.data.preprocess import Preprocess
 from segmentation.errors import UserError
 from segmentation.inference import (
+    Mean,
     Read,
     Tiling,
     d4_mean,
@@ -196,13 +197,14 @@ class Predictor:
         :meth:`logits` of the images, where they are known.
         """
         tta = self.tta if tta is None else tta
+        mean = Mean(self.target.vectors)
         if logits is None or tta:
-            total = self._alone(image, tta)
+            mean.add(self._alone(image, tta))
         else:
-            total = self.target.probabilities(logits)
+            mean.add(self.target.probabilities(logits))
         for member in self.members:
-            total = total + member._alone(image, tta)
-        return total / (1 + len(self.members)) if self.members else total
+            mean.add(member._alone(image, tta))
+        return mean.result()
 
     @torch.inference_mode()
     def maps(
@@ -218,10 +220,10 @@ class Predictor:
         What the file tells is given along: the names of its channels, (height, width) of a pixel in
         µm; and the ``diameter`` of its objects, where it was found.
         """
-        total = self._map(image, channels, pixel_size, diameter)
-        for member in self.members:
-            total += member._map(image, channels, pixel_size, diameter)
-        return total / np.float32(1 + len(self.members))
+        mean = Mean(self.target.vectors)
+        for one in (self, *self.members):
+            mean.add(torch.from_numpy(one._map(image, channels, pixel_size, diameter)))
+        return mean.result().numpy()
 
     def scale(
         self, pixel_size: tuple[float, float] | None = None, diameter: float | None = None
@@ -373,5 +375,7 @@ class Predictor:
             return self.target.probabilities(logits)
 
         # Padded once for all symmetries: each in its own way, the same pixels would see others.
-        net = partial(d4_mean, answer, turned_back=self.target.turned_back) if tta else answer
+        target = self.target
+        mean = partial(d4_mean, answer, turned_back=target.turned_back, vectors=target.vectors)
+        net = mean if tta else answer
         return padded(net, self.normalized(image), self.stride, self.least)

@@ -12,7 +12,7 @@ import torch
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.stains import View
 from segmentation.errors import UserError
-from segmentation.inference import Read
+from segmentation.inference import Mean, Read
 from segmentation.io.stacks import Planes, Windows
 from segmentation.io.windows import BandStore
 from segmentation.predict.label_map import Crop, LabelMap, overlapping_blocks
@@ -130,7 +130,10 @@ def plane_on_disk(
     with progress(None, Path(image.name).name, height, leave=False) as bar:
         for several in zip(*pieces, strict=True):
             own = several[0][1]
-            probs = np.asarray(np.mean([one for one, _ in several], axis=0))
+            mean = Mean(predictor.target.vectors)
+            for one, _ in several:
+                mean.add(torch.from_numpy(one))
+            probs = mean.result().numpy()
             found = decoder.decode(probs)
             foreground_pixels += int(found.mask[own].sum())
             mask.append(found.mask[own].astype(np.uint8) * 255)

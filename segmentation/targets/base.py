@@ -31,6 +31,7 @@ class Target(ABC):
     class_names: tuple[str, ...] = ()  # of the objects' classes 1…K, where they are told apart
     lengths: ClassVar[tuple[str, ...]] = ()  # arguments in pixels that decoding looks at
     in_pixels: ClassVar[bool] = False  # whether the network answers lengths in pixels
+    vectors: ClassVar[slice | None] = None  # of its channels, the two parts of a vector
     # What of the validation chooses the epoch: what ``fit`` then tunes the decoding for.
     monitor: str = "val/image_ap"
     # The arguments that only decoding looks at, each with the values that ``tune`` tries.

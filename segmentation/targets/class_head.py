@@ -38,8 +38,10 @@ class WithClasses(Target):
         self.objects, self.class_names = objects, checked_names(names)
         self.classes = objects.classes + len(self.class_names) + 1
         # Of this one's objects, though they are attributes of the class.
-        own = {"tunable": objects.tunable, "in_pixels": objects.in_pixels}
-        vars(self).update(own, monitor=objects.monitor)
+        vars(self).update(
+            {name: getattr(objects, name) for name in ("tunable", "in_pixels", "vectors")},
+            monitor=objects.monitor,
+        )
 
     def __getattr__(self, name: str) -> Any:
         """Settings of the decoding are those of ``objects``."""

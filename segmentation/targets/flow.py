@@ -38,6 +38,7 @@ class Flow(Target):
 
     classes = 3
     lengths = ("peak_distance",)
+    vectors = slice(1, 3)
     tunable: ClassVar[dict[str, Any]] = {
         **Target.tunable,
         "flow_error": (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from segmentation.inference import d4_mean
+from segmentation.inference import Mean, d4_mean
 from segmentation.losses import BCEDice, FlowLoss
 from segmentation.metrics import overlaps
 from segmentation.targets import Flow, WithClasses
@@ -149,14 +149,29 @@ def test_symmetries_are_averaged() -> None:
     def network(image: torch.Tensor) -> torch.Tensor:
         return target.encode(image[0, 0].numpy().astype(np.int32))[None]
 
-    mean = d4_mean(
-        network, torch.from_numpy(labels.astype(np.float32))[None, None], target.turned_back
-    )
+    image = torch.from_numpy(labels.astype(np.float32))[None, None]
+    mean = d4_mean(network, image, target.turned_back, target.vectors)
     off = (mean[0] - target.encode(labels)).abs()
     assert off.max() < 1 and off.median() < 1e-3 and off.mean() < 0.01
     np.testing.assert_array_equal(
         best_overlaps(labels, target.decode(mean[0].numpy())) > 0.97, True
     )
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_answers_that_disagree_on_a_direction_lose_no_object(wrapped: bool) -> None:
+    labels = touching_discs()
+    target = WithClasses(Flow(), ["a"]) if wrapped else Flow()
+    right = Flow().encode(labels)
+    plain, mean = [], Mean(target.vectors)
+    for angle in (-1.3, 1.3):  # radians: their plain mean has a length of .27
+        cos, sin = np.cos(angle), np.sin(angle)
+        turned = torch.stack([cos * right[1] - sin * right[2], sin * right[1] + cos * right[2]])
+        plain.append(torch.cat([right[:1], turned]))
+        mean.add(plain[-1])
+    torch.testing.assert_close(mean.result(), right, atol=1e-5, rtol=0)
+    assert Flow().decode(mean.result().numpy()).max() == labels.max()
+    assert Flow().decode(torch.stack(plain).mean(0).numpy()).max() == 0
 
 
 def test_the_loss_is_what_it_says() -> None:
