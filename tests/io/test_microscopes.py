@@ -82,3 +82,26 @@ def test_bioio_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     listing = list_files(tmp_path)
     assert listing.images() == [] and listing.missed
     assert "[bioio]" in listing.tell(tmp_path)
+
+
+@pytest.mark.filterwarnings("default")  # of libraries that are not this package's
+def test_files_of_a_microscopes_maker(tmp_path: Path) -> None:
+    pytest.importorskip("bioio_czi")
+    czi = pytest.importorskip("pylibCZIrw.czi")
+    stack = STACK[0, :2].transpose(1, 0, 2, 3)  # ZCYX
+    with czi.create_czi(str(tmp_path / "stack.czi")) as file:
+        for z, c in np.ndindex(4, 2):
+            file.write(stack[z, c][..., None].copy(), plane={"Z": z, "C": c, "T": 0})
+        scale = {"scale_x": 0.325e-6, "scale_y": 0.325e-6, "scale_z": 1e-6}  # metres
+        file.write_metadata("stack", channel_names={0: "DAPI", 1: "GFP"}, **scale)
+    planes = open_planes(tmp_path / "stack.czi")
+    assert (planes.axes, planes.channels) == ("Z", ("DAPI", "GFP"))
+    assert planes.calibration.pixel_size == pytest.approx((0.325, 0.325))
+    np.testing.assert_array_equal(np.stack(list(planes)), stack.transpose(0, 2, 3, 1))
+    colours = (STACK[0, 0, :3] // 256).astype(np.uint8).transpose(1, 2, 0).copy()
+    with czi.create_czi(str(tmp_path / "colours.czi")) as file:
+        file.write(colours, plane={"Z": 0, "C": 0, "T": 0})  # red, green, blue
+    np.testing.assert_array_equal(read_image(tmp_path / "colours.czi"), colours)
+    whole = (tmp_path / "stack.czi").read_bytes()
+    (tmp_path / "stack.czi").write_bytes(whole[: len(whole) // 2])
+    refuses("stack.czi: the CZI is damaged", read_image, tmp_path / "stack.czi")
