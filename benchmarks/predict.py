@@ -21,11 +21,12 @@ from common import Report, arguments
 
 from segmentation.io.images import read_mask
 
-ARMS = {
+ARMS = {  # file and backend
     "PyTorch": ("ckpt", "torch"),
-    "ONNX Runtime fp32": ("fp32", "onnxruntime"),
-    "OpenVINO fp32": ("fp32", "openvino"),
-    "ONNX Runtime int8": ("int8", "onnxruntime"),
+    "ONNX Runtime fp32": ("fp32/model.onnx", "onnxruntime"),
+    "OpenVINO fp32": ("fp32/model.onnx", "openvino"),
+    "ONNX Runtime int8": ("int8/model.onnx", "onnxruntime"),
+    "OpenVINO int8": ("int8/model.xml", "openvino"),
 }
 
 
@@ -40,7 +41,7 @@ def run(verb: str, *words: str) -> float:
 
 def main() -> None:
     parser = arguments("predict", __doc__)
-    parser.add_argument("--ckpt_path", type=Path, required=True)
+    parser.add_argument("--ckpt_path", type=str, required=True)
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--most", type=int, default=30, help="images")
     parser.set_defaults(repeats=3)
@@ -53,13 +54,11 @@ def main() -> None:
             folder.mkdir()
             for number, file in enumerate(some):
                 shutil.copy(file, folder / f"{number:03}{file.suffix}")
-        paths = {"ckpt": options.ckpt_path}
         for precision in ("fp32", "int8"):
-            made = Path(scratch, precision)
-            words = ["--format", "onnx", "--precision", precision, "--tolerance=1", "--most=1"]
-            where = [f"--ckpt_path={options.ckpt_path}", f"--output={made}"]
-            run("export", *where, f"--data.images={many}", *words)
-            paths[precision] = made / "model.onnx"
+            words = ["--precision", precision, "--tolerance=1", "--most=1"]
+            where = [f"--ckpt_path={options.ckpt_path}", f"--output={Path(scratch, precision)}"]
+            images = f"--data.images={many}"
+            run("export", *where, images, "--format", "onnx", "openvino", *words)
         taken: dict[str, list[float]] = {name: [] for name in ARMS}
         for turn in range(options.repeats):
             for name, (path, backend) in ARMS.items():
@@ -67,7 +66,8 @@ def main() -> None:
                 for folder in (many, one):
                     out = Path(scratch, f"{name}-{folder.name}-{turn}")
                     words = [f"--data.images={folder}", f"--output={out}", "--labels", "tiff"]
-                    about = [f"--ckpt_path={paths[path]}", f"--backend={backend}", "--device=cpu"]
+                    file = options.ckpt_path if path == "ckpt" else Path(scratch, path)
+                    about = [f"--ckpt_path={file}", f"--backend={backend}", "--device=cpu"]
                     spent.append(run("predict", *about, *words))
                 taken[name].append((spent[0] - spent[1]) / (len(files) - 1))
         settings = {"images": len(files), "threads": 1, "clock": "processor time"}
