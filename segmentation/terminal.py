@@ -1,8 +1,10 @@
 """How much a command tells, and in which colours."""
 
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TextIO
 
 _LEVELS = {"-q": -1, "--quiet": -1, "-v": 1, "--verbose": 1}
@@ -29,6 +31,18 @@ def quiet() -> bool:
 def verbose() -> bool:
     """Whether all is wanted: what libraries say, too, and where an error came from."""
     return _level > 0
+
+
+@contextmanager
+def lightning_quiet() -> Iterator[None]:
+    """Lightning's own lines are left out meanwhile, but for warnings."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def coloured(text: str, colour: str, stream: TextIO | None = None) -> str:

@@ -1,6 +1,5 @@
 """Applying trained networks to a folder of images, by Lightning's own loop over its files."""
 
-import logging
 import os
 import platform
 import sys
@@ -37,6 +36,7 @@ from segmentation.predict.outputs import FileWriter, Outputs, is_streamed
 from segmentation.predictor import Predictor
 from segmentation.progress import progress
 from segmentation.runtimes.net import ExportedNet
+from segmentation.terminal import lightning_quiet
 
 _AHEAD = 3  # files that are read before they are wanted
 
@@ -117,24 +117,22 @@ def predict(
     about: dict[str, Any] = {"checkpoints": list(map(str, ckpt_path)), "device": str(where)}
     about |= {"backend": others} if others else {}  # no setting: another one may be the fastest
     manifest = Manifest(output, settings, {**about, "versions": versions})
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning on torch 2.15
     devices = trainer_devices or int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
     more = ["magnification"] if diameter == "auto" else []
     more += ["shown"] if any(one.preprocess.decided for one in members) else []
     writer = FolderWriter(manifest, outputs, task.target.class_names, more)
-    trainer = Trainer(
-        accelerator="gpu" if where.type == "cuda" else where.type,
-        devices=[where.index] if where.index is not None and devices == 1 else devices,
-        num_nodes=trainer_num_nodes or int(os.environ.get("GROUP_WORLD_SIZE", 1)),
-        callbacks=writer,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    with lightning_quiet():
+        trainer = Trainer(
+            accelerator="gpu" if where.type == "cuda" else where.type,
+            devices=[where.index] if where.index is not None and devices == 1 else devices,
+            num_nodes=trainer_num_nodes or int(os.environ.get("GROUP_WORLD_SIZE", 1)),
+            callbacks=writer,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
     if trainer.is_global_zero:
         if len(members) > 1:
             print(f"ensemble  of {len(members)} checkpoints")
@@ -144,9 +142,9 @@ def predict(
         manifest.remove_partial_files()
     files = FolderFiles(data_images, stems, joined, writer, trainer)
     try:
-        trainer.predict(task, files, return_predictions=False)
+        with lightning_quiet():
+            trainer.predict(task, files, return_predictions=False)
     finally:
-        log.setLevel(level)
         writer.thread.shutdown()
         if trainer.is_global_zero:
             manifest.remove_partial_files()

@@ -1,6 +1,5 @@
 """How long a step and a validation image take here: a few of them, by the training itself."""
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from segmentation.data.datamodule import SegmentationDataModule
 from segmentation.errors import UserError
 from segmentation.experiments.plan.budget import Speed
 from segmentation.task import SegmentationTask
+from segmentation.terminal import lightning_quiet
 from segmentation.training.messages import silence_noise
 from segmentation.training.settings import Parser, ParserError, link_task_to_data, parser_gist
 from segmentation.training.trial import unbuilt
@@ -70,25 +70,24 @@ def measure(config: dict[str, Any], clock: Callable[[], float] = time.perf_count
         ``None`` where the GPU has too little memory for it.
     """
     silence_noise()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     task, data = build(config)
     data.sampling = replace(data.sampling, length=MOST * data.batch_size)
     watch = _Watch(clock)
-    trainer = Trainer(
-        **{k: v for k, v in config["trainer"].items() if k != "max_epochs"},
-        max_epochs=1,
-        limit_val_batches=IMAGES,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=[watch],
-    )
     begun = clock()
     try:
-        trainer.fit(task, datamodule=data)
+        with lightning_quiet():
+            Trainer(
+                **{k: v for k, v in config["trainer"].items() if k != "max_epochs"},
+                max_epochs=1,
+                limit_val_batches=IMAGES,
+                num_sanity_val_steps=0,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                callbacks=[watch],
+            ).fit(task, datamodule=data)
     except torch.cuda.OutOfMemoryError:
         return None
     steps, images = watch.steps, watch.images

@@ -1,5 +1,6 @@
 """What the machine measures decides the precision of a training on its processor."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,10 @@ def test_bfloat16_is_chosen_where_steps_are_faster(
     plan = made.make_plan("folder", ["--data.split.val=2"], 300, folder_root, machine=CPU)
     assert plan.config["trainer"]["precision"] == precision
     assert plan.speed.step == (step if precision == "bf16-mixed" else 0.1)
+
+
+def test_what_lightning_says_is_heard_again_afterwards(folder_root: Path) -> None:
+    log = logging.getLogger("lightning.pytorch")
+    before = log.level
+    made.make_plan("folder", ["--data.split.val=2"], 300, folder_root, machine=CPU)
+    assert log.level == before
