@@ -24,7 +24,7 @@ from segmentation.runtimes.net import (
     network_record,
     open_exported,
 )
-from segmentation.runtimes.record import FORMAT, is_exported, opened
+from segmentation.runtimes.record import FORMAT, is_exported, read_exported
 from segmentation.task import SegmentationTask
 from segmentation.trust import bounded, check_trusted, renamed, without_download
 
@@ -231,7 +231,7 @@ def model_config(path: str | Path, tuned: bool, trust: Iterable[str]) -> dict[st
     if not (tuned and is_exported(path)):  # tune takes checkpoints alone
         about: dict[str, Any] = read_checkpoint(path, tuned, trust)["segmentation"]
         return about.get("config")
-    record = opened(path)[0]
+    record = read_exported(path)[0]
     if record.get("loss") is None:
         raise UserError(f"{path}: does not tell its loss, which test computes; export it again")
     return _exported_config(path, record, trust, {"loss": record["loss"]})

@@ -386,8 +386,8 @@ class SplitRecord(Callback):
         known = split and Division(data.source.name, split, getattr(data, "digests", {}))
         pl_module.data_split = known  # type: ignore[assignment]
         if stage == "fit" and (part := getattr(data, "parts", {}).get("train")):
-            known = TrainingDiameters.of(part[i] for i in thinned(range(len(part)), MOST))
-            pl_module.predictor.training_diameters = known  # type: ignore[union-attr]
+            diameters = TrainingDiameters.of(part[i] for i in thinned(range(len(part)), MOST))
+            pl_module.predictor.training_diameters = diameters  # type: ignore[union-attr]
             if pl_module.preprocess.decided:  # type: ignore[union-attr]
                 ways = Counter(entry.channels[0] for entry in part.entries)
                 pl_module.shown_as = dict(ways)  # type: ignore[assignment]

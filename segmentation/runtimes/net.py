@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segmentation.errors import UserError, gist_of
 from segmentation.inference import least_side, network_stride
-from segmentation.runtimes.record import needed, opened
+from segmentation.runtimes.record import needed, read_exported
 from segmentation.runtimes.trace import onnx_of, traced
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino"]
@@ -81,7 +81,7 @@ def open_exported(path: Path, backend: Backend | None = None) -> ExportedNet:
     Raises:
         UserError: The file is broken, or nothing that is installed (or asked for) runs it.
     """
-    record, source = opened(path)
+    record, source = read_exported(path)
     runtimes = able(path, record.get("precision", "fp32"))
     if backend not in (None, "auto"):
         if backend not in runtimes:

@@ -57,7 +57,7 @@ def needed(module: str, path: object) -> Any:
         ) from None
 
 
-def opened(path: Path) -> tuple[dict[str, Any], Any]:
+def read_exported(path: Path) -> tuple[dict[str, Any], Any]:
     """The record of an exported file, and what a runtime makes a network of."""
     read: dict[str, Callable[[Path], tuple[dict[str, Any], Any]]] = {
         ".onnx": onnx_model,

@@ -34,27 +34,27 @@ def choose_split(images: int, groups: list[str], stack: bool) -> Choice:
     named = sorted({*groups} - {""})
     if len(named) >= 3:
         share = max(0.15, 1 / len(named))
-        return _divided(
+        return _split_choice(
             "GroupSplit",
             f"split: the images are of {len(named)} groups (subfolders or stacks); whole groups "
             "validate and test, for images of one group resemble each other.",
             val=round(share, 3), test=round(share, 3), seed=0,
         )  # fmt: skip
     if len(named) == 2:
-        return _divided(
+        return _split_choice(
             "SequenceSplit",
             f"split: of the two groups {named[1]} tests, and the last images of {named[0]} "
             "validate.",
             val=0.15,
         )
     if stack:
-        return _divided(
+        return _split_choice(
             "BlockSplit",
             "split: all images are planes of one stack; blocks of them validate and test, with "
             "gaps, for neighbours resemble each other. A second stack would be a fairer test.",
             val=0.15, test=0.15,
         )  # fmt: skip
-    return _divided(
+    return _split_choice(
         "RandomSplit",
         f"split: {images} images, no groups named; .15 of them validate (at most {_MOST}) and .15 "
         "test. If several come from one patient, plate or film, put them into one subfolder.",
@@ -87,7 +87,7 @@ def choose_by_sources(
     if 2 * train < len(entries) or min(val, test) < ENOUGH:
         parts = f"whole ones would make {train}, {val} and {test} images to train, validate, test"
         return _same(random, f"{alike}; {parts}", _PROPOSED)
-    return _divided(
+    return _split_choice(
         "SourceSplit",
         f"split: no groups are named; {alike}, as {file} says: look at them with segmentation "
         "audit, and correct the list. Whole ones validate and test: a score for what was never "
@@ -101,7 +101,7 @@ def _same(random: Choice, found: str, proposed: str = "") -> Choice:
     return random._replace(reason=random.reason + more)
 
 
-def _divided(name: str, reason: str, **values: Any) -> Choice:
+def _split_choice(name: str, reason: str, **values: Any) -> Choice:
     room = "sources" if name == "SourceSplit" else "splits"
     chosen = {"class_path": f"segmentation.data.{room}.{name}", "init_args": values}
     return Choice(KEY, chosen, reason)
