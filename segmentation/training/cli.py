@@ -52,7 +52,7 @@ from segmentation.training.trial import (
     unbuilt,
     without_finders,
 )
-from segmentation.training.tuning import check_score, tune_best
+from segmentation.training.tuning import check_score, default_score, tune_best
 from segmentation.trust import bounded, class_names
 
 LAST: dict[str, Any] = {"filename": "last", "enable_version_counter": False}
@@ -294,7 +294,7 @@ class CLI(LightningCLI):
     def _tuned_for(self) -> str:
         """The score for which ``fit`` tunes the decoding; none where it does not."""
         score = self._get(self.config_init, "run").tune
-        return "image_ap" if score is True else score or ""
+        return default_score(self.best.monitor) if score is True else score or ""
 
     def after_fit(self) -> None:
         """Tune and test the best checkpoint, as the numbers that a run is known by."""

@@ -80,7 +80,8 @@ class Run:
             none. For jobs that are requeued: the same command every time.
         save_every: Minutes between checkpoints to resume from; SIGTERM and SIGUSR1 leave one too.
         tune: ``fit`` ends by choosing the decoding of the best checkpoint on the validation images,
-            as ``segmentation tune`` does, for this score; true is image_ap, false: as trained.
+            as ``segmentation tune`` does, for this score; true is the score of objects that chooses
+            the epoch (image_ap where a score of pixels or a loss does), false: as trained.
     """
 
     root: str = "runs"

@@ -29,6 +29,16 @@ MOST_PIXELS = 2**25  # that fit looks at: 128 images of 512², so that it ends s
 CLEANING = ("min_size", "fill_holes")  # what happens after instances are found
 
 
+def default_score(monitor: str | None) -> str:
+    """The score of objects that chooses the epoch, or image_ap where pixels or a loss choose it.
+
+    >>> default_score("val/image_seg"), default_score("val/iou"), default_score(None)
+    ('image_seg', 'image_ap', 'image_ap')
+    """
+    score = (monitor or "").removeprefix("val/")
+    return score if score in (*OBJECTS, *MEANS) else "image_ap"
+
+
 def check_score(key: str, score: str, target: Target | None = None) -> None:
     """Raise a :class:`UserError` unless a decoding (of this target) can be tuned for this score."""
     if score and score not in (*OBJECTS, *PIXELS, *MEANS):
@@ -135,11 +145,12 @@ class Tune(Callback):
 
     Looks at no more than ``most`` pixels of validation images, evenly spaced ones. Afterwards
     ``before`` and ``after`` are the score as trained and as tuned, ``own`` and ``chosen`` the
-    settings, ``images`` how many were looked at, and ``objects`` how many they hold.
+    settings, ``images`` how many were looked at, and ``objects`` how many they hold. Without a
+    ``score`` it is :func:`default_score` of what chose the epoch.
     """
 
-    def __init__(self, score: str, most: int | None = None) -> None:
-        self.score, self.most = score, most
+    def __init__(self, score: str | None = None, most: int | None = None) -> None:
+        self.score, self.most = score or "", most
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start from the checkpoint's own settings, not from those of an earlier search."""
@@ -150,6 +161,8 @@ class Tune(Callback):
             raise UserError(f"{self.path}: was trained without a config; tune in Python")
         own = decoding_part(config["init_args"]["target"]).get("init_args") or {}
         target = copy.copy(pl_module.target)
+        best: Any = trainer.checkpoint_callback
+        self.score = self.score or default_score(best and best.monitor)
         check_score("--score", self.score, target)
         signature = inspect.signature(type(getattr(target, "objects", target))).parameters
         for name in target.tunable:

@@ -282,6 +282,20 @@ def test_fit_ends_by_tuning_and_tests_both(
     assert len(logs[0]) == len(logs[1]), "the validation of the search is not logged"
 
 
+def test_what_chooses_the_epoch_is_what_the_decoding_is_tuned_for(
+    dsb_root: Path, tmp_path: Path
+) -> None:
+    for monitor, score in (("val/image_seg", "image_seg"), ("val/iou", "image_ap")):
+        chosen = f"--checkpoint.monitor={monitor}"
+        folder = fit(dsb_root, tmp_path / score, "--run.tune=true", chosen)
+        best = folder / "checkpoints/best.ckpt"
+        of_fit = json.loads(sidecar(best).read_text())
+        assert of_fit["score"] == score
+        argv = arguments("tune", dsb_root, tmp_path / "t", f"--ckpt_path={best}", chosen)
+        assert main(argv) == 0
+        assert json.loads(sidecar(best).read_text()) == of_fit, "the command does the same"
+
+
 def test_a_score_that_cannot_be_tuned_for_is_told_before_the_training(
     dsb_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
