@@ -109,7 +109,8 @@ class Server:
         if operation == "UpsertBucket":
             run = self.runs.setdefault(given["name"], Run(given["name"], {}))
             run.config |= json.loads(given.get("config") or "{}")
-            run.state = "running"
+            if run.state == "pending":  # what a killed run's process sends late changes nothing
+                run.state = "running"
             bucket = {
                 "id": run.name, "name": run.name, "displayName": run.name, "description": "",
                 "config": None, "sweepName": "sweep1", "project": project, "historyLineCount": 0,
