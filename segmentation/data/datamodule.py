@@ -34,7 +34,14 @@ from segmentation.data.parts import read_fold
 from segmentation.data.preprocess import Preprocess
 from segmentation.data.sample import PARTS, Source, Split, straddling, thinned
 from segmentation.data.samplers import Sampling, TrainSampler
-from segmentation.data.sources import APART, SourceSplit, about_test, torn_sources, with_sources
+from segmentation.data.sources import (
+    APART,
+    SourceSplit,
+    about_test,
+    check_known,
+    torn_sources,
+    with_sources,
+)
 from segmentation.data.splits import ListSplit, RandomSplit, Splitter
 from segmentation.errors import UserError
 from segmentation.objects import to_gray
@@ -225,7 +232,10 @@ class SegmentationDataModule(LightningDataModule):
 
     def drawn(self) -> list[float] | None:
         """How often each training example is drawn, relative to the others; ``None``: each once."""
-        return self.sampling.weights(self._training.samples.entries, self.drawn_more)
+        sources = self.sources if self.sampling.balance_by == "source" else None
+        if sources is not None:
+            check_known(sources, self.split.train)
+        return self.sampling.weights(self._training.samples.entries, self.drawn_more, sources)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Each validation image once."""

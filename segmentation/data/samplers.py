@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from torch.utils.data import DistributedSampler
@@ -18,6 +19,8 @@ class Sampling:
         balance: 0 shows each image once an epoch. Above 0 images are drawn at random with
             probability ∝ (pixels / images of its kind) ^ balance: rare kinds and large images more
             often. 0.5 evens kinds out by the square root. Annotated pixels are counted.
+        balance_by: ``source`` balances what images were acquired with (see ``SourceSplit``) in the
+            place of their kinds: a source of few images counts for more.
         balance_empty: Draw images with and without objects equally often.
         length: Draws per epoch; the number of training examples by default.
         seed: Of order, crops and augmentation, ≥ 0; ``null`` takes ``seed_everything``'s.
@@ -26,23 +29,29 @@ class Sampling:
     """
 
     balance: float = 0.0
+    balance_by: Literal["kind", "source"] = "kind"
     balance_empty: bool = False
     length: int | None = None
     seed: int | None = None
     copy_paste: float = 0.0
 
     def weights(
-        self, entries: Sequence[StoredSample], more: Mapping[str, float] | None = None
+        self,
+        entries: Sequence[StoredSample],
+        more: Mapping[str, float] | None = None,
+        sources: Mapping[str, str] | None = None,
     ) -> list[float] | None:
         """How often each example is drawn, relative to the others; ``None``: each once.
 
-        ``more`` multiplies that of the ids it names.
+        ``more`` multiplies that of the ids it names. ``sources`` is id ► source, of all.
         """
         if self.balance == 0 and not self.balance_empty and not more:
             return None
-        counts = Counter(entry.kind for entry in entries)
+        by_source = sources if self.balance_by == "source" else None
+        groups = [e.kind if by_source is None else by_source[e.id] for e in entries]
+        counts = Counter(groups)
         sizes = [np.prod(entry.image[1][:2]) - entry.unannotated for entry in entries]
-        pixels = [size / counts[e.kind] for size, e in zip(sizes, entries, strict=True)]
+        pixels = [size / counts[group] for size, group in zip(sizes, groups, strict=True)]
         weights = np.array(pixels, dtype=float) ** self.balance
         empty = np.array([entry.objects == 0 for entry in entries])
         if self.balance_empty and empty.any() and not empty.all():

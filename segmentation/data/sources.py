@@ -119,6 +119,17 @@ def with_sources(entries: Sequence[StoredSample], source: Any) -> list[StoredSam
     )
 
 
+def check_known(sources: Mapping[str, str], images: Collection[str]) -> None:
+    """Raise a :class:`UserError` unless the source of each of these images is known."""
+    lacking = sorted(image for image in images if not sources.get(image))
+    if lacking:
+        raise UserError(
+            f"data.sampling.balance_by source: {len(lacking)} of {len(images)} training images "
+            f"have no source, such as {lacking[0]}; name them by subfolders or by "
+            "data.split.sources of SourceSplit, or balance by kind"
+        )
+
+
 def read_sources(path: Path) -> dict[str, str]:
     """Id ► source, from a CSV file with these two columns.
 

@@ -65,7 +65,7 @@ def made(*sizes: tuple[int, int], **settings: Any) -> SegmentationDataModule:
 
 def grouped(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings with those of the sampling in their group."""
-    names = ("balance", "balance_empty", "length", "seed")
+    names = ("balance", "balance_by", "balance_empty", "length", "seed")
     own = {name: settings.pop(name) for name in names if name in settings}
     return {**settings, "sampling": Sampling(**own)}
 
@@ -201,6 +201,16 @@ def test_weights_of_draws() -> None:
     assert Sampling(0.5).weights(entries) == pytest.approx([50**0.5, 50**0.5, 20])
     assert Sampling(1, True).weights(entries) == pytest.approx([1, 50 / 450, 400 / 450])
     assert Sampling(0, True).weights(entries[1:]) == [1, 1]  # nothing to balance
+
+
+def test_sources_are_balanced_where_all_are_known(dsb_root: Path) -> None:
+    data = under(dsb(dsb_root, balance=1.0, balance_by="source"))
+    with pytest.raises(UserError, match=r"balance_by source: \d+ of \d+ training images have no"):
+        data.drawn()
+    known = {name: f"s{place == 0}" for place, name in enumerate(data.split.train)}
+    data.sources = {entry.id: known.get(entry.id, "") for entry in data.raw.entries}
+    drawn = data.drawn()
+    assert drawn is not None and drawn[0] == pytest.approx(sum(drawn[1:]), rel=0.5)
 
 
 def test_images_with_and_without_objects_are_balanced() -> None:

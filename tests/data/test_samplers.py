@@ -107,3 +107,14 @@ def test_more_multiplies_what_the_balance_says() -> None:
     assert Sampling().weights(entries, {"b": 2.5}) == [1.0, 2.5, 1.0]
     weights = Sampling(balance=1.0).weights(entries, {"a": 0.5})
     assert weights is not None and np.allclose(np.array(weights) / weights[1], [0.5, 1, 1])
+
+
+def test_few_images_of_a_source_are_drawn_as_often_as_many_of_another() -> None:
+    entries: Any = [
+        SimpleNamespace(id=i, kind="", image=(0, (8, 8, 1), "|u1"), unannotated=0, objects=1)
+        for i in "abcd"
+    ]
+    by = Sampling(balance=1.0, balance_by="source")
+    weights = by.weights(entries, sources={"a": "x", "b": "y", "c": "y", "d": "y"})
+    assert weights is not None and np.allclose(np.array(weights) / weights[0], [1, *[1 / 3] * 3])
+    assert by.weights(entries) == Sampling(balance=1.0).weights(entries)  # one kind
