@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from skimage.measure import regionprops_table
 
 from segmentation.errors import UserError
 from segmentation.objects import to_gray
+from segmentation.shapes import convex_areas, eccentricities, perimeters
 
 if TYPE_CHECKING:
     import pandas
@@ -34,13 +34,9 @@ def columns_of_images(names: Sequence[str] = ()) -> tuple[str, ...]:
     return (*IMAGE_COLUMNS, *(f"objects/{name}" for name in names))
 
 
-# What scikit-image calls OBJECT_COLUMNS[2:16].
-_MEASURED = (
-    "label", "area", "centroid-0", "centroid-1", "bbox-0", "bbox-1", "bbox-2", "bbox-3",
-    "intensity_mean", "intensity_min", "intensity_max", "eccentricity", "solidity", "perimeter",
-)  # fmt: skip
 _MOST_SPECKS, _SPECK = 1_000_000, 4  # objects, pixels
-_WHOLE = {"object", "area", "top", "left", "bottom", "right", "intensity_min", "intensity_max"}
+_SIDES = ("top", "left", "bottom", "right")
+_WHOLE = {"object", "area", *_SIDES, "intensity_min", "intensity_max"}
 
 
 def channel_labels(count: int, names: Sequence[str] = ()) -> tuple[str, ...]:
@@ -108,10 +104,11 @@ def measure_objects(
 ) -> list[dict[str, Any]]:
     """One row for each object, with :data:`OBJECT_COLUMNS` but image and plane.
 
-    By scikit-image's ``regionprops_table``. Pixels count from 0, ``bottom`` and ``right`` are the
-    first beyond the object; ``border`` is 1 for an object that touches the image's border, and so
-    may be cut off; the perimeter is Benkrid and Crookes' estimate (2000). In µm there is no
-    perimeter where pixels are not square, and nothing without a ``pixel_size``.
+    What scikit-image's ``regionprops_table`` gives, of all objects at once. Pixels count from 0,
+    ``bottom`` and ``right`` are the first beyond the object; ``border`` is 1 for an object that
+    touches the image's border, and so may be cut off; the perimeter is Benkrid and Crookes'
+    estimate (2000). In µm there is no perimeter where pixels are not square, and nothing without a
+    ``pixel_size``.
 
     Args:
         labels: (H, W) instance ids, 0 = background.
@@ -120,19 +117,19 @@ def measure_objects(
         origin, size: Row and column where both lie in a larger image, and its (H, W).
         channels: What the image's channels are called, to measure each: see :func:`channel_labels`.
     """
-    names = {key.partition("-")[0] for key in _MEASURED}
     gray = image.mean(axis=2).round().astype(image.dtype) if channels else to_gray(image)
-    table = regionprops_table(labels, gray, properties=names)
-    flat, objects = labels.reshape(-1), table["label"]
+    table = _measured(labels, gray)
+    flat, objects = labels.reshape(-1), table["object"]
     means = np.zeros((len(objects), len(channels)))
     for i in range(len(channels)):
         sums = np.bincount(flat, image[..., i].reshape(-1))
         means[:, i] = sums[objects] / table["area"]
-    for axis, start in enumerate(origin):
-        for name in (f"centroid-{axis}", f"bbox-{axis}", f"bbox-{axis + 2}"):
-            table[name] = table[name] + start
+    for axis, start in zip("yx", origin, strict=True):
+        table[f"centroid_{axis}"] = table[f"centroid_{axis}"] + start
+    for side, start in zip(_SIDES, 2 * origin, strict=True):
+        table[side] = table[side] + start
     rows: list[dict[str, Any]] = []
-    measured = zip(*(table[name].tolist() for name in _MEASURED), strict=True)
+    measured = zip(*(table[name].tolist() for name in OBJECT_COLUMNS[2:16]), strict=True)
     for values, of_channels in zip(measured, means.tolist(), strict=True):
         pairs = zip(OBJECT_COLUMNS[2:16], values, strict=True)
         row: dict[str, Any] = {k: int(v) if k in _WHOLE else round(v, 4) for k, v in pairs}
@@ -140,6 +137,35 @@ def measure_objects(
             row[intensity_column(name)] = round(mean, 4)
         rows.append(row | derived_measures(row, pixel_size, size or labels.shape))
     return rows
+
+
+def _measured(labels: np.ndarray, gray: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns ``OBJECT_COLUMNS[2:16]`` of the objects in (H, W) labels, by their ids."""
+    places = np.flatnonzero(labels > 0)
+    rows, columns = np.divmod(places, labels.shape[1])
+    found, values = labels.reshape(-1)[places], gray.reshape(-1)[places]
+    objects = np.flatnonzero(np.bincount(found))
+    numbers = np.zeros(int(labels.max(initial=0)) + 1, np.intp)
+    numbers[objects] = np.arange(len(objects))
+    ids = numbers[found]
+    area = np.bincount(ids, minlength=len(objects))
+    least = {"top": rows, "left": columns, "intensity_min": values}
+    most = {"bottom": rows + 1, "right": columns + 1, "intensity_max": values}
+    table: dict[str, np.ndarray] = {"object": objects, "area": area}
+    for names, function in ((least, np.minimum), (most, np.maximum)):
+        for name, some in names.items():
+            table[name] = np.zeros(len(objects), some.dtype)
+            table[name][ids] = some  # one of each object's, to start with
+            function.at(table[name], ids, some)
+    table |= {
+        "centroid_y": np.bincount(ids, rows) / area,
+        "centroid_x": np.bincount(ids, columns) / area,
+        "intensity_mean": np.bincount(ids, values) / area,
+        "eccentricity": eccentricities(ids, rows, columns),
+        "solidity": area / convex_areas(labels)[objects],
+        "perimeter": perimeters(labels)[objects],
+    }
+    return table
 
 
 def derived_measures(
