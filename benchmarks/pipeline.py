@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from common import HERE, Report, add_root, alternate, answer, arguments, dsb2018, ratio, seconds
 
-from segmentation.data.augment import RECIPES
+from segmentation.data.augment import D4, RECIPES
 from segmentation.data.cache import decoded, prepared
 from segmentation.data.examples import SampleSubset, TrainSet, TrainWindows
 from segmentation.data.preprocess import Preprocess
@@ -131,7 +131,8 @@ def bare(
         if crop is None
         else [A.RandomCrop(*crop, pad_if_needed=True, border_mode=cv2.BORDER_REFLECT_101)]
     )
-    pipeline = A.Compose([*window, *RECIPES[recipe]()])
+    steps = [A.D4(p=1) if isinstance(step, D4) else step for step in RECIPES[recipe]()]
+    pipeline = A.Compose([*window, *steps])
 
     def example(i: int) -> Any:
         done = pipeline(image=pairs[i][0], mask=pairs[i][1])

