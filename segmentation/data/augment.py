@@ -314,7 +314,11 @@ def random_crop(
     reflection; the last of the results is whether this was so. The others are views of the input
     where nothing had to be resized.
     """
-    factor = float(np.exp(rng.uniform(*np.log(zoom))))
+    if zoom == (1, 1):
+        rng.random()  # drawn with and without zoom, so that windows lie at the same places
+        factor = 1.0
+    else:
+        factor = float(np.exp(rng.uniform(*np.log(zoom))))
     height, width = max(1, round(size[0] / factor)), max(1, round(size[1] / factor))
     lacks = max(0, height - labels.shape[0]), max(0, width - labels.shape[1])
     if pixel is not None:

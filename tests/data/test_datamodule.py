@@ -307,6 +307,17 @@ def test_task_decides_on_preprocessing_and_target(dsb_root: Path) -> None:
     assert ((batch["target"][:, 0] == 0) == (batch["labels"] > 0)).all()
 
 
+def test_a_target_of_ones_own_gets_int32(dsb_root: Path) -> None:
+    class Checked(Foreground):
+        def encode(self, labels: np.ndarray) -> Tensor:
+            assert labels.dtype == np.int32
+            return super().encode(labels)
+
+    data = dsb(dsb_root, preprocess=Preprocess(channels=1), target=Checked())
+    data.setup("fit")
+    assert next(iter(data.train_dataloader()))["target"].any()
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

@@ -74,6 +74,12 @@ def test_weights() -> None:
     assert epoch(sampler, 1) != draws
 
 
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**32, 2**70])
+def test_a_stream_is_that_of_its_four_numbers(seed: int) -> None:
+    wanted = np.random.default_rng([seed, 3, 17, 2]).integers(2**63, size=4)
+    assert Draw(17, 3, 2).rng(seed).integers(2**63, size=4).tolist() == wanted.tolist()
+
+
 def test_streams_differ() -> None:
     """No two draws, and no draw and the order, take the same random numbers."""
     draws = [Draw(i, e, r) for i in range(3) for e in range(3) for r in range(3)]
