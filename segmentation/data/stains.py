@@ -6,7 +6,7 @@ that windows of a large image are shown as the image in one piece is.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 
@@ -87,7 +87,10 @@ def bright_on_dark(windows: Windows, stained: bool = False) -> View:
     every = largest = np.zeros(0, np.int64)
     for window in windows():
         values, channels = 1 << (8 * window.dtype.itemsize), window.shape[2]
-        each = (window, window if channels == 1 else window.max(axis=2))
+        each = (
+            window,
+            reduce(np.maximum, np.moveaxis(window, 2, 0)),
+        )  # far faster than max(axis=2)
         counts = [np.bincount(some.reshape(-1), minlength=values) for some in each]
         every = every + counts[0] if every.size else counts[0]
         largest = largest + counts[1] if largest.size else counts[1]
