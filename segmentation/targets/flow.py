@@ -126,29 +126,31 @@ def object_flows(labels: np.ndarray) -> np.ndarray:
     order = np.argsort(-steps, kind="stable")
     downs, acrosses, side = _placed(heights, widths, order)
     bottoms = np.maximum.accumulate((downs + heights)[order]) + 1
-    rows, columns = np.nonzero(labels)
-    ids = labels[rows, columns] - 1
+    pixels = np.flatnonzero(labels)
+    ids = labels.reshape(-1)[pixels] - 1
+    rows, columns = np.divmod(pixels, labels.shape[1])
     rows, columns = rows - tops[ids], columns - lefts[ids]
     place = (rows + downs[ids]) * side + columns + acrosses[ids]
     centres = _centres(ids, rows, columns, place)
     heat, inside = (np.zeros((bottoms[-1], side), np.float32) for _ in range(2))
     inside.reshape(-1)[place] = 1
     directions, third, done = np.zeros((2, len(ids)), np.float32), np.full(3, 1 / 3, np.float32), 0
-    flat, own_steps = heat.reshape(-1), steps[ids]
+    flat, longer = heat.reshape(-1), np.argsort(steps[ids], kind="stable")
+    ends = np.bincount(steps[ids]).cumsum()
     for last in np.unique(steps).tolist():
         going = steps >= last
         part = heat[: bottoms[going.sum() - 1]]
-        mask = inside[: len(part)]
+        mask, hottest = inside[: len(part)], centres[going]
         for _ in range(done, last):
-            flat[centres[going]] += 1
+            flat[hottest] += 1
             cv2.sepFilter2D(part, -1, third, third, dst=part, borderType=cv2.BORDER_CONSTANT)
             np.multiply(part, mask, out=part)
-        done, own = last, np.flatnonzero(own_steps == last)
+        done, own = last, longer[ends[last - 1] : ends[last]]
         here = place[own]
         both = np.stack([flat[here + side] - flat[here - side], flat[here + 1] - flat[here - 1]])
         # Where heat has its summit, differences are but rounding errors.
         directions[:, own] = both / np.maximum(np.hypot(*both), 1e-4 * flat[here] + 1e-38)
-    flows[:, labels > 0] = directions
+    flows.reshape(2, -1)[:, pixels] = directions
     return flows
 
 
@@ -190,25 +192,25 @@ def destinations(flows: np.ndarray, mask: np.ndarray) -> np.ndarray:
     outside the mask) a pixel takes the way of the one it has come nearest to, 2⁵ times as far.
     """
     height, width = mask.shape
-    field = np.zeros((height + 1, width + 1), np.complex64)
-    field[:-1, :-1] = (flows[0] + 1j * flows[1]) * mask
-    field[-1], field[:, -1] = field[-2], field[:, -2]
-    values = field.reshape(-1)
+    field = np.zeros((2, height + 1, width + 1), np.float32)
+    np.multiply(flows, mask, out=field[:, :-1, :-1])
+    field[:, -1], field[:, :, -1] = field[:, -2], field[:, :, -2]
     starts = np.flatnonzero(mask)
     y, x = (part.astype(np.float32) for part in np.divmod(starts, width))
     for _ in range(_STEPS):
-        row, column = y.astype(np.int32), x.astype(np.int32)
+        row, column = y.astype(np.intp), x.astype(np.intp)
         below, beside, corner = y - row, x - column, row * (width + 1) + column
-        upper = values[corner] * (1 - beside) + values[corner + 1] * beside
-        corner += width + 1
-        lower = values[corner] * (1 - beside) + values[corner + 1] * beside
-        step = upper * (1 - below) + lower * below
-        y, x = (y + step.real).clip(0, height - 1), (x + step.imag).clip(0, width - 1)
-    ends = np.arange(mask.size)
-    ends[starts] = np.rint(y).astype(np.intp) * width + np.rint(x).astype(np.intp)
+        above, ahead, lower = 1 - below, 1 - beside, corner + width + 1
+        for place, most, values in ((y, height - 1, field[0]), (x, width - 1, field[1])):
+            flow = values.take(corner) * ahead + values.take(corner + 1) * beside
+            under = values.take(lower) * ahead + values.take(lower + 1) * beside
+            np.clip(place + (flow * above + under * below), 0, most, out=place)
+    row, column = (np.rint(part).astype(np.intp) for part in (y, x))
+    ends, own = np.arange(mask.size), row * width + column
     for _ in range(_DOUBLINGS):
-        ends[starts] = ends[ends[starts]]
-    return np.asarray(ends[starts])
+        ends[starts] = own
+        own = ends[own]
+    return np.asarray(own)
 
 
 def gathered(ends: np.ndarray, mask: np.ndarray, distance: int) -> np.ndarray:
@@ -221,11 +223,12 @@ def gathered(ends: np.ndarray, mask: np.ndarray, distance: int) -> np.ndarray:
     counts = np.bincount(ends, minlength=mask.size).reshape(mask.shape).astype(np.float32)
     seeds = local_maxima(counts, distance, counts >= _SUPPORT)
     clusters = watershed(-counts, seeds, mask=counts > 2, connectivity=2)
+    ids, whole = clusters.reshape(-1)[ends], label_components(mask)[mask]
+    found = np.zeros(int(whole.max(initial=0)) + 1, bool)
+    found[whole[ids > 0]] = True
     labels = np.zeros(mask.shape, np.int32)
-    labels[mask] = clusters.reshape(-1)[ends]
-    whole = label_components(mask)
-    found = np.bincount(whole.reshape(-1), labels.reshape(-1)) > 0
-    return np.where(mask & ~found[whole], whole + labels.max(initial=0), labels)
+    labels[mask] = np.where(found[whole], ids, whole + ids.max(initial=0))
+    return labels
 
 
 def flow_errors(labels: np.ndarray, flows: np.ndarray) -> np.ndarray:
@@ -233,8 +236,8 @@ def flow_errors(labels: np.ndarray, flows: np.ndarray) -> np.ndarray:
 
     The mean over each object's pixels of the squared length of the difference; 0 for id 0.
     """
-    error = np.square(object_flows(labels) - flows).sum(axis=0)
-    ids = labels.reshape(-1)
-    errors = np.bincount(ids, error.reshape(-1)) / np.maximum(np.bincount(ids), 1)
-    errors[0] = 0
-    return np.asarray(errors)
+    pixels, wanted = np.flatnonzero(labels), object_flows(labels).reshape(2, -1)
+    down, right = (np.square(wanted[i, pixels] - flows[i].reshape(-1)[pixels]) for i in (0, 1))
+    ids, count = labels.reshape(-1)[pixels], int(labels.max(initial=0)) + 1
+    sums, areas = np.bincount(ids, down + right, count), np.bincount(ids, minlength=count)
+    return np.asarray(sums / np.maximum(areas, 1))
