@@ -66,8 +66,9 @@ def clean_objects(labels: np.ndarray, min_size: int, fill_holes: bool) -> np.nda
         labels = fill_object_holes(labels)
     if min_size > 1:
         known = np.maximum(labels, 0)
-        small = np.bincount(known.reshape(-1)) < min_size
-        labels = np.where(small[known] & (labels > 0), 0, labels)
+        small = np.bincount(known.reshape(-1), minlength=1) < min_size
+        small[0] = False
+        labels = labels * ~small[known] if small.any() else labels
     return renumber(labels)
 
 

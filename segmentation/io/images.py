@@ -194,7 +194,8 @@ def _decode(data: bytes, name: str, mask: bool) -> tuple[np.ndarray, tuple[str, 
     if pixels.shape[2] in (2, 4):  # the last is alpha
         if mask:
             tiff.check_alpha(pixels, [pixels.shape[2] - 1], name)
-        pixels = pixels[..., :-1]
+        rgb = pixels.shape[2] == 4  # OpenCV copies 25 times as fast
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB) if rgb else pixels[..., :-1]
     return np.ascontiguousarray(pixels), ()
 
 

@@ -94,7 +94,7 @@ class Flow(Target):
         labels = gathered(destinations(flows, mask), mask, self.peak_distance)
         if self.flow_error:
             wrong = flow_errors(labels, flows) > self.flow_error
-            labels[wrong[labels]] = 0
+            labels *= ~wrong[labels]
         return labels
 
 
