@@ -19,21 +19,21 @@ class Sampling:
         balance: 0 shows each image once an epoch. Above 0 images are drawn at random with
             probability ∝ (pixels / images of its kind) ^ balance: rare kinds and large images more
             often. 0.5 evens kinds out by the square root. Annotated pixels are counted.
-        balance_by: ``source`` balances what images were acquired with (see ``SourceSplit``) in the
-            place of their kinds: a source of few images counts for more.
         balance_empty: Draw images with and without objects equally often.
         length: Draws per epoch; the number of training examples by default.
         seed: Of order, crops and augmentation, ≥ 0; ``null`` takes ``seed_everything``'s.
         copy_paste: Probability, 0…1, that objects of another training image of the same kind are
             pasted into a window; see :class:`segmentation.data.copy_paste.CopyPaste`.
+        balance_by: ``source`` balances what images were acquired with (see ``SourceSplit``) in the
+            place of their kinds: a source of few images counts for more.
     """
 
     balance: float = 0.0
-    balance_by: Literal["kind", "source"] = "kind"
     balance_empty: bool = False
     length: int | None = None
     seed: int | None = None
     copy_paste: float = 0.0
+    balance_by: Literal["kind", "source"] = "kind"
 
     def weights(
         self,
