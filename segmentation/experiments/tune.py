@@ -17,7 +17,7 @@ def tune(*options: str, ckpt_path: Path, score: str | None = None) -> None:
     Args:
         ckpt_path: Written by fit.
         score: What is to be highest: image_ap (Kaggle's), ap50, pq, aji, seg, image_iou, class_pq…
-            By default the score of objects in checkpoint.monitor, else image_ap.
+            By default the score of objects in checkpoint.monitor, else (and for SEG) image_ap.
     """
     if ckpt_path.parent == FOLDER:
         given = f"--ckpt_path {ckpt_path.stem}"

@@ -81,7 +81,7 @@ class Run:
         save_every: Minutes between checkpoints to resume from; SIGTERM and SIGUSR1 leave one too.
         tune: ``fit`` ends by choosing the decoding of the best checkpoint on the validation images,
             as ``segmentation tune`` does, for this score; true is the score of objects that chooses
-            the epoch (image_ap where a score of pixels or a loss does), false: as trained.
+            the epoch (image_ap where pixels, a loss or SEG do), false: as trained.
     """
 
     root: str = "runs"

@@ -25,18 +25,23 @@ from segmentation.trust import class_names
 
 PIXELS = ("iou", "image_iou", "f1", "image_f1")
 OBJECTS = [f"{mean}{name}" for mean in ("image_", "") for name in OBJECT_SCORES[:-1]]  # no errors
+ONE_SIDED = ("precision_50", "recall_50", "sq", "seg", "matched_iou")
 MOST_PIXELS = 2**25  # that fit looks at: 128 images of 512², so that it ends soon
 CLEANING = ("min_size", "fill_holes")  # what happens after instances are found
 
 
 def default_score(monitor: str | None) -> str:
-    """The score of objects that chooses the epoch, or image_ap where pixels or a loss choose it.
+    """The score of objects that chooses the epoch, or image_ap.
 
-    >>> default_score("val/image_seg"), default_score("val/iou"), default_score(None)
-    ('image_seg', 'image_ap', 'image_ap')
+    It is image_ap where pixels or a loss choose the epoch, and where the score does not see false
+    objects, or missed ones: for SEG a decoding is best that keeps whatever may be an object.
+
+    >>> default_score("val/ap50"), default_score("val/image_seg"), default_score("val/iou")
+    ('ap50', 'image_ap', 'image_ap')
     """
     score = (monitor or "").removeprefix("val/")
-    return score if score in (*OBJECTS, *MEANS) else "image_ap"
+    one_sided = score.removeprefix("image_") in ONE_SIDED
+    return score if score in (*OBJECTS, *MEANS) and not one_sided else "image_ap"
 
 
 def check_score(key: str, score: str, target: Target | None = None) -> None:

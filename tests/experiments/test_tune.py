@@ -285,7 +285,7 @@ def test_fit_ends_by_tuning_and_tests_both(
 def test_what_chooses_the_epoch_is_what_the_decoding_is_tuned_for(
     dsb_root: Path, tmp_path: Path
 ) -> None:
-    for monitor, score in (("val/image_seg", "image_seg"), ("val/iou", "image_ap")):
+    for monitor, score in (("val/ap50", "ap50"), ("val/image_seg", "image_ap")):
         chosen = f"--checkpoint.monitor={monitor}"
         folder = fit(dsb_root, tmp_path / score, "--run.tune=true", chosen)
         best = folder / "checkpoints/best.ckpt"
