@@ -55,7 +55,7 @@ def main() -> None:
             for number, file in enumerate(some):
                 shutil.copy(file, folder / f"{number:03}{file.suffix}")
         for precision in ("fp32", "int8"):
-            words = ["--precision", precision, "--tolerance=1", "--most=1"]
+            words = ["--precision", precision, "--tolerance=1", "--most=8"]
             where = [f"--ckpt_path={options.ckpt_path}", f"--output={Path(scratch, precision)}"]
             images = f"--data.images={many}"
             run("export", *where, images, "--format", "onnx", "openvino", *words)
