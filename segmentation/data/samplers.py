@@ -43,12 +43,12 @@ class Sampling:
     ) -> list[float] | None:
         """How often each example is drawn, relative to the others; ``None``: each once.
 
-        ``more`` multiplies that of the ids it names. ``sources`` is id ► source, of all.
+        ``more`` multiplies that of the ids it names. ``sources`` (id ► source) are balanced
+        in the place of kinds, where they are given.
         """
         if self.balance == 0 and not self.balance_empty and not more:
             return None
-        by_source = sources if self.balance_by == "source" else None
-        groups = [e.kind if by_source is None else by_source[e.id] for e in entries]
+        groups = [e.kind if sources is None else sources[e.id] for e in entries]
         counts = Counter(groups)
         sizes = [np.prod(entry.image[1][:2]) - entry.unannotated for entry in entries]
         pixels = [size / counts[group] for size, group in zip(sizes, groups, strict=True)]
